@@ -1,0 +1,1 @@
+"""Links from the core to networks, encoders, data, samplers and training loops."""

@@ -1,0 +1,1 @@
+"""One-step generation as a functional core."""

@@ -1,0 +1,173 @@
+"""Directional derivatives: the value with its graph, the tangent without.
+
+MeanFlow and its kin need ``u(z, t, s)`` to train on and ``du/dt`` along the trajectory to build the target.
+The target is frozen, so the tangent needs no graph; what differs between the functions here is how it is
+found. All take ``(function, primals, tangents)`` as ``torch.func.jvp`` does and return ``(value, tangent)``,
+any pytrees of tensors:
+
+============================  ========================  =====================================================
+function                      exact                     cost beside a plain forward and backward
+============================  ========================  =====================================================
+:func:`two_pass`              yes                       one forward-mode pass without graph
+:func:`central_difference`    to second order in step   two forwards without graph; any operation works
+:func:`with_graph`            yes, and differentiable   the graph of the tangent is kept: time and memory
+============================  ========================  =====================================================
+
+``moving=n`` says that only the first ``n`` rows of the tangent will be used (elsewhere its factor ``s - t`` is
+zero). It permits savings and asks for none: conditioning is closed over, so rows cannot be cut off here.
+
+Forward mode needs operations that have it. ``scaled_dot_product_attention`` does only inside
+``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``; ``torch.cdist``, and batch normalisation in training mode
+do not. Each pass draws its own dropout masks.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from onestep_core.errors import ConfigError
+
+
+def _detached(tree: Any) -> Any:
+    return tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, tree)
+
+
+def _transformed() -> bool:
+    """Whether a ``torch.func`` transform is active, in which the inner derivative must stay differentiable."""
+    return torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore
+
+
+def _without_graph() -> AbstractContextManager[Any]:
+    """No graph, unless a transform outside needs one to pass through (then the result is detached).
+
+    Activations such as SiLU have no forward derivative of their derivative under ``no_grad``.
+    """
+    if torch.compiler.is_compiling():
+        return torch.no_grad()
+    return nullcontext() if _transformed() else _no_grad_uncached()
+
+
+@contextmanager
+def _no_grad_uncached() -> Any:
+    """``no_grad`` that leaves nothing in autocast's cache: a cast made here would lose its graph for later users."""
+    enabled = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.set_autocast_cache_enabled(enabled)
+
+
+def two_pass(
+    function: Callable[..., Any],
+    primals: tuple[Any, ...],
+    tangents: tuple[Any, ...],
+    /,
+    *,
+    moving: int | None = None,
+    tangent_function: Callable[..., Any] | None = None,
+) -> tuple[Any, Any]:
+    """Value by an ordinary call, tangent by ``torch.func.jvp`` without graph: exact, plain memory.
+
+    Args:
+        function: of tensors or pytrees of them.
+        primals: where, a tuple of its arguments.
+        tangents: along what, of the same structure.
+        moving: accepted and not used; see the module.
+        tangent_function: what the tangent pass calls, ``function`` by default. Under
+            ``DistributedDataParallel`` give the network itself: forward mode through the wrapper raises
+            when the module has buffers, while the ordinary call through the wrapper synchronises gradients.
+
+    Returns:
+        ``(function(*primals), tangent)``; the tangent is detached, in reverse and forward mode.
+
+    Raises:
+        NotImplementedError: from torch, where an operation has no forward derivative.
+
+    Example:
+        >>> x = torch.tensor([3.0], requires_grad=True)
+        >>> value, tangent = two_pass(lambda x: x**2, (x,), (torch.ones(1),))
+        >>> value.requires_grad, tangent
+        (True, tensor([6.]))
+    """
+    value = function(*primals)
+    with _without_graph():
+        inputs = primals if _transformed() else _detached(primals)
+        _, tangent = torch.func.jvp(tangent_function or function, inputs, _detached(tangents))
+    return value, _detached(tangent)
+
+
+def central_difference(
+    function: Callable[..., Any],
+    primals: tuple[Any, ...],
+    tangents: tuple[Any, ...],
+    /,
+    *,
+    step: float = 1e-3,
+    moving: int | None = None,
+) -> tuple[Any, Any]:
+    """``(f(p + h dp) - f(p - h dp)) / 2h`` without graph, for networks without forward mode.
+
+    The error is ``O(h^2)`` from truncation and ``O(eps / h)`` from rounding; in float32 a step near 5e-3 times
+    the scale of the arguments balances them. Steps reach beyond the ends of the time range by ``h``.
+
+    Args:
+        function: of tensors or pytrees of them.
+        primals: where.
+        tangents: along what.
+        step: ``h``, in units of the tangents, positive.
+        moving: accepted and not used; see the module.
+
+    Raises:
+        ConfigError: if ``step`` is not positive.
+
+    Example:
+        >>> central_difference(lambda x: x**2, (torch.tensor([3.0]),), (torch.ones(1),), step=0.5)
+        (tensor([9.]), tensor([6.]))
+    """
+    if step <= 0:
+        raise ConfigError(f"step = {step}: expected a positive number, near 5e-3 in float32 and 1e-5 in float64")
+    value = function(*primals)
+
+    def shifted(sign: float) -> Any:
+        moved = tree_map(
+            lambda p, d: p + sign * step * d if isinstance(p, Tensor) else p, _detached(primals), _detached(tangents)
+        )
+        return function(*moved)
+
+    with _without_graph():
+        ahead, behind = shifted(1.0), shifted(-1.0)
+        tangent = tree_map(lambda a, b: (a - b) / (2 * step) if isinstance(a, Tensor) else a, ahead, behind)
+    return value, _detached(tangent)
+
+
+def with_graph(
+    function: Callable[..., Any],
+    primals: tuple[Any, ...],
+    tangents: tuple[Any, ...],
+    /,
+    *,
+    moving: int | None = None,
+) -> tuple[Any, Any]:
+    """Value and tangent by one ``torch.func.jvp``, both with graph: for losses that train through the derivative.
+
+    Args:
+        function: of tensors or pytrees of them.
+        primals: where.
+        tangents: along what.
+        moving: accepted and not used; see the module.
+
+    Example:
+        >>> x = torch.tensor([3.0], requires_grad=True)
+        >>> _, tangent = with_graph(lambda x: x**2, (x,), (torch.ones(1),))
+        >>> tangent.backward()
+        >>> x.grad
+        tensor([2.])
+    """
+    value, tangent = torch.func.jvp(function, primals, tangents)
+    return value, tangent

@@ -1,0 +1,163 @@
+"""Grids: fixed sequences of times, for solvers, curricula and discrete training.
+
+A grid is a 1-D tensor in the order in which a sampler visits it: from the noise to the data.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from onestep_core.errors import ConfigError
+from onestep_core.protocols import Path
+from onestep_core.typing import typed
+
+_LEVELS = 1000
+"""Entries of FastGen's discrete EDM grid."""
+
+
+def uniform_grid(
+    steps: int,
+    *,
+    path: Path,
+    start: float | None = None,
+    end: float | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """``steps + 1`` equidistant times from the noise end of ``path`` to its data end.
+
+    Args:
+        steps: number of solver steps, at least 1.
+        path: gives the ends.
+        start: first time, the path's noise end by default; inside the path's range.
+        end: last time, the path's data end by default; inside the path's range.
+        device: of the result.
+        dtype: of the result.
+
+    Raises:
+        ConfigError: if there is no step, or an end lies outside the path's range.
+
+    Example:
+        >>> from onestep_core.flow import Linear
+        >>> uniform_grid(2, path=Linear())
+        tensor([1.0000, 0.5000, 0.0000])
+    """
+    first = path.noise_time if start is None else start
+    last = path.data_time if end is None else end
+    low, high = sorted((path.data_time, path.noise_time))
+    if steps < 1:
+        raise ConfigError(f"a grid of {steps} steps: expected at least one")
+    for name, value in (("start", first), ("end", last)):
+        if not low <= value <= high:
+            raise ConfigError(f"{name} = {value} lies outside the path's range [{low}, {high}]")
+    return torch.linspace(first, last, steps + 1, device=device, dtype=dtype)
+
+
+@typed
+def karras_levels(
+    fraction: Float[Tensor, "*count"], *, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+) -> Float[Tensor, "*count"]:
+    """``(sigma_max^(1/rho) + f (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho``: noise levels, falling in ``f``.
+
+    Args:
+        fraction: position on the grid, 0 at ``sigma_max`` and 1 at ``sigma_min``.
+        sigma_min: smallest level, positive.
+        sigma_max: largest level.
+        rho: larger values spend more steps at small levels.
+
+    Raises:
+        ConfigError: if ``0 < sigma_min < sigma_max`` and ``rho > 0`` do not hold.
+
+    Source: Karras et al., Elucidating the Design Space, eq. 5, https://arxiv.org/abs/2206.00364.
+
+    Example:
+        >>> karras_levels(torch.tensor([0.0, 1.0], dtype=torch.float64))
+        tensor([8.0000e+01, 2.0000e-03], dtype=torch.float64)
+    """
+    if not (0 < sigma_min < sigma_max and rho > 0):
+        raise ConfigError(
+            f"Karras levels from {sigma_max} to {sigma_min} with rho = {rho}: "
+            "expected 0 < sigma_min < sigma_max and rho > 0"
+        )
+    high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    return (high + fraction * (low - high)) ** rho
+
+
+def karras_grid(
+    steps: int,
+    *,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """``steps`` Karras levels from ``sigma_max`` down to ``sigma_min``, then zero: ``[steps + 1]``.
+
+    Raises:
+        ConfigError: with fewer than two steps, or levels out of order.
+
+    Example:
+        >>> karras_grid(2, dtype=torch.float64)
+        tensor([8.0000e+01, 2.0000e-03, 0.0000e+00], dtype=torch.float64)
+    """
+    if steps < 2:
+        raise ConfigError(f"a Karras grid of {steps} steps: expected at least two (its first and last level)")
+    fraction = torch.arange(steps, device=device, dtype=dtype or torch.get_default_dtype()) / (steps - 1)
+    levels = karras_levels(fraction, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
+    return torch.cat([levels, levels.new_zeros(1)])
+
+
+def discrete_levels(
+    index: Int[Tensor, "*count"],
+    *,
+    levels: int = _LEVELS,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Entry ``index`` of the *ascending* Karras grid with ``levels`` entries: 0 is ``sigma_min``.
+
+    FastGen draws training times as indices in ``[2, levels - 2]`` of 1000.
+
+    Raises:
+        ConfigError: with fewer than two levels, or levels out of order.
+
+    Source: NVlabs/FastGen, ``EDMNoiseSchedule``.
+
+    Example:
+        >>> discrete_levels(torch.tensor([0, 999]), dtype=torch.float64)
+        tensor([2.0000e-03, 8.0000e+01], dtype=torch.float64)
+    """
+    if levels < 2:
+        raise ConfigError(f"a grid of {levels} levels: expected at least two")
+    fraction = 1 - index.to(dtype or torch.get_default_dtype()) / (levels - 1)
+    return karras_levels(fraction, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
+
+
+def few_step_grid(
+    steps: int,
+    *,
+    levels: int = _LEVELS,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """FastGen's sampling grid for few-step students on EDM's path: ``[steps + 1]``, last entry zero.
+
+    Entries of :func:`discrete_levels` at the truncated linear indices from ``levels - 2`` to 2.
+
+    Raises:
+        ConfigError: if there is no step.
+
+    Source: NVlabs/FastGen, ``EDMNoiseSchedule.get_t_list``.
+
+    Example:
+        >>> few_step_grid(1)
+        tensor([79.5638,  0.0000])
+    """
+    if steps < 1:
+        raise ConfigError(f"a grid of {steps} steps: expected at least one")
+    index = torch.linspace(levels - 2, 2, steps + 1, dtype=torch.float64, device=device).long()
+    grid = discrete_levels(index, levels=levels, dtype=dtype)
+    return torch.cat([grid[:-1], grid.new_zeros(1)])

@@ -1,0 +1,74 @@
+"""MeanFlow: the average velocity of a jump, learnt from the instantaneous one without a teacher.
+
+Differentiating ``(s - t) a(z, t, s) = integral of v`` along the trajectory gives the eulerian identity
+
+    a(z, t, s) = v(z, t) + (s - t) D_t a(z, t, s),
+
+``D_t`` being the derivative of ``(z, t, s)`` along ``(v, 1, 0)``. Its right side, frozen, is the target; at
+``s = t`` it is flow matching. The minimiser samples in one evaluation: ``data = z - a(z, 1, 0)`` on the linear path.
+
+The text "v = d_z u . v + d_t u", found in places, holds for the *displacement* ``(t - r) u`` and not for the
+average velocity. The paper and its code order times ``(z, r, t)``, target first, with tangents ``(v, 0, 1)``.
+"""
+
+import torch
+
+from onestep_core.flow import eulerian_target, two_pass
+from onestep_core.precision import full
+from onestep_core.protocols import AverageVelocity, Derivative
+from onestep_core.regression import Regression, regression
+from onestep_core.typing import Sample, Time, typed
+
+
+@typed
+def meanflow_regression(
+    average_velocity: AverageVelocity,
+    z: Sample,
+    v: Sample,
+    t: Time,
+    s: Time,
+    *,
+    scale: float | Time = 1.0,
+    moving: int | None = None,
+    derivative: Derivative = two_pass,
+) -> Regression:
+    """``a(z, t, s)`` against ``sg[v + scale (s - t) D_t a(z, t, s)]``.
+
+    Args:
+        average_velocity: the network, ``(z, t, s) -> mean velocity``.
+        z: states on a path at ``t``, ``[batch, *shape]``.
+        v: velocities there, ``[batch, *shape]``: of the pairs, of a teacher, or guided; also the tangent of ``z``.
+        t: source times, ``[batch]``.
+        s: target times, ``[batch]``; on either side of ``t``.
+        scale: factor of the derivative, a number or ``[batch]``: a warm-up from 0 to 1.
+        moving: a promise that only the first ``moving`` samples have ``s != t``, by which a derivative may save.
+        derivative: how the tangent is found, see :mod:`onestep_core.flow.derivatives`.
+
+    Returns:
+        Prediction and target, ``[batch, *shape]``, in at least float32.
+
+    Raises:
+        jaxtyping.TypeCheckError: if shapes disagree.
+
+    Source: Geng et al., Mean Flows for One-step Generative Modeling, eq. 6-11 and algorithm 1,
+    https://arxiv.org/abs/2505.13447. The released codes weight the squared distance *summed* over a sample by
+    ``adaptive(power=1.0, epsilon=0.01)`` (JAX) or ``adaptive(power=0.75, epsilon=0.001)`` (PyTorch).
+
+    Example:
+        >>> from onestep_core.flow import Linear
+        >>> from onestep_core.regression import adaptive, squared_l2
+        >>> network = torch.nn.Linear(4, 2)
+        >>> def net(z, t, s):
+        ...     return network(torch.cat([z, t[:, None], s[:, None]], dim=1))
+        >>> t, s = torch.tensor([0.9, 0.5]), torch.tensor([0.1, 0.5])
+        >>> z, v = Linear()(torch.randn(2, 2), torch.randn(2, 2), t)
+        >>> raw = squared_l2(*meanflow_regression(net, z, v, t, s))
+        >>> loss = (raw * adaptive(raw, power=1.0, epsilon=0.01)).mean()
+    """
+    z, v, t, s = full(z), full(v), full(t), full(s)
+    primals, tangents = (z, t, s), (v, torch.ones_like(t), torch.zeros_like(s))
+    if moving is None:
+        prediction, tangent = derivative(average_velocity, primals, tangents)
+    else:
+        prediction, tangent = derivative(average_velocity, primals, tangents, moving=moving)
+    return regression(prediction, eulerian_target(v, tangent, t, s, scale=scale))

@@ -1,0 +1,29 @@
+"""Differences need digits: targets, fields and distances are formed in at least float32.
+
+Half precision is for networks. ``v - (t - s) du/dt`` or ``x - y`` of two near-duplicates lose every digit
+in it, so what the core computes around a network is float32 at least, whatever autocast gives, and
+float64 where the inputs are float64.
+"""
+
+import torch
+from torch import Tensor
+
+
+def full(x: Tensor) -> Tensor:
+    """``x`` in at least float32: float16 and bfloat16 are converted, float32 and float64 returned as they are.
+
+    Example:
+        >>> full(torch.ones(2, dtype=torch.bfloat16)).dtype
+        torch.float32
+    """
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def frozen(x: Tensor) -> Tensor:
+    """``x`` in at least float32 and without gradient, in reverse and in forward mode: the stop-gradient ``sg``."""
+    return full(x).detach()
+
+
+def no_autocast(x: Tensor) -> torch.autocast:
+    """A context in which matrix products of tensors like ``x`` keep their precision under an outer autocast."""
+    return torch.autocast(device_type=x.device.type, enabled=False)

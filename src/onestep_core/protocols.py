@@ -1,0 +1,169 @@
+"""The call types: what a function may be, wherever one is an argument.
+
+Networks are plain callables with a fixed positional meaning. Conditioning is closed over by the caller
+(``functools.partial``, a lambda); the core never sees a module, a parameter or a device. The arguments of
+these protocols are positional, so any parameter names fit.
+
+``z`` is a state ``[batch, *shape]``; ``t``, ``m``, ``s`` are times ``[batch]``: source, middle, target.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+from torch import Tensor
+
+
+@runtime_checkable
+class Velocity(Protocol):
+    """Instantaneous velocity ``dz/dt`` at ``(z, t)``."""
+
+    def __call__(self, z: Tensor, t: Tensor, /) -> Tensor: ...
+
+
+@runtime_checkable
+class AverageVelocity(Protocol):
+    """Mean velocity between ``t`` and ``s``: the jump is ``z + (s - t) * average_velocity(z, t, s)``."""
+
+    def __call__(self, z: Tensor, t: Tensor, s: Tensor, /) -> Tensor: ...
+
+
+@runtime_checkable
+class FlowMap(Protocol):
+    """Where the trajectory through ``z`` at ``t`` is at ``s``."""
+
+    def __call__(self, z: Tensor, t: Tensor, s: Tensor, /) -> Tensor: ...
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """Expected data given the state ``z`` at ``t``."""
+
+    def __call__(self, z: Tensor, t: Tensor, /) -> Tensor: ...
+
+
+@runtime_checkable
+class ConsistencyFunction(Protocol):
+    """Where the trajectory through ``z`` at ``t`` ends: ``flow_map(z, t, data end)``."""
+
+    def __call__(self, z: Tensor, t: Tensor, /) -> Tensor: ...
+
+
+@runtime_checkable
+class OneStepGenerator(Protocol):
+    """Noise in, samples out, one evaluation."""
+
+    def __call__(self, noise: Tensor, /) -> Tensor: ...
+
+
+@runtime_checkable
+class Features(Protocol):
+    """A mapping from a name to features ``[batch, location, channel]``."""
+
+    def __call__(self, x: Tensor, /) -> Mapping[str, Tensor]: ...
+
+
+@runtime_checkable
+class Path(Protocol):
+    """``z = alpha(t) data + sigma(t) noise`` between ``data_time`` and ``noise_time``."""
+
+    @property
+    def data_time(self) -> float: ...
+
+    @property
+    def noise_time(self) -> float: ...
+
+    def coefficients(self, t: Tensor, /) -> tuple[Tensor, Tensor]:
+        """``alpha(t), sigma(t)``, each ``[batch]``."""
+        ...
+
+    def rates(self, t: Tensor, /) -> tuple[Tensor, Tensor]:
+        """``d alpha/dt, d sigma/dt``, each ``[batch]``."""
+        ...
+
+
+@runtime_checkable
+class SolverStep(Protocol):
+    """One step of a solver, from ``t`` to ``s``."""
+
+    def __call__(self, z: Tensor, t: Tensor, s: Tensor, /) -> Tensor: ...
+
+
+@runtime_checkable
+class Derivative(Protocol):
+    """Value (with graph) and directional derivative (without, unless it says so) of a function of tensors.
+
+    ``moving`` is a permission: only the first ``moving`` rows of the tangent will be used.
+    """
+
+    def __call__(
+        self,
+        function: Callable[..., Any],
+        primals: tuple[Any, ...],
+        tangents: tuple[Any, ...],
+        /,
+        *,
+        moving: int | None = None,
+    ) -> tuple[Any, Any]: ...
+
+
+@runtime_checkable
+class Distance(Protocol):
+    """One number per sample from prediction and target, ``[batch]``."""
+
+    def __call__(self, p: Tensor, q: Tensor, /) -> Tensor: ...
+
+
+@runtime_checkable
+class Kernel(Protocol):
+    """``log k(x_i, y_j)`` for ``x [.., n, channel]`` and ``y [.., m, channel]``: ``[.., n, m]``."""
+
+    def __call__(self, x: Tensor, y: Tensor, /) -> Tensor: ...
+
+
+class Potentials(NamedTuple):
+    """A diagonal scaling of a kernel: ``affinity = exp(log_k - row[:, None] - column[None, :])``."""
+
+    row: Tensor
+    column: Tensor
+
+
+Rows: TypeAlias = Callable[..., Tensor]
+"""``rows(column=None)``: ``logsumexp_j(log_k - column)``, ``[.., n]``; ``columns(row=None)`` likewise, ``[.., m]``."""
+
+
+@runtime_checkable
+class Coupling(Protocol):
+    """Potentials from the two reductions of a kernel, which it never sees."""
+
+    def __call__(self, rows: Rows, columns: Rows, /) -> Potentials: ...
+
+
+class Drift(NamedTuple):
+    """A field, evaluated: where the pull happens, the displacement there, and two numbers for monitors.
+
+    ``samples`` carries the gradient (in the units of the field), ``field`` does not. ``scale`` is the 0-d unit
+    of length that was divided out (1 where none was). ``force_norms`` holds the mean square of the
+    displacement before normalisation, one number per temperature, ``[temperature]``.
+    """
+
+    samples: Tensor
+    field: Tensor
+    scale: Tensor
+    force_norms: Tensor
+
+
+@runtime_checkable
+class Field(Protocol):
+    """A displacement of every sample, towards ``positives`` and away from ``negatives``.
+
+    ``negatives=None``: the samples repel one another. Keywords: ``extra_negatives``, ``extra_weights`` and
+    whatever the field adds.
+    """
+
+    def __call__(
+        self, samples: Tensor, positives: Tensor, negatives: Tensor | None = None, /, **keywords: Any
+    ) -> Drift: ...
+
+
+Times: TypeAlias = Tensor | Sequence[float]
+"""A grid of times, ``[steps + 1]``, in the order in which they are visited."""

@@ -1,0 +1,9 @@
+"""Set-up shared by all tests."""
+
+import os
+
+import torch
+
+torch.set_num_threads(int(os.environ.get("ONESTEP_TEST_THREADS", "1")))
+# The first multi-threaded vector-math call of a process can be inexact (pytorch#188792); make it here.
+torch.ones(1).sqrt()
