@@ -67,10 +67,14 @@ class Path(Protocol):
     """``z = alpha(t) data + sigma(t) noise`` between ``data_time`` and ``noise_time``."""
 
     @property
-    def data_time(self) -> float: ...
+    def data_time(self) -> float:
+        """Where the data are."""
+        ...
 
     @property
-    def noise_time(self) -> float: ...
+    def noise_time(self) -> float:
+        """Where the noise is."""
+        ...
 
     def coefficients(self, t: Tensor, /) -> tuple[Tensor, Tensor]:
         """``alpha(t), sigma(t)``, each ``[batch]``."""

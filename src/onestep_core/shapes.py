@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 from onestep_core.errors import ConfigError
 from onestep_core.typing import PerSample, Sample, typed
 
-InDims: TypeAlias = int | None | tuple[Any, ...]
+InDims: TypeAlias = int | tuple[Any, ...]
 
 
 @typed
@@ -52,9 +52,7 @@ def per_sample_mean(sample: Sample) -> PerSample:
     return sample.flatten(1).mean(1) if sample.ndim > 1 else sample
 
 
-def per_sample(
-    function: Callable[..., Any], in_dims: InDims = 0, randomness: str = "error"
-) -> Callable[..., Any]:
+def per_sample(function: Callable[..., Any], in_dims: InDims = 0, randomness: str = "error") -> Callable[..., Any]:
     """``torch.func.vmap`` that hands each call a batch of one, so that one objective runs batched and per sample.
 
     ``vmap`` removes the batch axis, and a function written for batches would then reduce over the wrong
@@ -83,7 +81,11 @@ def per_sample(
         if dim is None:
             return argument
         if isinstance(dim, int):
-            return tree_map(lambda x: x.unsqueeze(dim) if isinstance(x, Tensor) else x, argument)
+
+            def restore(leaf: Any) -> Any:
+                return leaf.unsqueeze(dim) if isinstance(leaf, Tensor) else leaf
+
+            return tree_map(restore, argument)
         if isinstance(dim, dict):
             return {key: batch_of_one(argument[key], dim[key]) for key in argument}
         parts = [batch_of_one(part, part_dim) for part, part_dim in zip(argument, dim, strict=True)]

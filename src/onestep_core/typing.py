@@ -8,26 +8,27 @@ the graph, and it builds the checker at the first call, so that importing stays 
 
 import functools
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
 
+import jaxtyping
 import torch
 from beartype import BeartypeConf, beartype
-from jaxtyping import Float, jaxtyped
+from jaxtyping import Float
 from torch import Tensor
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-Sample = Float[Tensor, "batch *shape"]
+Sample: TypeAlias = Float[Tensor, "batch *shape"]
 """A batch of states, data, noise, velocities: floating point, ``[batch, *shape]``."""
 
-Time = Float[Tensor, "batch"]
+Time: TypeAlias = Float[Tensor, "batch"]
 """One time per sample, ``[batch]``; a 0-d time would promote tangents to float64."""
 
-PerSample = Float[Tensor, "batch"]
+PerSample: TypeAlias = Float[Tensor, "batch"]
 """One number per sample: an unreduced loss or a weight, ``[batch]``."""
 
-Particles = Float[Tensor, "*groups n channel"]
+Particles: TypeAlias = Float[Tensor, "*groups n channel"]
 """Clouds of points: ``n`` points with ``channel`` coordinates, in any number of leading groups."""
 
 _check = beartype(conf=BeartypeConf(is_pep484_tower=True))
@@ -55,7 +56,7 @@ def typed(function: Callable[_P, _R]) -> Callable[_P, _R]:
         if torch.compiler.is_compiling():
             return function(*args, **kwargs)
         if checked is None:
-            decorate = cast(Any, jaxtyped(typechecker=_check))
+            decorate = cast(Any, jaxtyping).jaxtyped(typechecker=_check)
             checked = cast(Callable[_P, _R], decorate(function))
         return checked(*args, **kwargs)
 

@@ -23,7 +23,7 @@ do not. Each pass draws its own dropout masks.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -32,8 +32,16 @@ from torch.utils._pytree import tree_map
 from onestep_core.errors import ConfigError
 
 
+def _jvp(function: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+    """``torch.func.jvp``, which type checkers cannot see through, typed once."""
+    return cast(tuple[Any, Any], torch.func.jvp(function, primals, tangents))
+
+
 def _detached(tree: Any) -> Any:
-    return tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, tree)
+    def detach(leaf: Any) -> Any:
+        return leaf.detach() if isinstance(leaf, Tensor) else leaf
+
+    return tree_map(detach, tree)
 
 
 def _transformed() -> bool:
@@ -98,7 +106,7 @@ def two_pass(
     value = function(*primals)
     with _without_graph():
         inputs = primals if _transformed() else _detached(primals)
-        _, tangent = torch.func.jvp(tangent_function or function, inputs, _detached(tangents))
+        _, tangent = _jvp(tangent_function or function, inputs, _detached(tangents))
     return value, _detached(tangent)
 
 
@@ -135,14 +143,16 @@ def central_difference(
     value = function(*primals)
 
     def shifted(sign: float) -> Any:
-        moved = tree_map(
-            lambda p, d: p + sign * step * d if isinstance(p, Tensor) else p, _detached(primals), _detached(tangents)
-        )
-        return function(*moved)
+        def move(primal: Any, tangent: Any) -> Any:
+            return primal + sign * step * tangent if isinstance(primal, Tensor) else primal
+
+        return function(*tree_map(move, _detached(primals), _detached(tangents)))
+
+    def slope(ahead: Any, behind: Any) -> Any:
+        return (ahead - behind) / (2 * step) if isinstance(ahead, Tensor) else ahead
 
     with _without_graph():
-        ahead, behind = shifted(1.0), shifted(-1.0)
-        tangent = tree_map(lambda a, b: (a - b) / (2 * step) if isinstance(a, Tensor) else a, ahead, behind)
+        tangent = tree_map(slope, shifted(1.0), shifted(-1.0))
     return value, _detached(tangent)
 
 
@@ -169,5 +179,4 @@ def with_graph(
         >>> x.grad
         tensor([2.])
     """
-    value, tangent = torch.func.jvp(function, primals, tangents)
-    return value, tangent
+    return _jvp(function, primals, tangents)

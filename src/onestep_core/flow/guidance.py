@@ -98,9 +98,7 @@ def guided_velocity(
 
 
 @typed
-def drop_labels(
-    labels: Int[Tensor, "batch"], null: int, mask: Bool[Tensor, "batch"]
-) -> Int[Tensor, "batch"]:
+def drop_labels(labels: Int[Tensor, "batch"], null: int, mask: Bool[Tensor, "batch"]) -> Int[Tensor, "batch"]:
     """``null`` where ``mask`` holds, the label elsewhere: how a network learns the unconditional case.
 
     Args:

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
+from onestep_core.flow.derivatives import with_graph
 from onestep_core.precision import full
 from onestep_core.protocols import Path
 from onestep_core.shapes import expand_like
@@ -186,18 +187,14 @@ class VariancePreserving:
     data_time: float = attrs.field(default=0.0)
     noise_time: float = attrs.field(default=1.0)
 
-    @log_snr.validator
-    def _callable(self, _: object, value: object) -> None:
-        if not callable(value):
+    def __attrs_post_init__(self) -> None:
+        if not callable(self.log_snr):
             raise ConfigError(
-                f"log_snr is a {type(value).__name__}: expected a function of time, [batch] -> [batch]; "
+                f"log_snr is a {type(self.log_snr).__name__}: expected a function of time, [batch] -> [batch]; "
                 "for a table of cumulative alphas use VariancePreserving.from_table"
             )
-
-    @noise_time.validator
-    def _apart(self, _: object, value: float) -> None:
-        if value == self.data_time:
-            raise ConfigError(f"data_time and noise_time are both {value!r}: they must differ")
+        if self.noise_time == self.data_time:
+            raise ConfigError(f"data_time and noise_time are both {self.data_time!r}: they must differ")
 
     __call__ = point_on_path
     prior = prior_state
@@ -211,7 +208,7 @@ class VariancePreserving:
     @typed
     def rates(self, t: Time) -> tuple[Time, Time]:
         """``alpha sigma^2 log_snr' / 2`` and ``-sigma alpha^2 log_snr' / 2``."""
-        log_snr, slope = torch.func.jvp(self.log_snr, (t,), (torch.ones_like(t),))
+        log_snr, slope = with_graph(self.log_snr, (t,), (torch.ones_like(t),))
         alpha, sigma = log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()
         return alpha * sigma.square() * slope / 2, -sigma * alpha.square() * slope / 2
 
@@ -278,10 +275,9 @@ class VarianceExploding:
     sigma_min: float = attrs.field(default=0.002, validator=_between(0.0, math.inf))
     sigma_max: float = attrs.field(default=80.0)
 
-    @sigma_max.validator
-    def _above(self, _: object, value: float) -> None:
-        if not value > self.sigma_min:
-            raise ConfigError(f"sigma_max = {value!r}: expected more than sigma_min = {self.sigma_min!r}")
+    def __attrs_post_init__(self) -> None:
+        if not self.sigma_max > self.sigma_min:
+            raise ConfigError(f"sigma_max = {self.sigma_max!r}: expected more than sigma_min = {self.sigma_min!r}")
 
     __call__ = point_on_path
     prior = prior_state

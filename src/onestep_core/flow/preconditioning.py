@@ -65,7 +65,9 @@ def consistency_scalings(sigma: Time, *, sigma_data: float, sigma_min: float) ->
     total = sigma.square() + sigma_data**2
     shifted = sigma - sigma_min
     return Scalings(
-        sigma_data**2 / (shifted.square() + sigma_data**2), shifted * sigma_data * total.rsqrt(), total.rsqrt()
+        sigma_data**2 / (shifted.square() + sigma_data**2),
+        shifted * sigma_data * total.rsqrt(),
+        total.rsqrt(),
     )
 
 

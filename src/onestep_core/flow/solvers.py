@@ -4,7 +4,6 @@ A step takes ``(z, t, s)`` and returns the state at ``s``; times run in either d
 by the caller: ``integrate(partial(heun, velocity), z, grid)``.
 """
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -26,6 +25,7 @@ def euler(velocity: Velocity, z: Sample, t: Time, s: Time) -> Sample:
         s: target times, ``[batch]``.
 
     Example:
+        >>> import torch
         >>> euler(lambda z, t: z, torch.ones(1, 1), torch.zeros(1), torch.ones(1))
         tensor([[2.]])
     """
@@ -38,6 +38,7 @@ def heun(velocity: Velocity, z: Sample, t: Time, s: Time) -> Sample:
     """The trapezoidal predictor-corrector: two evaluations, error ``O((s - t)^3)``. Arguments as :func:`euler`.
 
     Example:
+        >>> import torch
         >>> heun(lambda z, t: z, torch.ones(1, 1), torch.zeros(1), torch.ones(1))
         tensor([[2.5000]])
     """
@@ -64,6 +65,7 @@ def ddim(denoiser: Denoiser, z: Sample, t: Time, s: Time, *, path: Path) -> Samp
     Source: Song et al., Denoising Diffusion Implicit Models, eq. 12 with eta = 0, https://arxiv.org/abs/2010.02502.
 
     Example:
+        >>> import torch
         >>> from onestep_core.flow import Linear
         >>> ddim(lambda z, t: torch.zeros_like(z), torch.ones(1, 1), torch.ones(1), torch.zeros(1), path=Linear())
         tensor([[0.]])
@@ -88,6 +90,7 @@ def integrate(step: SolverStep, z: Sample, times: Float[Tensor, "points"]) -> Sa
         ConfigError: if the grid has fewer than two points.
 
     Example:
+        >>> import torch
         >>> from functools import partial
         >>> growth = partial(euler, lambda z, t: z)
         >>> integrate(growth, torch.ones(1, 1), torch.linspace(0, 1, 1001))

@@ -6,6 +6,8 @@ from functools import partial
 import torch
 
 from onestep_core.flow import (
+    Linear,
+    VarianceExploding,
     discrete_levels,
     drop_labels,
     edm,
@@ -16,7 +18,6 @@ from onestep_core.flow import (
     integrate,
     jump,
     limit_duration,
-    Linear,
     logit_normal_times,
     not_after,
     ordered,
@@ -25,7 +26,6 @@ from onestep_core.flow import (
     truncated_log_normal_times,
     two_pass,
     uniform_times,
-    VarianceExploding,
 )
 from onestep_core.objectives import denoising_regression, meanflow_regression
 from onestep_core.regression import (
@@ -50,7 +50,9 @@ def pymeanflow(case: Case) -> None:
     x, e = case["x"], case["e"]
     net = from_duration(lambda z, t, h: mlp(weights, z, z, t, h))
     t, s = (
-        logit_normal_times(case[f"normal_{k}"], mean=case.python(f"arg_P_mean_{k}"), std=case.python(f"arg_P_std_{k}"))
+        logit_normal_times(
+            case[f"normal_{k}"], mean=case.python(f"arg_P_mean_{k}"), std=case.python(f"arg_P_std_{k}")
+        )
         for k in "tr"
     )
     stays = case["uniform_mask"] < 1 - case.python("arg_ratio")

@@ -1,0 +1,31 @@
+# Both targets work on a fresh machine with Python 3.11 or newer and make: they create .venv themselves.
+PYTHON ?= python3
+BIN := .venv/bin
+# Extra words for pytest, e.g. `make test ARGS="-k meanflow"`.
+ARGS ?=
+
+.PHONY: demo test thorough format clean
+
+.venv/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable ".[cli,digits,plots,testing,dev]"
+	touch $@
+
+demo: .venv/.installed
+	$(BIN)/onestep demo --folder runs/demo
+
+test: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+thorough: .venv/.installed
+	ONESTEP_LAW_EXAMPLES=2000 $(BIN)/python -m pytest -n 2 -m thorough $(ARGS)
+
+format: .venv/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv runs
