@@ -56,9 +56,7 @@ def frechet_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[
         2.0
     """
     if min(len(x), len(y)) < 2:
-        raise ConfigError(
-            f"a covariance needs at least two samples; got {len(x)} and {len(y)}: draw more samples"
-        )
+        raise ConfigError(f"a covariance needs at least two samples; got {len(x)} and {len(y)}: draw more samples")
     mean_x, root_x = _moments(x)
     mean_y, root_y = _moments(y)
     traces = root_x.square().sum() + root_y.square().sum()

@@ -38,7 +38,7 @@ class Manifold(NamedTuple):
 
 
 @typed
-def manifold(real: Features, generated: Generated, *, k: int, block_size: int = _BLOCK) -> Manifold:
+def manifold_metrics(real: Features, generated: Generated, *, k: int, block_size: int = _BLOCK) -> Manifold:
     """Precision, recall, density and coverage from one pass over the distances.
 
     With closed balls ``B(x) = {z : |z - x| <= distance from x to its k-th neighbour in its own set}``::
@@ -66,10 +66,10 @@ def manifold(real: Features, generated: Generated, *, k: int, block_size: int = 
 
     Example:
         >>> x = torch.arange(10.0)[:, None]
-        >>> near = manifold(x, x + 0.25, k=2)
+        >>> near = manifold_metrics(x, x + 0.25, k=2)
         >>> near.precision.item(), near.coverage.item()
         (1.0, 1.0)
-        >>> manifold(x, x + 100, k=2).density.item()
+        >>> manifold_metrics(x, x + 100, k=2).density.item()
         0.0
     """
     if k < 1 or min(len(real), len(generated)) <= k:
@@ -97,50 +97,50 @@ def manifold(real: Features, generated: Generated, *, k: int, block_size: int = 
 
 @typed
 def precision(real: Features, generated: Generated, *, k: int = 3) -> Scalar:
-    """Share of samples inside the real manifold: see :func:`manifold`.
+    """Share of samples inside the real manifold: see :func:`manifold_metrics`.
 
     Example:
         >>> x = torch.arange(10.0)[:, None]
         >>> precision(x, torch.cat([x, x + 100])).item()
         0.5
     """
-    return manifold(real, generated, k=k).precision
+    return manifold_metrics(real, generated, k=k).precision
 
 
 @typed
 def recall(real: Features, generated: Generated, *, k: int = 3) -> Scalar:
-    """Share of real points inside the manifold of the samples: see :func:`manifold`.
+    """Share of real points inside the manifold of the samples: see :func:`manifold_metrics`.
 
     Example:
         >>> x = torch.arange(10.0)[:, None]
         >>> recall(torch.cat([x, x + 100]), x).item()
         0.5
     """
-    return manifold(real, generated, k=k).recall
+    return manifold_metrics(real, generated, k=k).recall
 
 
 @typed
 def density(real: Features, generated: Generated, *, k: int = 5) -> Scalar:
-    """Mean number of real balls around a sample over ``k``; may exceed one: see :func:`manifold`.
+    """Mean number of real balls around a sample over ``k``; may exceed one: see :func:`manifold_metrics`.
 
     Example:
         >>> x = torch.arange(10.0)[:, None]
         >>> density(x, x + 100).item()
         0.0
     """
-    return manifold(real, generated, k=k).density
+    return manifold_metrics(real, generated, k=k).density
 
 
 @typed
 def coverage(real: Features, generated: Generated, *, k: int = 5) -> Scalar:
-    """Share of real balls that hold a sample: see :func:`manifold`.
+    """Share of real balls that hold a sample: see :func:`manifold_metrics`.
 
     Example:
         >>> x = torch.arange(10.0)[:, None]
         >>> coverage(torch.cat([x, x + 100]), x).item()
         0.5
     """
-    return manifold(real, generated, k=k).coverage
+    return manifold_metrics(real, generated, k=k).coverage
 
 
 @typed

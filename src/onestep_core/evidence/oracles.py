@@ -1,7 +1,7 @@
 """Oracles: Gaussian mixtures, for which everything that a network learns is known.
 
-For data from ``sum_k w_k N(mu_k, C_k)`` and a path ``z = alpha data + sigma noise``, the state is a mixture too,
-with components ``N(alpha mu_k, S_k)``, ``S_k = alpha^2 C_k + sigma^2 I``. Given ``z`` the component has
+For data from ``sum_k w_k N(mu_k, C_k)`` and a path ``z = alpha data + sigma noise``, the state is a mixture
+too, with components ``N(alpha mu_k, S_k)``, ``S_k = alpha^2 C_k + sigma^2 I``. Given ``z`` the component has
 probability ``r_k``, and within it data and noise are Gaussian:
 
     E[data | z, k]   = mu_k + alpha C_k S_k^-1 (z - alpha mu_k)
@@ -12,7 +12,7 @@ Score, denoiser and marginal velocity are averages of these. None divides by ``s
 ends of a path are ordinary points; the covariances must be positive definite.
 
 The flow map has no closed form with more than one component. Every path runs through the same
-trajectories, only at another pace and scale: with ``c alpha = rho cos(angle)`` and ``sigma = rho sin(angle)``,
+trajectories, only at another pace and scale: with ``c alpha = rho cos(angle)``, ``sigma = rho sin(angle)``,
 ``z / rho`` depends on the angle alone. It is integrated there, by an eighth-order Runge-Kutta rule with steps
 that are graded towards the data end, where the components resolve. What is *not* implied: that a flow map is
 well conditioned. Between two narrow modes trajectories part, and errors grow with them.
@@ -23,7 +23,7 @@ Everything is computed in float64 and returned in the precision of the state, at
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import attrs
 import numpy as np
@@ -45,7 +45,7 @@ Numbers: TypeAlias = Tensor | Sequence[Any] | float
 class Posterior(NamedTuple):
     """Data given the state: again a mixture, one a sample.
 
-    ``responsibilities`` ``[batch, k]``, ``means`` ``[batch, k, dim]``, ``covariances`` ``[batch, k, dim, dim]``.
+    ``responsibilities [batch, k]``, ``means [batch, k, dim]``, ``covariances [batch, k, dim, dim]``.
     """
 
     responsibilities: Tensor
@@ -56,7 +56,7 @@ class Posterior(NamedTuple):
 class Quadrature(NamedTuple):
     """Nodes of the posterior: ``E[g(data, noise) | z] = sum_i weights_i g(data_i, noise_i)``.
 
-    ``data`` and ``noise`` ``[batch, node, dim]`` lie on the pairs that give ``z``; ``weights`` ``[batch, node]``.
+    ``data`` and ``noise``, ``[batch, node, dim]``, are the pairs that give ``z``; ``weights [batch, node]``.
     """
 
     data: Tensor
@@ -65,7 +65,7 @@ class Quadrature(NamedTuple):
 
 
 class _Given(NamedTuple):
-    """Per component, given the state: log joint density, means of data and noise, and a root for their spread."""
+    """Per component, given the state: log joint density, means of data and noise, root of their spread."""
 
     log_joint: Tensor
     data: Tensor
@@ -80,8 +80,34 @@ def _tensor(value: Numbers) -> Tensor:
 def _spectrum(mixture: "GaussianMixture") -> tuple[Tensor, Tensor]:
     value = mixture.covariances
     if value.ndim != 3 or value.shape[1] != value.shape[2] or not bool(value.isfinite().all()):
-        raise ConfigError(f"covariances of shape {tuple(value.shape)}: expected finite matrices [k, dim, dim]")
-    return torch.linalg.eigh(value)
+        raise ConfigError(f"covariances of shape {tuple(value.shape)}: expected finite [k, dim, dim]")
+    result = torch.linalg.eigh(value)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    return cast(tuple[Tensor, Tensor], result)
+
+
+def _probabilities(_: "GaussianMixture", __: object, value: Tensor) -> None:
+    if value.ndim != 1 or not bool((value > 0).all()) or abs(float(value.sum()) - 1) > 1e-6:
+        raise ConfigError(
+            f"weights of shape {tuple(value.shape)} and sum {float(value.sum()):.6g}: expected positive "
+            "probabilities [k] with sum 1; divide them by their sum"
+        )
+
+
+def _one_mean_each(mixture: "GaussianMixture", _: object, value: Tensor) -> None:
+    k = mixture.weights.shape[0]
+    if value.ndim != 2 or value.shape[0] != k or not bool(value.isfinite().all()):
+        raise ConfigError(f"means of shape {tuple(value.shape)}: expected finite [k, dim] with k = {k}")
+
+
+def _positive_definite(mixture: "GaussianMixture", _: object, value: Tensor) -> None:
+    k, dim = mixture.means.shape
+    if value.shape != (k, dim, dim):
+        raise ConfigError(f"covariances of shape {tuple(value.shape)}: expected {(k, dim, dim)}")
+    if not torch.allclose(value, value.mT) or not bool((mixture._eigen[0] > 0).all()):
+        raise ConfigError(
+            "covariances: expected symmetric, positive definite matrices; for point masses give the "
+            "points a small standard deviation"
+        )
 
 
 @attrs.frozen(eq=False)
@@ -112,38 +138,12 @@ class GaussianMixture:
         True
     """
 
-    weights: Tensor = attrs.field(converter=_tensor)
-    means: Tensor = attrs.field(converter=_tensor)
-    covariances: Tensor = attrs.field(converter=_tensor)
+    weights: Tensor = attrs.field(converter=_tensor, validator=_probabilities)
+    means: Tensor = attrs.field(converter=_tensor, validator=_one_mean_each)
+    covariances: Tensor = attrs.field(converter=_tensor, validator=_positive_definite)
     _eigen: tuple[Tensor, Tensor] = attrs.field(
         init=False, repr=False, default=attrs.Factory(_spectrum, takes_self=True)
     )
-
-    @weights.validator
-    def _probabilities(self, _: object, value: Tensor) -> None:
-        if value.ndim != 1 or not bool((value > 0).all()) or abs(float(value.sum()) - 1) > 1e-6:
-            raise ConfigError(
-                f"weights of shape {tuple(value.shape)} and sum {float(value.sum()):.6g}: expected positive "
-                "probabilities [k] with sum 1; divide them by their sum"
-            )
-
-    @means.validator
-    def _one_mean_each(self, _: object, value: Tensor) -> None:
-        if value.ndim != 2 or value.shape[0] != self.weights.shape[0]:
-            raise ConfigError(
-                f"means of shape {tuple(value.shape)}: expected [k, dim] with k = {self.weights.shape[0]}"
-            )
-
-    @covariances.validator
-    def _positive_definite(self, _: object, value: Tensor) -> None:
-        k, dim = self.means.shape
-        if value.shape != (k, dim, dim):
-            raise ConfigError(f"covariances of shape {tuple(value.shape)}: expected {(k, dim, dim)}")
-        if not torch.allclose(value, value.mT) or not bool((self._eigen[0] > 0).all()):
-            raise ConfigError(
-                "covariances: expected symmetric, positive definite matrices; for point masses give the "
-                "points a small standard deviation"
-            )
 
     @classmethod
     def isotropic(cls, weights: Numbers, means: Numbers, std: Numbers) -> "GaussianMixture":
@@ -296,8 +296,8 @@ class GaussianMixture:
             ConfigError: if ``steps`` is not positive.
             jaxtyping.TypeCheckError: if shapes do not fit.
 
-        Source: Cooper and Verner, Some Explicit Runge-Kutta Methods of High Order, SIAM J. Numer. Anal. 9 (1972),
-        https://doi.org/10.1137/0709037.
+        Source: Cooper and Verner, Some Explicit Runge-Kutta Methods of High Order, SIAM J. Numer. Anal. 9,
+        1972, https://doi.org/10.1137/0709037.
 
         Example:
             >>> from onestep_core.flow import Linear
@@ -366,18 +366,18 @@ class GaussianMixture:
             >>> mixture = GaussianMixture.isotropic([0.5, 0.5], [[-1.0], [1.0]], 0.1)
             >>> nodes = mixture.quadrature(torch.zeros(2, 1), torch.ones(2), path=Linear(), nodes=3)
             >>> nodes.data.shape, nodes.weights.sum(1)
-            (torch.Size([2, 6, 1]), tensor([1.0000, 1.0000]))
+            (torch.Size([2, 6, 1]), tensor([1., 1.]))
         """
         if nodes < 1 or nodes**self.dim * len(self.weights) > 10**6:
             raise ConfigError(
-                f"nodes = {nodes} in {self.dim} dimensions and {len(self.weights)} components: expected at least 1 "
-                "along each axis and at most a million in all; in high dimension draw samples instead"
+                f"nodes = {nodes} in {self.dim} dimensions and {len(self.weights)} components: expected at "
+                "least 1 along each axis and at most a million in all; in high dimension draw samples instead"
             )
         alpha, sigma = _coefficients(path, t)
         given = self._given(z, alpha, sigma)
         places, masses = np.polynomial.hermite_e.hermegauss(nodes)
         grid = _tensor(list(itertools.product(places.tolist(), repeat=self.dim))).to(z.device)
-        mass = _tensor([math.prod(m) for m in itertools.product(masses.tolist(), repeat=self.dim)]).to(z.device)
+        mass = _tensor(list(itertools.product(masses.tolist(), repeat=self.dim))).prod(1).to(z.device)
         offset = torch.einsum("bkij,nj->bkni", given.root, grid)
         data = given.data[:, :, None] + sigma[:, None, None, None] * offset
         noise = given.noise[:, :, None] - alpha[:, None, None, None] * offset
@@ -386,7 +386,7 @@ class GaussianMixture:
         return Quadrature(*(part.to(full(z).dtype) for part in parts))
 
     def _centred(self, z: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``U_k' (z - alpha mu_k)`` and the variances along the axes ``U_k``, ``[batch, k, dim]``, and ``U``."""
+        """``U_k' (z - alpha mu_k)``, the variances along the axes ``U_k`` (both ``[batch, k, dim]``), ``U``."""
         values, vectors = (part.to(z.device) for part in self._eigen)
         offset = z.double().unsqueeze(1) - alpha[:, None, None] * self.means.to(z.device)
         variance = alpha[:, None, None].square() * values + sigma[:, None, None].square()
@@ -420,14 +420,12 @@ def _coefficients(path: Path, t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _polar(path: Path, t: Tensor, unit: float) -> tuple[Tensor, Tensor]:
-    """``angle`` and ``radius`` with ``unit * alpha = radius * cos(angle)``, ``sigma = radius * sin(angle)``."""
+    """``angle`` and ``radius`` of the point ``(unit * alpha, sigma)``, ``[batch]``."""
     alpha, sigma = _coefficients(path, t)
     return torch.atan2(sigma, unit * alpha), ((unit * alpha).square() + sigma.square()).sqrt()
 
 
 _R = math.sqrt(21.0)
-_NODES = (0.0, 1 / 2, 1 / 2, (7 + _R) / 14, (7 + _R) / 14, 1 / 2, (7 - _R) / 14, (7 - _R) / 14, 1 / 2)
-_NODES = (*_NODES, (7 + _R) / 14, 1.0)
 _STAGES: tuple[dict[int, float], ...] = (
     {},
     {0: 1 / 2},
@@ -461,11 +459,12 @@ _STAGES: tuple[dict[int, float], ...] = (
         9: (49 - 7 * _R) / 18,
     },
 )
+_NODES = tuple(sum(stage.values()) for stage in _STAGES)
 _WEIGHTS = {0: 9 / 180, 7: 49 / 180, 8: 64 / 180, 9: 49 / 180, 10: 9 / 180}
 
 
 def _mean_slope(slope: Callable[[Tensor, Tensor], Tensor], y: Tensor, place: Tensor, step: Tensor) -> Tensor:
-    """``(y(place + step) - y(place)) / step`` to eighth order, ``[batch, dim]``; ``slope`` itself at ``step = 0``."""
+    """``(y(place + step) - y(place)) / step`` to eighth order; ``slope`` itself at ``step = 0``."""
     slopes: list[Tensor] = []
     for node, stage in zip(_NODES, _STAGES, strict=True):
         moved = y

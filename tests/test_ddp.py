@@ -1,0 +1,30 @@
+"""MeanFlow in a data-parallel loop: gradients are synchronised and those of the union batch."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_two_processes_equal_one(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "tests/ddp_worker.py", str(tmp_path)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    for name, alone in first["one"].items():
+        a, b, expected = (torch.tensor(x) for x in (first["two"][name], second["two"][name], alone))
+        assert torch.equal(a, b)
+        torch.testing.assert_close(a, expected, rtol=1e-10, atol=1e-12)

@@ -1,0 +1,26 @@
+"""What importing the core costs and brings along."""
+
+import json
+import subprocess
+import sys
+
+SCRIPT = """
+import json, sys, time
+import numpy, torch, attrs, beartype, jaxtyping, einops
+import torch.func, torch.utils._pytree
+before = set(sys.modules)
+start = time.perf_counter()
+import onestep_core
+seconds = time.perf_counter() - start
+print(json.dumps([seconds, sorted({m.split(".")[0] for m in set(sys.modules) - before})]))
+"""
+
+
+def test_importing_the_core_is_cheap_and_alone():
+    runs = []
+    for _ in range(3):
+        output = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True).stdout
+        runs.append(json.loads(output))
+    allowed = set(sys.stdlib_module_names) | {"onestep_core", "torch", "numpy", "einops", "jaxtyping", "beartype", "attr"}
+    assert all(set(modules) <= allowed for _, modules in runs), runs
+    assert min(seconds for seconds, _ in runs) < 0.1

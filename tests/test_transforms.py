@@ -1,0 +1,206 @@
+"""Objectives and fields under ``torch.func`` and ``torch.compile``."""
+
+from functools import partial
+
+import pytest
+import torch
+from jaxtyping import TypeCheckError
+from torch.func import functional_call, grad, vmap
+
+import onestep_core as one
+from onestep_core.shapes import per_sample
+from tests.toy import Net, batch
+
+F64 = torch.float64
+
+
+def flow_matching(net, data, z, v, t, s):
+    return one.flow_matching_regression(net, z, v, t)
+
+
+def denoising(net, data, z, v, t, s):
+    return one.denoising_regression(net, z, data, t)
+
+
+def meanflow(net, data, z, v, t, s, **options):
+    return one.meanflow_regression(net, z, v, t, s, **options)
+
+
+TRAJECTORY = {
+    "flow matching": (flow_matching, 1),
+    "denoising": (denoising, 1),
+    "meanflow": (meanflow, 2),
+    "meanflow, central difference": (partial(meanflow, derivative=partial(one.central_difference, step=1e-5)), 2),
+    "meanflow, with graph": (partial(meanflow, derivative=one.with_graph), 2),
+}
+
+
+def loss_of(objective, module):
+    def loss(parameters, *arguments):
+        def net(*inputs):
+            return functional_call(module, parameters, inputs)
+
+        return one.squared_l2(*objective(net, *arguments))
+
+    return loss
+
+
+@pytest.mark.parametrize(("objective", "times"), TRAJECTORY.values(), ids=TRAJECTORY)
+def test_per_sample_gradients_sum_to_the_batched_gradient(objective, times):
+    module = Net(times)
+    parameters = {k: p.detach() for k, p in module.named_parameters()}
+    arguments = batch()
+    loss = loss_of(objective, module)
+    batched = grad(lambda p, *a: loss(p, *a).sum())(parameters, *arguments)
+    single = per_sample(grad(lambda p, *a: loss(p, *a).sum()), in_dims=(None, 0, 0, 0, 0, 0))(parameters, *arguments)
+    loss(dict(module.named_parameters()), *arguments).sum().backward()
+    for name, parameter in module.named_parameters():
+        assert single[name].shape == (5, *parameter.shape)
+        torch.testing.assert_close(single[name].sum(0), batched[name], rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(parameter.grad, batched[name], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("objective", "times"), TRAJECTORY.values(), ids=TRAJECTORY)
+def test_a_bare_vmap_over_samples_raises(objective, times):
+    net = Net(times)
+    with pytest.raises(TypeCheckError):
+        vmap(lambda *a: one.squared_l2(*objective(net, *a)))(*batch())
+
+
+def test_moving_changes_nothing_where_the_others_stand_still():
+    net = Net(2)
+    _, z, v, t, s = batch()
+    s = torch.where(torch.arange(5) < 2, s, t)
+    torch.testing.assert_close(meanflow(net, None, z, v, t, s, moving=2), meanflow(net, None, z, v, t, s))
+
+
+def test_meanflow_at_equal_times_is_flow_matching():
+    net = Net(2)
+    _, z, v, t, _ = batch()
+    expected = one.flow_matching_regression(one.instantaneous(net), z, v, t)
+    torch.testing.assert_close(one.meanflow_regression(net, z, v, t, t), expected)
+
+
+def test_meanflow_with_a_given_scale_is_between():
+    net = Net(2)
+    _, z, v, t, s = batch()
+    whole = one.meanflow_regression(net, z, v, t, s).target
+    half = one.meanflow_regression(net, z, v, t, s, scale=0.5).target
+    each = one.meanflow_regression(net, z, v, t, s, scale=torch.full_like(t, 0.5)).target
+    torch.testing.assert_close(half, (v + whole) / 2)
+    torch.testing.assert_close(each, half)
+
+
+def points(seed=2):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(8, 3, generator=generator, dtype=F64) for _ in range(4)]
+
+
+LAPLACE = partial(one.laplace, temperature=0.7)
+FIELDS = {
+    "drift, both": partial(one.drift_field, kernel=LAPLACE, coupling=one.softmax_both),
+    "drift, floor": partial(one.drift_field, kernel=LAPLACE, coupling=one.softmax_both, affinity_floor=1e-3),
+    "drift, rows": partial(one.drift_field, kernel=LAPLACE, coupling=one.softmax_rows),
+    "drift, unnormalised": partial(
+        one.drift_field, kernel=partial(one.gaussian, bandwidth=0.7), coupling=one.unnormalized
+    ),
+    "drift, Sinkhorn": partial(one.drift_field, kernel=LAPLACE, coupling=partial(one.sinkhorn, iterations=3)),
+    "drift, streamed": partial(one.drift_field, kernel=LAPLACE, coupling=one.softmax_both, block_size=3),
+    "mean shift": partial(one.mean_shift_field, kernel=LAPLACE),
+    "several temperatures": one.multi_temperature(
+        lambda temperature: partial(
+            one.drift_field, kernel=partial(one.laplace, temperature=temperature), coupling=one.softmax_both
+        ),
+        (0.2, 1.0),
+        normalize=True,
+    ),
+    "released": one.released_drift,
+    "notebook": partial(one.notebook_drift, temperature=0.5),
+}
+
+
+@pytest.mark.parametrize("field", FIELDS.values(), ids=FIELDS)
+def test_per_sample_gradients_of_a_field_computed_outside(field):
+    """Samples of a field interact: the field is found batched, the pull is per sample."""
+    x, positives, noise, _ = points()
+    module = torch.nn.Linear(3, 3, dtype=F64)
+    parameters = {k: p.detach() for k, p in module.named_parameters()}
+
+    def generate(p, noise):
+        return functional_call(module, p, (noise,))
+
+    def batched(p):
+        return one.squared_l2(*one.drifting_regression(generate(p, noise), positives, field=field)).sum()
+
+    drift = field(generate(parameters, noise), positives)
+    unit = (drift.samples / generate(parameters, noise)).mean().detach()
+
+    def one_sample(p, noise, displacement):
+        return one.squared_l2(*one.pull(unit * generate(p, noise), displacement)).sum()
+
+    single = per_sample(grad(one_sample), in_dims=(None, 0, 0))(parameters, noise, drift.field)
+    whole = grad(batched)(parameters)
+    for name in parameters:
+        torch.testing.assert_close(single[name].sum(0), whole[name], rtol=1e-8, atol=1e-10)
+
+
+def compiled(function):
+    torch._dynamo.reset()
+    return torch.compile(function, fullgraph=True)
+
+
+@pytest.mark.parametrize(("objective", "times"), TRAJECTORY.values(), ids=TRAJECTORY)
+def test_objectives_compile_without_a_break(objective, times):
+    module, arguments = Net(times), batch()
+
+    def loss(*a):
+        raw = one.squared_l2(*objective(module, *a))
+        return (raw * one.adaptive(raw, power=1.0, epsilon=0.01)).mean()
+
+    eager = torch.autograd.grad(loss(*arguments), list(module.parameters()))
+    fast = torch.autograd.grad(compiled(loss)(*arguments), list(module.parameters()))
+    torch.testing.assert_close(fast, eager, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("field", FIELDS.values(), ids=FIELDS)
+def test_fields_compile_without_a_break(field):
+    x, positives, _, _ = points()
+
+    def loss(x):
+        return one.mse(*one.drifting_regression(x, positives, field=field, groups=2)).mean()
+
+    eager, fast = x.clone().requires_grad_(), x.clone().requires_grad_()
+    loss(eager).backward()
+    compiled(loss)(fast).backward()
+    torch.testing.assert_close(fast.grad, eager.grad, rtol=1e-8, atol=1e-11)
+
+
+@pytest.mark.parametrize("distance", [one.squared_l2, one.mse, one.l1, one.l2, one.cosine])
+def test_distances_compile_without_a_break(distance):
+    p, q = torch.randn(2, 4, 3)
+    torch.testing.assert_close(compiled(distance)(p, q), distance(p, q))
+
+
+def test_the_drop_in_lines():
+    """As the README shows them, in float32, with a module that the core has never seen."""
+    net = Net(2).float()
+    data, noise, t, s = torch.randn(4, 3), torch.randn(4, 3), torch.rand(4), torch.rand(4)
+    z, v = one.Linear()(data, noise, t)
+    raw = one.squared_l2(*one.meanflow_regression(net, z, v, t, s))
+    loss = (raw * one.adaptive(raw, power=1.0, epsilon=0.01)).mean()
+    loss.backward()
+    assert raw.shape == (4,)
+    assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_objectives_return_float32_under_autocast(dtype):
+    net = Net(2).float()
+    _, z, v, t, s = (x.float() for x in batch())
+    with torch.autocast("cpu", dtype=dtype):
+        pair = one.meanflow_regression(net, z, v, t, s)
+        field = one.drift_field(z, v, kernel=LAPLACE, coupling=one.softmax_both).field
+    assert pair.prediction.dtype == pair.target.dtype == field.dtype == torch.float32
+    torch.testing.assert_close(field, one.drift_field(z, v, kernel=LAPLACE, coupling=one.softmax_both).field)
+    exact = one.meanflow_regression(net, z, v, t, s)
+    torch.testing.assert_close(pair.target, exact.target, rtol=0.05, atol=0.05)
