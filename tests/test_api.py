@@ -30,7 +30,9 @@ MODULES = [
 def plain(signature):
     """Names, kinds and defaults; annotations are the type checker's matter."""
     parameters = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
-    text = str(inspect.Signature([p.replace(default=Shown(p.default)) if p.default is not p.empty else p for p in parameters]))
+    text = str(
+        inspect.Signature([p.replace(default=Shown(p.default)) if p.default is not p.empty else p for p in parameters])
+    )
     return text
 
 

@@ -21,6 +21,14 @@ def test_importing_the_core_is_cheap_and_alone():
     for _ in range(3):
         output = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True).stdout
         runs.append(json.loads(output))
-    allowed = set(sys.stdlib_module_names) | {"onestep_core", "torch", "numpy", "einops", "jaxtyping", "beartype", "attr"}
+    allowed = set(sys.stdlib_module_names) | {
+        "onestep_core",
+        "torch",
+        "numpy",
+        "einops",
+        "jaxtyping",
+        "beartype",
+        "attr",
+    }
     assert all(set(modules) <= allowed for _, modules in runs), runs
     assert min(seconds for seconds, _ in runs) < 0.1

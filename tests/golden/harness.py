@@ -74,17 +74,13 @@ class Case:
     def check(self, name: str, value: Tensor, *, atol: float = 0.0) -> None:
         """``max |value - expected| <= tolerance * max |expected| + atol``, shapes equal."""
         expected = torch.from_numpy(np.array(self.expected(name))).double()
-        assert value.shape == expected.shape, (
-            f"{name}: shape {tuple(value.shape)}, expected {tuple(expected.shape)}"
-        )
+        assert value.shape == expected.shape, f"{name}: shape {tuple(value.shape)}, expected {tuple(expected.shape)}"
         if expected.is_floating_point() and value.is_floating_point():
             assert value.dtype == self.dtype, f"{name}: computed in {value.dtype}, under test is {self.dtype}"
         error = float((value.detach().double() - expected).abs().max()) if expected.numel() else 0.0
         scale = float(expected.abs().max()) if expected.numel() else 0.0
         limit = self.tolerance * scale + (atol or (1e-12 if scale == 0 else 0.0))
-        assert error <= limit, (
-            f"{name}: differs by {error:.3e}, allowed {limit:.3e} (largest value {scale:.3e})"
-        )
+        assert error <= limit, f"{name}: differs by {error:.3e}, allowed {limit:.3e} (largest value {scale:.3e})"
 
     def note_read(self, *names: str) -> None:
         """Mark arrays that the caller has asserted on by itself."""
@@ -97,9 +93,7 @@ class Case:
         return sorted(n for n in self._arrays if n not in self._read and not n.endswith(other))
 
 
-def parameters(
-    case: Case, prefix: str = "", names: tuple[str, ...] = ("W1", "b1", "W2", "b2")
-) -> dict[str, Tensor]:
+def parameters(case: Case, prefix: str = "", names: tuple[str, ...] = ("W1", "b1", "W2", "b2")) -> dict[str, Tensor]:
     """The toy network's parameters, with gradient."""
     return {name: case[prefix + name].clone().requires_grad_() for name in names if case.has(prefix + name)}
 

@@ -61,7 +61,7 @@ class Measurement:
 
 
 @attrs.frozen(eq=False)
-class Splits:
+class Evaluation:
     """What samples are measured with: the training split, and one that nobody trained on.
 
     Attributes:
@@ -69,6 +69,14 @@ class Splits:
         held_out: ``[m, channel, height, width]``: validation for choices, test for the report, once.
         train_labels: classes, ``[n]``; with them the class-conditional Gaussian is a reference too.
         name: of the held-out split, as the report prints it.
+
+    Raises:
+        ConfigError: for splits of different image sizes, labels of another length, or fewer training than
+            held-out images.
+
+    Example:
+        ``Evaluation(digits.train.images, digits.test.images, digits.train.labels, name="test")`` with the
+        splits of ``onestep_adapters.data.digits.load_digits()``.
     """
 
     train: Tensor
@@ -100,7 +108,7 @@ def measure(
     samples: Tensor,
     labels: Tensor | None = None,
     *,
-    splits: Splits,
+    splits: Evaluation,
     classifier: Classifier,
     generator: torch.Generator | None = None,
     repeats: int = 5,
@@ -131,7 +139,17 @@ def measure(
             not finite (it says how many).
 
     Example:
-        See ``report.make_report``.
+        >>> from onestep_adapters.metrics import train_classifier
+        >>> g = torch.Generator().manual_seed(0)
+        >>> labels = torch.arange(60) % 2
+        >>> images = 0.1 * torch.randn(60, 1, 4, 4, generator=g) + labels[:, None, None, None]
+        >>> train, held_out = (images[:40], labels[:40]), (images[40:], labels[40:])
+        >>> settings = {"validation_images": held_out[0], "validation_labels": held_out[1]}
+        >>> classifier = train_classifier(*train, **settings, steps=20)
+        >>> splits = Evaluation(train[0], held_out[0], train[1])
+        >>> found = measure(train[0], splits=splits, classifier=classifier, generator=g, repeats=2)
+        >>> found.metrics["nearest_training"]
+        Estimate(mean=0.0, se=0.0)
     """
     count, shape = len(splits.held_out), splits.held_out.shape[1:]
     _check_samples(samples, labels, own, count, repeats, shape)
@@ -243,7 +261,7 @@ def class_gaussians_like(
 
 def measure_references(
     *,
-    splits: Splits,
+    splits: Evaluation,
     classifier: Classifier,
     generator: torch.Generator | None = None,
     repeats: int = 5,

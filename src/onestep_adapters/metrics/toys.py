@@ -218,7 +218,7 @@ def passes(method: ToyScore | Sequence[ToyScore], yardstick: ToyScore | Sequence
     checks = [
         (
             mine.score <= limit,
-            f"score {mine.score:.4f} against at most {limit:.4f} = max(2 x {peer.score:.4f}, {TRAINED}) + 2 x {mine.se:.4f}",
+            f"score {mine.score:.4f}, at most {limit:.4f} = max(2 x {peer.score:.4f}, {TRAINED}) + 2 x {mine.se:.4f}",
         )
     ]
     if mine.mass_error is not None:

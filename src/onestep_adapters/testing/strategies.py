@@ -87,7 +87,8 @@ def clouds(draw: st.DrawFn, groups: tuple[int, ...] = (), dim: int | None = None
     channel = draw(st.integers(1, 4)) if dim is None else dim
     counts = [draw(st.integers(2, 6)) for _ in range(3)]
     shift = draw(st.sampled_from([0.0, 0.5, 2.0]))
-    parts = [normal(draw(seeds()), *groups, count, channel) for count in counts]
+    seed = draw(seeds())
+    parts = [normal(3 * seed + i, *groups, count, channel) for i, count in enumerate(counts)]
     return Clouds(parts[0], parts[1] + shift, parts[2] - shift)
 
 

@@ -65,12 +65,15 @@ class Quadrature(NamedTuple):
 
 
 class _Given(NamedTuple):
-    """Per component, given the state: log joint density, means of data and noise, root of their spread."""
+    """Per component, given the state: log joint density ``[batch, k]``, means of data and noise."""
 
     log_joint: Tensor
     data: Tensor
     noise: Tensor
-    root: Tensor
+
+    def responsibilities(self) -> Tensor:
+        # Written out: the forward derivative of softmax itself costs fifty times as much.
+        return (self.log_joint - self.log_joint.logsumexp(1, keepdim=True)).exp()
 
 
 def _tensor(value: Numbers) -> Tensor:
@@ -103,7 +106,7 @@ def _positive_definite(mixture: "GaussianMixture", _: object, value: Tensor) -> 
     k, dim = mixture.means.shape
     if value.shape != (k, dim, dim):
         raise ConfigError(f"covariances of shape {tuple(value.shape)}: expected {(k, dim, dim)}")
-    if not torch.allclose(value, value.mT) or not bool((mixture._eigen[0] > 0).all()):
+    if not torch.allclose(value, value.mT) or not bool((_spectrum(mixture)[0] > 0).all()):
         raise ConfigError(
             "covariances: expected symmetric, positive definite matrices; for point masses give the "
             "points a small standard deviation"
@@ -228,7 +231,7 @@ class GaussianMixture:
         """
         alpha, sigma = _coefficients(path, t)
         y, variance, vectors = self._centred(z, alpha, sigma)
-        r = self._given(z, alpha, sigma).log_joint.softmax(1)
+        r = self._given(z, alpha, sigma).responsibilities()
         return -torch.einsum("bk,bkd->bd", r, _apply(vectors, y / variance)).to(full(z).dtype)
 
     @typed
@@ -245,8 +248,8 @@ class GaussianMixture:
         """
         alpha, sigma = _coefficients(path, t)
         given = self._given(z, alpha, sigma)
-        covariances = sigma[:, None, None, None].square() * (given.root @ given.root.mT)
-        parts = (given.log_joint.softmax(1), given.data, covariances)
+        root = sigma[:, None, None, None] * self._root(z, alpha, sigma)
+        parts = (given.responsibilities(), given.data, root @ root.mT)
         return Posterior(*(part.to(full(z).dtype) for part in parts))
 
     @typed
@@ -378,10 +381,10 @@ class GaussianMixture:
         places, masses = np.polynomial.hermite_e.hermegauss(nodes)
         grid = _tensor(list(itertools.product(places.tolist(), repeat=self.dim))).to(z.device)
         mass = _tensor(list(itertools.product(masses.tolist(), repeat=self.dim))).prod(1).to(z.device)
-        offset = torch.einsum("bkij,nj->bkni", given.root, grid)
+        offset = torch.einsum("bkij,nj->bkni", self._root(z, alpha, sigma), grid)
         data = given.data[:, :, None] + sigma[:, None, None, None] * offset
         noise = given.noise[:, :, None] - alpha[:, None, None, None] * offset
-        weights = given.log_joint.softmax(1)[:, :, None] * (mass / mass.sum())
+        weights = given.responsibilities()[:, :, None] * (mass / mass.sum())
         parts = (data.flatten(1, 2), noise.flatten(1, 2), weights.flatten(1))
         return Quadrature(*(part.to(full(z).dtype) for part in parts))
 
@@ -401,13 +404,17 @@ class GaussianMixture:
             log_joint=(weights / weights.sum()).log() + density,
             data=self.means.to(z.device) + _apply(vectors, alpha[:, None, None] * values / variance * y),
             noise=_apply(vectors, sigma[:, None, None] / variance * y),
-            root=vectors * (values / variance).sqrt().unsqueeze(2),
         )
+
+    def _root(self, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """A root of ``C_k S_k^-1``, ``[batch, k, dim, dim]``: the spread of data over ``sigma`` given ``z``."""
+        _, variance, vectors = self._centred(z, alpha, sigma)
+        return vectors * (self._eigen[0].to(z.device) / variance).sqrt().unsqueeze(2)
 
     def _means(self, z: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """``E[data | z]`` and ``E[noise | z]``, ``[batch, dim]``."""
         given = self._given(z, alpha, sigma)
-        r = given.log_joint.softmax(1).unsqueeze(2)
+        r = given.responsibilities().unsqueeze(2)
         return (r * given.data).sum(1), (r * given.noise).sum(1)
 
 

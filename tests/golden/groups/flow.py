@@ -50,9 +50,7 @@ def pymeanflow(case: Case) -> None:
     x, e = case["x"], case["e"]
     net = from_duration(lambda z, t, h: mlp(weights, z, z, t, h))
     t, s = (
-        logit_normal_times(
-            case[f"normal_{k}"], mean=case.python(f"arg_P_mean_{k}"), std=case.python(f"arg_P_std_{k}")
-        )
+        logit_normal_times(case[f"normal_{k}"], mean=case.python(f"arg_P_mean_{k}"), std=case.python(f"arg_P_std_{k}"))
         for k in "tr"
     )
     stays = case["uniform_mask"] < 1 - case.python("arg_ratio")

@@ -1,0 +1,134 @@
+"""A residual convolutional network for small images, with a linear map over all pixels in every block.
+
+    h_0 = conv(z) + position
+    u = conv(norm(h) * (1 + a) + b),    w = silu(u),    h <- h + conv(silu(w + M w))
+    output = conv(norm(h))
+
+``conv`` is 3 x 3, ``norm`` the root-mean-square normalisation over channels without weights, ``(a, b)`` a linear
+function of ``silu(c)`` that starts at zero, ``c`` the vector of :mod:`~onestep_adapters.backbones.conditioning`, and
+``M`` one ``height * width`` square matrix a block, shared by the channels: every pixel sees every other, without
+attention, so every operation has a forward derivative, twice differentiable. ``M`` has ``(height * width)^2`` numbers:
+4,096 for 8 x 8, a million for 32 x 32, where :class:`~onestep_adapters.backbones.DiT` is the better choice. The last
+convolution starts at zero, so a fresh network is the zero velocity.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from onestep_adapters.backbones.conditioning import Conditioning, Labels, at_least
+from onestep_adapters.backbones.mlp import check_shape
+from onestep_core.errors import ConfigError
+from onestep_core.typing import Sample, Time, typed
+
+_EPSILON = 1e-6
+
+
+class ConvNet(nn.Module):
+    """``(z, *times, label=None) -> [batch, channels, height, width]``.
+
+    Args:
+        shape: of one sample, (channels, height, width).
+        width: channels of the hidden layers.
+        depth: residual blocks.
+        times: 0 (a one-step generator), 1 (a velocity) or 2 (an average velocity).
+        classes: number of classes, or ``None``; label ``classes`` means "no class".
+        frequencies: sinusoids per time.
+        max_frequency: largest angular frequency of a time.
+        generator: of the initial weights; torch's default one where ``None``.
+
+    Raises:
+        ConfigError: for a shape or a size out of range.
+
+    Example:
+        >>> network = ConvNet((1, 8, 8), width=16, depth=1, times=2, classes=10)
+        >>> z, t, s = torch.randn(3, 1, 8, 8), torch.ones(3), torch.zeros(3)
+        >>> network(z, t, s, label=torch.tensor([0, 9, 10])).shape
+        torch.Size([3, 1, 8, 8])
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        *,
+        width: int = 48,
+        depth: int = 4,
+        times: int = 1,
+        classes: int | None = None,
+        frequencies: int = 32,
+        max_frequency: float = 16.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+        if len(self.shape) != 3:
+            raise ConfigError(f"shape = {self.shape}: expected (channels, height, width)")
+        channels, height, columns = self.shape
+        at_least(1, width=width, depth=depth, channels=channels, height=height, image_width=columns)
+        self.condition = Conditioning(
+            width, times=times, classes=classes, frequencies=frequencies, max_frequency=max_frequency
+        )
+        self.input = nn.Conv2d(channels, width, 3, padding=1)
+        self.position = nn.Parameter(torch.empty(width, height, columns))
+        conditional = times > 0 or classes is not None
+        self.blocks = nn.ModuleList(_Block(width, height * columns, conditional) for _ in range(depth))
+        self.output = nn.Conv2d(width, channels, 3, padding=1)
+        self._initialise(generator)
+
+    def _initialise(self, generator: torch.Generator | None) -> None:
+        self.condition.initialise(generator)
+        nn.init.normal_(self.position, std=0.02, generator=generator)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.xavier_uniform_(layer.weight, generator=generator)
+                nn.init.zeros_(layer.bias)
+        for block in self.blocks:
+            nn.init.normal_(block.pixels, std=0.5 * block.pixels.shape[0] ** -0.5, generator=generator)
+        nn.init.zeros_(self.output.weight)
+
+    @typed
+    def forward(self, z: Sample, *times: Time, label: Labels | None = None) -> Sample:
+        """Values in the shape of ``z``.
+
+        Args:
+            z: states, or noise for a one-step generator, ``[batch, channels, height, width]``.
+            times: as many as configured, each ``[batch]``.
+            label: classes, ``[batch]``; ``None`` means "no class". A class above ``classes`` is an
+                ``IndexError`` of the embedding on the CPU; it is not looked for on other devices.
+
+        Raises:
+            ConfigError: for another sample shape or number of times, or a label without ``classes``.
+        """
+        check_shape(self.shape, z)
+        condition = silu(self.condition(z, times, label))
+        hidden = self.input(z) + self.position
+        for block in self.blocks:
+            hidden = block(hidden, condition)
+        return self.output(_normalised(hidden))
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int, pixels: int, conditional: bool) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(width, 2 * width) if conditional else None
+        if self.modulation is not None:
+            nn.init.zeros_(self.modulation.weight)
+            nn.init.zeros_(self.modulation.bias)
+        self.inner = nn.Conv2d(width, width, 3, padding=1)
+        self.pixels = nn.Parameter(torch.empty(pixels, pixels))
+        self.outer = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, hidden: Tensor, condition: Tensor) -> Tensor:
+        inner = _normalised(hidden)
+        if self.modulation is not None:
+            scale, shift = self.modulation(condition)[:, :, None, None].chunk(2, dim=1)
+            inner = inner * (1 + scale) + shift
+        inner = silu(self.inner(inner))
+        mixed = (inner.flatten(2) @ self.pixels).reshape(inner.shape)
+        return hidden + self.outer(silu(inner + mixed))
+
+
+def _normalised(x: Tensor) -> Tensor:
+    return x * (x.square().mean(1, keepdim=True) + _EPSILON).rsqrt()

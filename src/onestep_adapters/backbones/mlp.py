@@ -1,0 +1,128 @@
+"""A residual perceptron on flattened samples: the network for points in the plane and for tiny images.
+
+    h_0 = W_in z,    h_{k+1} = h_k + B_k silu(A_k norm(h_k) + C_k silu(c)),    output = W_out norm(h_depth)
+
+with ``c`` the vector of :mod:`~onestep_adapters.backbones.conditioning` and ``norm`` the root-mean-square
+normalisation without weights. Every operation has a forward derivative, twice differentiable, in the state
+and in every time. ``W_out`` starts at zero, so a fresh network is the zero velocity.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import rms_norm, silu
+
+from onestep_adapters.backbones.conditioning import Conditioning, Labels, at_least, draw_linear, zero_linear
+from onestep_core.errors import ConfigError
+from onestep_core.typing import Sample, Time, typed
+
+_EPSILON = 1e-6
+
+
+class MLP(nn.Module):
+    """``(z, *times, label=None) -> [batch, *shape]``.
+
+    Args:
+        shape: of one sample, without the batch.
+        width: of the hidden layers.
+        depth: residual blocks.
+        times: 0 (a one-step generator), 1 (a velocity) or 2 (an average velocity).
+        classes: number of classes, or ``None``; label ``classes`` means "no class".
+        frequencies: sinusoids per time.
+        max_frequency: largest angular frequency of a time.
+        generator: of the initial weights; torch's default one where ``None``.
+
+    Raises:
+        ConfigError: for an empty shape or a size out of range.
+
+    Example:
+        >>> network = MLP((2,), width=16, depth=1, times=2)
+        >>> network(torch.randn(5, 2), torch.ones(5), torch.zeros(5)).shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        *,
+        width: int = 256,
+        depth: int = 3,
+        times: int = 1,
+        classes: int | None = None,
+        frequencies: int = 32,
+        max_frequency: float = 16.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+        if not self.shape:
+            raise ConfigError("shape = (): expected the axes of one sample, (2,) for points in the plane")
+        at_least(1, depth=depth, **{f"shape[{axis}]": size for axis, size in enumerate(self.shape)})
+        size = math.prod(self.shape)
+        self.condition = Conditioning(
+            width, times=times, classes=classes, frequencies=frequencies, max_frequency=max_frequency
+        )
+        self.input = nn.Linear(size, width)
+        conditional = times > 0 or classes is not None
+        self.blocks = nn.ModuleList(_Block(width, conditional) for _ in range(depth))
+        self.output = nn.Linear(width, size)
+        self._initialise(generator)
+
+    def _initialise(self, generator: torch.Generator | None) -> None:
+        self.condition.initialise(generator)
+        for layer in (self.input, *(layer for block in self.blocks for layer in block.modules())):
+            if isinstance(layer, nn.Linear):
+                draw_linear(layer, generator)
+        zero_linear(self.output)
+
+    @typed
+    def forward(self, z: Sample, *times: Time, label: Labels | None = None) -> Sample:
+        """Values in the shape of ``z``.
+
+        Args:
+            z: states, or noise for a one-step generator, ``[batch, *shape]``.
+            times: as many as configured, each ``[batch]``.
+            label: classes, ``[batch]``; ``None`` means "no class". A class above ``classes`` is an
+                ``IndexError`` of the embedding on the CPU; it is not looked for on other devices.
+
+        Raises:
+            ConfigError: for another sample shape or number of times, or a label without ``classes``.
+        """
+        check_shape(self.shape, z)
+        condition = silu(self.condition(z, times, label))
+        hidden = self.input(z.flatten(1))
+        for block in self.blocks:
+            hidden = block(hidden, condition)
+        return self.output(rms_norm(hidden, hidden.shape[-1:], eps=_EPSILON)).reshape(z.shape)
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int, conditional: bool) -> None:
+        super().__init__()
+        self.inner = nn.Linear(width, width)
+        self.shift = nn.Linear(width, width, bias=False) if conditional else None
+        self.outer = nn.Linear(width, width)
+
+    def forward(self, hidden: Tensor, condition: Tensor) -> Tensor:
+        inner = self.inner(rms_norm(hidden, hidden.shape[-1:], eps=_EPSILON))
+        if self.shift is not None:
+            inner = inner + self.shift(condition)
+        return hidden + self.outer(silu(inner))
+
+
+def check_shape(shape: tuple[int, ...], z: Tensor) -> None:
+    """Compare a batch with the sample shape that a network was made for.
+
+    Raises:
+        ConfigError: if they differ.
+
+    Example:
+        >>> check_shape((2,), torch.zeros(5, 2))
+    """
+    if tuple(z.shape[1:]) != shape:
+        raise ConfigError(
+            f"a batch of shape {tuple(z.shape)} came, expected [batch, {', '.join(map(str, shape))}]: construct the "
+            f"network with shape={tuple(z.shape[1:])}"
+        )

@@ -1,0 +1,39 @@
+"""Sampling in one network evaluation.
+
+A network of average velocities is evaluated once, at the path's noise end, and jumps to the data end. A
+drifting or distilled generator *is* its own sampler: ``samples = generator(noise)``.
+
+Samplers are pure: they draw nothing, keep gradients (distribution matching trains through them) and leave
+``torch.no_grad()`` or ``torch.inference_mode()`` to the caller, who should enter one to sample without a graph.
+"""
+
+from onestep_core.flow.maps import jump
+from onestep_core.flow.paths import prior_state
+from onestep_core.protocols import AverageVelocity, Path
+from onestep_core.typing import Sample, typed
+
+
+@typed
+def one_step(average_velocity: AverageVelocity, noise: Sample, *, path: Path) -> Sample:
+    """``z + (data_time - noise_time) a(z, noise_time, data_time)`` with ``z = sigma(noise_time) noise``.
+
+    Args:
+        average_velocity: ``(z, t, s) -> mean velocity``; called exactly once.
+        noise: standard normal, ``[batch, *shape]``.
+        path: gives the two ends and the scale of the noise.
+
+    Returns:
+        Samples, ``[batch, *shape]``, in at least float32.
+
+    Source: Geng et al., Mean Flows for One-step Generative Modeling, section 4.3,
+    https://arxiv.org/abs/2505.13447.
+
+    Example:
+        >>> import torch
+        >>> from onestep_core.flow import Linear
+        >>> one_step(lambda z, t, s: z - 3.0, torch.randn(1, 2), path=Linear())
+        tensor([[3., 3.]])
+    """
+    z = prior_state(path, noise)
+    t, s = (z.new_full((z.shape[0],), end) for end in (path.noise_time, path.data_time))
+    return jump(average_velocity, z, t, s)

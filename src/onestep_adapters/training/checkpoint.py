@@ -1,0 +1,216 @@
+"""Checkpoints that survive a crash at any instant, and say clearly what is wrong with one that did not.
+
+    folder/step-000500.safetensors    network, EMA, optimiser and generator
+    folder/step-000500.json           format, step, method, config, history; size and sha256 of the tensors
+    folder/latest.json                which of them counts
+
+Every file is written beside its name, flushed to the disk and moved into place, the pointer last; only then
+are the files of the previous checkpoint removed. Whatever interrupts this, ``latest.json`` names a complete
+checkpoint. Nothing here is unpickled.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from onestep_adapters.training.folder import (
+    FORMAT,
+    OURS,
+    POINTER,
+    CheckpointError,
+    check_folder,
+    check_same_run,
+    latest_checkpoint,
+    read_description,
+    write_whole,
+)
+from onestep_adapters.training.state import TrainingState
+
+
+def save_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> Path:
+    """Write ``state`` as the folder's latest checkpoint; the previous one stays readable until this one is.
+
+    Args:
+        folder: made where absent.
+        state: left as it is.
+
+    Returns:
+        The checkpoint's JSON file.
+
+    Raises:
+        CheckpointError: if the folder holds another run, or a later step of this one.
+
+    Example:
+        >>> import tempfile
+        >>> from onestep_adapters.training.state import new_state
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_checkpoint(folder, new_state("demo", nn.Linear(2, 2))).name
+        'step-000000.json'
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    check_folder(folder, state)
+    stem, previous = f"step-{state.step:06d}", latest_checkpoint(folder)
+    if previous is not None and previous.stem == stem:
+        # Its files are the ones that count until the pointer moves.
+        stem += "-again"
+    tensors, numbers = _collect(state)
+    data = save(tensors)
+    description = {
+        "format": FORMAT,
+        "method": state.method,
+        "step": state.step,
+        "config": state.config,
+        "history": state.history,
+        "optimizer": numbers,
+        "tensors": {
+            "file": f"{stem}.safetensors",
+            "bytes": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        },
+    }
+    write_whole(folder / f"{stem}.safetensors", data)
+    write_whole(folder / f"{stem}.json", json.dumps(description).encode())
+    write_whole(folder / POINTER, json.dumps({"format": FORMAT, "checkpoint": f"{stem}.json"}).encode())
+    for file in folder.iterdir():
+        if OURS.fullmatch(file.name) and file.name not in {f"{stem}.json", f"{stem}.safetensors"}:
+            file.unlink(missing_ok=True)
+    return folder / f"{stem}.json"
+
+
+def load_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> TrainingState:
+    """Put the folder's latest checkpoint into ``state``, bit for bit; on an error ``state`` is left as it was.
+
+    Args:
+        folder: as given to :func:`save_checkpoint`.
+        state: built as the saved one was, on any device; ``read_run(folder)`` says how that was.
+
+    Returns:
+        ``state``, restored in place.
+
+    Raises:
+        CheckpointError: for an absent, foreign, damaged or different run; the message says which.
+
+    Example:
+        >>> import tempfile
+        >>> from onestep_adapters.training.state import new_state
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = save_checkpoint(folder, new_state("demo", nn.Linear(2, 2)))
+        ...     load_checkpoint(folder, new_state("demo", nn.Linear(2, 2))).step
+        0
+    """
+    folder = Path(folder)
+    file, description = read_description(folder)
+    check_same_run(file, description, state)
+    tensors = _tensors(folder, description)
+    groups = _groups(file, description["optimizer"]["groups"], state)
+    modules = {"network": state.network, "ema": state.ema}
+    parts: dict[str, dict[str, Tensor]] = {part: {} for part in (*modules, "optimizer", "generator")}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        parts.setdefault(part, {})[rest] = tensor
+    if unknown := sorted(parts.keys() - {*modules, "optimizer", "generator"}):
+        raise CheckpointError(f"{file} holds tensors of {unknown}, expected network, ema, optimizer and generator")
+    for part, module in modules.items():
+        _compare(file, part, parts[part], module)
+    saved = parts["generator"].get("state")
+    if saved is None or saved.shape != state.generator.get_state().shape:
+        raise CheckpointError(
+            f"{file} holds no state for a generator on {state.generator.device}: continue on the kind of device on "
+            "which the run began"
+        )
+    optimizer = _optimizer_state(file, parts["optimizer"], description["optimizer"]["numbers"], groups, state)
+    for part, module in modules.items():
+        module.load_state_dict(parts[part])
+    state.optimizer.load_state_dict({"state": optimizer, "param_groups": groups})
+    state.generator.set_state(saved)
+    state.step, state.history, state.config = description["step"], description["history"], description["config"]
+    return state
+
+
+def _tensors(folder: Path, description: dict[str, Any]) -> dict[str, Tensor]:
+    expected = description["tensors"]
+    file = folder / expected["file"]
+    damaged = "restore it from a copy or start the run anew"
+    if not file.is_file():
+        raise CheckpointError(f"{file} is missing, expected {expected['bytes']} bytes of tensors: {damaged}")
+    data = file.read_bytes()
+    if len(data) != expected["bytes"]:
+        raise CheckpointError(f"{file} has {len(data)} bytes, expected {expected['bytes']}: truncated; {damaged}")
+    if (found := hashlib.sha256(data).hexdigest()) != expected["sha256"]:
+        raise CheckpointError(f"{file} has sha256 {found}, expected {expected['sha256']}: altered; {damaged}")
+    try:
+        return load(data)
+    except SafetensorError as error:
+        raise CheckpointError(f"{file} is not a safetensors file ({error}): {damaged}") from error
+
+
+def _collect(state: TrainingState) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All tensors by name, and what the optimiser keeps beside them."""
+    tensors = {"generator.state": state.generator.get_state()}
+    for part, module in (("network", state.network), ("ema", state.ema)):
+        tensors |= {f"{part}.{name}": tensor for name, tensor in module.state_dict().items()}
+    optimizer, numbers = state.optimizer.state_dict(), {}
+    for index, values in optimizer["state"].items():
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{index}.{name}"] = value
+            else:
+                numbers[f"{index}.{name}"] = value
+    # The format refuses tensors that share memory.
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    return copies, {"groups": optimizer["param_groups"], "numbers": numbers}
+
+
+def _compare(file: Path, part: str, saved: dict[str, Tensor], module: nn.Module) -> None:
+    own = module.state_dict()
+    remedy = "build the network as the saved one was (read_config)"
+    if missing := sorted(own.keys() - saved.keys()):
+        raise CheckpointError(f"{file} lacks tensors of the {part}: {missing}; {remedy}")
+    if extra := sorted(saved.keys() - own.keys()):
+        raise CheckpointError(f"{file} has tensors that the {part} does not know: {extra}; {remedy}")
+    for name, tensor in own.items():
+        found = saved[name]
+        if (found.shape, found.dtype) != (tensor.shape, tensor.dtype):
+            raise CheckpointError(
+                f"{file} has {part}.{name} of {tuple(found.shape)} {found.dtype}, expected {tuple(tensor.shape)} "
+                f"{tensor.dtype}: {remedy}"
+            )
+
+
+def _groups(file: Path, saved: list[dict[str, Any]], state: TrainingState) -> list[dict[str, Any]]:
+    """The saved parameter groups, with lists where JSON lost a tuple."""
+    own = state.optimizer.state_dict()["param_groups"]
+    if [group["params"] for group in saved] != [group["params"] for group in own]:
+        raise CheckpointError(f"{file} has an optimiser of other parameters: build the optimiser as the saved one was")
+    return [
+        {key: tuple(value) if isinstance(now.get(key), tuple) else value for key, value in group.items()}
+        for group, now in zip(saved, own, strict=True)
+    ]
+
+
+def _optimizer_state(
+    file: Path, tensors: dict[str, Tensor], numbers: dict[str, Any], groups: list[dict[str, Any]], state: TrainingState
+) -> dict[int, dict[str, Any]]:
+    parameters = dict(
+        zip(
+            (index for group in groups for index in group["params"]),
+            (parameter for group in state.optimizer.param_groups for parameter in group["params"]),
+            strict=True,
+        )
+    )
+    restored: dict[int, dict[str, Any]] = {}
+    for name, value in (tensors | numbers).items():
+        index, _, key = name.partition(".")
+        parameter = parameters.get(int(index))
+        fits = not isinstance(value, Tensor) or value.ndim == 0 or parameter is None or value.shape == parameter.shape
+        if parameter is None or not fits:
+            raise CheckpointError(f"{file} has optimizer.{name}, which fits no parameter: build the optimiser as saved")
+        restored.setdefault(int(index), {})[key] = value
+    return restored

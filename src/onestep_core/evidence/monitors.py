@@ -1,0 +1,136 @@
+"""Monitors: what to watch where a loss says nothing.
+
+A normalised drift has a loss that is constant by construction, and a raw one is smallest when all samples have
+collapsed. These numbers move.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from onestep_core.errors import ConfigError
+from onestep_core.precision import frozen
+from onestep_core.protocols import Drift
+from onestep_core.shapes import per_sample_sum
+from onestep_core.typing import Sample, typed
+
+
+class RealisedDrift(NamedTuple):
+    """How an update followed the field: mean cosine, and ratio of lengths (1 is a full step)."""
+
+    cosine: Tensor
+    length_ratio: Tensor
+
+
+def drift_norm(drift: Drift) -> Tensor:
+    """Root mean square of the displacement before normalisation, ``[temperature]``: falls as samples settle.
+
+    Example:
+        >>> zero = torch.zeros(2, 1)
+        >>> drift_norm(Drift(zero, zero, torch.ones(()), torch.tensor([4.0])))
+        tensor([2.])
+    """
+    return frozen(drift.force_norms).sqrt()
+
+
+@typed
+def effective_sample_size(log_weights: Float[Tensor, "*groups n m"]) -> Float[Tensor, "*groups n"]:
+    """``(sum w)^2 / sum w^2`` of every row: how many targets a sample really feels, 1 to ``m``.
+
+    Args:
+        log_weights: log-kernel or log-affinities, ``[.., n, m]``; shifts of a row do not matter.
+
+    Example:
+        >>> effective_sample_size(torch.tensor([[0.0, 0.0, -100.0]]))
+        tensor([2.])
+    """
+    share = frozen(log_weights).softmax(-1)
+    return 1 / share.square().sum(-1)
+
+
+@typed
+def affinity_saturation(log_weights: Float[Tensor, "*groups n m"], *, threshold: float = 0.99) -> Float[Tensor, ""]:
+    """Share of samples whose nearest target takes more than ``threshold`` of their affinity: 1 is a frozen field.
+
+    Raises:
+        ConfigError: if ``threshold`` is not between 0 and 1.
+
+    Example:
+        >>> affinity_saturation(torch.tensor([[0.0, -100.0], [0.0, 0.0]]))
+        tensor(0.5000)
+    """
+    if not 0 < threshold < 1:
+        raise ConfigError(f"threshold = {threshold}: expected a share between 0 and 1")
+    largest = frozen(log_weights).softmax(-1).amax(-1)
+    return (largest > threshold).to(largest.dtype).mean()
+
+
+@typed
+def spread(samples: Float[Tensor, "n *shape"], data: Float[Tensor, "m *shape"]) -> Float[Tensor, ""]:
+    """Total standard deviation of the samples over that of the data: 1 is right, 0 has collapsed.
+
+    Example:
+        >>> data = torch.tensor([[0.0], [2.0]])
+        >>> spread(data / 2, data)
+        tensor(0.5000)
+    """
+
+    def total(points: Tensor) -> Tensor:
+        points = frozen(points).flatten(1)
+        return (points - points.mean(0)).square().sum(1).mean().sqrt()
+
+    return total(samples) / total(data)
+
+
+@typed
+def realised_drift(before: Sample, after: Sample, field: Sample) -> RealisedDrift:
+    """``f_{i+1}(noise) - f_i(noise)`` against the field: did the update do what the drift asked for?
+
+    Args:
+        before: samples before the update, ``[batch, *shape]``, in the units of the field.
+        after: samples of the same noise after it.
+        field: the displacement that was asked for.
+
+    Example:
+        >>> x = torch.ones(1, 2)
+        >>> realised_drift(0 * x, 0.5 * x, x)
+        RealisedDrift(cosine=tensor(1.0000), length_ratio=tensor(0.5000))
+    """
+    moved, asked = frozen(after) - frozen(before), frozen(field)
+    lengths = [per_sample_sum(x.square()).sqrt() for x in (moved, asked)]
+    tiny = torch.finfo(moved.dtype).tiny
+    cosine = per_sample_sum(moved * asked) / (lengths[0] * lengths[1]).clamp(min=tiny)
+    return RealisedDrift(cosine.mean(), lengths[0].mean() / lengths[1].mean().clamp(min=tiny))
+
+
+@typed
+def mode_masses(labels: Int[Tensor, "n"], modes: int) -> Float[Tensor, "mode"]:
+    """Share of samples in each mode.
+
+    Args:
+        labels: mode of each sample, ``[n]``: a class, or the nearest centre.
+        modes: how many there are.
+
+    Raises:
+        ConfigError: without samples or modes.
+
+    Example:
+        >>> mode_masses(torch.tensor([0, 0, 1, 0]), 3)
+        tensor([0.7500, 0.2500, 0.0000])
+    """
+    if modes < 1 or len(labels) < 1:
+        raise ConfigError(f"{len(labels)} labels in {modes} modes: expected at least one of each")
+    return torch.bincount(labels, minlength=modes).to(torch.get_default_dtype()) / len(labels)
+
+
+@typed
+def mode_mass_error(labels: Int[Tensor, "n"], masses: Float[Tensor, "mode"]) -> Float[Tensor, ""]:
+    """Total variation between the shares of modes and what they should be, 0 to 1.
+
+    Example:
+        >>> mode_mass_error(torch.tensor([0, 0, 0, 1]), torch.tensor([0.5, 0.5]))
+        tensor(0.2500)
+    """
+    return (mode_masses(labels, len(masses)).to(masses) - masses).abs().sum() / 2

@@ -1,0 +1,158 @@
+"""Attraction to data, repulsion among samples: the drift field of drifting models.
+
+With affinities ``A`` between a sample ``x_i`` and all its targets, positives ``p`` and negatives ``n``,
+
+    V_i = sum_{p, n} A_ip A_in (y_p - y_n) = (sum_n A_in) sum_p A_ip y_p - (sum_p A_ip) sum_n A_in y_n.
+
+Positives and negatives are normalised *together* by the coupling. Exchanging them changes the sign, so equal sets
+give zero; that zero implies equal laws is *not* implied, and depends on kernel and coupling.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from onestep_core.errors import ConfigError
+from onestep_core.fields.clouds import gather
+from onestep_core.fields.streaming import Affinities, Sums
+from onestep_core.precision import full
+from onestep_core.protocols import Coupling, Drift, Field, Kernel
+from onestep_core.typing import typed
+
+_RMS_FLOOR = 1e-8
+
+
+def balance(negative: Sums, positive: Sums) -> Tensor:
+    """``S_neg P - S_pos N``: no difference tensor, and the samples' own coordinates cancel exactly."""
+    return negative.totals.unsqueeze(-1) * positive.products - positive.totals.unsqueeze(-1) * negative.products
+
+
+def evaluated(samples: Tensor, field: Tensor) -> Drift:
+    """A drift in the units of the samples."""
+    return Drift(full(samples), field, field.new_ones(()), field.square().mean().reshape(1))
+
+
+@typed
+def drift_field(
+    samples: Float[Tensor, "*groups n channel"],
+    positives: Float[Tensor, "*groups p channel"],
+    negatives: Float[Tensor, "*groups q channel"] | None = None,
+    *,
+    kernel: Kernel,
+    coupling: Coupling,
+    extra_negatives: Float[Tensor, "*groups u channel"] | None = None,
+    positive_weights: Float[Tensor, "*groups p"] | None = None,
+    negative_weights: Float[Tensor, "*groups q_or_n"] | None = None,
+    extra_weights: Float[Tensor, "*groups u"] | None = None,
+    keys: Callable[[Tensor], Tensor] | None = None,
+    affinity_floor: float = 0.0,
+    block_size: int | None = None,
+) -> Drift:
+    """``V_i = sum_{p, n} A_ip A_in (y_p - y_n)``, positives and negatives coupled together.
+
+    Args:
+        samples: points to move, ``[.., n, channel]``; leading axes are groups that do not see one another.
+        positives: real points, ``[.., p, channel]``.
+        negatives: exactly these repel, nothing is masked, ``[.., q, channel]``; ``None``: the samples repel one
+            another and no sample itself.
+        kernel: log-kernel, for example ``partial(laplace, temperature=0.2)``.
+        coupling: from kernel to affinity, for example ``softmax_both``.
+        extra_negatives: real points that repel as well, ``[.., u, channel]``: unconditional ones, for guidance.
+        positive_weights: factor of each positive's affinity, after the coupling, ``[.., p]``.
+        negative_weights: factor of each negative's (or sample's, as a negative), ``[.., q]`` or ``[.., n]``.
+        extra_weights: factor of each extra negative's, ``[.., u]``.
+        keys: features in which distances are measured, ``[.., k, channel] -> [.., k, key]``.
+        affinity_floor: smallest affinity, before the weights; 1e-3 in the released code.
+        block_size: rows of the kernel matrix held at a time; ``None`` chooses by shape.
+
+    Returns:
+        A :class:`Drift`: the samples with their gradient, the displacement without, scale 1 and the mean square of
+        the displacement.
+
+    Raises:
+        ConfigError: on an empty set, a lone sample with self pairs masked, weights without their set, a negative
+            floor or an empty block.
+        jaxtyping.TypeCheckError: if channels or leading axes differ.
+
+    Source: Deng et al., Generative Modeling via Drifting, eq. of the field and algorithm A1,
+    https://arxiv.org/abs/2602.04770. The released code differs; see :func:`released_drift`.
+
+    Example:
+        >>> from functools import partial
+        >>> from onestep_core.fields import laplace, softmax_both
+        >>> kernel = partial(laplace, temperature=1.0)
+        >>> drift = drift_field(torch.zeros(2, 1), torch.ones(3, 1), kernel=kernel, coupling=softmax_both)
+        >>> bool((drift.field > 0).all())
+        True
+    """
+    if affinity_floor < 0:
+        raise ConfigError(f"affinity_floor = {affinity_floor}: expected zero or more")
+    sets = gather(
+        samples,
+        positives,
+        negatives,
+        extra_negatives,
+        positive_weights=positive_weights,
+        negative_weights=negative_weights,
+        extra_weights=extra_weights,
+        keys=keys,
+    )
+    affinities = Affinities(
+        sets.sample_keys,
+        sets.target_keys,
+        kernel,
+        self_penalty=torch.inf if sets.repel_one_another else None,
+        block_size=block_size,
+    )
+    chosen = [(part, sets.targets[..., part, :]) for part in (sets.negative, sets.positive)]
+    potentials = affinities.potentials(coupling)
+    negative, positive = affinities.apply(potentials, chosen, weights=sets.weights, floor=affinity_floor)
+    return evaluated(samples, balance(negative, positive))
+
+
+def multi_temperature(field: Callable[[float], Field], temperatures: Sequence[float], *, normalize: bool) -> Field:
+    """The sum of one field at several temperatures, each brought to unit root mean square first or not.
+
+    Args:
+        field: from a temperature to a field.
+        temperatures: positive, at least one.
+        normalize: divide each displacement by its root mean square over the whole call (at least 1e-4). The sum
+            then says nothing about progress; ``force_norms``, one mean square a temperature, does.
+
+    Returns:
+        A field with the same arguments.
+
+    Raises:
+        ConfigError: without a temperature, or with one that is not positive.
+
+    Source: Deng et al., Generative Modeling via Drifting, appendix A.6, https://arxiv.org/abs/2602.04770.
+
+    Example:
+        >>> from functools import partial
+        >>> from onestep_core.fields import laplace, mean_shift_field
+        >>> field = multi_temperature(
+        ...     lambda t: partial(mean_shift_field, kernel=partial(laplace, temperature=t)), (0.1, 1.0), normalize=True
+        ... )
+        >>> field(torch.zeros(2, 1), torch.ones(3, 1)).force_norms.shape
+        torch.Size([2])
+    """
+    if not temperatures or not all(t > 0 for t in temperatures):
+        raise ConfigError(f"temperatures = {tuple(temperatures)}: expected at least one, all positive")
+    fields = [field(t) for t in temperatures]
+
+    def summed(samples: Tensor, positives: Tensor, negatives: Tensor | None = None, /, **keywords: Any) -> Drift:
+        drifts = [f(samples, positives, negatives, **keywords) for f in fields]
+        total = torch.zeros_like(drifts[0].field)
+        for drift in drifts:
+            total = total + (normalized(drift) if normalize else drift.field)
+        return drifts[0]._replace(field=total, force_norms=torch.cat([d.force_norms for d in drifts]))
+
+    return summed
+
+
+def normalized(drift: Drift) -> Tensor:
+    """The displacement at unit root mean square, as released: the mean square is at least 1e-8."""
+    return drift.field / drift.force_norms.clamp(min=_RMS_FLOOR).sqrt()

@@ -1,0 +1,90 @@
+"""The sets that a field is made of, checked and stacked once for every field.
+
+``negatives=None`` means that the samples repel one another, self pairs masked; ``negatives=y`` means exactly ``y``.
+Extra negatives join either. Everything enters without gradient, about a common centre, which no field can see.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from onestep_core.errors import ConfigError
+from onestep_core.precision import frozen
+
+
+class Clouds(NamedTuple):
+    """Samples ``[.., n, channel]`` and targets ``[.., m, channel]``, the negatives first."""
+
+    samples: Tensor
+    targets: Tensor
+    sample_keys: Tensor
+    target_keys: Tensor
+    weights: Tensor | None
+    negative: slice
+    positive: slice
+    repel_one_another: bool
+
+
+def gather(
+    samples: Tensor,
+    positives: Tensor,
+    negatives: Tensor | None,
+    extra_negatives: Tensor | None,
+    *,
+    positive_weights: Tensor | None,
+    negative_weights: Tensor | None,
+    extra_weights: Tensor | None,
+    keys: Callable[[Tensor], Tensor] | None,
+    alone: bool = False,
+) -> Clouds:
+    """Stack ``[negatives | extra negatives | positives]`` with their weights and keys.
+
+    Raises:
+        ConfigError: if there is no sample, no positive or no negative; with self pairs masked a lone sample has no
+            negative (``alone=True`` permits it); if weights are given for a set that is not.
+    """
+    if samples.shape[-2] < 1 or positives.shape[-2] < 1:
+        raise ConfigError(
+            f"{samples.shape[-2]} samples and {positives.shape[-2]} positives: expected at least one of each in every "
+            "group; draw real samples of the group's class, or leave the group out"
+        )
+    themselves = negatives is None
+    repelling = samples if negatives is None else negatives
+    count = repelling.shape[-2] + (0 if extra_negatives is None else extra_negatives.shape[-2])
+    if count < 1 or (themselves and count < 2 and not alone):
+        raise ConfigError(
+            f"{count} negatives in a group{' with self pairs masked' if themselves else ''}: a sample needs at least "
+            "one other to be repelled by; generate two or more samples a group, or give extra_negatives"
+        )
+    if extra_weights is not None and extra_negatives is None:
+        raise ConfigError("extra_weights were given without extra_negatives: give both or neither")
+    sets = [repelling, positives] if extra_negatives is None else [repelling, extra_negatives, positives]
+    given = [negative_weights, extra_weights, positive_weights]
+    if extra_negatives is None:
+        given.pop(1)
+    raw = [frozen(s) for s in sets]
+    weights = None
+    if any(w is not None for w in given):
+        weights = torch.cat(
+            [r.new_ones(r.shape[:-1]) if w is None else frozen(w).to(r.dtype) for r, w in zip(raw, given, strict=True)],
+            -1,
+        )
+    x = frozen(samples)
+    centre = raw[-1].mean(-2, keepdim=True)
+    targets = torch.cat(raw, -2)
+    sample_keys, target_keys = x - centre, targets - centre
+    if keys is not None:
+        sample_keys = frozen(keys(x))
+        target_keys = torch.cat([frozen(keys(r)) for r in raw], -2)
+    return Clouds(
+        x - centre,
+        targets - centre,
+        sample_keys,
+        target_keys,
+        weights,
+        slice(0, count),
+        slice(count, count + positives.shape[-2]),
+        themselves,
+    )

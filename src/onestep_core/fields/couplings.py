@@ -1,0 +1,98 @@
+"""Couplings: how a kernel becomes an affinity.
+
+Every coupling here is a diagonal scaling, ``affinity = exp(log_k - row[:, None] - column[None, :])``, so it is a
+pair of potentials and never sees the matrix. It finds them from two reductions that the field supplies, dense or
+streamed:
+
+    rows(column=None)    = logsumexp_j (log_k - column)     [.., n]
+    columns(row=None)    = logsumexp_i (log_k - row)        [.., m]
+
+Masks, sample weights and floors belong to the field. A row or column whose every pair is masked gets the
+potential 0 (its affinities are zero whatever the potential).
+"""
+
+import torch
+
+from onestep_core.errors import ConfigError
+from onestep_core.protocols import Potentials, Rows
+
+
+def unnormalized(rows: Rows, columns: Rows) -> Potentials:
+    """``affinity = k``: no scaling at all.
+
+    Example:
+        >>> log_k = torch.zeros(2, 3)
+        >>> unnormalized(lambda c=None: log_k.logsumexp(1), lambda r=None: log_k.logsumexp(0)).column
+        tensor([0., 0., 0.])
+    """
+    return Potentials(torch.zeros_like(rows()), torch.zeros_like(columns()))
+
+
+def softmax_rows(rows: Rows, columns: Rows) -> Potentials:
+    """``affinity = softmax_j(log_k)``: every sample distributes one unit over its targets.
+
+    Example:
+        >>> log_k = torch.zeros(2, 3)
+        >>> softmax_rows(lambda c=None: log_k.logsumexp(1), lambda r=None: log_k.logsumexp(0)).row
+        tensor([1.0986, 1.0986])
+    """
+    return Potentials(rows(), torch.zeros_like(columns()))
+
+
+def softmax_both(rows: Rows, columns: Rows) -> Potentials:
+    """``affinity = sqrt(softmax_j(log_k) softmax_i(log_k))``: the released drifting models' normalisation.
+
+    Source: Deng et al., Generative Modeling via Drifting, algorithm A1, https://arxiv.org/abs/2602.04770.
+
+    Example:
+        >>> log_k = torch.zeros(2, 2)
+        >>> row, column = softmax_both(lambda c=None: log_k.logsumexp(1), lambda r=None: log_k.logsumexp(0))
+        >>> (log_k - row[:, None] - column).exp()
+        tensor([[0.5000, 0.5000],
+                [0.5000, 0.5000]])
+    """
+    return Potentials(rows() / 2, columns() / 2)
+
+
+def sinkhorn(rows: Rows, columns: Rows, *, iterations: int, symmetric: bool = True) -> Potentials:
+    """Sinkhorn's scaling from zero: rows and columns both tend to a constant sum.
+
+    ``symmetric``: both potentials at once, averaged with the old ones, ``row = (row + rows(column)) / 2``; one such
+    step is :func:`softmax_both`. Otherwise alternating, ``row = rows(column)`` and then ``column = columns(row)``:
+    columns sum to one exactly. With ``n`` samples and ``m`` targets the symmetric form settles at a total mass of
+    ``sqrt(n m)``.
+
+    Args:
+        rows: the reduction over targets.
+        columns: the reduction over samples.
+        iterations: how many, at least 1.
+        symmetric: which of the two.
+
+    Raises:
+        ConfigError: if there is no iteration.
+
+    Source: Cuturi, Sinkhorn Distances, https://arxiv.org/abs/1306.0895; the symmetric update: Feydy, Geometric Data
+    Analysis beyond Convolutions, section 3.3.
+
+    Example:
+        >>> log_k = torch.tensor([[0.0, 1.0], [2.0, 0.0]])
+        >>> row, column = sinkhorn(
+        ...     lambda c=0: (log_k - c).logsumexp(1), lambda r=torch.zeros(2): (log_k - r[:, None]).logsumexp(0),
+        ...     iterations=50,
+        ... )
+        >>> (log_k - row[:, None] - column).exp().sum(1).round(decimals=4)
+        tensor([1., 1.])
+    """
+    if iterations < 1:
+        raise ConfigError(f"iterations = {iterations}: expected at least one; `unnormalized` is none")
+    if symmetric:
+        row, column = rows() / 2, columns() / 2
+        for _ in range(iterations - 1):
+            row, column = (row + rows(column)) / 2, (column + columns(row)) / 2
+        return Potentials(row, column)
+    row = rows()
+    column = columns(row)
+    for _ in range(iterations - 1):
+        row = rows(column)
+        column = columns(row)
+    return Potentials(row, column)

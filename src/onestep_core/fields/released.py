@@ -1,0 +1,195 @@
+"""Drift as released: the ImageNet algorithm and the authors' notebook, to the last constant.
+
+Both differ from the paper's formula, and from one another. In both the samples are always negatives.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from onestep_core.errors import ConfigError
+from onestep_core.fields.attraction_repulsion import balance, evaluated, normalized
+from onestep_core.fields.clouds import gather
+from onestep_core.fields.couplings import softmax_both
+from onestep_core.fields.kernels import distances
+from onestep_core.fields.streaming import Affinities, Sums, block_rows
+from onestep_core.precision import full
+from onestep_core.protocols import Drift
+from onestep_core.typing import typed
+
+_DISTANCE_FLOOR = 1e-4
+_SCALE_FLOOR = 1e-3
+_SELF_PENALTY = 100.0
+
+
+def _always(negatives: Tensor | None, name: str) -> None:
+    if negatives is not None:
+        raise ConfigError(
+            f"{name} takes no explicit negatives: in this algorithm the samples always repel one another; "
+            "give further ones as extra_negatives, or use drift_field"
+        )
+
+
+@typed
+def released_drift(
+    samples: Float[Tensor, "*groups n channel"],
+    positives: Float[Tensor, "*groups p channel"],
+    negatives: Float[Tensor, "*groups q channel"] | None = None,
+    *,
+    extra_negatives: Float[Tensor, "*groups u channel"] | None = None,
+    temperatures: tuple[float, ...] = (0.02, 0.05, 0.2),
+    positive_weights: Float[Tensor, "*groups p"] | None = None,
+    negative_weights: Float[Tensor, "*groups n"] | None = None,
+    extra_weights: Float[Tensor, "*groups u"] | None = None,
+    affinity_floor: float = 1e-3,
+    block_size: int | None = None,
+) -> Drift:
+    """The drift of the released ImageNet training.
+
+    With targets ``Y = [x | extra negatives | positives]``, weights ``w`` and ``d_ij = max(|x_i - Y_j|, 1e-4)``:
+
+    1. one scale for the whole call, ``s = mean(d w) / mean(w)``, self pairs included; ``s_in = max(s / sqrt(channel),
+       1e-3)``;
+    2. per temperature ``R``: log-kernel ``-d / (max(s, 1e-3) R)``, the self pair lowered by ``100 / R``; affinity
+       ``A = w max(softmax_both, affinity_floor)``;
+    3. ``F_R`` = the attraction-repulsion field of ``A`` in coordinates divided by ``s_in``; ``m_R`` its mean square
+       over the whole call;
+    4. ``V = sum_R F_R / sqrt(max(m_R, 1e-8))``.
+
+    The masked self pair and every far pair keep the affinity ``affinity_floor``. Scale and root mean square are shared
+    by all groups, so groups influence one another. At one temperature the mean of ``V^2`` is 1 whatever the samples: the
+    loss says nothing about progress, ``scale`` and ``force_norms`` do. Small temperatures collapse raw pixels to the
+    mean image.
+
+    Args:
+        samples: points to move, ``[.., n, channel]``.
+        positives: real points, ``[.., p, channel]``.
+        negatives: must be ``None``; the samples are the negatives.
+        extra_negatives: real unconditional points, ``[.., u, channel]``.
+        temperatures: relative to the mean distance, positive; their order is that of ``force_norms``.
+        positive_weights: ``[.., p]``.
+        negative_weights: of the samples as negatives, ``[.., n]``; the rows of the loss are not weighted.
+        extra_weights: ``[.., u]``, see :func:`onestep_core.flow.drift_negative_weight`.
+        affinity_floor: 1e-3 as released; 0 is the paper's algorithm A1.
+        block_size: rows of the kernel matrix held at a time; ``None`` chooses by shape.
+
+    Returns:
+        A :class:`Drift` with ``samples = x / s_in`` (its gradient through ``x`` alone), ``field = V``, ``scale = s``
+        and ``force_norms = m_R``, ``[temperature]``.
+
+    Raises:
+        ConfigError: with explicit negatives, an empty set, no temperature or one that is not positive.
+
+    Source: Deng et al., Generative Modeling via Drifting, appendix A, https://arxiv.org/abs/2602.04770; released
+    code lambertae/drifting, ``drift_loss.py`` (its loss is the mean of ``V^2`` over a row; it computes in float32).
+
+    Example:
+        >>> drift = released_drift(torch.randn(4, 3), torch.randn(6, 3), temperatures=(0.2,))
+        >>> drift.field.square().mean().round(decimals=3)
+        tensor(1.)
+    """
+    _always(negatives, "released_drift")
+    if not temperatures or not all(t > 0 for t in temperatures) or affinity_floor < 0:
+        raise ConfigError(
+            f"temperatures = {temperatures}, affinity_floor = {affinity_floor}: expected at least one temperature, "
+            "all positive, and a floor of zero or more"
+        )
+    sets = gather(
+        samples,
+        positives,
+        None,
+        extra_negatives,
+        positive_weights=positive_weights,
+        negative_weights=negative_weights,
+        extra_weights=extra_weights,
+        keys=None,
+        alone=True,
+    )
+    scale = _mean_distance(sets.samples, sets.targets, sets.weights, block_size)
+    unit = (scale / samples.shape[-1] ** 0.5).clamp(min=_SCALE_FLOOR)
+    length = scale.clamp(min=_SCALE_FLOOR)
+    chosen = [(part, sets.targets[..., part, :] / unit) for part in (sets.negative, sets.positive)]
+    total, norms = torch.zeros_like(sets.samples), list[Tensor]()
+    for temperature in temperatures:
+
+        def kernel(x: Tensor, y: Tensor, /, *, at: float = temperature) -> Tensor:
+            return distances(x, y).clamp(min=_DISTANCE_FLOOR) / (length * -at)
+
+        affinities = Affinities(
+            sets.samples, sets.targets, kernel, self_penalty=_SELF_PENALTY / temperature, block_size=block_size
+        )
+        potentials = affinities.potentials(softmax_both)
+        negative, positive = affinities.apply(potentials, chosen, weights=sets.weights, floor=affinity_floor)
+        one = evaluated(samples, balance(negative, positive))
+        total = total + normalized(one)
+        norms.append(one.force_norms)
+    return Drift(full(samples) / unit, total, scale, torch.cat(norms))
+
+
+def _mean_distance(x: Tensor, y: Tensor, weights: Tensor | None, block_size: int | None) -> Tensor:
+    """``mean(d w) / mean(w)`` over every pair of the call, 0-d."""
+    n, m = x.shape[-2], y.shape[-2]
+    size = block_rows(x[..., 0, 0].numel(), n, m, block_size)
+    total = x.new_zeros(())
+    for start in range(0, n, size):
+        d = distances(x[..., start : start + size, :], y).clamp(min=_DISTANCE_FLOOR)
+        total = total + (d if weights is None else d * weights.unsqueeze(-2)).sum()
+    mass = x.new_ones(()) if weights is None else weights.mean()
+    return total / (x[..., 0].numel() * m) / mass
+
+
+@typed
+def notebook_drift(
+    samples: Float[Tensor, "n channel"],
+    positives: Float[Tensor, "p channel"],
+    negatives: Float[Tensor, "q channel"] | None = None,
+    *,
+    temperature: float = 0.05,
+) -> Drift:
+    """The drift of the authors' two-dimensional notebook: no scaling, no floor, normalised in the linear domain.
+
+    ``k = exp(-d / temperature)`` with ``d = 1e6`` for self pairs, ``A = k / sqrt(max(row sum * column sum, 1e-12))``,
+    ``V_i = (sum_n A_in) sum_p A_ip y_p - (sum_p A_ip) sum_n A_in x_n``. Where all distances are much larger than the
+    temperature the kernel underflows and the drift with it. Dense: for the notebook's sizes.
+
+    Args:
+        samples: points to move, ``[n, channel]``; a lone one gets no drift.
+        positives: real points, ``[p, channel]``.
+        negatives: must be ``None``; the samples are the negatives.
+        temperature: in units of the points, positive; 0.05 in the notebook.
+
+    Returns:
+        A :class:`Drift`, scale 1. The notebook's loss is the mean of ``field^2`` over everything.
+
+    Raises:
+        ConfigError: with explicit negatives, an empty set, or a temperature that is not positive.
+
+    Source: lambertae/lambertae.github.io, ``drifting_model_demo.ipynb``, ``compute_drift``.
+
+    Example:
+        >>> notebook_drift(torch.zeros(1, 2), torch.ones(3, 2)).field
+        tensor([[0., 0.]])
+    """
+    _always(negatives, "notebook_drift")
+    if not temperature > 0:
+        raise ConfigError(f"temperature = {temperature}: expected a positive number")
+    sets = gather(
+        samples,
+        positives,
+        None,
+        None,
+        positive_weights=None,
+        negative_weights=None,
+        extra_weights=None,
+        keys=None,
+        alone=True,
+    )
+    d = distances(sets.samples, sets.targets)
+    index = torch.arange(d.shape[1], device=d.device)
+    k = (d.masked_fill(index[: d.shape[0]].unsqueeze(-1) == index, 1e6) / -temperature).exp()
+    affinity = k / (k.sum(1, keepdim=True) * k.sum(0, keepdim=True)).clamp(min=1e-12).sqrt()
+    negative, positive = (
+        Sums(affinity[:, part] @ sets.targets[part], affinity[:, part].sum(1))
+        for part in (sets.negative, sets.positive)
+    )
+    return evaluated(samples, balance(negative, positive))

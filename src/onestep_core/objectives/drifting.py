@@ -1,0 +1,176 @@
+"""Drifting: samples pulled along a field that data and the samples themselves make.
+
+The generator is trained to be where it would be after a small drift,
+
+    loss = distance(f(noise), sg[f(noise) + V(f(noise))]),
+
+with the field recomputed from the current samples at every step. No path, no teacher, no second network; sampling is
+one evaluation. The value of the loss is ``|V|^2``: where the field is normalised it says nothing about progress, and a
+field that vanishes does not by itself say that the laws are equal. Watch :mod:`onestep_core.evidence` instead.
+
+Samples interact, so the field is computed for whole groups and per-sample transforms apply to the pull alone.
+"""
+
+from collections.abc import Mapping
+
+from jaxtyping import Float
+from torch import Tensor
+
+from onestep_core.errors import ConfigError
+from onestep_core.protocols import Field
+from onestep_core.regression import Regression, pull
+from onestep_core.shapes import clouds, uncloud
+from onestep_core.typing import Sample, typed
+
+
+def _located(name: str, points: Tensor) -> Tensor:
+    if points.ndim == 2:
+        return points.unsqueeze(1)
+    if points.ndim == 3:
+        return points
+    raise ConfigError(
+        f"{name} of shape {tuple(points.shape)}: expected [batch, channel] or [batch, location, channel]; "
+        "flatten a whole image to one point with .flatten(1), or move its locations to the middle axis"
+    )
+
+
+def _group_weights(weights: Tensor, extra: Tensor, groups: int, locations: int) -> Tensor:
+    """``[groups]`` or one an extra negative, as ``[groups * location, n]``."""
+    count = extra.shape[0]
+    if weights.shape[0] == groups:
+        weights = weights.repeat_interleave(count // groups)
+    elif weights.shape[0] != count:
+        raise ConfigError(
+            f"{weights.shape[0]} extra_weights for {count} extra negatives in {groups} groups: "
+            "expected one a group or one an extra negative"
+        )
+    return clouds(weights.reshape(count, 1, 1).expand(count, locations, 1), groups).squeeze(-1)
+
+
+@typed
+def drifting_regression(
+    samples: Sample,
+    positives: Float[Tensor, "positive ..."],
+    negatives: Float[Tensor, "negative ..."] | None = None,
+    *,
+    field: Field,
+    groups: int = 1,
+    extra_negatives: Float[Tensor, "extra ..."] | None = None,
+    extra_weights: Float[Tensor, " weight"] | None = None,
+) -> Regression:
+    """``x`` against ``sg[x + V]``, in the units of the field and the layout of the samples.
+
+    Args:
+        samples: what the generator made, ``[batch, channel]`` or ``[batch, location, channel]``.
+        positives: real points of the same groups, ``[positive, ...]``.
+        negatives: what repels, exactly; ``None``: the samples of a group repel one another.
+        field: any :class:`~onestep_core.protocols.Field`, its numbers bound.
+        groups: classes, which lie contiguously and with equal counts in every set. A group sees itself alone; every
+            location of a group is one cloud.
+        extra_negatives: real unconditional points of each group, for guidance, ``[extra, ...]``.
+        extra_weights: one a group, ``[groups]``, or one an extra negative, ``[extra]``; see
+            :func:`onestep_core.flow.drift_negative_weight`.
+
+    Returns:
+        Prediction and target in the layout of ``samples``, at least float32.
+
+    Raises:
+        ConfigError: if a set has another rank, does not divide into the groups, or is empty; if weights fit neither
+            groups nor extra negatives; and what the field raises.
+        jaxtyping.TypeCheckError: if channels or locations differ.
+
+    Source: Deng et al., Generative Modeling via Drifting, section 3, https://arxiv.org/abs/2602.04770.
+
+    Example:
+        >>> import torch
+        >>> from functools import partial
+        >>> from onestep_core.fields import laplace, mean_shift_field
+        >>> from onestep_core.regression import mse
+        >>> field = partial(mean_shift_field, kernel=partial(laplace, temperature=0.5))
+        >>> generator = torch.nn.Linear(2, 2)
+        >>> loss = mse(*drifting_regression(generator(torch.randn(8, 2)), torch.randn(12, 2), field=field)).mean()
+        >>> loss.backward()
+    """
+    located = _located("samples", samples)
+    locations = located.shape[1]
+
+    def cloud(name: str, points: Tensor) -> Tensor:
+        if points.shape[0] == 0:
+            raise ConfigError(f"{name} are empty: expected at least one in every group")
+        return clouds(_located(name, points), groups)
+
+    keywords: dict[str, Tensor] = {}
+    if extra_negatives is not None:
+        keywords["extra_negatives"] = cloud("extra_negatives", extra_negatives)
+        if extra_weights is not None:
+            keywords["extra_weights"] = _group_weights(extra_weights, extra_negatives, groups, locations)
+    elif extra_weights is not None:
+        raise ConfigError("extra_weights were given without extra_negatives: give both or neither")
+    drift = field(
+        clouds(located, groups),
+        cloud("positives", positives),
+        None if negatives is None else cloud("negatives", negatives),
+        **keywords,
+    )
+    return pull(
+        uncloud(drift.samples, groups).reshape(samples.shape), uncloud(drift.field, groups).reshape(samples.shape)
+    )
+
+
+def drifting_regressions(
+    generated: Mapping[str, Tensor],
+    positives: Mapping[str, Tensor],
+    negatives: Mapping[str, Tensor] | None = None,
+    *,
+    field: Field,
+    groups: int = 1,
+    extra_negatives: Mapping[str, Tensor] | None = None,
+    extra_weights: Tensor | None = None,
+) -> dict[str, Regression]:
+    """:func:`drifting_regression` for every feature: ``sum(mse(*r) for r in ....values())`` is the released loss.
+
+    Args:
+        generated: features of the samples by name, each ``[batch, location, channel]``, with their graph.
+        positives: the same features of real samples.
+        negatives: of explicit negatives, or ``None``.
+        field: used for every feature; it sees the channels of that feature.
+        groups: classes, contiguous in every batch.
+        extra_negatives: of real unconditional samples.
+        extra_weights: as in :func:`drifting_regression`, shared by all features.
+
+    Returns:
+        One regression a feature; each has its own shape, so distances are summed after they are per sample.
+
+    Raises:
+        ConfigError: if the mappings do not have the same names, or are empty; and what one feature raises.
+
+    Source: Deng et al., section 4 and appendix A.5, https://arxiv.org/abs/2602.04770; lambertae/drifting, ``train.py``.
+
+    Example:
+        >>> import torch
+        >>> from onestep_core.fields import released_drift
+        >>> features = lambda n: {"pixels": torch.randn(n, 1, 4), "patches": torch.randn(n, 9, 2)}
+        >>> pairs = drifting_regressions(features(4), features(6), field=released_drift, groups=2)
+        >>> sorted(pairs), pairs["patches"].prediction.shape
+        (['patches', 'pixels'], torch.Size([4, 9, 2]))
+    """
+    if not generated:
+        raise ConfigError("no features: expected a mapping from names to [batch, location, channel]")
+    for name, others in (("positives", positives), ("negatives", negatives), ("extra_negatives", extra_negatives)):
+        if others is not None and set(others) != set(generated):
+            raise ConfigError(
+                f"{name} lack the features {sorted(set(generated) - set(others))} and have the unexpected "
+                f"{sorted(set(others) - set(generated))}: apply the same feature function to every set"
+            )
+    return {
+        key: drifting_regression(
+            samples,
+            positives[key],
+            None if negatives is None else negatives[key],
+            field=field,
+            groups=groups,
+            extra_negatives=None if extra_negatives is None else extra_negatives[key],
+            extra_weights=extra_weights,
+        )
+        for key, samples in generated.items()
+    }

@@ -1,0 +1,136 @@
+"""Modules as callables, evaluations counted, parameters frozen; samplers."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from onestep_adapters.networks import (
+    as_average_velocity,
+    as_flow_map,
+    as_one_step,
+    as_velocity,
+    count_calls,
+    frozen,
+    with_condition,
+)
+from onestep_adapters.samplers import one_step, sample_ode
+from onestep_core.errors import ConfigError
+from onestep_core.flow import Linear, Trigonometric, VarianceExploding, euler, flow_map_from_average_velocity, heun
+from onestep_core.flow import reverse as reverse_path
+from tests.toy import F64, Net
+
+PATHS = [Linear(), Trigonometric(0.5), VarianceExploding(0.01, 5.0), reverse_path(Linear())]
+
+
+def noise(count=6):
+    return torch.randn(count, 3, generator=torch.Generator().manual_seed(3), dtype=F64)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda p: type(p).__name__)
+def test_one_step_is_exact_on_a_straight_flow_and_calls_once(path):
+    """Data concentrated at mu: the average velocity between any two times is known for every path."""
+    mu = torch.tensor([1.0, -2.0, 0.5], dtype=F64)
+
+    def position(z, t, s):
+        (a_t, b_t), (a_s, b_s) = path.coefficients(t), path.coefficients(s)
+        return a_s[:, None] * mu + (b_s / b_t)[:, None] * (z - a_t[:, None] * mu)
+
+    network = count_calls(lambda z, t, s: (position(z, t, s) - z) / (s - t)[:, None])
+    samples = one_step(network, noise(), path=path)
+    assert network.calls == 1
+    first, last = (path.coefficients(torch.full((1,), end, dtype=F64)) for end in (path.noise_time, path.data_time))
+    # The prior has no data in it; where the path's noise end has, the difference is felt at the data end.
+    expected = last[0] * mu + last[1] * (noise() - first[0] / first[1] * mu)
+    torch.testing.assert_close(samples, expected, rtol=1e-9, atol=1e-9)
+    assert torch.equal(as_one_step(network, path=path)(noise()), samples)
+    assert network.calls == 2
+
+
+@pytest.mark.parametrize(("method", "cost", "order"), [(euler, 1, 1), (heun, 2, 2)])
+def test_ode_sampler_converges_at_the_methods_order_and_says_its_cost(method, cost, order):
+    """Data N(0, s^2): velocity linear in z, and the map from noise to data is multiplication by s."""
+    scale, path = 0.5, Linear()
+
+    def velocity(z, t):
+        variance = (1 - t) ** 2 * scale**2 + t**2
+        return z * ((t - (1 - t) * scale**2) / variance)[:, None]
+
+    errors = []
+    for steps in (20, 40):
+        network = count_calls(velocity)
+        samples = sample_ode(network, noise(), path=path, steps=steps, method=method)
+        assert network.calls == cost * steps
+        errors.append((samples - scale * noise()).abs().max())
+    assert errors[0] / errors[1] == pytest.approx(2**order, rel=0.25)
+
+
+def test_samplers_keep_gradients_and_refuse_no_steps():
+    z = noise().requires_grad_()
+    one_step(lambda z, t, s: z.square(), z, path=Linear()).sum().backward()
+    torch.testing.assert_close(z.grad, 1 - 2 * z.detach())
+    with pytest.raises(ConfigError, match="0 steps"):
+        sample_ode(lambda z, t: z, noise(), path=Linear(), steps=0)
+
+
+def test_frozen_passes_gradients_to_the_input_only_and_follows_the_module():
+    net, t = Net(1), torch.rand(6, dtype=F64)
+    z = noise().requires_grad_()
+    stopped = frozen(net)
+    stopped(z, t).square().sum().backward()
+    gradient = z.grad
+    assert all(p.grad is None and p.requires_grad for p in net.parameters())
+    z.grad = None
+    net(z, t).square().sum().backward()
+    torch.testing.assert_close(z.grad, gradient)
+    with torch.no_grad():
+        net.last.bias.add_(1.0)
+    assert torch.equal(stopped(z, t), net(z, t))
+    with pytest.raises(ConfigError, match="nn.Module"):
+        frozen(lambda z: z)
+
+
+def test_frozen_under_transforms():
+    net, t = Net(1), torch.rand(6, dtype=F64)
+    parameters = dict(net.named_parameters())
+
+    def loss(parameters, z):
+        return torch.func.functional_call(net, parameters, (frozen(net)(z, t), t)).sum()
+
+    # The inner, frozen call contributes nothing; the outer one does.
+    inner = net(noise(), t).detach()
+    expected = torch.func.grad(lambda p: torch.func.functional_call(net, p, (inner, t)).sum())(parameters)
+    found = torch.func.grad(loss)(parameters, noise())
+    for name in parameters:
+        torch.testing.assert_close(found[name], expected[name])
+    value, tangent = torch.func.jvp(lambda z: frozen(net)(z, t), (noise(),), (noise(),))
+    torch.testing.assert_close(tangent, torch.func.jvp(lambda z: net(z, t), (noise(),), (noise(),))[1])
+    compiled = torch.compile(lambda z: frozen(net)(z, t), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(noise()), value)
+
+
+def test_conditions_units_and_outputs():
+    class Foreign(nn.Module):
+        def forward(self, z, *times, label, return_dict=True):
+            return {"sample": torch.cat([z * times[-1][:, None], z], 1) + label[:, None]}
+
+    label, t, s = torch.arange(6.0, dtype=F64), torch.full((6,), 0.5, dtype=F64), torch.full((6,), 0.25, dtype=F64)
+    network = with_condition(Foreign(), label=label)
+    first = partial(torch.Tensor.narrow, dim=1, start=0, length=3)
+    velocity = as_velocity(network, time_scale=1000.0, output=lambda r: first(r["sample"]))
+    torch.testing.assert_close(velocity(noise(), t), noise() * 500 + label[:, None])
+    for adapt in (as_average_velocity, as_flow_map):
+        network_of_two = adapt(network, output=lambda r: first(r["sample"]))
+        torch.testing.assert_close(network_of_two(noise(), t, s), noise() * 0.25 + label[:, None])
+    with pytest.raises(ConfigError, match="returned a dict"):
+        as_velocity(network)(noise(), t)
+    with pytest.raises(ConfigError, match="extra"):
+        as_flow_map(network, output=lambda r: r["sample"])(noise(), t, s)
+
+
+def test_one_step_is_the_flow_map_between_the_ends():
+    net, path = Net(2), Linear()
+    ends = (torch.ones(6, dtype=F64), torch.zeros(6, dtype=F64))
+    expected = flow_map_from_average_velocity(net)(noise(), *ends)
+    assert torch.equal(one_step(net, noise(), path=path), expected)
