@@ -22,6 +22,7 @@ test: .venv/.installed
 
 thorough: .venv/.installed
 	ONESTEP_LAW_EXAMPLES=2000 $(BIN)/python -m pytest -n 2 -m thorough $(ARGS)
+	ONESTEP_COMPILE=inductor $(BIN)/python -m pytest -n 2 tests/test_transforms.py
 
 format: .venv/.installed
 	$(BIN)/ruff check --fix .

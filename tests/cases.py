@@ -8,11 +8,21 @@ import torch
 from onestep_adapters.testing import Law, laws, strategies
 from onestep_core import flow, objectives, regression
 from onestep_core.evidence import GaussianMixture
-from onestep_core.fields.attraction_repulsion import drift_field, multi_temperature
-from onestep_core.fields.couplings import sinkhorn, softmax_both, softmax_rows, unnormalized
-from onestep_core.fields.kernels import gaussian, inverse_multiquadric, laplace, matern
-from onestep_core.fields.mean_shift import mean_shift_field
-from onestep_core.fields.released import notebook_drift, released_drift
+from onestep_core.fields import (
+    drift_field,
+    gaussian,
+    inverse_multiquadric,
+    laplace,
+    matern,
+    mean_shift_field,
+    multi_temperature,
+    notebook_drift,
+    released_drift,
+    sinkhorn,
+    softmax_both,
+    softmax_rows,
+    unnormalized,
+)
 
 TWO_MODES = GaussianMixture.isotropic([0.3, 0.7], [[-1.0, 0.5], [1.0, 0.0]], 0.5)
 
@@ -136,6 +146,10 @@ OBJECTIVES: dict[str, tuple[Any, dict[str, Any]]] = {
             network, p.z, p.v, p.t, p.s, derivative=partial(flow.central_difference, step=1e-4)
         ),
         {"exact": _oracle("average_velocity", steps=6), "marginal": True},
+    ),
+    "drifting": (
+        lambda network, p: objectives.drifting_regression(network(p.noise), p.data, field=FIELDS["drift_both"][0]),
+        {"independent": False},
     ),
 }
 

@@ -105,6 +105,15 @@ def test_digits():
     assert torch.equal(digits.load_digits().train.images, splits.train.images)
 
 
+def test_quantizing_keeps_real_images_and_lands_on_their_levels():
+    digits = pytest.importorskip("onestep_adapters.data.digits", exc_type=MissingExtraError)
+    images = digits.load_digits().train.images
+    assert torch.equal(digits.quantize(images), images)
+    noisy = images + 0.06 * (2 * torch.rand(images.shape, generator=torch.Generator().manual_seed(0)) - 1)
+    assert torch.equal(digits.quantize(noisy), images)
+    assert set(digits.quantize(3 * torch.randn(9, 1, 8, 8)).unique().tolist()) <= {k / 8 - 1 for k in range(17)}
+
+
 def test_other_digits_are_refused(monkeypatch):
     digits = pytest.importorskip("onestep_adapters.data.digits", exc_type=MissingExtraError)
     changed = digits.datasets.load_digits()

@@ -43,6 +43,7 @@ from onestep_adapters.metrics import (
     write_report,
 )
 from onestep_core.errors import ConfigError
+from onestep_core.fields.divergences import energy_distance
 
 
 def generator(seed=0):
@@ -222,6 +223,14 @@ def test_toy_bars_miss_a_lost_mode_a_wrong_width_and_an_untrained_yardstick(ring
     assert verdict.reasons[1].startswith("miss")
     assert passes(real, real._replace(score=0.031)).text == "yardstick not trained"
     assert passes(real, real._replace(score=math.nan)).text == "yardstick not trained"
+
+
+def test_toy_energies_are_the_energy_distance(ring):
+    _, reference = ring
+    drawn = []
+    found = scored(ring, lambda n, g: drawn.append(torch.randn(n, 2, generator=g)) or drawn[-1])
+    energies = [energy_distance(x.double(), y).item() for x, y in zip(drawn, reference.real, strict=True)]
+    assert found.energy == pytest.approx(sum(energies) / 3, rel=1e-10)
 
 
 def test_toy_score_limit_and_average():

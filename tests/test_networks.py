@@ -87,7 +87,7 @@ def test_frozen_passes_gradients_to_the_input_only_and_follows_the_module():
     with torch.no_grad():
         net.last.bias.add_(1.0)
     assert torch.equal(stopped(z, t), net(z, t))
-    with pytest.raises(ConfigError, match="nn.Module"):
+    with pytest.raises(ConfigError, match=r"nn\.Module"):
         frozen(lambda z: z)
 
 

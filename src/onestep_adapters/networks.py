@@ -67,7 +67,11 @@ def _checked(output: Any, z: Tensor) -> Tensor:
 
 
 def as_velocity(
-    module: Callable[..., Any], *, time_scale: float = 1.0, output: Callable[[Any], Tensor] = _tensor
+    module: Callable[..., Any],
+    *,
+    time_scale: float = 1.0,
+    output: Callable[[Any], Tensor] = _tensor,
+    **condition: Any,
 ) -> Velocity:
     """``(z, t) -> output(module(z, time_scale t))``, an instantaneous velocity ``dz/dt``.
 
@@ -76,6 +80,7 @@ def as_velocity(
         time_scale: factor from the path's unit of time to the network's: 1000 for most diffusion
             transformers. The output stays a velocity per unit of the *path's* time.
         output: picks the tensor from what the module returns.
+        condition: keyword arguments of the module, as in :func:`with_condition`.
 
     Raises:
         ConfigError: at a call, if the output is no tensor of the shape of ``z``.
@@ -87,13 +92,17 @@ def as_velocity(
     """
 
     def velocity(z: Tensor, t: Tensor, /) -> Tensor:
-        return _checked(output(module(z, t * time_scale)), z)
+        return _checked(output(module(z, t * time_scale, **condition)), z)
 
     return velocity
 
 
 def as_average_velocity(
-    module: Callable[..., Any], *, time_scale: float = 1.0, output: Callable[[Any], Tensor] = _tensor
+    module: Callable[..., Any],
+    *,
+    time_scale: float = 1.0,
+    output: Callable[[Any], Tensor] = _tensor,
+    **condition: Any,
 ) -> AverageVelocity:
     """``(z, t, s) -> output(module(z, time_scale t, time_scale s))``, the mean velocity from ``t`` to ``s``.
 
@@ -101,6 +110,7 @@ def as_average_velocity(
         module: called with ``z`` of ``[batch, *shape]``, source and target time, each ``[batch]``.
         time_scale: as in :func:`as_velocity`.
         output: picks the tensor from what the module returns.
+        condition: keyword arguments of the module, as in :func:`with_condition`.
 
     Raises:
         ConfigError: at a call, if the output is no tensor of the shape of ``z``.
@@ -112,13 +122,17 @@ def as_average_velocity(
     """
 
     def average_velocity(z: Tensor, t: Tensor, s: Tensor, /) -> Tensor:
-        return _checked(output(module(z, t * time_scale, s * time_scale)), z)
+        return _checked(output(module(z, t * time_scale, s * time_scale, **condition)), z)
 
     return average_velocity
 
 
 def as_flow_map(
-    module: Callable[..., Any], *, time_scale: float = 1.0, output: Callable[[Any], Tensor] = _tensor
+    module: Callable[..., Any],
+    *,
+    time_scale: float = 1.0,
+    output: Callable[[Any], Tensor] = _tensor,
+    **condition: Any,
 ) -> FlowMap:
     """``(z, t, s) -> output(module(z, time_scale t, time_scale s))``, the state at ``s``, predicted directly.
 
@@ -128,6 +142,7 @@ def as_flow_map(
         module: called with ``z`` of ``[batch, *shape]``, source and target time, each ``[batch]``.
         time_scale: as in :func:`as_velocity`.
         output: picks the tensor from what the module returns.
+        condition: keyword arguments of the module, as in :func:`with_condition`.
 
     Raises:
         ConfigError: at a call, if the output is no tensor of the shape of ``z``.
@@ -139,7 +154,7 @@ def as_flow_map(
     """
 
     def flow_map(z: Tensor, t: Tensor, s: Tensor, /) -> Tensor:
-        return _checked(output(module(z, t * time_scale, s * time_scale)), z)
+        return _checked(output(module(z, t * time_scale, s * time_scale, **condition)), z)
 
     return flow_map
 
@@ -159,7 +174,7 @@ def as_one_step(average_velocity: AverageVelocity, *, path: Path) -> OneStepGene
     Example:
         >>> from onestep_core.flow import Linear
         >>> generate = as_one_step(lambda z, t, s: z - 3.0, path=Linear())
-        >>> generate(torch.randn(1, 2))
+        >>> generate(torch.ones(1, 2))
         tensor([[3., 3.]])
     """
 
@@ -171,8 +186,8 @@ def as_one_step(average_velocity: AverageVelocity, *, path: Path) -> OneStepGene
     return generate
 
 
-class CountedCalls:
-    """A callable that counts its calls; made by :func:`count_calls`.
+class Counted:
+    """A callable that counts its calls; also made by :func:`count_calls`.
 
     Attributes:
         calls: number of calls so far, whatever their batch; assign 0 to start again.
@@ -188,7 +203,7 @@ class CountedCalls:
         return self._function(*args, **kwargs)
 
 
-def count_calls(function: Callable[..., Any]) -> CountedCalls:
+def count_calls(function: Callable[..., Any]) -> Counted:
     """``function`` with a number of network evaluations, ``.calls``.
 
     A call is one evaluation of the whole batch. A call inside ``torch.func.jvp`` counts once, although it
@@ -200,13 +215,13 @@ def count_calls(function: Callable[..., Any]) -> CountedCalls:
         >>> network.calls
         2
     """
-    return CountedCalls(function)
+    return Counted(function)
 
 
 def frozen(module: nn.Module) -> Callable[..., Any]:
-    """``module`` with its parameters detached at every call: the gradient passes to the input only.
+    """``module`` with parameters and buffers detached at every call: the gradient passes to the input only.
 
-    The parameters are not copied, so the callable follows a module that goes on training (an EMA, a fake
+    Nothing is copied, so the callable follows a module that goes on training (an EMA, a fake
     score). A forward-mode tangent stops at the parameters too. Nothing else about the module changes:
     dropout, and batch normalisation's running statistics, act as its mode says.
 
@@ -229,7 +244,7 @@ def frozen(module: nn.Module) -> Callable[..., Any]:
         )
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        parameters = {name: parameter.detach() for name, parameter in module.named_parameters()}
-        return torch.func.functional_call(module, parameters, args, kwargs)
+        tensors = {name: tensor.detach() for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+        return torch.func.functional_call(module, tensors, args, kwargs)
 
     return call

@@ -160,12 +160,12 @@ class Drift(NamedTuple):
 class Field(Protocol):
     """A displacement of every sample, towards ``positives`` and away from ``negatives``.
 
-    ``negatives=None``: the samples repel one another. Keywords: ``extra_negatives``, ``extra_weights`` and
-    whatever the field adds.
+    Called as ``field(samples, positives, negatives)`` with clouds ``[.., n, channel]``; ``negatives=None``: the samples
+    repel one another. Extra negatives come as the keywords ``extra_negatives`` and ``extra_weights``.
     """
 
     def __call__(
-        self, samples: Tensor, positives: Tensor, negatives: Tensor | None = None, /, **keywords: Any
+        self, samples: Tensor, positives: Tensor, negatives: Tensor | None = None, /, *rest: Any, **keywords: Any
     ) -> Drift: ...
 
 

@@ -1,6 +1,7 @@
 """Networks in plain torch that every derivative of the core passes through."""
 
 from onestep_adapters.backbones.conditioning import Conditioning as Conditioning
+from onestep_adapters.backbones.convolutional import ConvNet as ConvNet
 from onestep_adapters.backbones.dit import DiT as DiT
 from onestep_adapters.backbones.dit import plain_attention as plain_attention
 from onestep_adapters.backbones.mlp import MLP as MLP

@@ -137,7 +137,7 @@ class Conditioning(nn.Module):
             features = torch.cat(
                 [sinusoids(x, count=self.frequencies, max_frequency=self.max_frequency) for x in numbers], dim=1
             )
-            condition = self.time(features.to(self.time[0].weight.dtype))
+            condition = self.time(features.to(next(self.time.parameters()).dtype))
         if self.label is not None:
             if label is None:
                 label = torch.full((z.shape[0],), self.label.num_embeddings - 1, device=z.device)

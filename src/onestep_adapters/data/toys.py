@@ -30,6 +30,11 @@ def _not_negative(_: object, attribute: "attrs.Attribute[float]", value: float) 
         raise ConfigError(f"{attribute.name} = {value!r}: expected a finite number of at least 0")
 
 
+def _share(_: object, attribute: "attrs.Attribute[float]", value: float) -> None:
+    if not 0 < value < 1:
+        raise ConfigError(f"{attribute.name} = {value!r}: expected a share strictly between 0 and 1")
+
+
 def _device(generator: torch.Generator | None) -> torch.device:
     return torch.device("cpu") if generator is None else generator.device
 
@@ -103,14 +108,9 @@ class UnequalMixture:
         tensor([0.3000, 0.7000])
     """
 
-    first_weight: float = attrs.field(default=0.3)
+    first_weight: float = attrs.field(default=0.3, validator=_share)
     distance: float = attrs.field(default=3.0, validator=_positive)
     std: float = attrs.field(default=0.3, validator=_positive)
-
-    @first_weight.validator
-    def _is_a_share(self, _: object, value: float) -> None:
-        if not 0 < value < 1:
-            raise ConfigError(f"first_weight = {value!r}: expected a share strictly between 0 and 1")
 
     @property
     def means(self) -> Tensor:
@@ -213,10 +213,10 @@ class TwoMoons:
 Toy = EightGaussians | UnequalMixture | Checkerboard | SwissRoll | TwoMoons
 
 TOYS: Mapping[str, Toy] = {
-    "eight-gaussians": EightGaussians(),
+    "8gaussians": EightGaussians(),
     "checkerboard": Checkerboard(),
     "swiss-roll": SwissRoll(),
     "two-moons": TwoMoons(),
-    "unequal-mixture": UnequalMixture(),
+    "unequal": UnequalMixture(),
 }
 """The laws by their names on the command line."""

@@ -31,7 +31,7 @@ def one_step(average_velocity: AverageVelocity, noise: Sample, *, path: Path) ->
     Example:
         >>> import torch
         >>> from onestep_core.flow import Linear
-        >>> one_step(lambda z, t, s: z - 3.0, torch.randn(1, 2), path=Linear())
+        >>> one_step(lambda z, t, s: z - 3.0, torch.ones(1, 2), path=Linear())
         tensor([[3., 3.]])
     """
     z = prior_state(path, noise)

@@ -13,7 +13,10 @@ FORMAT = 1
 """Version of the layout; a checkpoint of another version is refused."""
 
 POINTER = "latest.json"
+"""The file that names the checkpoint that counts."""
+
 OURS = re.compile(r"step-\d+(-again)?\.(safetensors|json)(\.partial)?|latest\.json\.partial")
+"""Files that a save may remove."""
 
 
 class CheckpointError(OneStepError):
@@ -36,10 +39,10 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
         CheckpointError: as :func:`load_checkpoint`, short of the tensors.
 
     Example:
-        >>> import tempfile
-        >>> from onestep_adapters.training.state import new_state
+        >>> import tempfile, torch
+        >>> from onestep_adapters.training import new_state, save_checkpoint
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = save_checkpoint(folder, new_state("demo", nn.Linear(2, 2), config={"width": 2}))
+        ...     _ = save_checkpoint(folder, new_state("demo", torch.nn.Linear(2, 2), config={"width": 2}))
         ...     read_run(folder)
         Run(method='demo', step=0, config={'width': 2}, history=[])
     """
@@ -54,10 +57,10 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
         CheckpointError: as :func:`read_run`.
 
     Example:
-        >>> import tempfile
-        >>> from onestep_adapters.training.state import new_state
+        >>> import tempfile, torch
+        >>> from onestep_adapters.training import new_state, save_checkpoint
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = save_checkpoint(folder, new_state("demo", nn.Linear(2, 2), config={"width": 2}))
+        ...     _ = save_checkpoint(folder, new_state("demo", torch.nn.Linear(2, 2), config={"width": 2}))
         ...     read_config(folder)
         {'width': 2}
     """
@@ -78,7 +81,9 @@ def latest_checkpoint(folder: str | os.PathLike[str]) -> Path | None:
     if not pointer.is_file():
         return None
     name = read_json(pointer, ("checkpoint",))["checkpoint"]
-    return pointer.with_name(str(name))
+    if not (isinstance(name, str) and OURS.fullmatch(name)):
+        raise CheckpointError(f"{pointer} names {name!r}, expected a file like step-000500.json: restore it")
+    return pointer.with_name(name)
 
 
 def check_folder(folder: str | os.PathLike[str], state: TrainingState) -> None:
@@ -88,8 +93,9 @@ def check_folder(folder: str | os.PathLike[str], state: TrainingState) -> None:
         CheckpointError: if the folder holds another run, or a later step of this one.
 
     Example:
-        >>> from onestep_adapters.training.state import new_state
-        >>> check_folder("/nowhere", new_state("demo", nn.Linear(2, 2)))
+        >>> import torch
+        >>> from onestep_adapters.training import new_state
+        >>> check_folder("/nowhere", new_state("demo", torch.nn.Linear(2, 2)))
     """
     if latest_checkpoint(folder) is None:
         return
@@ -103,7 +109,15 @@ def check_folder(folder: str | os.PathLike[str], state: TrainingState) -> None:
 
 
 def write_whole(file: Path, data: bytes) -> None:
-    """``data`` under ``file``, wholly or not at all."""
+    """``data`` under ``file``, wholly or not at all: written beside it, flushed to the disk, moved into place.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_whole(Path(folder) / "a", b"whole")
+        ...     (Path(folder) / "a").read_bytes()
+        b'whole'
+    """
     partial = file.with_name(file.name + ".partial")
     with partial.open("wb") as stream:
         stream.write(data)
@@ -119,7 +133,11 @@ def write_whole(file: Path, data: bytes) -> None:
 
 
 def read_json(file: Path, fields: tuple[str, ...]) -> dict[str, Any]:
-    """A JSON object of this format with these fields."""
+    """A JSON object of this format with these fields.
+
+    Raises:
+        CheckpointError: if the file is absent, damaged, of another format, or lacks a field.
+    """
     try:
         content = json.loads(file.read_bytes())
     except FileNotFoundError as error:
@@ -141,6 +159,11 @@ def read_json(file: Path, fields: tuple[str, ...]) -> dict[str, Any]:
 
 
 def read_description(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The latest checkpoint's JSON file and what it holds.
+
+    Raises:
+        CheckpointError: if the folder is absent, not a run, or its JSON is damaged.
+    """
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "does not exist"
         raise CheckpointError(f"{folder} {found}, expected the folder of a run: check the path")
@@ -160,6 +183,11 @@ def read_description(folder: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def check_same_run(file: Path, description: dict[str, Any], state: TrainingState) -> None:
+    """Whether a checkpoint and ``state`` have the same method and config.
+
+    Raises:
+        CheckpointError: if not; names what differs.
+    """
     if description["method"] != state.method:
         raise CheckpointError(
             f"{file} is a run of {description['method']!r}, the state is one of {state.method!r}: choose another "

@@ -143,8 +143,10 @@ def multi_temperature(field: Callable[[float], Field], temperatures: Sequence[fl
         raise ConfigError(f"temperatures = {tuple(temperatures)}: expected at least one, all positive")
     fields = [field(t) for t in temperatures]
 
-    def summed(samples: Tensor, positives: Tensor, negatives: Tensor | None = None, /, **keywords: Any) -> Drift:
-        drifts = [f(samples, positives, negatives, **keywords) for f in fields]
+    def summed(
+        samples: Tensor, positives: Tensor, negatives: Tensor | None = None, /, *rest: Any, **keywords: Any
+    ) -> Drift:
+        drifts = [f(samples, positives, negatives, *rest, **keywords) for f in fields]
         total = torch.zeros_like(drifts[0].field)
         for drift in drifts:
             total = total + (normalized(drift) if normalize else drift.field)

@@ -126,17 +126,14 @@ def sliced_wasserstein(
     _enough(x, y, 1)
     if power < 1:
         raise ConfigError(f"power = {power}: expected at least 1")
-    unit = full(directions) / full(directions).norm(dim=1, keepdim=True)
+    unit = full(directions) / full(directions).square().sum(1, keepdim=True).sqrt()
     a, b = ((full(points) @ unit.T).sort(0).values for points in (x, y))
-    if len(a) != len(b):
-        n, m = len(a), len(b)
-        # Between consecutive quantile levels of either cloud both quantile functions are constant.
-        levels = torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]).unique().to(a.device)
-        before = torch.cat([levels.new_zeros(1), levels[:-1]])
-        share = ((levels - before).to(a.dtype) / (n * m)).unsqueeze(1)
-        a, b = a[before // m], b[before // n]
-    else:
-        share = 1 / len(a)
+    n, m = len(a), len(b)
+    # Between consecutive quantile levels of either cloud, in units of 1 / (n m), both quantile functions are constant.
+    ends = torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]).sort().values.to(a.device)
+    starts = torch.cat([torch.zeros_like(ends[:1]), ends[:-1]])
+    share = ((ends - starts).to(a.dtype) / (n * m)).unsqueeze(1)
+    a, b = a[(starts // m).clamp(max=n - 1)], b[(starts // n).clamp(max=m - 1)]
     return ((a - b).abs().pow(power) * share).sum(0).mean().pow(1 / power)
 
 

@@ -13,7 +13,7 @@ from onestep_core.fields.clouds import gather
 from onestep_core.fields.couplings import softmax_both
 from onestep_core.fields.kernels import distances
 from onestep_core.fields.streaming import Affinities, Sums, block_rows
-from onestep_core.precision import full
+from onestep_core.precision import full, no_autocast
 from onestep_core.protocols import Drift
 from onestep_core.typing import typed
 
@@ -57,9 +57,9 @@ def released_drift(
     4. ``V = sum_R F_R / sqrt(max(m_R, 1e-8))``.
 
     The masked self pair and every far pair keep the affinity ``affinity_floor``. Scale and root mean square are shared
-    by all groups, so groups influence one another. At one temperature the mean of ``V^2`` is 1 whatever the samples: the
-    loss says nothing about progress, ``scale`` and ``force_norms`` do. Small temperatures collapse raw pixels to the
-    mean image.
+    by all groups, so groups influence one another. At one temperature the mean of ``V^2`` is 1 whatever the samples:
+    the loss says nothing about progress, ``scale`` and ``force_norms`` do. Small temperatures collapse raw pixels
+    to the mean image. The distance floor is in absolute units, so scaling all points changes ``V`` a little (1e-5).
 
     Args:
         samples: points to move, ``[.., n, channel]``.
@@ -109,7 +109,8 @@ def released_drift(
     unit = (scale / samples.shape[-1] ** 0.5).clamp(min=_SCALE_FLOOR)
     length = scale.clamp(min=_SCALE_FLOOR)
     chosen = [(part, sets.targets[..., part, :] / unit) for part in (sets.negative, sets.positive)]
-    total, norms = torch.zeros_like(sets.samples), list[Tensor]()
+    total = torch.zeros_like(sets.samples)
+    norms: list[Tensor] = []
     for temperature in temperatures:
 
         def kernel(x: Tensor, y: Tensor, /, *, at: float = temperature) -> Tensor:
@@ -140,9 +141,9 @@ def _mean_distance(x: Tensor, y: Tensor, weights: Tensor | None, block_size: int
 
 @typed
 def notebook_drift(
-    samples: Float[Tensor, "n channel"],
-    positives: Float[Tensor, "p channel"],
-    negatives: Float[Tensor, "q channel"] | None = None,
+    samples: Float[Tensor, "*groups n channel"],
+    positives: Float[Tensor, "*groups p channel"],
+    negatives: Float[Tensor, "*groups q channel"] | None = None,
     *,
     temperature: float = 0.05,
 ) -> Drift:
@@ -153,8 +154,8 @@ def notebook_drift(
     temperature the kernel underflows and the drift with it. Dense: for the notebook's sizes.
 
     Args:
-        samples: points to move, ``[n, channel]``; a lone one gets no drift.
-        positives: real points, ``[p, channel]``.
+        samples: points to move, ``[.., n, channel]``; a lone one gets no drift.
+        positives: real points, ``[.., p, channel]``.
         negatives: must be ``None``; the samples are the negatives.
         temperature: in units of the points, positive; 0.05 in the notebook.
 
@@ -185,11 +186,10 @@ def notebook_drift(
         alone=True,
     )
     d = distances(sets.samples, sets.targets)
-    index = torch.arange(d.shape[1], device=d.device)
-    k = (d.masked_fill(index[: d.shape[0]].unsqueeze(-1) == index, 1e6) / -temperature).exp()
-    affinity = k / (k.sum(1, keepdim=True) * k.sum(0, keepdim=True)).clamp(min=1e-12).sqrt()
-    negative, positive = (
-        Sums(affinity[:, part] @ sets.targets[part], affinity[:, part].sum(1))
-        for part in (sets.negative, sets.positive)
-    )
+    index = torch.arange(d.shape[-1], device=d.device)
+    k = (d.masked_fill(index[: d.shape[-2]].unsqueeze(-1) == index, 1e6) / -temperature).exp()
+    affinity = k / (k.sum(-1, keepdim=True) * k.sum(-2, keepdim=True)).clamp(min=1e-12).sqrt()
+    shares = [(affinity[..., part], sets.targets[..., part, :]) for part in (sets.negative, sets.positive)]
+    with no_autocast(d):
+        negative, positive = (Sums(share @ points, share.sum(-1)) for share, points in shares)
     return evaluated(samples, balance(negative, positive))
