@@ -6,7 +6,6 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 

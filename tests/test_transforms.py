@@ -123,7 +123,7 @@ FIELDS = {
 @pytest.mark.parametrize("field", FIELDS.values(), ids=FIELDS)
 def test_per_sample_gradients_of_a_field_computed_outside(field):
     """Samples of a field interact: the field is found batched, the pull is per sample."""
-    x, positives, noise, _ = points()
+    _, positives, noise, _ = points()
     module = torch.nn.Linear(3, 3, dtype=F64)
     parameters = {k: p.detach() for k, p in module.named_parameters()}
 

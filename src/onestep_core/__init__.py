@@ -70,6 +70,8 @@ from onestep_core.flow import drift_negative_weight as drift_negative_weight
 from onestep_core.flow import drop_labels as drop_labels
 from onestep_core.flow import edm as edm
 from onestep_core.flow import edm_scalings as edm_scalings
+from onestep_core.flow import empirical_denoiser as empirical_denoiser
+from onestep_core.flow import empirical_velocity as empirical_velocity
 from onestep_core.flow import euler as euler
 from onestep_core.flow import eulerian_target as eulerian_target
 from onestep_core.flow import few_step_grid as few_step_grid

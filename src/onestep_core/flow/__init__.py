@@ -3,6 +3,8 @@
 from onestep_core.flow.derivatives import central_difference as central_difference
 from onestep_core.flow.derivatives import two_pass as two_pass
 from onestep_core.flow.derivatives import with_graph as with_graph
+from onestep_core.flow.empirical import empirical_denoiser as empirical_denoiser
+from onestep_core.flow.empirical import empirical_velocity as empirical_velocity
 from onestep_core.flow.grids import discrete_levels as discrete_levels
 from onestep_core.flow.grids import few_step_grid as few_step_grid
 from onestep_core.flow.grids import karras_grid as karras_grid

@@ -1,0 +1,49 @@
+"""``onestep``: train, sample, evaluate, and the demo. Parsing and printing only; the work is in ``recipes``."""
+
+import sys
+
+from onestep_adapters.cli import demo, evaluate, sample, train
+from onestep_adapters.cli.terminal import fail
+from onestep_adapters.recipes import METHODS
+from onestep_adapters.recipes.names import choose
+from onestep_core.errors import OneStepError
+
+COMMANDS = {"train": train.main, "sample": sample.main, "evaluate": evaluate.main, "demo": demo.main}
+
+HELP = f"""onestep: one-step generators, trained, sampled and measured.
+
+  onestep demo                               three generators on real digits, a report and pictures (5 minutes)
+  onestep train METHOD [--data D] [options]  train into a run folder; continues with --resume
+  onestep sample RUN [options]               samples of a run, as a picture and as numbers
+  onestep evaluate RUN [RUN ...] [options]   the report: how good, how costly, which bars are passed
+
+METHOD is one of
+{chr(10).join(f"  {name:<19}{method.summary}" for name, method in METHODS.items())}
+
+A first session:
+  onestep train meanflow --data 8gaussians --folder runs/first
+  onestep sample runs/first
+  onestep evaluate runs/first
+
+`onestep COMMAND --help` lists every option with its default."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command line; returns the exit status (2 for a mistake in the call, 1 for a failure, 130 for Ctrl-C).
+
+    Example:
+        >>> main(["--help"]).bit_length()  # doctest: +ELLIPSIS
+        onestep: one-step generators, trained, sampled and measured.
+        ...
+        0
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words or words[0] in ("-h", "--help"):
+        print(HELP)
+        return 0
+    try:
+        return COMMANDS[choose(words[0], COMMANDS, "command")](words[1:])
+    except OneStepError as error:
+        return fail(str(error))
+    except KeyboardInterrupt:
+        return fail("interrupted; what was saved stays, `--resume` goes on from the last checkpoint", status=130)

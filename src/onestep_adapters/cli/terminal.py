@@ -1,0 +1,115 @@
+"""What the commands share: messages, progress, option parsing."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from onestep_core.errors import ConfigError, MissingExtraError
+
+try:
+    import tyro
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+except ImportError as error:
+    raise MissingExtraError("the command line needs tyro and rich: pip install 'onestep[cli]'") from error
+
+T = TypeVar("T")
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def fail(message: str, status: int = 2) -> int:
+    """Print an error to standard error; returns ``status``."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]onestep:[/] {message}", markup=True)
+    return status
+
+
+def say(message: str) -> None:
+    """Print a line."""
+    console.print(message, markup=False)
+
+
+def options(kind: type[T] | Any, arguments: Sequence[str], *, prog: str, description: str, default: Any = None) -> T:
+    """Options of an attrs class from the command line, by tyro; ``--help`` prints them and exits."""
+    extra: dict[str, Any] = {} if default is None else {"default": default}
+    return tyro.cli(
+        kind, args=list(arguments), prog=prog, description=description, config=(tyro.conf.OmitArgPrefixes,), **extra
+    )
+
+
+def split_off(arguments: Sequence[str], flags: Mapping[str, str | None]) -> tuple[dict[str, str], list[str]]:
+    """Take ``--flag value`` (or ``--flag=value``) pairs out of the arguments; a flag mapped to ``None`` has no value.
+
+    Raises:
+        ConfigError: if a value is missing.
+
+    Example:
+        >>> split_off(["--data", "digits", "--steps", "3"], {"--data": "digits"})
+        ({'--data': 'digits'}, ['--steps', '3'])
+    """
+    taken: dict[str, str] = {}
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name not in flags:
+            rest.append(word)
+        elif flags[name] is None:
+            taken[name] = "yes"
+        else:
+            found = value if equals else next(words, None)
+            if found is None:
+                raise ConfigError(f"{name} needs a value, for example {name} {flags[name]}")
+            taken[name] = found
+    return taken, rest
+
+
+def progress(updates: Iterator[Any], *, done: int, total: int, title: str) -> Iterator[Any]:
+    """Pass the records of a training through, showing a bar with loss and monitors; plain lines without a terminal."""
+    if not console.is_terminal:
+        yield from _lines(updates, total, title)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[numbers]}"),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(title, total=total, completed=done, numbers="")
+        for record in updates:
+            bar.update(task, completed=record.step, numbers=_numbers(record))
+            yield record
+
+
+def _lines(updates: Iterator[Any], total: int, title: str) -> Iterator[Any]:
+    last = time.monotonic()
+    for record in updates:
+        if record.step == total or time.monotonic() - last > 10:
+            last = time.monotonic()
+            say(f"{title}  {record.step}/{total}  {_numbers(record)}")
+        yield record
+
+
+def _numbers(record: Any) -> str:
+    return "  ".join(f"{name} {value:.3g}" for name, value in {"loss": record.loss, **record.logs}.items())
+
+
+def use_threads() -> None:
+    """As many threads as there are cores for this process, unless the environment says otherwise."""
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0))))
+    sys.stdout.flush()

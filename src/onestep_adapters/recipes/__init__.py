@@ -1,0 +1,122 @@
+"""Recipes: each wires an objective, its times and weights, a network and a sampler; one table names them all."""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from onestep_adapters.recipes.drifting import Drifting as Drifting
+from onestep_adapters.recipes.flow_matching import FlowMatching as FlowMatching
+from onestep_adapters.recipes.meanflow import MeanFlow as MeanFlow
+from onestep_adapters.recipes.names import choose
+from onestep_adapters.recipes.options import Network as Network
+from onestep_adapters.recipes.options import Training as Training
+from onestep_adapters.recipes.problems import DIGITS, PROBLEMS, Problem
+from onestep_adapters.recipes.problems import open_problem as open_problem
+from onestep_adapters.training import LossStep
+
+
+class Recipe(Protocol):
+    """Options of a method that know how to train and to sample it."""
+
+    @property
+    def training(self) -> Training:
+        """How long and how fast."""
+        ...
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations a sample."""
+        ...
+
+    @property
+    def calls(self) -> int:
+        """Forward passes of the network in an update."""
+        ...
+
+    def build(self, problem: Problem, generator: torch.Generator) -> nn.Module:
+        """A fresh network."""
+        ...
+
+    def loss_step(self, problem: Problem, progress: Callable[[], float]) -> LossStep:
+        """One update's loss; ``progress()`` is the share of the training that is done."""
+        ...
+
+    def generate(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
+        """Samples from noise ``[count, *shape]``."""
+        ...
+
+
+class Method(NamedTuple):
+    """A line of the table."""
+
+    summary: str
+    digits: Recipe
+    toys: Recipe
+    notes: str
+    """What was chosen on the validation split, and why; the report prints it."""
+
+    def options(self, data: str) -> Recipe:
+        """The preset for a data set.
+
+        Raises:
+            ConfigError: for an unknown one, with the nearest names.
+        """
+        return self.digits if choose(data, PROBLEMS, "data set") == DIGITS else self.toys
+
+
+_IMAGES = Network("conv", width=32, depth=3)
+_PLANE = Network("mlp", width=192, depth=3)
+
+METHODS: dict[str, Method] = {
+    "flow-matching": Method(
+        "velocity, many steps: the yardstick",
+        FlowMatching(Training(steps=2400, batch=64, learning_rate=3e-3), _IMAGES),
+        FlowMatching(Training(steps=4000, batch=512, learning_rate=2e-3), _PLANE),
+        "",
+    ),
+    "meanflow": Method(
+        "average velocity, one step",
+        MeanFlow(Training(steps=2400, batch=64, learning_rate=3e-3), _IMAGES),
+        MeanFlow(Training(steps=4000, batch=512, learning_rate=2e-3), _PLANE),
+        "",
+    ),
+    "drifting": Method(
+        "a field of data and samples, one step",
+        Drifting(Training(steps=1200, batch=160, learning_rate=3e-3), _IMAGES, temperatures=(1.0,)),
+        Drifting(Training(steps=2000, batch=512, learning_rate=2e-3), _PLANE, positives=512, temperatures=(1.0,)),
+        "",
+    ),
+    "drifting-released": Method(
+        "the released drift: three small temperatures, normalised forces",
+        Drifting(
+            Training(steps=300, batch=160, learning_rate=3e-3),
+            _IMAGES,
+            field="released",
+            temperatures=(0.02, 0.05, 0.2),
+        ),
+        Drifting(
+            Training(steps=2000, batch=512, learning_rate=2e-3),
+            _PLANE,
+            positives=512,
+            field="released",
+            temperatures=(0.02, 0.05, 0.2),
+        ),
+        "",
+    ),
+}
+"""The one table from command name to method."""
+
+
+def find_method(name: str) -> Method:
+    """The method of a command-line name.
+
+    Raises:
+        ConfigError: for an unknown one, with the nearest names.
+
+    Example:
+        >>> find_method("meanflow").summary
+        'average velocity, one step'
+    """
+    return METHODS[choose(name, METHODS, "method")]

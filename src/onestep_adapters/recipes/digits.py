@@ -1,0 +1,94 @@
+"""The digits as a problem to learn."""
+
+import torch
+from torch import Tensor
+
+from onestep_adapters.data.digits import load_digits, quantize
+from onestep_adapters.metrics import Evaluation
+from onestep_adapters.recipes.problems import DIGITS, Batch
+from onestep_core.errors import ConfigError
+
+_LEVEL = 1 / 8
+"""Distance between two grey levels, in [-1, 1]."""
+
+
+class DigitsProblem:
+    """The training split of the digits, class by class.
+
+    The images hold whole numbers of dots. Every method trains on *dequantised* ones, uniformly spread within their grey
+    level, and every method's samples are rounded back to the levels: densities of whole numbers do not exist.
+
+    Args:
+        images: ``[n, 1, 8, 8]`` in [-1, 1].
+        labels: ``[n]``, 0 to 9.
+
+    Raises:
+        ConfigError: if a class is missing.
+
+    Source of dequantisation: Theis et al., A note on the evaluation of generative models, section 3.1,
+    https://arxiv.org/abs/1511.01844.
+    """
+
+    name = DIGITS
+    shape: tuple[int, ...] = (1, 8, 8)
+    classes: int | None = 10
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self._images, self._labels = images, labels
+        self._members = [(labels == k).nonzero().squeeze(1) for k in range(10)]
+        if not all(len(m) for m in self._members):
+            missing = [k for k, m in enumerate(self._members) if not len(m)]
+            raise ConfigError(f"no training image of the classes {missing}: expected all ten digits")
+
+    def batch(self, count: int, generator: torch.Generator) -> Batch:
+        """Images drawn with replacement, dequantised."""
+        index = torch.randint(len(self._images), (count,), generator=generator)
+        return Batch(self._dequantised(index, generator), self._labels[index])
+
+    def groups(self, each: int, generator: torch.Generator) -> Tensor:
+        """``each`` different images of every class (fewer where a class has fewer is an error), dequantised."""
+        smallest = min(len(m) for m in self._members)
+        if each > smallest:
+            raise ConfigError(f"{each} positives of every class were asked for; the smallest class has {smallest}")
+        picks = [m[torch.randperm(len(m), generator=generator)[:each]] for m in self._members]
+        return self._dequantised(torch.cat(picks), generator)
+
+    def labels(self, count: int, generator: torch.Generator) -> Tensor:
+        """Classes of training images drawn with replacement."""
+        return self._labels[torch.randint(len(self._labels), (count,), generator=generator)]
+
+    def finish(self, samples: Tensor) -> Tensor:
+        """Rounded to the 17 grey levels in [-1, 1]."""
+        return quantize(samples)
+
+    def _dequantised(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        images = self._images[index]
+        return images + _LEVEL * (torch.rand(images.shape, generator=generator) - 0.5)
+
+
+def digits_problem() -> DigitsProblem:
+    """The training split of scikit-learn's digits.
+
+    Example:
+        >>> digits_problem().shape
+        (1, 8, 8)
+    """
+    train = load_digits().train
+    return DigitsProblem(train.images, train.labels)
+
+
+def digits_evaluation(split: str) -> Evaluation:
+    """The training split beside ``"validation"`` (for choices) or ``"test"`` (for reports).
+
+    Raises:
+        ConfigError: for another name.
+
+    Example:
+        >>> len(digits_evaluation("validation").held_out)
+        350
+    """
+    if split not in ("validation", "test"):
+        raise ConfigError(f"no split is called {split!r}: expected 'validation' for choices or 'test' for reports")
+    splits = load_digits()
+    held_out = splits.validation if split == "validation" else splits.test
+    return Evaluation(splits.train.images, held_out.images, splits.train.labels, name=split)

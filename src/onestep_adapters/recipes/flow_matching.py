@@ -1,0 +1,69 @@
+"""Flow matching: the velocity, sampled in many steps. The yardstick of the one-step recipes."""
+
+from collections.abc import Callable
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from onestep_adapters.networks import as_velocity
+from onestep_adapters.recipes.options import Network, Training, positive, share
+from onestep_adapters.recipes.problems import Problem
+from onestep_adapters.samplers import sample_ode
+from onestep_adapters.training import LossStep
+from onestep_core import Linear, flow_matching_regression, mse, sample_logit_normal, sample_uniform
+
+
+def mixed_times(count: int, uniform_share: float, generator: torch.Generator) -> Tensor:
+    """Times of which ``uniform_share`` are uniform on (0, 1) and the others logit-normal(0, 1).
+
+    Example:
+        >>> mixed_times(4, 0.5, torch.Generator().manual_seed(0)).shape
+        torch.Size([4])
+    """
+    central = sample_logit_normal(count, mean=0.0, std=1.0, generator=generator)
+    anywhere = sample_uniform(count, generator=generator)
+    return torch.where(torch.rand(count, generator=generator) < uniform_share, anywhere, central)
+
+
+@attrs.frozen
+class FlowMatching:
+    """Regress the velocity of a pair; sample by Heun's method."""
+
+    training: Training = Training()
+    network: Network = Network()
+    uniform_share: float = attrs.field(default=0.5, validator=share)
+    """Share of training times that are uniform; the others are logit-normal(0, 1)."""
+    sampling_steps: int = attrs.field(default=50, validator=positive)
+    """Heun steps of the sampler, two network evaluations each."""
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations a sample."""
+        return 2 * self.sampling_steps
+
+    @property
+    def calls(self) -> int:
+        """Forward passes of the network in an update."""
+        return 1
+
+    def build(self, problem: Problem, generator: torch.Generator) -> nn.Module:
+        """The velocity network."""
+        return self.network.build(problem, 1, generator)
+
+    def loss_step(self, problem: Problem, progress: Callable[[], float]) -> LossStep:
+        """One update's loss."""
+        path = Linear()
+
+        def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+            data, labels = problem.batch(self.training.batch, generator)
+            noise = torch.randn(data.shape, generator=generator)
+            t = mixed_times(len(data), self.uniform_share, generator)
+            z, v = path(data, noise, t)
+            return mse(*flow_matching_regression(as_velocity(network, label=labels), z, v, t)).mean(), {}
+
+        return loss
+
+    def generate(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
+        """Samples from noise; ``labels`` are the classes asked for."""
+        return sample_ode(as_velocity(network, label=labels), noise, path=Linear(), steps=self.sampling_steps)

@@ -1,0 +1,112 @@
+"""What every recipe lets one choose: the network and the training. Plain numbers and names, kept as JSON in the run."""
+
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
+
+import attrs
+import torch
+from torch import nn
+
+from onestep_adapters.backbones import MLP, ConvNet, DiT
+from onestep_adapters.recipes.problems import Problem
+from onestep_core.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def positive(_: object, attribute: "attrs.Attribute[Any]", value: float) -> None:
+    """An attrs validator: a number above zero."""
+    if not value > 0:
+        raise ConfigError(f"{attribute.name} = {value!r}: expected a positive number")
+
+
+def not_negative(_: object, attribute: "attrs.Attribute[Any]", value: float) -> None:
+    """An attrs validator: a number of zero or more."""
+    if not value >= 0:
+        raise ConfigError(f"{attribute.name} = {value!r}: expected zero or more")
+
+
+def share(_: object, attribute: "attrs.Attribute[Any]", value: float) -> None:
+    """An attrs validator: a number between zero and one."""
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{attribute.name} = {value!r}: expected a share between 0 and 1")
+
+
+@attrs.frozen
+class Network:
+    """Which backbone, and how large."""
+
+    backbone: Literal["mlp", "conv", "dit"] = "mlp"
+    """mlp for any shape; conv and dit for images."""
+    width: int = attrs.field(default=256, validator=positive)
+    """Hidden width (channels of conv, of a token for dit)."""
+    depth: int = attrs.field(default=3, validator=positive)
+    """Residual blocks."""
+    max_frequency: float = attrs.field(default=16.0, validator=positive)
+    """Largest angular frequency of a time; it bounds the derivative that MeanFlow regresses on."""
+
+    def build(self, problem: Problem, times: int, generator: torch.Generator) -> nn.Module:
+        """A network for ``problem`` with 0, 1 or 2 times; initial weights from ``generator``.
+
+        Raises:
+            ConfigError: if an image backbone is asked for data that are no images.
+        """
+        if self.backbone != "mlp" and len(problem.shape) != 3:
+            raise ConfigError(
+                f"backbone {self.backbone!r} needs images, {problem.name} has samples of {problem.shape}: mlp"
+            )
+        make = {"mlp": MLP, "conv": ConvNet, "dit": DiT}[self.backbone]
+        return make(
+            problem.shape,
+            width=self.width,
+            depth=self.depth,
+            times=times,
+            classes=problem.classes,
+            max_frequency=self.max_frequency,
+            generator=generator,
+        )
+
+
+@attrs.frozen
+class Training:
+    """How long and how fast."""
+
+    steps: int = attrs.field(default=2000, validator=positive)
+    """Updates."""
+    batch: int = attrs.field(default=256, validator=positive)
+    """Samples in an update; for drifting, of all classes together."""
+    learning_rate: float = attrs.field(default=2e-3, validator=positive)
+    """Peak of AdamW's learning rate; a cosine takes it to zero."""
+    warmup: int = attrs.field(default=50, validator=not_negative)
+    """Updates of linear warm-up."""
+    ema: float = attrs.field(default=0.995, validator=share)
+    """Decay of the averaged weights, which make the samples."""
+    clip: float = attrs.field(default=1.0, validator=positive)
+    """Largest gradient norm."""
+    seed: int = 0
+    """Of initial weights, data, noise and times."""
+    checkpoint_every: int = attrs.field(default=500, validator=positive)
+    """Updates between checkpoints."""
+
+
+def from_dict(kind: type[T], values: dict[str, Any]) -> T:
+    """An attrs class from what ``attrs.asdict`` and JSON made of it.
+
+    Raises:
+        ConfigError: for a field that the class does not have, or lacks: a run of another version.
+
+    Example:
+        >>> from_dict(Training, {"steps": 3}).steps
+        3
+    """
+    hints = get_type_hints(kind)
+    built: dict[str, Any] = {}
+    for name, value in values.items():
+        hint = hints.get(name)
+        if isinstance(hint, type) and attrs.has(hint):
+            built[name] = from_dict(hint, value)
+        else:
+            built[name] = tuple(value) if isinstance(value, list) and get_args(hint) else value
+    try:
+        return kind(**built)
+    except TypeError as error:
+        raise ConfigError(f"options that this version does not know: {error}; train the run anew") from error

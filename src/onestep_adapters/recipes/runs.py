@@ -1,0 +1,194 @@
+"""A run: a folder that holds a training, and everything one does with it."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from onestep_adapters.recipes import Recipe, find_method, open_problem
+from onestep_adapters.recipes.options import from_dict
+from onestep_adapters.recipes.problems import Problem
+from onestep_adapters.training import (
+    CheckpointError,
+    StepRecord,
+    TrainingState,
+    cosine,
+    latest_checkpoint,
+    load_checkpoint,
+    new_state,
+    read_run,
+    train,
+    warmed_decay,
+)
+from onestep_core.errors import ConfigError
+
+
+@attrs.define
+class Run:
+    """A method on a data set, with the state of its training.
+
+    Attributes:
+        method: name in :data:`onestep_adapters.recipes.METHODS`.
+        data: name of the problem.
+        recipe: the options.
+        problem: the data.
+        state: network, average, optimiser, generator, step.
+        seconds: wall-clock time of the updates made so far.
+    """
+
+    method: str
+    data: str
+    recipe: Recipe
+    problem: Problem
+    state: TrainingState
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of the updates made so far."""
+        return sum(entry["seconds"] for entry in self.state.history)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every update was made."""
+        return self.state.step >= self.recipe.training.steps
+
+    def updates(self, folder: str | os.PathLike[str] | None = None) -> Iterator[StepRecord]:
+        """Train on to the end, one record an update; into ``folder``, with checkpoints, if given.
+
+        Raises:
+            TrainingError: if a loss is not finite; state and checkpoints are those of the last good update.
+            CheckpointError: if ``folder`` holds another run.
+        """
+        options = self.recipe.training
+        return train(
+            self.state,
+            self.recipe.loss_step(self.problem, lambda: self.state.step / options.steps),
+            steps=options.steps,
+            learning_rate=cosine(options.learning_rate, options.steps, min(options.warmup, options.steps - 1)),
+            ema=warmed_decay(options.ema),
+            clip=options.clip,
+            checkpoint_every=None if folder is None else options.checkpoint_every,
+            folder=folder,
+        )
+
+    @torch.no_grad()
+    def samples(
+        self, count: int, *, generator: torch.Generator, labels: Tensor | None = None, chunk: int = 2000
+    ) -> tuple[Tensor, Tensor | None]:
+        """``count`` samples of the averaged network, finished, and the classes that were asked for.
+
+        Args:
+            count: how many, at least 1.
+            generator: of classes and noise.
+            labels: classes to generate, ``[count]``; drawn like the training data's by default.
+            chunk: samples at a time.
+
+        Raises:
+            ConfigError: if ``count`` is not positive, or labels do not fit.
+        """
+        if count < 1:
+            raise ConfigError(f"count = {count}: expected at least one sample")
+        if labels is None:
+            labels = self.problem.labels(count, generator)
+        elif self.problem.classes is None or labels.shape != (count,):
+            raise ConfigError(
+                f"labels of shape {tuple(labels.shape)} for {count} samples of {self.data}, which has "
+                f"{self.problem.classes or 'no'} classes: expected one a sample, or none"
+            )
+        parts = []
+        for start in range(0, count, chunk):
+            noise = torch.randn(min(chunk, count - start), *self.problem.shape, generator=generator)
+            asked = None if labels is None else labels[start : start + chunk]
+            parts.append(self.recipe.generate(self.state.ema, noise, asked))
+        return self.problem.finish(torch.cat(parts)), labels
+
+    def milliseconds_per_1000(self) -> float:
+        """Time to generate 1,000 samples, the better of three."""
+        times = []
+        for seed in range(3):
+            start = time.perf_counter()
+            self.samples(1000, generator=torch.Generator().manual_seed(seed))
+            times.append(time.perf_counter() - start)
+        return 1e3 * min(times)
+
+
+def start_run(method: str, data: str, recipe: Recipe | None = None) -> Run:
+    """A fresh run.
+
+    Args:
+        method: name in the table.
+        data: name of the problem.
+        recipe: options; the table's for this data set by default.
+
+    Raises:
+        ConfigError: for an unknown name, with the nearest ones.
+
+    Example:
+        >>> run = start_run("drifting", "8gaussians")
+        >>> run.samples(5, generator=torch.Generator().manual_seed(0))[0].shape
+        torch.Size([5, 2])
+    """
+    recipe = find_method(method).options(data) if recipe is None else recipe
+    problem = open_problem(data)
+    options = recipe.training
+    network = recipe.build(problem, torch.Generator().manual_seed(options.seed))
+    config = {"method": method, "data": data, "options": attrs.asdict(recipe)}  # type: ignore[arg-type]
+    state = new_state(method, network, learning_rate=options.learning_rate, seed=options.seed, config=config)
+    return Run(method, data, recipe, problem, state)
+
+
+def open_run(folder: str | os.PathLike[str]) -> Run:
+    """The run in ``folder``, at its latest checkpoint.
+
+    Raises:
+        CheckpointError: if the folder is not a run, or its checkpoint is damaged.
+        ConfigError: if this version does not know the run's method or options.
+
+    Example:
+        >>> open_run("/nowhere")
+        Traceback (most recent call last):
+        ...
+        onestep_adapters.training.checkpoint.CheckpointError: ...
+    """
+    config: dict[str, Any] = read_run(folder).config
+    try:
+        method, data, options = config["method"], config["data"], config["options"]
+    except KeyError as error:
+        raise CheckpointError(
+            f"{folder} holds a checkpoint that no recipe wrote: its config lacks {error}; "
+            "train with `onestep train`, or load it with onestep_adapters.training.load_checkpoint"
+        ) from error
+    kind = type(find_method(method).options(data))
+    run = start_run(method, data, from_dict(kind, options))
+    load_checkpoint(folder, run.state)
+    return run
+
+
+def resume_or_start(folder: str | os.PathLike[str], method: str, data: str, recipe: Recipe, *, resume: bool) -> Run:
+    """The run to train into ``folder``: a fresh one, or with ``resume`` the one that is there.
+
+    Raises:
+        CheckpointError: if the folder holds a run and ``resume`` was not asked for, or one of other options.
+    """
+    there = Path(folder).exists() and latest_checkpoint(folder) is not None
+    run = start_run(method, data, recipe)
+    if not there:
+        return run
+    if not resume:
+        raise CheckpointError(
+            f"{folder} already holds a run: continue it with --resume, or train into another --folder"
+        )
+    found = read_run(folder)
+    if json.loads(json.dumps(run.state.config)) != found.config:
+        raise CheckpointError(
+            f"{folder} holds {found.method} on {found.config.get('data')} with other options: resume with the same "
+            f"command line, or train into another --folder. There: {json.dumps(found.config.get('options'))}"
+        )
+    load_checkpoint(folder, run.state)
+    return run
