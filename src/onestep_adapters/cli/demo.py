@@ -6,7 +6,6 @@ from pathlib import Path
 import attrs
 
 from onestep_adapters.cli.terminal import options, progress, say, use_threads
-from onestep_adapters.recipes.demo import Demo
 
 
 @attrs.frozen
@@ -28,6 +27,9 @@ def main(arguments: Sequence[str]) -> int:
         description="Train flow matching, MeanFlow and drifting on scikit-learn's digits; write a report and pictures.",
     )
     use_threads()
+    # Digits and pictures are extras: the other commands work without them.
+    from onestep_adapters.recipes.demo import Demo
+
     demo = Demo(chosen.folder, chosen.steps)
     for name, run, updates in demo.trainings():
         total = run.recipe.training.steps

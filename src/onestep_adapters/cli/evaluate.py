@@ -2,21 +2,28 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import attrs
+from tyro.conf import Positional
 
-from onestep_adapters.cli.terminal import options, say, split_off, use_threads
+from onestep_adapters.cli.terminal import options, say, use_threads
 from onestep_adapters.recipes.evaluation import evaluate_runs
 from onestep_adapters.recipes.runs import open_run
-from onestep_core.errors import ConfigError
 
 
 @attrs.frozen
 class Evaluate:
-    """How to measure."""
+    """What to measure, against what."""
 
-    split: str = "test"
-    """Of the digits: test for a report, validation for every choice."""
+    runs: Positional[tuple[Path, ...]]
+    """Folders of trained runs, all on the same data."""
+    yardstick: Path | None = None
+    """The many-step run to match; a flow-matching run among the others by default."""
+    folder: Path | None = None
+    """Where report.md and report.json go; the first run's folder by default."""
+    split: Literal["test", "validation"] = "test"
+    """Of real images: test for a report, validation for every choice. Toys are drawn anew and have none."""
     repeats: int = 5
     """Independent draws of samples."""
     seed: int = 0
@@ -25,24 +32,17 @@ class Evaluate:
 
 def main(arguments: Sequence[str]) -> int:
     """Parse, measure, print."""
-    taken, rest = split_off(arguments, {"--yardstick": "runs/flow-matching-digits", "--folder": "runs/report"})
-    flags = [index for index, word in enumerate(rest) if word.startswith("-")]
-    folders = rest[: flags[0]] if flags else rest
     chosen: Evaluate = options(
         Evaluate,
-        rest[len(folders) :],
-        prog="onestep evaluate RUN [RUN ...]",
-        description="The report on runs of one data set: every metric with its reference rows, and which bars are "
-        "passed. --yardstick RUN names the many-step run to match (a flow-matching run among them by default); "
-        "--folder F is where report.md and report.json go (the first run's folder by default).",
+        arguments,
+        prog="onestep evaluate",
+        description="The report on runs: every metric beside its reference rows, and which bars are passed.",
     )
-    if not folders:
-        raise ConfigError("which run? onestep evaluate RUN, for example onestep evaluate runs/meanflow-digits")
     use_threads()
-    runs = [open_run(folder) for folder in folders]
-    yardstick = open_run(taken["--yardstick"]) if "--yardstick" in taken else None
+    runs = [open_run(folder) for folder in chosen.runs]
+    yardstick = None if chosen.yardstick is None else open_run(chosen.yardstick)
     report = evaluate_runs(runs, yardstick, split=chosen.split, repeats=chosen.repeats, seed=chosen.seed)
-    target = Path(taken.get("--folder", folders[0]))
+    target = chosen.runs[0] if chosen.folder is None else chosen.folder
     say(report.write(target))
     say(f"written: {target / 'report.md'}, {target / 'report.json'}")
     return 0

@@ -4,41 +4,47 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
+from tyro.conf import Positional
 
-from onestep_adapters.cli.terminal import options, say, split_off, use_threads
-from onestep_adapters.recipes.pictures import write_samples
+from onestep_adapters.cli.terminal import options, say, use_threads
 from onestep_adapters.recipes.runs import open_run
-from onestep_core.errors import ConfigError
+from onestep_adapters.recipes.samples import write_samples
+from onestep_core.errors import MissingExtraError
 
 
 @attrs.frozen
 class Sample:
-    """How many samples, from which seed."""
+    """How many samples, from which seed, where to."""
 
+    run: Positional[Path]
+    """Folder of a trained run."""
     count: int = 1000
     """Samples."""
     seed: int = 0
     """Of classes and noise."""
+    out: Path | None = None
+    """Files to write, without their endings; samples.npz and samples.png in the run's folder by default."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Parse, sample, write."""
-    taken, rest = split_off(arguments, {"--out": "samples"})
-    folders = [word for word in rest if not word.startswith("-")][:1]
-    named = [word for word in rest if word not in folders]
     chosen: Sample = options(
         Sample,
-        named,
-        prog="onestep sample RUN",
-        description="Samples of a run: a picture (.png) and numbers (.npz), by default in the run's folder; --out F "
-        "names the files without their endings.",
+        arguments,
+        prog="onestep sample",
+        description="Samples of a run: numbers (.npz with `samples` and, for classes, `labels`) and a picture (.png).",
     )
-    if not folders:
-        raise ConfigError("which run? onestep sample RUN, for example onestep sample runs/meanflow-digits")
     use_threads()
-    run = open_run(folders[0])
-    written = write_samples(
-        run, Path(taken.get("--out", f"{folders[0]}/samples")), count=chosen.count, seed=chosen.seed
-    )
-    say(f"{chosen.count} samples, {run.recipe.evaluations} network evaluations each: {', '.join(map(str, written))}")
+    run = open_run(chosen.run)
+    stem = chosen.run / "samples" if chosen.out is None else chosen.out
+    drawn = write_samples(run, stem, count=chosen.count, seed=chosen.seed)
+    each = run.recipe.evaluations
+    say(f"{chosen.count} samples, {each} network evaluation{'s' * (each > 1)} each: {drawn.file}")
+    try:
+        # Pictures are an extra.
+        from onestep_adapters.recipes.pictures import draw_samples
+    except MissingExtraError as error:
+        say(f"no picture: {error}")
+        return 0
+    say(f"a picture of them beside real data: {draw_samples(run, drawn, stem)}")
     return 0

@@ -1,12 +1,13 @@
 """What the commands share: messages, progress, option parsing."""
 
 import os
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
-from onestep_core.errors import ConfigError, MissingExtraError
+import torch
+
+from onestep_core.errors import MissingExtraError
 
 try:
     import tyro
@@ -19,6 +20,7 @@ try:
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.text import Text
 except ImportError as error:
     raise MissingExtraError("the command line needs tyro and rich: pip install 'onestep[cli]'") from error
 
@@ -29,7 +31,8 @@ console = Console(highlight=False, soft_wrap=True)
 
 def fail(message: str, status: int = 2) -> int:
     """Print an error to standard error; returns ``status``."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]onestep:[/] {message}", markup=True)
+    line = Text.assemble(("onestep:", "bold red"), f" {message}")
+    Console(stderr=True, highlight=False, soft_wrap=True).print(line)
     return status
 
 
@@ -44,33 +47,6 @@ def options(kind: type[T] | Any, arguments: Sequence[str], *, prog: str, descrip
     return tyro.cli(
         kind, args=list(arguments), prog=prog, description=description, config=(tyro.conf.OmitArgPrefixes,), **extra
     )
-
-
-def split_off(arguments: Sequence[str], flags: Mapping[str, str | None]) -> tuple[dict[str, str], list[str]]:
-    """Take ``--flag value`` (or ``--flag=value``) pairs out of the arguments; a flag mapped to ``None`` has no value.
-
-    Raises:
-        ConfigError: if a value is missing.
-
-    Example:
-        >>> split_off(["--data", "digits", "--steps", "3"], {"--data": "digits"})
-        ({'--data': 'digits'}, ['--steps', '3'])
-    """
-    taken: dict[str, str] = {}
-    rest: list[str] = []
-    words = iter(arguments)
-    for word in words:
-        name, equals, value = word.partition("=")
-        if name not in flags:
-            rest.append(word)
-        elif flags[name] is None:
-            taken[name] = "yes"
-        else:
-            found = value if equals else next(words, None)
-            if found is None:
-                raise ConfigError(f"{name} needs a value, for example {name} {flags[name]}")
-            taken[name] = found
-    return taken, rest
 
 
 def progress(updates: Iterator[Any], *, done: int, total: int, title: str) -> Iterator[Any]:
@@ -108,8 +84,5 @@ def _numbers(record: Any) -> str:
 
 def use_threads() -> None:
     """As many threads as there are cores for this process, unless the environment says otherwise."""
-    import torch
-
     if "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0))))
-    sys.stdout.flush()

@@ -64,6 +64,7 @@ class ToyReport:
     verdicts: dict[str, ToyVerdict]
     yardstick: str | None
     costs: dict[str, str]
+    draws: int
 
     def write(self, folder: str | os.PathLike[str]) -> str:
         """Write ``report.md`` and ``report.json``; returns the Markdown."""
@@ -88,10 +89,10 @@ class ToyReport:
         lines = [
             f"# One-step generation on {self.data}",
             "",
-            "Score: squared energy distance of 10,000 samples to 10,000 fresh draws, five times, scaled so that 0 is "
-            "real data and 1 a Gaussian with the right mean and covariance; ± one standard error. Bars: score at most "
-            "max(2 × yardstick, 0.03) + 2 se; where modes are known, total variation of their masses at most 0.05 and "
-            "each one's standard deviation within 20 %.",
+            f"Score: squared energy distance of 10,000 samples to 10,000 fresh draws, {self.draws} times, scaled so "
+            "that 0 is real data and 1 a Gaussian with the right mean and covariance; ± one standard error. Bars: "
+            "score at most max(2 × yardstick, 0.03) + 2 se; where modes are known, total variation of their masses at "
+            "most 0.05 and each one's standard deviation within 20 %.",
             "",
             "| method | score | mode masses, total variation | mode std, smallest and largest ratio | verdict | cost |",
             "|---|---|---|---|---|---|",
@@ -234,4 +235,5 @@ def _toys(runs: list[Run], yardstick: Run | None, *, repeats: int, seed: int) ->
             name: f"{run.recipe.evaluations} evaluations, {run.state.step} steps, {run.seconds:.0f} s"
             for name, run in names.items()
         },
+        repeats,
     )

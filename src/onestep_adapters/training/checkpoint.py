@@ -15,8 +15,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from onestep_adapters.training.folder import (
@@ -31,6 +29,13 @@ from onestep_adapters.training.folder import (
     write_whole,
 )
 from onestep_adapters.training.state import TrainingState
+from onestep_core.errors import MissingExtraError
+
+try:
+    from safetensors import SafetensorError
+    from safetensors.torch import load, save
+except ImportError as error:
+    raise MissingExtraError("checkpoints need safetensors: pip install 'onestep[training]'") from error
 
 
 def save_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> Path:

@@ -1,0 +1,154 @@
+"""The command line as people use it: what it answers, what it leaves behind, and how it fails."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from onestep_adapters.cli import COMMANDS, main
+from onestep_adapters.recipes import METHODS
+
+QUICK = ["--steps", "3", "--batch", "16", "--width", "8", "--depth", "1"]
+
+
+def run(*words):
+    return main([str(word) for word in words])
+
+
+@pytest.fixture
+def trained(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert run("train", "meanflow", "--data", "8gaussians", "--folder", folder, *QUICK) == 0
+    capsys.readouterr()
+    return folder
+
+
+def test_no_words_and_help_teach(capsys):
+    assert run() == run("--help") == 0
+    text = capsys.readouterr().out
+    assert all(command in text for command in COMMANDS)
+    assert all(method in text for method in METHODS)
+
+
+@pytest.mark.parametrize("command", ["sample", "evaluate", "demo"])
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run(command, "--help")
+    assert stopped.value.code == 0
+    assert "default" in capsys.readouterr().out
+
+
+def test_help_of_a_method_shows_the_defaults_for_the_data(capsys):
+    assert run("train", "--help") == 0
+    assert "--resume" in capsys.readouterr().out
+    for data in ("digits", "8gaussians"):
+        with pytest.raises(SystemExit):
+            run("train", "drifting", "--data", data, "--help")
+        shown = capsys.readouterr().out
+        assert f"(default: {METHODS['drifting'].options(data).training.batch})" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["trian"], "did you mean 'train'"),
+        (["train", "meanflwo"], "did you mean 'meanflow'"),
+        (["train", "zzz"], "known are"),
+        (["train", "meanflow", "--data", "gaussians"], "did you mean '8gaussians'"),
+        (["train", "meanflow", "--data"], "--data"),
+        (["sample", "nowhere"], "nowhere does not exist"),
+        (["evaluate", "nowhere"], "nowhere does not exist"),
+    ],
+)
+def test_a_mistake_gets_one_clear_line(words, expected, capsys):
+    assert run(*words) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert "Traceback" not in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_an_option_out_of_range_is_named(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run("train", "meanflow", "--data", "8gaussians", "--steps", "0")
+    assert stopped.value.code == 2
+    assert "steps = 0" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_not_a_run(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert run("sample", tmp_path) == 2
+    assert str(tmp_path) in capsys.readouterr().err
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_checkpoint_cut_off_half_way(trained, capsys):
+    (tensors,) = trained.glob("*.safetensors")
+    tensors.write_bytes(tensors.read_bytes()[:100])
+    assert run("sample", trained) == 2
+    assert tensors.name in capsys.readouterr().err
+
+
+def test_train_sample_evaluate(trained, capsys):
+    assert run("sample", trained, "--count", 12) == 0
+    assert "12 samples, 1 network evaluation each" in capsys.readouterr().out
+    assert (trained / "samples.npz").stat().st_size > 0
+    assert (trained / "samples.png").read_bytes().startswith(b"\x89PNG")
+    assert run("evaluate", trained, "--repeats", 2) == 0
+    assert "| meanflow |" in capsys.readouterr().out
+    assert json.loads((trained / "report.json").read_text())["data"] == "8gaussians"
+
+
+def test_training_again_needs_a_word(trained, capsys):
+    again = ["train", "meanflow", "--data", "8gaussians", "--folder", trained, *QUICK]
+    assert run(*again) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert run(*again, "--resume") == 0
+    assert "complete: 3 of 3" in capsys.readouterr().out
+
+
+def test_markup_in_a_name_is_printed_as_it_is(capsys):
+    assert run("sample", "[bold]x[/]") == 2
+    assert "[bold]x[/]" in capsys.readouterr().err
+
+
+def test_the_demo_in_a_few_steps(tmp_path, capsys):
+    """All of it but the training: runs, report with notes, pictures; a second call trains nothing again."""
+    assert run("demo", "--folder", tmp_path, "--steps", 8) == 0
+    files = {file.name for file in tmp_path.iterdir()}
+    assert {"report.md", "report.json", "samples.png", "curves.png"} <= files
+    text = (tmp_path / "report.md").read_text()
+    for method in ("flow-matching", "meanflow", "drifting", "drifting-released"):
+        assert f"| {method} |" in text
+    assert "No notes were passed in" not in text
+    capsys.readouterr()
+    assert run("demo", "--folder", tmp_path, "--steps", 8) == 0
+    assert "8/8" not in capsys.readouterr().out
+
+
+WITHOUT = """
+import sys
+for name in {missing!r}:
+    sys.modules[name] = None
+from onestep_adapters.cli import main
+code = main({words!r})
+assert not set({missing!r}) & {{name for name, module in sys.modules.items() if module is not None}}
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("missing", "words", "code", "said"),
+    [
+        (["matplotlib", "sklearn"], ["train", "drifting", "--data", "8gaussians", "--folder", "{}", *QUICK], 0, ""),
+        (["sklearn"], ["train", "drifting", "--folder", "{}", *QUICK], 2, "onestep[digits]"),
+        (["matplotlib"], ["demo", "--folder", "{}"], 2, "onestep[plots]"),
+    ],
+)
+def test_a_missing_extra_stops_only_what_needs_it(missing, words, code, said, tmp_path):
+    words = [word.format(tmp_path / "run") for word in words]
+    script = WITHOUT.format(missing=missing, words=words)
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert found.returncode == code, found.stderr
+    assert said in found.stderr

@@ -1,0 +1,240 @@
+"""Recipes and runs: what they claim about cost, what they make, and that a run comes back as it was."""
+
+import json
+
+import attrs
+import pytest
+import torch
+
+from onestep_adapters.recipes import METHODS, find_method, open_problem
+from onestep_adapters.recipes.drifting import Drifting
+from onestep_adapters.recipes.evaluation import evaluate_runs
+from onestep_adapters.recipes.options import Network, Training, from_dict
+from onestep_adapters.recipes.problems import PROBLEMS
+from onestep_adapters.recipes.runs import Run, open_run, resume_or_start, start_run
+from onestep_adapters.recipes.samples import write_samples
+from onestep_adapters.training import CheckpointError
+from onestep_core.errors import ConfigError
+
+TINY = Network("mlp", width=8, depth=1)
+
+
+def tiny(method, data="8gaussians", steps=3, **changes):
+    recipe = METHODS[method].options(data)
+    training = attrs.evolve(recipe.training, steps=steps, batch=20, checkpoint_every=2)
+    narrow = {"positives": 8} if isinstance(recipe, Drifting) else {}
+    return attrs.evolve(recipe, training=training, network=TINY, **narrow, **changes)
+
+
+def drawn(run, count=7, seed=1):
+    return run.samples(count, generator=torch.Generator().manual_seed(seed))
+
+
+class Counting(torch.nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.calls = network, 0
+
+    def forward(self, *args, **keywords):
+        self.calls += 1
+        return self.network(*args, **keywords)
+
+
+@pytest.mark.parametrize("data", ["digits", "8gaussians"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_trains_and_samples(method, data):
+    run = start_run(method, data, tiny(method, data))
+    before = torch.nn.utils.parameters_to_vector(run.state.network.parameters()).clone()
+    records = list(run.updates())
+    assert [record.step for record in records] == [1, 2, 3]
+    assert run.finished
+    assert run.seconds == pytest.approx(sum(record.seconds for record in records))
+    assert not torch.equal(before, torch.nn.utils.parameters_to_vector(run.state.network.parameters()))
+    samples, labels = drawn(run)
+    assert samples.shape == (7, *run.problem.shape)
+    assert samples.isfinite().all()
+    assert (labels is None) == (run.problem.classes is None)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_sampler_and_an_update_call_the_network_as_often_as_they_say(method):
+    """The claim of one-step generation is a number of calls, so it is counted: one for every one-step method."""
+    recipe = tiny(method)
+    problem = open_problem("8gaussians")
+    network = Counting(recipe.build(problem, torch.Generator().manual_seed(0)))
+    recipe.generate(network, torch.randn(5, 2), None)
+    assert network.calls == recipe.evaluations
+    assert recipe.evaluations == 1 or method == "flow-matching"
+    network.calls = 0
+    recipe.loss_step(problem, lambda: 0.0)(network, torch.Generator().manual_seed(0))
+    assert network.calls == recipe.calls
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_recipe_survives_json(method):
+    for recipe in (METHODS[method].digits, METHODS[method].toys):
+        assert from_dict(type(recipe), json.loads(json.dumps(attrs.asdict(recipe)))) == recipe
+
+
+def test_a_run_comes_back_as_it_was(tmp_path):
+    run = start_run("meanflow", "8gaussians", tiny("meanflow"))
+    list(run.updates(tmp_path))
+    again = open_run(tmp_path)
+    assert again.recipe == run.recipe
+    assert again.finished
+    torch.testing.assert_close(drawn(again), drawn(run), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("method", ["meanflow", "drifting"])
+def test_an_interrupted_run_goes_on_to_the_bit(method, tmp_path):
+    recipe = tiny(method, steps=5)
+    whole = start_run(method, "8gaussians", recipe)
+    list(whole.updates())
+    first = resume_or_start(tmp_path, method, "8gaussians", recipe, resume=False)
+    for record in first.updates(tmp_path):
+        if record.step == 3:  # The checkpoint in the folder is that of step 2.
+            break
+    second = resume_or_start(tmp_path, method, "8gaussians", recipe, resume=True)
+    assert second.state.step == 2
+    list(second.updates(tmp_path))
+    for name, value in whole.state.network.state_dict().items():
+        assert torch.equal(value, second.state.network.state_dict()[name]), name
+    torch.testing.assert_close(drawn(second), drawn(whole), rtol=0, atol=0)
+
+
+def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
+    recipe = tiny("meanflow")
+    list(resume_or_start(tmp_path, "meanflow", "8gaussians", recipe, resume=False).updates(tmp_path))
+    with pytest.raises(CheckpointError, match="--resume"):
+        resume_or_start(tmp_path, "meanflow", "8gaussians", recipe, resume=False)
+    with pytest.raises(CheckpointError, match="other options"):
+        resume_or_start(tmp_path, "meanflow", "8gaussians", tiny("meanflow", steps=9), resume=True)
+
+
+def test_a_run_of_an_unknown_version_is_refused(tmp_path):
+    run = start_run("meanflow", "8gaussians", tiny("meanflow"))
+    run.state.config["options"]["momentum"] = 3
+    list(run.updates(tmp_path))
+    with pytest.raises(ConfigError, match="momentum"):
+        open_run(tmp_path)
+
+
+def test_unknown_names_are_answered_with_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'meanflow'"):
+        find_method("meanflwo")
+    with pytest.raises(ConfigError, match="did you mean 'checkerboard'"):
+        open_problem("chekerboard")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Training(steps=0),
+        lambda: Training(ema=1.5),
+        lambda: Drifting(temperatures=()),
+        lambda: Drifting(temperatures=(0.1, -1.0)),
+        lambda: Drifting(temperatures=(0.1,), final_temperatures=(0.1, 0.2)),
+        lambda: Network("conv").build(open_problem("8gaussians"), 1, torch.Generator()),
+        lambda: drawn(start_run("drifting", "8gaussians", tiny("drifting")), count=0),
+        lambda: open_problem("digits").groups(10_000, torch.Generator()),
+    ],
+)
+def test_bad_options_are_refused_with_a_reason(make):
+    with pytest.raises(ConfigError, match=r".{20}"):
+        make()
+
+
+@pytest.mark.parametrize("data", PROBLEMS)
+def test_problems_draw_everything_from_their_generator(data):
+    problem = open_problem(data)
+
+    def draws(seed):
+        g = torch.Generator().manual_seed(seed)
+        found = [*problem.batch(6, g), problem.groups(3, g), problem.labels(5, g)]
+        return [tensor for tensor in found if tensor is not None]
+
+    torch.manual_seed(0)
+    first = draws(1)
+    torch.manual_seed(1)
+    for a, b in zip(first, draws(1), strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(first[0], draws(2)[0])
+
+
+def test_digits_come_in_contiguous_classes_and_whole_grey_levels():
+    problem = open_problem("digits")
+    g = torch.Generator().manual_seed(0)
+    groups = problem.finish(problem.groups(4, g))
+    assert groups.shape == (40, 1, 8, 8)
+    levels = (groups + 1) * 8
+    assert torch.equal(levels, levels.round())
+    images, labels = problem._images, problem._labels  # type: ignore[attr-defined]
+    for k, image in enumerate(groups):
+        same = (images == image).flatten(1).all(1)
+        assert labels[same].tolist().count(k // 4) > 0
+
+
+def test_labels_reach_the_network():
+    """A conditional run asked for one class and for another, from the same noise, gives different samples."""
+    run = start_run("drifting", "digits", tiny("drifting", "digits", steps=5))
+    list(run.updates())
+    noise = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    zero, one = (run.recipe.generate(run.state.ema, noise, torch.full((4,), k)) for k in (0, 1))
+    assert not torch.allclose(zero, one)
+
+
+def test_runs_of_different_data_are_not_compared():
+    runs = [start_run("meanflow", data, tiny("meanflow", data)) for data in ("8gaussians", "checkerboard")]
+    with pytest.raises(ConfigError, match="different data"):
+        evaluate_runs(runs, None, split="test", repeats=2, seed=0)
+
+
+def test_a_toy_report_never_says_pass_beside_an_untrained_yardstick(tmp_path):
+    runs = [
+        start_run(method, "unequal", tiny(method, "unequal", **changes))
+        for method, changes in (("flow-matching", {"sampling_steps": 2}), ("meanflow", {}))
+    ]
+    for run in runs:
+        list(run.updates())
+    text = evaluate_runs(runs, None, split="test", repeats=2, seed=0).write(tmp_path)
+    assert text.count("yardstick not trained") == 2
+    content = json.loads((tmp_path / "report.json").read_text())
+    assert content["verdicts"]["meanflow"]["passed"] is False
+    assert set(content["scores"]) == {"flow-matching", "meanflow"}
+
+
+def test_two_runs_of_one_method_are_told_apart(tmp_path):
+    runs = [start_run("drifting", "unequal", tiny("drifting", "unequal", steps=n)) for n in (1, 2)]
+    for run in runs:
+        list(run.updates())
+    text = evaluate_runs(runs, None, split="test", repeats=2, seed=0).write(tmp_path)
+    assert "| drifting 1 |" in text
+    assert "| drifting 2 |" in text
+    assert "no yardstick given" in text
+
+
+def test_an_image_report_has_every_row_and_its_cost(tmp_path):
+    runs: list[Run] = []
+    for method in ("flow-matching", "drifting"):
+        changes = {"sampling_steps": 2} if method == "flow-matching" else {}
+        runs.append(start_run(method, "digits", tiny(method, "digits", **changes)))
+        list(runs[-1].updates())
+    evaluate_runs(runs, None, split="validation", repeats=2, seed=0).write(tmp_path)
+    content = json.loads((tmp_path / "report.json").read_text())
+    rows = {row["method"]: row for row in content["rows"]}
+    assert content["yardstick"] == "flow-matching"
+    assert rows["flow-matching"]["network_evaluations"] == 4
+    assert rows["drifting"]["network_evaluations"] == 1
+    assert rows["drifting"]["steps"] == rows["drifting"]["network_calls"] == 3
+    assert all(row["training_seconds"] > 0 and row["milliseconds_per_1000"] > 0 for row in rows.values())
+
+
+def test_samples_are_written_as_numbers(tmp_path):
+    np = pytest.importorskip("numpy")
+    run = start_run("drifting", "digits", tiny("drifting", "digits"))
+    found = write_samples(run, tmp_path / "deep" / "v1.5", count=6, seed=0)
+    assert found.file.name == "v1.5.npz"
+    with np.load(found.file) as arrays:
+        assert arrays["samples"].shape == (6, 1, 8, 8)
+        assert arrays["labels"].shape == (6,)
+        assert np.array_equal(arrays["samples"], found.samples.numpy())
