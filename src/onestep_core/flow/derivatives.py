@@ -71,6 +71,20 @@ def _no_grad_uncached() -> Any:
         torch.set_autocast_cache_enabled(enabled)
 
 
+def frozen_value(function: Callable[..., Any], /, *arguments: Any) -> Any:
+    """``sg[function(*arguments)]``: what a target is made of, without the graph that it would not use.
+
+    The result, any pytree of tensors, is detached in reverse and forward mode, whatever ``function`` is: the
+    network in training, a moving average of it, a teacher.
+
+    Example:
+        >>> frozen_value(lambda x: x**2, torch.tensor([3.0], requires_grad=True))
+        tensor([9.])
+    """
+    with _without_graph():
+        return _detached(function(*arguments))
+
+
 def two_pass(
     function: Callable[..., Any],
     primals: tuple[Any, ...],
