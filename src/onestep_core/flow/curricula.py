@@ -32,14 +32,14 @@ def exponential_ramp(progress: float, initial: float, final: float, *, power: fl
     SoFlow's released code shortens its first jump so, from 0.1 to 0.002 of the whole.
 
     Raises:
-        ConfigError: if ``initial`` and ``final`` have not the same strict sign.
+        ConfigError: if ``initial`` is zero, or ``final`` has the other sign. At ``final = 0`` the value drops at once.
 
     Example:
         >>> exponential_ramp(0.5, 4.0, 1.0)
         2.0
     """
-    if not initial * final > 0:
-        raise ConfigError(f"an exponential from {initial} to {final}: expected two numbers of one sign, none zero")
+    if initial == 0 or final / initial < 0:
+        raise ConfigError(f"an exponential from {initial} to {final}: expected numbers of one sign, the first not zero")
     return initial * (final / initial) ** (progress**power)
 
 

@@ -101,8 +101,8 @@ def guided_velocity(
 def kappa_for_scale(scale: PerSample, *, omega: float = 1.0) -> PerSample:
     """``1 - omega / scale``: the ``kappa`` by which :func:`guided_velocity` has that effective scale.
 
-    The scale is ``omega / (1 - kappa)``. A network that takes the scale as an input draws one per sample. Improved MeanFlow has ``omega = 1``, for which
-    the regressand is ``v + (1 - 1 / scale) (v_c - v_u)``.
+    The scale is ``omega / (1 - kappa)``; a network that takes it as an input is trained with one per sample. Improved
+    MeanFlow has ``omega = 1``, for which the regressand is ``v + (1 - 1 / scale) (v_c - v_u)``.
 
     Args:
         scale: effective guidance scales, ``[batch]``, positive; 1 is no guidance.
