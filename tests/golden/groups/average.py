@@ -63,15 +63,12 @@ def imf(case: Case) -> None:
     still = index < int(len(x) * case.python("arg_data_proportion", 0.5))
     t, s = stay_where(t, s, still)
     interval = interval_around(case["uniform_tmin"], case["uniform_tmax"], everywhere=still)
-    beta, largest = case.python("arg_cfg_beta", 1.0), case.python("arg_s_max", 7.0)
-    omega = power_law(case["uniform_omega"], low=1.0, high=1.0 + largest, power=beta)
+    omega = power_law(case["uniform_omega"], low=1.0, high=8.0, power=case.python("arg_cfg_beta", 1.0))
     z, v = Linear()(x, e, t)
 
     def net(omega, low, high, label):
         def two_headed(z, t, h):
-            both = mlp(
-                weights, z.repeat(1, 2, *(1 for _ in z.shape[2:])), z, t, h, omega, low, high, weights["E"][label]
-            )
+            both = mlp(weights, torch.cat([z, z], 1), z, t, h, omega, low, high, weights["E"][label])
             return tuple(half.reshape(z.shape) for half in both.flatten(1).chunk(2, dim=1))
 
         return from_duration(two_headed)
