@@ -1,8 +1,10 @@
 """The objectives on average velocities: equal where their formulas coincide, at rest where the oracle is exact."""
 
 import math
+import re
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -309,7 +311,7 @@ def test_no_gradient_in_any_sample_at_the_exact_average_velocity(name, dim, path
 
 
 @pytest.mark.parametrize("name", TAUGHT)
-@pytest.mark.parametrize("dim, path", list(zip((1, 2, 3, 2, 1, 2), PATHS.values(), strict=True)), ids=PATHS)
+@pytest.mark.parametrize("dim, path", [(1, PATHS["cosine"]), (2, PATHS["linear"]), (3, PATHS["trigonometric"])])
 def test_the_gradient_at_a_perturbed_average_velocity_points_back(name, dim, path):
     """Under a teacher. Terminal velocity: over jumps of a tenth of the path, as over long ones the velocity at the
     displaced end differs by more than the shift. With its own target nothing pulls a shifted flow back: see below."""
@@ -619,8 +621,6 @@ def test_alpha_is_snapped_to_both_ends():
     schedule = partial(flow.alpha_schedule, begin=0, end=100, ramp=flow.linear_ramp, margin=0.1)
     assert [schedule(step) for step in (0, 5, 50, 95, 100)] == [1.0, 1.0, 0.5, 0.0, 0.0]
     assert schedule(30, upper=0.6) == 1.0
-    objectives_of = {schedule(step) > 0 for step in range(101)}
-    assert objectives_of == {True, False}
 
 
 def test_the_trajectory_terms_have_the_gradient_of_the_loss():
@@ -631,7 +631,7 @@ def test_the_trajectory_terms_have_the_gradient_of_the_loss():
     both = torch.autograd.grad(sum(terms).sum(), weights, retain_graph=True)
     torch.testing.assert_close(both, torch.autograd.grad(mse(*pair).sum(), weights))
     plain = objectives.alpha_flow_regression(net, net, p.z, p.v, p.t, p.s, alpha=1.0)
-    assert float(evidence.trajectory_terms(plain, p.v).consistency.abs().max()) < 1e-12
+    assert largest([evidence.trajectory_terms(plain, p.v).consistency]) < 1e-12
 
 
 def test_the_average_of_improved_meanflow_does_not_move_its_tangent():
@@ -645,3 +645,16 @@ def test_the_average_of_improved_meanflow_does_not_move_its_tangent():
 
     _, moved = torch.func.jvp(prediction, (p.v,), (torch.ones_like(p.v),))
     assert float(moved.abs().max()) == 0.0
+
+
+PAGES = Path(__file__).parent.parent / "docs" / "methods"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["flow-matching", "meanflow", "improved-meanflow", "alpha-flow", "shortcut", "terminal-velocity", "solution-flow"],
+)
+def test_the_learner_s_pages_run(name):
+    text = (PAGES / f"{name}.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(compile(block, f"{name}.md", "exec"), {})

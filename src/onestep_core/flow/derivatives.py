@@ -13,6 +13,8 @@ function                      exact                     cost beside a plain forw
 :func:`with_graph`            yes, and differentiable   the graph of the tangent is kept: time and memory
 ============================  ========================  =====================================================
 
+Targets that are made of values alone use :func:`frozen_value`, which builds no graph either.
+
 ``moving=n`` says that only the first ``n`` rows of the tangent will be used (elsewhere its factor ``s - t`` is
 zero). It permits savings and asks for none: conditioning is closed over, so rows cannot be cut off here.
 
