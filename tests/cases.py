@@ -25,6 +25,8 @@ from onestep_core.fields import (
 )
 
 TWO_MODES = GaussianMixture.isotropic([0.3, 0.7], [[-1.0, 0.5], [1.0, 0.0]], 0.5)
+EXACT_AVERAGE = partial(TWO_MODES.average_velocity, path=flow.Linear(), steps=6)
+EXACT_VELOCITY = partial(TWO_MODES.velocity, path=flow.Linear())
 
 KERNELS: dict[str, tuple[Any, dict[str, Any]]] = {
     "laplace": (partial(laplace, temperature=0.5), {}),
@@ -146,6 +148,61 @@ OBJECTIVES: dict[str, tuple[Any, dict[str, Any]]] = {
             network, p.z, p.v, p.t, p.s, derivative=partial(flow.central_difference, step=1e-4)
         ),
         {"exact": _oracle("average_velocity", steps=6), "marginal": True},
+    ),
+    # The tangent is the marginal velocity, whatever ``p.v`` is; then the derivative is the same for every pair.
+    "improved_meanflow": (
+        lambda network, p: objectives.improved_meanflow_regression(
+            network, p.z, p.v, TWO_MODES.velocity(p.z, p.t, path=flow.Linear()), p.t, p.s
+        ),
+        {"exact": _oracle("average_velocity", steps=6), "marginal": True, "unbiased": True},
+    ),
+    # Its own velocity as the tangent: a shifted one can push further away.
+    "improved_meanflow_of_itself": (
+        lambda network, p: objectives.improved_meanflow_regression(network, p.z, p.v, network(p.z, p.t, p.t), p.t, p.s),
+        {"exact": _oracle("average_velocity", steps=6), "marginal": True, "restoring": False, "compiled": True},
+    ),
+    # Biased at the oracle: tests/test_average.py measures it.
+    "alpha_flow": (
+        lambda network, p: objectives.alpha_flow_regression(network, network, p.z, p.v, p.t, p.s, alpha=0.3),
+        {"compiled": True},
+    ),
+    "alpha_flow_at_one": (
+        lambda network, p: objectives.alpha_flow_regression(
+            lambda z, t, s: network(z, t), lambda z, t, s: network(z, t), p.z, p.v, p.t, p.s, alpha=1.0
+        ),
+        {"exact": _oracle("velocity"), "marginal": True, "unbiased": True},
+    ),
+    "solution_flow": (
+        lambda network, p: objectives.solution_flow_regression(network, network, p.z, p.v, p.t, p.m, p.s),
+        {"compiled": True},
+    ),
+    # A flow that is shifted agrees with itself as well as the true one: nothing here points back.
+    "split_meanflow": (
+        lambda network, p: objectives.split_meanflow_regression(network, network, p.z, p.t, p.m, p.s),
+        {"exact": _oracle("average_velocity", steps=6), "marginal": True, "restoring": False, "compiled": True},
+    ),
+    "shortcut": (
+        lambda network, p: objectives.shortcut_regression(network, network, p.z, p.t, p.s),
+        {"exact": _oracle("average_velocity", steps=6), "marginal": True, "restoring": False, "compiled": True},
+    ),
+    "split_meanflow_of_a_teacher": (
+        lambda network, p: objectives.split_meanflow_regression(network, EXACT_AVERAGE, p.z, p.t, p.m, p.s),
+        {"exact": _oracle("average_velocity", steps=6), "marginal": True},
+    ),
+    "shortcut_of_a_teacher": (
+        lambda network, p: objectives.shortcut_regression(network, EXACT_AVERAGE, p.z, p.t, p.s),
+        {"exact": _oracle("average_velocity", steps=6), "marginal": True},
+    ),
+    # The end of a shifted jump lies where the velocity is another: over long jumps that outweighs the shift.
+    "terminal_velocity": (
+        lambda network, p: objectives.terminal_velocity_regression(network, EXACT_VELOCITY, p.z, p.t, p.s),
+        {"exact": _oracle("average_velocity", steps=6), "marginal": True, "restoring": False},
+    ),
+    "terminal_velocity_of_itself": (
+        lambda network, p: objectives.terminal_velocity_regression(
+            network, flow.instantaneous(network), p.z, p.t, p.s, derivative=flow.two_pass
+        ),
+        {"exact": _oracle("average_velocity", steps=6), "marginal": True, "restoring": False, "compiled": True},
     ),
     "drifting": (
         lambda network, p: objectives.drifting_regression(network(p.noise), p.data, field=FIELDS["drift_both"][0]),

@@ -27,12 +27,51 @@ def meanflow(net, data, z, v, t, s, **options):
     return one.meanflow_regression(net, z, v, t, s, **options)
 
 
+def improved_meanflow(net, data, z, v, t, s):
+    return one.improved_meanflow_regression(net, z, v, 0.5 * v + z, t, s)
+
+
+def both_heads(net, data, z, v, t, s):
+    """The second head is the network at equal times; the two pairs side by side."""
+    pairs = one.improved_meanflow_regressions(lambda z, t, s: (net(z, t, s), net(z, t, t)), z, v, 0.5 * v + z, t, s)
+    return one.Regression(*(torch.cat(halves, dim=1) for halves in zip(*pairs, strict=True)))
+
+
+def alpha_flow(net, data, z, v, t, s):
+    return one.alpha_flow_regression(net, net, z, v, t, s, alpha=0.3, bound=2.0)
+
+
+def split_meanflow(net, data, z, v, t, s):
+    return one.split_meanflow_regression(net, net, z, t, one.between(t, s, share=0.3), s)
+
+
+def shortcut(net, data, z, v, t, s):
+    return one.shortcut_regression(net, net, z, t, s, bound=2.0)
+
+
+def terminal_velocity(net, data, z, v, t, s, **options):
+    return one.terminal_velocity_regression(net, one.instantaneous(net), z, t, s, **options)
+
+
+def solution_flow(net, data, z, v, t, s):
+    solution = one.flow_map_from_average_velocity(net)
+    return one.solution_flow_regression(solution, solution, z, v, t, one.between(t, s, share=0.1), s)
+
+
 TRAJECTORY = {
     "flow matching": (flow_matching, 1),
     "denoising": (denoising, 1),
     "meanflow": (meanflow, 2),
     "meanflow, central difference": (partial(meanflow, derivative=partial(one.central_difference, step=1e-5)), 2),
     "meanflow, with graph": (partial(meanflow, derivative=one.with_graph), 2),
+    "improved meanflow": (improved_meanflow, 2),
+    "improved meanflow, two heads": (both_heads, 2),
+    "alpha-flow": (alpha_flow, 2),
+    "split meanflow": (split_meanflow, 2),
+    "shortcut": (shortcut, 2),
+    "terminal velocity": (terminal_velocity, 2),
+    "terminal velocity, frozen derivative": (partial(terminal_velocity, derivative=one.two_pass), 2),
+    "solution flow": (solution_flow, 2),
 }
 
 

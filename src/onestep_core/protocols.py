@@ -28,6 +28,13 @@ class AverageVelocity(Protocol):
 
 
 @runtime_checkable
+class TwoHeadedVelocity(Protocol):
+    """Mean velocity between ``t`` and ``s``, and an estimate of the instantaneous one at ``(z, t)``."""
+
+    def __call__(self, z: Tensor, t: Tensor, s: Tensor, /) -> tuple[Tensor, Tensor]: ...
+
+
+@runtime_checkable
 class FlowMap(Protocol):
     """Where the trajectory through ``z`` at ``t`` is at ``s``."""
 

@@ -20,7 +20,9 @@ InDims: TypeAlias = int | tuple[Any, ...]
 
 
 @typed
-def expand_like(per_sample_number: Shaped[Tensor, "batch"], sample: Sample) -> Shaped[Tensor, "batch ..."]:
+def expand_like(
+    per_sample_number: Shaped[Tensor, "batch"], sample: Shaped[Tensor, "batch *shape"]
+) -> Shaped[Tensor, "batch ..."]:
     """``[batch]`` of any dtype with as many trailing axes of length one as ``sample`` has, ready to multiply it.
 
     Example:

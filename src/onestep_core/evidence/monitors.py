@@ -13,7 +13,8 @@ from torch import Tensor
 from onestep_core.errors import ConfigError
 from onestep_core.precision import frozen
 from onestep_core.protocols import Drift
-from onestep_core.shapes import per_sample_sum
+from onestep_core.regression import Regression, mse
+from onestep_core.shapes import per_sample_mean, per_sample_sum
 from onestep_core.typing import Sample, typed
 
 
@@ -22,6 +23,13 @@ class RealisedDrift(NamedTuple):
 
     cosine: Tensor
     length_ratio: Tensor
+
+
+class TrajectoryTerms(NamedTuple):
+    """The two parts of a loss on average velocities, each ``[batch]``; their gradients often oppose each other."""
+
+    flow_matching: Tensor
+    consistency: Tensor
 
 
 def drift_norm(drift: Drift) -> Tensor:
@@ -134,3 +142,29 @@ def mode_mass_error(labels: Int[Tensor, "n"], masses: Float[Tensor, "mode"]) -> 
         tensor(0.2500)
     """
     return (mode_masses(labels, len(masses)).to(masses) - masses).abs().sum() / 2
+
+
+@typed
+def trajectory_terms(pair: Regression, v: Sample) -> TrajectoryTerms:
+    """``mean (a - v)^2`` and ``mean 2 (v - target) a``: what a squared loss on average velocities asks for.
+
+    Their sum is ``mean (a - target)^2`` up to a term without gradient. The first alone is flow matching of whole
+    trajectories, the second makes the average agree with itself; it vanishes where the target is ``v``.
+
+    Args:
+        pair: the regression of MeanFlow, alpha-Flow or their kin, ``[batch, *shape]``.
+        v: the velocity that the target was made with, ``[batch, *shape]``, guided or not.
+
+    Returns:
+        Both terms with their gradient, ``[batch]``.
+
+    Source: Zhang et al., AlphaFlow, section on the decomposition of MeanFlow's objective,
+    https://arxiv.org/abs/2510.20771.
+
+    Example:
+        >>> one = torch.ones(1, 2)
+        >>> trajectory_terms(Regression(2 * one, 3 * one), one)
+        TrajectoryTerms(flow_matching=tensor([1.]), consistency=tensor([-8.]))
+    """
+    v = frozen(v)
+    return TrajectoryTerms(mse(pair.prediction, v), per_sample_mean(2 * (v - pair.target) * pair.prediction))

@@ -1,6 +1,14 @@
 """Trajectories: paths, times, derivatives, solvers and the identities of flow maps."""
 
+from onestep_core.flow.curricula import Ramp as Ramp
+from onestep_core.flow.curricula import alpha_schedule as alpha_schedule
+from onestep_core.flow.curricula import annealed as annealed
+from onestep_core.flow.curricula import exponential_ramp as exponential_ramp
+from onestep_core.flow.curricula import linear_ramp as linear_ramp
+from onestep_core.flow.curricula import logarithmic_ramp as logarithmic_ramp
+from onestep_core.flow.curricula import sigmoid_ramp as sigmoid_ramp
 from onestep_core.flow.derivatives import central_difference as central_difference
+from onestep_core.flow.derivatives import frozen_value as frozen_value
 from onestep_core.flow.derivatives import two_pass as two_pass
 from onestep_core.flow.derivatives import with_graph as with_graph
 from onestep_core.flow.empirical import empirical_denoiser as empirical_denoiser
@@ -14,9 +22,11 @@ from onestep_core.flow.guidance import classifier_free as classifier_free
 from onestep_core.flow.guidance import drift_negative_weight as drift_negative_weight
 from onestep_core.flow.guidance import drop_labels as drop_labels
 from onestep_core.flow.guidance import guided_velocity as guided_velocity
+from onestep_core.flow.guidance import kappa_for_scale as kappa_for_scale
 from onestep_core.flow.maps import average_velocity_from_displacement as average_velocity_from_displacement
 from onestep_core.flow.maps import average_velocity_from_flow_map as average_velocity_from_flow_map
 from onestep_core.flow.maps import consistency_from_flow_map as consistency_from_flow_map
+from onestep_core.flow.maps import eulerian_derivative as eulerian_derivative
 from onestep_core.flow.maps import eulerian_target as eulerian_target
 from onestep_core.flow.maps import flow_map_from_average_velocity as flow_map_from_average_velocity
 from onestep_core.flow.maps import from_duration as from_duration
@@ -24,8 +34,10 @@ from onestep_core.flow.maps import from_log_step as from_log_step
 from onestep_core.flow.maps import from_reversed as from_reversed
 from onestep_core.flow.maps import instantaneous as instantaneous
 from onestep_core.flow.maps import jump as jump
+from onestep_core.flow.maps import lagrangian_derivative as lagrangian_derivative
 from onestep_core.flow.maps import lagrangian_target as lagrangian_target
 from onestep_core.flow.maps import semigroup_target as semigroup_target
+from onestep_core.flow.maps import two_jump_target as two_jump_target
 from onestep_core.flow.paths import Linear as Linear
 from onestep_core.flow.paths import PathPoint as PathPoint
 from onestep_core.flow.paths import Reversed as Reversed
@@ -51,9 +63,14 @@ from onestep_core.flow.solvers import ddim as ddim
 from onestep_core.flow.solvers import euler as euler
 from onestep_core.flow.solvers import heun as heun
 from onestep_core.flow.solvers import integrate as integrate
+from onestep_core.flow.times import Interval as Interval
 from onestep_core.flow.times import TimePair as TimePair
+from onestep_core.flow.times import between as between
+from onestep_core.flow.times import dyadic_times as dyadic_times
+from onestep_core.flow.times import interval_around as interval_around
 from onestep_core.flow.times import limit_duration as limit_duration
 from onestep_core.flow.times import log_normal_times as log_normal_times
+from onestep_core.flow.times import log_steps as log_steps
 from onestep_core.flow.times import logit_normal_times as logit_normal_times
 from onestep_core.flow.times import not_after as not_after
 from onestep_core.flow.times import ordered as ordered
@@ -63,4 +80,5 @@ from onestep_core.flow.times import sample_logit_normal as sample_logit_normal
 from onestep_core.flow.times import sample_uniform as sample_uniform
 from onestep_core.flow.times import stay_where as stay_where
 from onestep_core.flow.times import truncated_log_normal_times as truncated_log_normal_times
+from onestep_core.flow.times import truncated_logit_normal_times as truncated_logit_normal_times
 from onestep_core.flow.times import uniform_times as uniform_times

@@ -13,6 +13,8 @@ function                      exact                     cost beside a plain forw
 :func:`with_graph`            yes, and differentiable   the graph of the tangent is kept: time and memory
 ============================  ========================  =====================================================
 
+Targets that are made of values alone use :func:`frozen_value`, which builds no graph either.
+
 ``moving=n`` says that only the first ``n`` rows of the tangent will be used (elsewhere its factor ``s - t`` is
 zero). It permits savings and asks for none: conditioning is closed over, so rows cannot be cut off here.
 
@@ -69,6 +71,20 @@ def _no_grad_uncached() -> Any:
             yield
     finally:
         torch.set_autocast_cache_enabled(enabled)
+
+
+def frozen_value(function: Callable[..., Any], /, *arguments: Any) -> Any:
+    """``sg[function(*arguments)]``: what a target is made of, without the graph that it would not use.
+
+    The result, any pytree of tensors, is detached in reverse and forward mode, whatever ``function`` is: the
+    network in training, a moving average of it, a teacher.
+
+    Example:
+        >>> frozen_value(lambda x: x**2, torch.tensor([3.0], requires_grad=True))
+        tensor([9.])
+    """
+    with _without_graph():
+        return _detached(function(*arguments))
 
 
 def two_pass(

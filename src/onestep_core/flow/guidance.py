@@ -8,7 +8,7 @@ and for teachers, :func:`guided_velocity` for training a network whose one evalu
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
@@ -98,19 +98,45 @@ def guided_velocity(
 
 
 @typed
-def drop_labels(labels: Int[Tensor, "batch"], null: int, mask: Bool[Tensor, "batch"]) -> Int[Tensor, "batch"]:
+def kappa_for_scale(scale: PerSample, *, omega: float = 1.0) -> PerSample:
+    """``1 - omega / scale``: the ``kappa`` by which :func:`guided_velocity` has that effective scale.
+
+    The scale is ``omega / (1 - kappa)``; a network that takes it as an input is trained with one per sample. Improved
+    MeanFlow has ``omega = 1``, for which the regressand is ``v + (1 - 1 / scale) (v_c - v_u)``.
+
+    Args:
+        scale: effective guidance scales, ``[batch]``, positive; 1 is no guidance.
+        omega: weight of ``v``.
+
+    Source: Geng et al., Mean Flows, appendix on improved guidance, https://arxiv.org/abs/2505.13447;
+    Lyy-iiis/imeanflow, ``guidance_fn``.
+
+    Example:
+        >>> kappa_for_scale(torch.tensor([1.0, 4.0]))
+        tensor([0.0000, 0.7500])
+    """
+    return 1 - omega / frozen(scale)
+
+
+@typed
+def drop_labels(
+    labels: Shaped[Tensor, "batch *label"], null: int | Shaped[Tensor, "*label"], mask: Bool[Tensor, "batch"]
+) -> Shaped[Tensor, "batch *label"]:
     """``null`` where ``mask`` holds, the label elsewhere: how a network learns the unconditional case.
 
     Args:
-        labels: classes, ``[batch]``, integer.
-        null: the index that stands for no class, usually the number of classes.
+        labels: classes, ``[batch]``, integer; or vectors, ``[batch, *label]``: one-hot, embeddings of a text.
+        null: what stands for no label: usually the number of classes, or a vector, ``[*label]``, or 0 in all of it.
         mask: which labels to drop, ``[batch]``, boolean; drawn by the caller.
 
     Example:
         >>> drop_labels(torch.tensor([3, 5]), 10, torch.tensor([True, False]))
         tensor([10,  5])
+        >>> drop_labels(torch.eye(2), 0, torch.tensor([True, False]))
+        tensor([[0., 0.],
+                [0., 1.]])
     """
-    return torch.where(mask, null, labels)
+    return torch.where(expand_like(mask, labels), null, labels)
 
 
 @typed

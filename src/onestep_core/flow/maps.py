@@ -15,12 +15,16 @@ MeanFlow's paper and code order times ``(z, r, t)``, target first; here ``(z, t,
 with foreign time arguments are adapted by name: :func:`from_duration`, :func:`from_reversed`, :func:`from_log_step`.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
+from onestep_core.flow.derivatives import frozen_value, two_pass
 from onestep_core.precision import frozen, full
-from onestep_core.protocols import AverageVelocity, ConsistencyFunction, FlowMap, Velocity
+from onestep_core.protocols import AverageVelocity, ConsistencyFunction, Derivative, FlowMap, Velocity
 from onestep_core.shapes import expand_like
 from onestep_core.typing import Sample, Time, typed
 
@@ -98,6 +102,118 @@ def semigroup_target(first: Sample, second: Sample, t: Time, m: Time, s: Time) -
     still = whole == 0
     share = torch.where(still, 1.0, (m - t) / torch.where(still, 1.0, whole))
     return torch.lerp(frozen(second), first, expand_like(share, first).expand_as(first))
+
+
+def _within(x: Tensor, bound: float | None) -> Tensor:
+    if bound is None:
+        return x
+    if not bound > 0:
+        raise ConfigError(f"bound = {bound}: expected a positive number, the largest absolute value, or None for none")
+    return x.clamp(-bound, bound)
+
+
+@typed
+def two_jump_target(
+    first: Sample,
+    second: AverageVelocity,
+    z: Sample,
+    t: Time,
+    m: Time,
+    s: Time,
+    *,
+    bound: float | None = None,
+    state_bound: float | None = None,
+) -> Sample:
+    """:func:`semigroup_target` of a known first jump and a second one from where it leads.
+
+    ``sg[((m - t) first + (s - m) second(z_m, m, s)) / (s - t)]`` with ``z_m = z + (m - t) first``. What the first
+    jump is made of is the method: the velocity of the pair (alpha-Flow), the network itself (shortcut models,
+    SplitMeanFlow), a teacher.
+
+    Args:
+        first: average velocity from ``t`` to ``m``, ``[batch, *shape]``.
+        second: ``(z, m, s) -> mean velocity``, evaluated once and without graph.
+        z: states at ``t``, ``[batch, *shape]``.
+        t: source times, ``[batch]``.
+        m: middle times, ``[batch]``.
+        s: target times, ``[batch]``.
+        bound: the target is clipped to ``[-bound, bound]``; not clipped where ``None``.
+        state_bound: likewise the state ``z_m``.
+
+    Raises:
+        ConfigError: if a bound is not positive.
+
+    Example:
+        >>> one, half = torch.ones(1, 1), torch.tensor([0.5])
+        >>> two_jump_target(one, lambda z, m, s: z, one, torch.ones(1), half, torch.zeros(1))
+        tensor([[0.7500]])
+    """
+    first, t, m, s = frozen(first), frozen(t), frozen(m), frozen(s)
+    middle = _within(frozen(z) + expand_like(m - t, first) * first, state_bound)
+    return _within(semigroup_target(first, frozen_value(second, middle, m, s), t, m, s), bound)
+
+
+def eulerian_derivative(
+    function: Callable[..., Any],
+    z: Tensor,
+    v: Tensor,
+    t: Tensor,
+    s: Tensor,
+    *,
+    derivative: Derivative = two_pass,
+    moving: int | None = None,
+) -> tuple[Any, Any]:
+    """``function(z, t, s)`` and ``D_t``, its tangent along ``(sg[v], 1, 0)``: with the start of the jump.
+
+    Args:
+        function: ``(z, t, s) -> mean velocity``, or any pytree of them.
+        z: states at ``t``, ``[batch, *shape]``.
+        v: along what ``z`` moves, ``[batch, *shape]``.
+        t: source times, ``[batch]``.
+        s: target times, ``[batch]``.
+        derivative: how the tangent is found, see :mod:`onestep_core.flow.derivatives`.
+        moving: a promise that only the first ``moving`` samples have ``s != t``.
+
+    Example:
+        >>> one = torch.ones(1, 1)
+        >>> eulerian_derivative(lambda z, t, s: z * expand_like(t, z), one, one, torch.ones(1), torch.zeros(1))
+        (tensor([[1.]]), tensor([[2.]]))
+    """
+    primals, tangents = (z, t, s), (v.detach(), torch.ones_like(t), torch.zeros_like(s))
+    return _derivative(function, primals, tangents, derivative, moving)
+
+
+def lagrangian_derivative(
+    function: Callable[..., Any],
+    z: Tensor,
+    t: Tensor,
+    s: Tensor,
+    *,
+    derivative: Derivative = two_pass,
+    moving: int | None = None,
+) -> tuple[Any, Any]:
+    """``function(z, t, s)`` and ``D_s``, its tangent along ``(0, 0, 1)``: with the end of the jump.
+
+    Arguments as :func:`eulerian_derivative`.
+
+    Example:
+        >>> one = torch.ones(1, 1)
+        >>> lagrangian_derivative(lambda z, t, s: z * expand_like(s, z), one, torch.ones(1), torch.zeros(1))
+        (tensor([[0.]]), tensor([[1.]]))
+    """
+    primals, tangents = (z, t, s), (torch.zeros_like(z), torch.zeros_like(t), torch.ones_like(s))
+    return _derivative(function, primals, tangents, derivative, moving)
+
+
+def _derivative(
+    function: Callable[..., Any],
+    primals: tuple[Tensor, ...],
+    tangents: tuple[Tensor, ...],
+    derivative: Derivative,
+    moving: int | None,
+) -> tuple[Any, Any]:
+    """``moving`` is passed on only where it says something: a derivative of the user's own need not take it."""
+    return derivative(function, primals, tangents, **({} if moving is None else {"moving": moving}))
 
 
 @typed

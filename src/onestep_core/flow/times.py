@@ -11,7 +11,7 @@ import math
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
@@ -26,6 +26,13 @@ class TimePair(NamedTuple):
 
     t: Tensor
     s: Tensor
+
+
+class Interval(NamedTuple):
+    """Ends of a range of times, one range a sample, each ``[batch]``."""
+
+    low: Tensor
+    high: Tensor
 
 
 @typed
@@ -88,6 +95,42 @@ def truncated_log_normal_times(uniform: Time, *, mean: float, std: float, low: f
     below, above = (_normal_distribution((math.log(end) - mean) / std) for end in (low, high))
     quantile = cast(Tensor, cast(Any, torch.special).ndtri(below + uniform * (above - below)))
     return (mean + std * quantile).exp()
+
+
+@typed
+def truncated_logit_normal_times(
+    uniform: Time, *, mean: float, std: float, low: float | Time = 0.0, high: float | Time = 1.0
+) -> Time:
+    """A logit-normal restricted to ``[low, high]``, by its inverse distribution function, ``[batch]``.
+
+    ``sigmoid(mean + std Phi^-1(Phi(a) + u (Phi(b) - Phi(a))))`` with ``a = (logit low - mean) / std``,
+    ``b = (logit high - mean) / std`` and ``u ~ U(0, 1)``. The ends may differ from sample to sample: terminal velocity
+    matching draws the length ``l`` of a jump first, then where it ends in ``[0, 1 - l]``.
+
+    Args:
+        uniform: draws ``u``, ``[batch]``.
+        mean: of the normal.
+        std: of the normal.
+        low: smallest time, a number or ``[batch]``, in [0, 1).
+        high: largest time, a number or ``[batch]``, in (0, 1].
+
+    Raises:
+        ConfigError: if the ends are numbers and ``0 <= low < high <= 1`` does not hold.
+
+    Source: lumalabs/tvm, ``TVMLoss.sample_ts`` (mean -0.4, std 1; lengths logit-normal with mean -0.8, std 1).
+
+    Example:
+        >>> u = torch.tensor([0.0, 1.0])
+        >>> truncated_logit_normal_times(u, mean=0.0, std=1.0, low=0.25, high=torch.tensor([0.5, 0.75]))
+        tensor([0.2500, 0.7500])
+    """
+    fixed = [end for end in (low, high) if not isinstance(end, Tensor)]
+    if not (all(0 <= end <= 1 for end in fixed) and (len(fixed) < 2 or fixed[0] < fixed[1])):
+        raise ConfigError(f"a logit-normal between {low} and {high}: expected 0 <= low < high <= 1")
+    ends = (end if isinstance(end, Tensor) else torch.full_like(uniform, end) for end in (low, high))
+    special = cast(Any, torch.special)
+    below, above = (special.ndtr((torch.logit(end) - mean) / std) for end in ends)
+    return (mean + std * cast(Tensor, special.ndtri(below + uniform * (above - below)))).sigmoid()
 
 
 def _normal_distribution(x: float) -> float:
@@ -175,6 +218,101 @@ def limit_duration(t: Time, s: Time, *, longest: float) -> TimePair:
     if longest < 0:
         raise ConfigError(f"longest = {longest}: expected a duration, not negative")
     return TimePair(t, t - (t - s).clamp(0.0, longest))
+
+
+@typed
+def between(t: Time, s: Time, *, share: float | Time) -> Time:
+    """``t + share (s - t)``: the middle time at a share of the jump, ``[batch]``; 0 is ``t``, 1 is ``s``.
+
+    Example:
+        >>> between(torch.tensor([1.0]), torch.tensor([0.5]), share=0.25)
+        tensor([0.8750])
+    """
+    return t + share * (s - t)
+
+
+@typed
+def interval_around(
+    below: Time, above: Time, *, middle: float = 0.5, everywhere: Bool[Tensor, "batch"] | None = None
+) -> Interval:
+    """``[middle u, middle + (1 - middle) u']``: a random interval of guidance around ``middle``, one a sample.
+
+    Args:
+        below: draws ``u ~ U(0, 1)``, ``[batch]``.
+        above: draws ``u' ~ U(0, 1)``, ``[batch]``.
+        middle: a time inside every interval, in [0, 1].
+        everywhere: which samples get ``[0, 1]``, ``[batch]``, boolean; none by default.
+
+    Raises:
+        ConfigError: if ``middle`` is outside [0, 1].
+
+    Source: Lyy-iiis/imeanflow, ``sample_cfg_interval``; there the pairs with ``s = t`` get ``[0, 1]``.
+
+    Example:
+        >>> interval_around(torch.tensor([0.5]), torch.tensor([0.5]))
+        Interval(low=tensor([0.2500]), high=tensor([0.7500]))
+    """
+    if not 0 <= middle <= 1:
+        raise ConfigError(f"middle = {middle}: expected a time between 0 and 1")
+    low = uniform_times(below, low=0.0, high=middle)
+    high = uniform_times(above, low=middle, high=1.0)
+    if everywhere is None:
+        return Interval(low, high)
+    return Interval(torch.where(everywhere, 0.0, low), torch.where(everywhere, 1.0, high))
+
+
+def log_steps(
+    count: int, *, finest: int = 7, biased: bool = False, device: torch.device | str | None = None
+) -> Int[Tensor, "batch"]:
+    """The step sizes ``2^-k`` of a batch of shortcut jumps, as their ``k``, ``[count]``, integer, falling.
+
+    Every ``k`` from ``finest - 1`` to 0 gets ``count // finest`` samples. With ``biased``, a quarter each has ``k = 1``
+    and ``k = 0`` and the larger ``k`` get ``count // 2 // finest``. What is left has ``k = 0``, the whole jump.
+
+    Args:
+        count: how many jumps.
+        finest: the ``k`` of an instantaneous velocity, at least 1 (2 with ``biased``); 7 for the released 128 steps.
+        biased: more of the two longest jumps.
+        device: of the result.
+
+    Raises:
+        ConfigError: if a count is negative or ``finest`` too small.
+
+    Source: kvfrans/shortcut-models, ``targets_shortcut.py`` (``bootstrap_dt_bias``). There guidance enters at
+    ``k = finest - 1`` alone, from where longer jumps inherit it.
+
+    Example:
+        >>> log_steps(7, finest=3)
+        tensor([2, 2, 1, 1, 0, 0, 0])
+    """
+    if count < 0 or finest < 1 + biased:
+        raise ConfigError(f"{count} jumps with finest = {finest}: expected a count and at least {1 + biased} halvings")
+    if biased:
+        levels = [k for k in range(finest - 1, 1, -1) for _ in range(count // 2 // finest)] + [1] * (count // 4)
+    else:
+        levels = [k for k in range(finest - 1, -1, -1) for _ in range(count // finest)]
+    return torch.tensor(levels + [0] * (count - len(levels)), dtype=torch.int64, device=device)
+
+
+@typed
+def dyadic_times(uniform: Time, log_step: Int[Tensor, "batch"]) -> TimePair:
+    """Jumps of length ``2^-k`` from the grid ``0, 2^-k, ..., 1 - 2^-k``: ``t = floor(2^k u) 2^-k``, ``s = t + 2^-k``.
+
+    Time runs from noise at 0 to data at 1, as on ``reverse(Linear())``.
+
+    Args:
+        uniform: draws ``u`` in [0, 1), ``[batch]``.
+        log_step: the ``k`` of each jump, ``[batch]``, integer.
+
+    Source: Frans et al., One Step Diffusion via Shortcut Models, section 3, https://arxiv.org/abs/2410.12557.
+
+    Example:
+        >>> dyadic_times(torch.tensor([0.9, 0.9]), torch.tensor([0, 2]))
+        TimePair(t=tensor([0.0000, 0.7500]), s=tensor([1., 1.]))
+    """
+    steps = torch.exp2(log_step.to(uniform.dtype))
+    t = (uniform * steps).floor() / steps
+    return TimePair(t, t + 1 / steps)
 
 
 def _checked(low: float, high: float, path: Path | None) -> None:

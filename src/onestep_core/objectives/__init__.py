@@ -1,7 +1,15 @@
 """The methods: each a function that returns a prediction and a frozen target."""
 
+from onestep_core.objectives.alpha_flow import alpha_flow_regression as alpha_flow_regression
 from onestep_core.objectives.denoising import denoising_regression as denoising_regression
 from onestep_core.objectives.drifting import drifting_regression as drifting_regression
 from onestep_core.objectives.drifting import drifting_regressions as drifting_regressions
 from onestep_core.objectives.flow_matching import flow_matching_regression as flow_matching_regression
+from onestep_core.objectives.improved_meanflow import ImprovedMeanFlow as ImprovedMeanFlow
+from onestep_core.objectives.improved_meanflow import improved_meanflow_regression as improved_meanflow_regression
+from onestep_core.objectives.improved_meanflow import improved_meanflow_regressions as improved_meanflow_regressions
 from onestep_core.objectives.meanflow import meanflow_regression as meanflow_regression
+from onestep_core.objectives.shortcut import shortcut_regression as shortcut_regression
+from onestep_core.objectives.solution_flow import solution_flow_regression as solution_flow_regression
+from onestep_core.objectives.split_meanflow import split_meanflow_regression as split_meanflow_regression
+from onestep_core.objectives.terminal_velocity import terminal_velocity_regression as terminal_velocity_regression

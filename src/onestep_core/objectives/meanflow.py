@@ -11,9 +11,7 @@ The text "v = d_z u . v + d_t u", found in places, holds for the *displacement* 
 average velocity. The paper and its code order times ``(z, r, t)``, target first, with tangents ``(v, 0, 1)``.
 """
 
-import torch
-
-from onestep_core.flow import eulerian_target, two_pass
+from onestep_core.flow import eulerian_derivative, eulerian_target, two_pass
 from onestep_core.precision import full
 from onestep_core.protocols import AverageVelocity, Derivative
 from onestep_core.regression import Regression, regression
@@ -55,6 +53,7 @@ def meanflow_regression(
     ``adaptive(power=1.0, epsilon=0.01)`` (JAX) or ``adaptive(power=0.75, epsilon=0.001)`` (PyTorch).
 
     Example:
+        >>> import torch
         >>> from onestep_core.flow import Linear
         >>> from onestep_core.regression import adaptive, squared_l2
         >>> network = torch.nn.Linear(4, 2)
@@ -66,9 +65,5 @@ def meanflow_regression(
         >>> loss = (raw * adaptive(raw, power=1.0, epsilon=0.01)).mean()
     """
     z, v, t, s = full(z), full(v), full(t), full(s)
-    primals, tangents = (z, t, s), (v, torch.ones_like(t), torch.zeros_like(s))
-    if moving is None:
-        prediction, tangent = derivative(average_velocity, primals, tangents)
-    else:
-        prediction, tangent = derivative(average_velocity, primals, tangents, moving=moving)
-    return regression(prediction, eulerian_target(v, tangent, t, s, scale=scale))
+    prediction, slope = eulerian_derivative(average_velocity, z, v, t, s, derivative=derivative, moving=moving)
+    return regression(prediction, eulerian_target(v, slope, t, s, scale=scale))

@@ -1,0 +1,128 @@
+"""Improved MeanFlow: MeanFlow whose derivative runs along a predicted velocity.
+
+The eulerian identity holds with the *marginal* velocity ``v(z, t) = E[v | z]`` in two places: as what is regressed
+onto, where the pair's noisy velocity has the right mean, and as the direction of ``D_t``, where MeanFlow puts the
+pair's velocity too and pays with the variance of a Jacobian times noise. Here the direction is predicted, by the
+network at ``s = t`` or by a second head, and the loss is a regression of the compound velocity
+
+    V(z, t, s) = a(z, t, s) - (s - t) sg[D_t a(z, t, s)]      D_t: derivative of (z, t, s) along (tangent, 1, 0)
+
+onto ``v``. Since the derivative is stopped, ``V - v`` is ``a`` minus MeanFlow's target with another tangent: the same
+number and the same gradient, so the pairs here hold ``a`` and that target.
+"""
+
+from typing import NamedTuple
+
+from onestep_core.flow import eulerian_derivative, eulerian_target, two_pass
+from onestep_core.precision import full
+from onestep_core.protocols import AverageVelocity, Derivative, TwoHeadedVelocity
+from onestep_core.regression import Regression, regression
+from onestep_core.typing import Sample, Time, typed
+
+
+class ImprovedMeanFlow(NamedTuple):
+    """The two regressions of a two-headed network; their losses are weighted apart and added."""
+
+    average: Regression
+    instantaneous: Regression
+
+
+@typed
+def improved_meanflow_regression(
+    average_velocity: AverageVelocity,
+    z: Sample,
+    v: Sample,
+    tangent: Sample,
+    t: Time,
+    s: Time,
+    *,
+    moving: int | None = None,
+    derivative: Derivative = two_pass,
+) -> Regression:
+    """``a(z, t, s)`` against ``sg[v + (s - t) D_t a(z, t, s)]``, ``D_t`` along ``(sg[tangent], 1, 0)``.
+
+    Args:
+        average_velocity: the network, ``(z, t, s) -> mean velocity``.
+        z: states on a path at ``t``, ``[batch, *shape]``.
+        v: what the compound velocity should be, ``[batch, *shape]``: of the pairs, or guided.
+        tangent: a prediction of the marginal velocity, ``[batch, *shape]``: ``average_velocity(z, t, t)``, or a second
+            head's. It gets no gradient from here.
+        t: source times, ``[batch]``.
+        s: target times, ``[batch]``; on either side of ``t``.
+        moving: a promise that only the first ``moving`` samples have ``s != t``, by which a derivative may save.
+        derivative: how ``D_t a`` is found, see :mod:`onestep_core.flow.derivatives`.
+
+    Returns:
+        Prediction and target, ``[batch, *shape]``, in at least float32.
+
+    Raises:
+        jaxtyping.TypeCheckError: if shapes disagree.
+
+    Source: Geng et al., Improved Mean Flows, section 4 and algorithm 1, https://arxiv.org/abs/2512.02012. The released
+    code orders times ``(z, t, t - s)`` and weights the distance summed over a sample by
+    ``adaptive(power=1.0, epsilon=0.01)``.
+
+    Example:
+        >>> import torch
+        >>> from onestep_core.flow import Linear, instantaneous
+        >>> from onestep_core.regression import squared_l2
+        >>> network = torch.nn.Linear(4, 2)
+        >>> def net(z, t, s):
+        ...     return network(torch.cat([z, t[:, None], s[:, None]], dim=1))
+        >>> t, s = torch.tensor([0.9, 0.5]), torch.tensor([0.1, 0.5])
+        >>> z, v = Linear()(torch.randn(2, 2), torch.randn(2, 2), t)
+        >>> tangent = instantaneous(net)(z, t)
+        >>> loss = squared_l2(*improved_meanflow_regression(net, z, v, tangent, t, s)).mean()
+    """
+    z, t, s = full(z), full(t), full(s)
+    prediction, slope = eulerian_derivative(
+        average_velocity, z, full(tangent), t, s, derivative=derivative, moving=moving
+    )
+    return regression(prediction, eulerian_target(v, slope, t, s))
+
+
+@typed
+def improved_meanflow_regressions(
+    two_headed: TwoHeadedVelocity,
+    z: Sample,
+    v: Sample,
+    tangent: Sample,
+    t: Time,
+    s: Time,
+    *,
+    moving: int | None = None,
+    derivative: Derivative = two_pass,
+) -> ImprovedMeanFlow:
+    """:func:`improved_meanflow_regression` of the first head, and flow matching of the second onto the same ``v``.
+
+    Args:
+        two_headed: the network, ``(z, t, s) -> (mean velocity, instantaneous velocity)``, evaluated once.
+        z: states on a path at ``t``, ``[batch, *shape]``.
+        v: what both should lead to, ``[batch, *shape]``: velocities of the pairs, or guided.
+        tangent: a prediction of the marginal velocity, ``[batch, *shape]``: the second head's, at ``s = t``.
+        t: source times, ``[batch]``.
+        s: target times, ``[batch]``.
+        moving: a promise that only the first ``moving`` samples have ``s != t``.
+        derivative: how ``D_t a`` is found.
+
+    Returns:
+        ``average`` and ``instantaneous``, each a prediction and a target ``[batch, *shape]``.
+
+    Raises:
+        jaxtyping.TypeCheckError: if shapes disagree.
+
+    Source: Lyy-iiis/imeanflow, ``iMeanFlow.forward``: the two adaptively weighted losses are added with equal weight.
+
+    Example:
+        >>> import torch
+        >>> from onestep_core.regression import squared_l2
+        >>> one, t = torch.ones(1, 2), torch.ones(1)
+        >>> pairs = improved_meanflow_regressions(lambda z, t, s: (z, 2 * z), one, one, one, t, t)
+        >>> [squared_l2(*pair) for pair in pairs]
+        [tensor([0.]), tensor([2.])]
+    """
+    z, t, s = full(z), full(t), full(s)
+    (average, velocity), (slope, _) = eulerian_derivative(
+        two_headed, z, full(tangent), t, s, derivative=derivative, moving=moving
+    )
+    return ImprovedMeanFlow(regression(average, eulerian_target(v, slope, t, s)), regression(velocity, v))

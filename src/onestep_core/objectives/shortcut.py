@@ -1,0 +1,64 @@
+"""Shortcut models: one jump is two of half the length.
+
+    a(z, t, s)  against  sg[(a'(z, t, m) + a'(z_m, m, s)) / 2]      m = (t + s) / 2,  z_m = z + (m - t) a'(z, t, m)
+
+the semigroup identity at the midpoint. The network is trained at step sizes ``1, 1/2, 1/4, ...`` alone, the shortest of
+which is flow matching; what it learns there doubles its reach with every size.
+"""
+
+from onestep_core.flow import between, frozen_value, two_jump_target
+from onestep_core.precision import full
+from onestep_core.protocols import AverageVelocity
+from onestep_core.regression import Regression, regression
+from onestep_core.typing import Sample, Time, typed
+
+
+@typed
+def shortcut_regression(
+    average_velocity: AverageVelocity,
+    frozen: AverageVelocity,
+    z: Sample,
+    t: Time,
+    s: Time,
+    *,
+    bound: float | None = None,
+) -> Regression:
+    """``a(z, t, s)`` against the mean of the frozen network's two half jumps: the bootstrap part of the batch.
+
+    The other part is ``flow_matching_regression(instantaneous(average_velocity), z, v, t)``.
+
+    Args:
+        average_velocity: the network, ``(z, t, s) -> mean velocity``; one that takes the step size as ``k`` with
+            ``|s - t| = 2^-k`` is adapted by :func:`onestep_core.flow.from_log_step`.
+        frozen: what the two jumps are made with, guided or not: a moving average of the network in the released code.
+            Gets no gradient.
+        z: states at ``t``, ``[batch, *shape]``.
+        t: source times, ``[batch]``.
+        s: target times, ``[batch]``; released: :func:`onestep_core.flow.dyadic_times` of
+            :func:`onestep_core.flow.log_steps`.
+        bound: the target and the state between the two jumps are clipped to ``[-bound, bound]``; 4 in the released
+            code, for latents; not clipped where ``None``.
+
+    Returns:
+        Prediction and target, ``[batch, *shape]``, in at least float32.
+
+    Raises:
+        ConfigError: if ``bound`` is not positive.
+        jaxtyping.TypeCheckError: if shapes disagree.
+
+    Source: Frans et al., One Step Diffusion via Shortcut Models, section 3 and algorithm 1,
+    https://arxiv.org/abs/2410.12557. The paper's time has noise at 0: use ``reverse(Linear(noise_floor=1e-5))``. The
+    released code drops labels in the flow-matching part alone, and takes the mean over the whole batch.
+
+    Example:
+        >>> import torch
+        >>> def net(z, t, s):
+        ...     return z
+        >>> shortcut_regression(net, net, torch.ones(1, 1), torch.ones(1), torch.zeros(1))
+        Regression(prediction=tensor([[1.]]), target=tensor([[0.7500]]))
+    """
+    z, t, s = full(z), full(t), full(s)
+    m = between(t, s, share=0.5)
+    first = frozen_value(frozen, z, t, m)
+    target = two_jump_target(first, frozen, z, t, m, s, bound=bound, state_bound=bound)
+    return regression(average_velocity(z, t, s), target)
