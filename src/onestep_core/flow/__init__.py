@@ -1,5 +1,11 @@
 """Trajectories: paths, times, derivatives, solvers and the identities of flow maps."""
 
+from onestep_core.flow.curricula import doubling_points as doubling_points
+from onestep_core.flow.curricula import ect_ratio as ect_ratio
+from onestep_core.flow.curricula import ect_times as ect_times
+from onestep_core.flow.curricula import halving_steps as halving_steps
+from onestep_core.flow.curricula import progressive_points as progressive_points
+from onestep_core.flow.curricula import target_decay as target_decay
 from onestep_core.flow.derivatives import central_difference as central_difference
 from onestep_core.flow.derivatives import two_pass as two_pass
 from onestep_core.flow.derivatives import with_graph as with_graph
@@ -38,6 +44,9 @@ from onestep_core.flow.preconditioning import consistency as consistency
 from onestep_core.flow.preconditioning import consistency_scalings as consistency_scalings
 from onestep_core.flow.preconditioning import edm as edm
 from onestep_core.flow.preconditioning import edm_scalings as edm_scalings
+from onestep_core.flow.preconditioning import log_noise as log_noise
+from onestep_core.flow.preconditioning import truncated as truncated
+from onestep_core.flow.preconditioning import unwrap as unwrap
 from onestep_core.flow.predictions import data_from_noise as data_from_noise
 from onestep_core.flow.predictions import data_from_score as data_from_score
 from onestep_core.flow.predictions import data_from_velocity as data_from_velocity
@@ -52,6 +61,9 @@ from onestep_core.flow.solvers import euler as euler
 from onestep_core.flow.solvers import heun as heun
 from onestep_core.flow.solvers import integrate as integrate
 from onestep_core.flow.times import TimePair as TimePair
+from onestep_core.flow.times import boundary_times as boundary_times
+from onestep_core.flow.times import discretized_log_normal as discretized_log_normal
+from onestep_core.flow.times import keep_apart as keep_apart
 from onestep_core.flow.times import limit_duration as limit_duration
 from onestep_core.flow.times import log_normal_times as log_normal_times
 from onestep_core.flow.times import logit_normal_times as logit_normal_times

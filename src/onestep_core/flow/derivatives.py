@@ -49,10 +49,16 @@ def _transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore
 
 
-def _without_graph() -> AbstractContextManager[Any]:
-    """No graph, unless a transform outside needs one to pass through (then the result is detached).
+def without_graph() -> AbstractContextManager[Any]:
+    """A context for what will be detached: no graph, unless a ``torch.func`` transform outside passes through it.
 
     Activations such as SiLU have no forward derivative of their derivative under ``no_grad``.
+
+    Example:
+        >>> x = torch.ones(1, requires_grad=True)
+        >>> with without_graph():
+        ...     (2 * x).requires_grad
+        False
     """
     if torch.compiler.is_compiling():
         return torch.no_grad()
@@ -104,7 +110,7 @@ def two_pass(
         (True, tensor([6.]))
     """
     value = function(*primals)
-    with _without_graph():
+    with without_graph():
         inputs = primals if _transformed() else _detached(primals)
         _, tangent = _jvp(tangent_function or function, inputs, _detached(tangents))
     return value, _detached(tangent)
@@ -151,7 +157,7 @@ def central_difference(
     def slope(ahead: Any, behind: Any) -> Any:
         return (ahead - behind) / (2 * step) if isinstance(ahead, Tensor) else ahead
 
-    with _without_graph():
+    with without_graph():
         tangent = tree_map(slope, shifted(1.0), shifted(-1.0))
     return value, _detached(tangent)
 
