@@ -27,7 +27,14 @@ def meanflow(net, data, z, v, t, s, **options):
     return one.meanflow_regression(net, z, v, t, s, **options)
 
 
+def consistency(net, data, z, v, t, s, **options):
+    """On the linear path the pair's state at ``s`` lies on the line through ``z`` along ``v``."""
+    return one.consistency_regression(net, net, z, one.euler(lambda z, t: v, z, t, s), t, s, **options)
+
+
 TRAJECTORY = {
+    "consistency": (consistency, 1),
+    "consistency, some at the end": (partial(consistency, end=0.4), 1),
     "flow matching": (flow_matching, 1),
     "denoising": (denoising, 1),
     "meanflow": (meanflow, 2),
