@@ -128,7 +128,6 @@ from onestep_core.objectives import flow_matching_regression as flow_matching_re
 from onestep_core.objectives import meanflow_regression as meanflow_regression
 from onestep_core.regression import Regression as Regression
 from onestep_core.regression import adaptive as adaptive
-from onestep_core.regression import balance as balance
 from onestep_core.regression import cosine as cosine
 from onestep_core.regression import exponential as exponential
 from onestep_core.regression import inverse_duration as inverse_duration
@@ -141,6 +140,7 @@ from onestep_core.regression import mse as mse
 from onestep_core.regression import pseudo_huber as pseudo_huber
 from onestep_core.regression import pull as pull
 from onestep_core.regression import rescale_residual as rescale_residual
+from onestep_core.regression import separate_means as separate_means
 from onestep_core.regression import snr as snr
 from onestep_core.regression import squared_l2 as squared_l2
 from onestep_core.regression import truncated_inverse_variance as truncated_inverse_variance

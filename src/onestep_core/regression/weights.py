@@ -139,7 +139,7 @@ def inverse_duration(t: Time, m: Time, *, power: float = 1.0) -> PerSample:
 
 
 @typed
-def balance(loss: PerSample, group: Bool[Tensor, "batch"], *, weight: float) -> PerSample:
+def separate_means(loss: PerSample, group: Bool[Tensor, "batch"], *, weight: float) -> PerSample:
     """Factors under which the mean over the batch is ``mean over the rest + weight * mean over the group``.
 
     A weight that knows the batch: its factors are ``weight * batch / group`` and ``batch / rest``. An empty group
@@ -155,7 +155,7 @@ def balance(loss: PerSample, group: Bool[Tensor, "batch"], *, weight: float) -> 
     https://arxiv.org/abs/2410.14895.
 
     Example:
-        >>> balance(torch.ones(4), torch.tensor([True, False, False, False]), weight=0.5)
+        >>> separate_means(torch.ones(4), torch.tensor([True, False, False, False]), weight=0.5)
         tensor([2.0000, 1.3333, 1.3333, 1.3333])
     """
     inside = group.to(frozen(loss).dtype)

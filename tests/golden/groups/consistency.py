@@ -29,7 +29,6 @@ from onestep_core.flow import (
 )
 from onestep_core.objectives import consistency_regression
 from onestep_core.regression import (
-    balance,
     inverse_duration,
     inverse_variance,
     inverse_variance_plus_one,
@@ -38,6 +37,7 @@ from onestep_core.regression import (
     l2,
     mse,
     pseudo_huber,
+    separate_means,
     squared_l2,
     truncated_inverse_variance,
     uniform,
@@ -240,10 +240,10 @@ def fastgen_cm(case: Case) -> None:
     distances = {"l2": l2, "sq": squared_l2, "huber": partial(pseudo_huber, c=case.python("huber_const"))}
     pairs = {name: consistency_regression(student, student, z, step(), t, m) for name, step in second.items()}
     case.check("D_t", pairs["ct"].prediction)
-    for name, stored in {"ct": "D_r_ct", "cd": "D_r_cd", "cd_cfg": "D_r_cdcfg"}.items():
-        case.check(stored, pairs[name].target)
-    for match in case.names(r"loss_((ct|cd|cd_cfg)_(l2|sq|huber)_(\w+))_f\d\d"):
-        name, kind, distance, weighting = match.groups()
+    for kind, name in {"ct": "D_r_ct", "cd": "D_r_cd", "cd_cfg": "D_r_cdcfg"}.items():
+        case.check(name, pairs[kind].target)
+    stored = {match.groups() for match in case.names(r"loss_((ct|cd|cd_cfg)_(l2|sq|huber)_(\w+))_f\d\d")}
+    for name, kind, distance, weighting in sorted(stored):
         pair = pairs[kind]
         loss = distances[distance](*pair) * FASTGEN_WEIGHTS[weighting](*wide).to(case.dtype)
         case.check(f"loss_{name}", loss)
@@ -275,6 +275,6 @@ def tcm(case: Case) -> None:
     case.check("cm_loss", loss[~boundary].mean())
     case.check("loss_boundary", loss[boundary].mean())
     case.check("unweighted", raw[~boundary].mean())
-    total = (loss * balance(loss, boundary, weight=case.python("w_boundary"))).mean()
+    total = (loss * separate_means(loss, boundary, weight=case.python("w_boundary"))).mean()
     case.check("total_loss", total)
     check_gradients(case, weights, total)
