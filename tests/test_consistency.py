@@ -370,9 +370,10 @@ def test_each_stage_sees_its_own_times_and_the_other_s_failures_stay_out():
     f = flow.truncated(
         lambda z, t: w * z * (t - 0.999).log()[:, None], lambda z, t: z * (1.001 - t).log()[:, None], transition=1.0
     )
-    found = f(strategies.normal(0, 3, 2), torch.tensor([0.2, 1.0, 4.0], dtype=F64))
+    z = strategies.normal(0, 3, 2).requires_grad_()
+    found = f(z, torch.tensor([0.2, 1.0, 4.0], dtype=F64))
     assert bool(found.isfinite().all())
-    assert bool(torch.autograd.grad(found.sum(), w)[0].isfinite())
+    assert all(bool(gradient.isfinite().all()) for gradient in torch.autograd.grad(found.sum(), (w, z)))
 
 
 def test_two_exact_stages_are_stationary_and_a_wrong_late_one_is_pulled_to_the_first():
