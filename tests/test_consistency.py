@@ -445,8 +445,9 @@ def test_discretised_log_normal_is_the_continuous_one_on_a_grid():
         time = flow.truncated_log_normal_times(1 - u, mean=-1.1, std=2.0, low=float(grid[-1]), high=float(grid[0]))
         assert bool((time <= grid[index] * (1 + 1e-9)).all())
         assert bool((time >= grid[index + 1] * (1 - 1e-9)).all())
-    ends = flow.discretized_log_normal(torch.tensor([0.0, 1.0]), grid.float())
-    assert ends.tolist() == [0, len(grid) - 2]
+    for levels in (grid, grid.float()):
+        ends = flow.discretized_log_normal(torch.tensor([0.0, 1.0]), levels)
+        assert ends.tolist() == [0, len(grid) - 2]
 
 
 def test_pairs_kept_apart():

@@ -133,7 +133,7 @@ def ect_ratio(stage: int, *, factor: float = 2.0) -> float:
 
     Args:
         stage: from 0; the released code raises it every so many training steps.
-        factor: ``q``, above 1: 2 in the released code, 4 in some of its runs.
+        factor: ``q``, above 1; 2 by default in the released code.
 
     Raises:
         ConfigError: if ``stage`` is negative or ``factor`` is not above 1.

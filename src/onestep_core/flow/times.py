@@ -259,7 +259,7 @@ def discretized_log_normal(
         raise ConfigError(f"a grid of {grid.shape[0]} levels, std = {std}: expected at least two and a positive std")
     below = cast(Tensor, cast(Any, torch.special).ndtr((grid.log() - mean) / std))
     passed = (below[0] - below) / (below[0] - below[-1])
-    return (torch.searchsorted(passed, uniform, right=True) - 1).clamp(0, grid.shape[0] - 2)
+    return (torch.searchsorted(passed, uniform.to(passed.dtype), right=True) - 1).clamp(0, grid.shape[0] - 2)
 
 
 def _checked(low: float, high: float, path: Path | None) -> None:
