@@ -125,6 +125,18 @@ def _oracle(name: str, **keywords: Any) -> Any:
     return exact
 
 
+_LINE = flow.Linear()
+
+
+def _at_middle(p: strategies.Problem) -> torch.Tensor:
+    """The pair's own state at ``m``: the step of consistency training."""
+    return _LINE(p.data, p.noise, p.m).z
+
+
+def _end_of_trajectory(mixture: GaussianMixture, path: Any) -> Any:
+    return flow.consistency_from_flow_map(partial(mixture.flow_map, path=path, steps=8), end=path.data_time)
+
+
 OBJECTIVES: dict[str, tuple[Any, dict[str, Any]]] = {
     "flow_matching": (
         lambda network, p: objectives.flow_matching_regression(network, p.z, p.v, p.t),
@@ -203,6 +215,22 @@ OBJECTIVES: dict[str, tuple[Any, dict[str, Any]]] = {
             network, flow.instantaneous(network), p.z, p.t, p.s, derivative=flow.two_pass
         ),
         {"exact": _oracle("average_velocity", steps=6), "marginal": True, "restoring": False, "compiled": True},
+    ),
+    "consistency_training": (
+        lambda network, p: objectives.consistency_regression(network, network, p.z, _at_middle(p), p.t, p.m),
+        {"compiled": True},
+    ),
+    # In one jump to the data the target is the data: denoising.
+    "consistency_training_in_one_jump": (
+        lambda network, p: objectives.consistency_regression(network, network, p.z, p.data, p.t, 0 * p.m, end=0.0),
+        {"exact": _oracle("denoiser"), "unbiased": True, "compiled": True},
+    ),
+    # A shift of the whole function has no loss: the boundary condition, and not the objective, excludes it.
+    "consistency_distillation": (
+        lambda network, p: objectives.consistency_regression(
+            network, network, p.z, TWO_MODES.flow_map(p.z, p.t, p.m, path=_LINE, steps=8), p.t, p.m
+        ),
+        {"exact": _end_of_trajectory, "marginal": True, "restoring": False},
     ),
     "drifting": (
         lambda network, p: objectives.drifting_regression(network(p.noise), p.data, field=FIELDS["drift_both"][0]),

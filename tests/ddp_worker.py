@@ -1,4 +1,4 @@
-"""Two processes train MeanFlow for one step; run by tests/test_ddp.py under torchrun."""
+"""Two processes train MeanFlow and a consistency model for one step; run by tests/test_ddp.py under torchrun."""
 
 import json
 import os
@@ -20,15 +20,28 @@ def gradients(network, tangent_function, rows):
     return {name: p.grad.tolist() for name, p in tangent_function.named_parameters()}
 
 
+def consistency_gradients(network, module, rows):
+    """The wrapped network on both sides: with a graph, then without."""
+    _, z, v, t, s = (x[rows] for x in batch(8))
+    z_m = one.euler(lambda z, t: v, z, t, s)
+    one.squared_l2(*one.consistency_regression(network, network, z, z_m, t, s)).mean().backward()
+    return {name: p.grad.tolist() for name, p in module.named_parameters()}
+
+
 def main():
     dist.init_process_group("gloo")
     rank = int(os.environ["RANK"])
     module = Net(2)
     ddp = DistributedDataParallel(module)
-    result = {"two": gradients(ddp, module, slice(4 * rank, 4 * rank + 4))}
+    rows = slice(4 * rank, 4 * rank + 4)
+    result = {"two": gradients(ddp, module, rows)}
+    module = Net(1)
+    result["consistency two"] = consistency_gradients(DistributedDataParallel(module), module, rows)
     if rank == 0:
         alone = Net(2)
         result["one"] = gradients(alone, alone, slice(0, 8))
+        alone = Net(1)
+        result["consistency one"] = consistency_gradients(alone, alone, slice(0, 8))
     (Path(sys.argv[1]) / f"{rank}.json").write_text(json.dumps(result))
     dist.destroy_process_group()
 

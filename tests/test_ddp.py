@@ -1,4 +1,4 @@
-"""MeanFlow in a data-parallel loop: gradients are synchronised and those of the union batch."""
+"""MeanFlow and consistency training in a data-parallel loop: gradients are those of the union batch."""
 
 import json
 import os
@@ -13,7 +13,8 @@ ROOT = Path(__file__).parent.parent
 
 def test_two_processes_equal_one(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    packages = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": packages, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, "tests/ddp_worker.py", str(tmp_path)],
         cwd=ROOT,
@@ -24,7 +25,9 @@ def test_two_processes_equal_one(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
-    for name, alone in first["one"].items():
-        a, b, expected = (torch.tensor(x) for x in (first["two"][name], second["two"][name], alone))
-        assert torch.equal(a, b)
-        torch.testing.assert_close(a, expected, rtol=1e-10, atol=1e-12)
+    for method in ("", "consistency "):
+        for name, alone in first[f"{method}one"].items():
+            synchronised = (ranked[f"{method}two"][name] for ranked in (first, second))
+            a, b, expected = (torch.tensor(x) for x in (*synchronised, alone))
+            assert torch.equal(a, b)
+            torch.testing.assert_close(a, expected, rtol=1e-10, atol=1e-12)

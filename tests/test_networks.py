@@ -13,12 +13,14 @@ from onestep_adapters.networks import (
     as_velocity,
     count_calls,
     frozen,
+    shared_dropout,
     with_condition,
 )
 from onestep_adapters.samplers import one_step, sample_ode
 from onestep_core.errors import ConfigError
 from onestep_core.flow import Linear, Trigonometric, VarianceExploding, euler, flow_map_from_average_velocity, heun
 from onestep_core.flow import reverse as reverse_path
+from onestep_core.objectives import consistency_regression
 from tests.toy import F64, Net
 
 PATHS = [Linear(), Trigonometric(0.5), VarianceExploding(0.01, 5.0), reverse_path(Linear())]
@@ -134,3 +136,86 @@ def test_one_step_is_the_flow_map_between_the_ends():
     ends = (torch.ones(6, dtype=F64), torch.zeros(6, dtype=F64))
     expected = flow_map_from_average_velocity(net)(noise(), *ends)
     assert torch.equal(one_step(net, noise(), path=path), expected)
+
+
+class Noisy(nn.Module):
+    """A network with dropout and rows that are skipped at random."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 64), nn.Linear(64, 3)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, z, t):
+        hidden = self.dropout(self.first(torch.cat([z, t[:, None]], 1)).relu())
+        keep = torch.rand(len(z), 1, device=z.device) < 0.5
+        return self.last(hidden * keep)
+
+
+def test_a_pair_shares_its_dropout_and_leaves_the_generator_one_evaluation_further():
+    net, other, z, t = Noisy(), Noisy(), torch.randn(6, 3), torch.rand(6)
+    other.load_state_dict(net.state_dict())
+    for twin in (None, other):
+        torch.manual_seed(0)
+        alone = net(z, t)
+        after = torch.get_rng_state()
+        torch.manual_seed(0)
+        online, target = shared_dropout(net, twin)
+        assert torch.equal(online(z, t), alone)
+        assert torch.equal(torch.get_rng_state(), after)
+        with torch.no_grad():
+            assert torch.equal(target(z, t), alone)
+            assert torch.equal(target(z, t), alone)
+        assert torch.equal(torch.get_rng_state(), after)
+        # The next pair has its own masks.
+        assert not torch.equal(online(z, t), alone)
+        assert not torch.equal(target(z, t), alone)
+    assert not torch.equal(net(z, t), net(z, t))
+
+
+def test_a_shared_mask_zeroes_the_same_units_for_other_inputs():
+    seen = []
+    dropout = nn.Dropout(0.5)
+
+    def net(z, t):
+        seen.append(dropout(z + 10))
+        return seen[-1]
+
+    online, target = shared_dropout(net)
+    consistency_regression(online, target, torch.rand(4, 50), torch.rand(4, 50), torch.ones(4), torch.zeros(4))
+    assert len(seen) == 2
+    assert torch.equal(seen[0] == 0, seen[1] == 0)
+    assert not torch.equal(*seen)
+
+
+def test_a_pair_without_dropout_is_the_network_twice():
+    net, t = Net(1), torch.rand(6, dtype=F64)
+    before = torch.get_rng_state()
+    online, target = shared_dropout(net)
+    assert torch.equal(online(noise(), t), net(noise(), t))
+    assert torch.equal(target(noise(), t), net(noise(), t))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_pair_keeps_the_generator_where_the_target_fails_and_wants_its_order():
+    def fails(z, t):
+        torch.rand(3)
+        raise RuntimeError("inside")
+
+    net, z, t = Noisy(), torch.randn(6, 3), torch.rand(6)
+    online, target = shared_dropout(net, fails)
+    with pytest.raises(ConfigError, match="before the target"):
+        target(z, t)
+    online(z, t)
+    before = torch.get_rng_state()
+    with pytest.raises(RuntimeError, match="inside"):
+        target(z, t)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_pair_on_a_gpu_shares_its_dropout():
+    net, z, t = Noisy().cuda(), torch.randn(6, 3).cuda(), torch.rand(6).cuda()
+    online, target = shared_dropout(net)
+    assert torch.equal(online(z, t), target(z, t))
+    assert not torch.equal(online(z, t), online(z, t))

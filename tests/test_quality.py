@@ -1,7 +1,7 @@
 """Trained for real: one-step generators against the bars of the toys, and the yardstick against its own.
 
-A method passes with ``score <= max(2 * yardstick's, 0.03) + 2 se``, all modes at their masses and widths. The ordinary run trains
-one seed of the recipes as they are on 8 Gaussians; the thorough one trains three seeds on three laws.
+A method passes with ``score <= max(2 * yardstick's, 0.03) + 2 se``, all modes at their masses and widths. The ordinary
+run trains one seed of the recipes as they are on 8 Gaussians; the thorough one trains three seeds on three laws.
 """
 
 import attrs
@@ -27,9 +27,11 @@ def trained_scores(method, data, seeds):
         law = run.problem.law
         reference = toy_reference(law, generator=torch.Generator().manual_seed(100 + seed))
         generator = torch.Generator().manual_seed(200 + seed)
-        scores.append(
-            toy_score(lambda n, g, run=run: run.samples(n, generator=g)[0], law, generator=generator, reference=reference)
-        )
+
+        def sampler(count, g, run=run):
+            return run.samples(count, generator=g)[0]
+
+        scores.append(toy_score(sampler, law, generator=generator, reference=reference))
     return scores
 
 

@@ -58,7 +58,14 @@ def solution_flow(net, data, z, v, t, s):
     return one.solution_flow_regression(solution, solution, z, v, t, one.between(t, s, share=0.1), s)
 
 
+def consistency(net, data, z, v, t, s, **options):
+    """On the linear path the pair's state at ``s`` lies on the line through ``z`` along ``v``."""
+    return one.consistency_regression(net, net, z, one.euler(lambda z, t: v, z, t, s), t, s, **options)
+
+
 TRAJECTORY = {
+    "consistency": (consistency, 1),
+    "consistency, some at the end": (partial(consistency, end=0.4), 1),
     "flow matching": (flow_matching, 1),
     "denoising": (denoising, 1),
     "meanflow": (meanflow, 2),

@@ -22,6 +22,7 @@ raw: Tensor = one.squared_l2(*one.meanflow_regression(average_velocity, z, v, t,
 loss: Tensor = (raw * one.adaptive(raw, power=1.0, epsilon=0.01)).mean()
 one.flow_matching_regression(velocity, z, v, t)
 one.meanflow_regression(average_velocity, z, v, t, s, derivative=partial(one.central_difference, step=1e-3))
+one.consistency_regression(velocity, velocity, z, z, t, s, end=0.0)
 one.integrate(partial(one.heun, velocity), z, torch.linspace(1, 0, 3))
 one.drifting_regression(x, x, field=partial(one.mean_shift_field, kernel=partial(one.laplace, temperature=0.2)))
 path: one.protocols.Path = one.reverse(one.VarianceExploding(0.1, 1.0))

@@ -2,11 +2,16 @@
 
 ``f(z, sigma) = c_skip z + c_out F(c_in z, sigma)`` on the variance-exploding path. The choice of ``c_skip`` and
 ``c_out`` decides what is true before training: EDM's keep input and target at unit variance; the consistency
-form makes ``f(z, sigma_min) = z`` for *every* network, which is what rules the constant solution out.
+form makes ``f(z, sigma_min) = z`` for *every* network, which is what rules the constant solution out. Both take the
+same raw network, so one may train with EDM's scalings and sample with the consistency form, as the released ECT does
+(``edm(network)`` in training, ``consistency(network, sigma_min=0.003)`` in evaluation: two different functions, which
+agree to ``O(sigma_min)``); :func:`unwrap` gives the raw network back where only the wrapped one is at hand.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from onestep_core.precision import full
@@ -34,7 +39,6 @@ def edm_scalings(sigma: Time, *, sigma_data: float) -> Scalings:
     Source: Karras et al., Elucidating the Design Space, table 1, https://arxiv.org/abs/2206.00364.
 
     Example:
-        >>> import torch
         >>> edm_scalings(torch.tensor([0.0]), sigma_data=0.5)
         Scalings(c_skip=tensor([1.]), c_out=tensor([0.]), c_in=tensor([2.]))
     """
@@ -57,7 +61,6 @@ def consistency_scalings(sigma: Time, *, sigma_data: float, sigma_min: float) ->
     Source: Song et al., Consistency Models, appendix C, https://arxiv.org/abs/2303.01469.
 
     Example:
-        >>> import torch
         >>> consistency_scalings(torch.tensor([0.5]), sigma_data=0.5, sigma_min=0.5)[:2]
         (tensor([1.]), tensor([0.]))
     """
@@ -69,6 +72,25 @@ def consistency_scalings(sigma: Time, *, sigma_data: float, sigma_min: float) ->
         shifted * sigma_data * total.rsqrt(),
         total.rsqrt(),
     )
+
+
+@typed
+def log_noise(sigma: Time, *, scale: float = 0.25, epsilon: float = 0.0) -> Time:
+    """``scale log(sigma + epsilon)``: what a network is told instead of the noise level.
+
+    Args:
+        sigma: noise levels, ``[batch]``, positive unless ``epsilon`` is.
+        scale: 1/4 in EDM and ECT; 250 in the released consistency models.
+        epsilon: keeps level zero finite; 1e-44 there.
+
+    Source: Karras et al., Elucidating the Design Space, table 1, https://arxiv.org/abs/2206.00364;
+    openai/consistency_models, ``KarrasDenoiser.denoise`` (``rescaled_t``).
+
+    Example:
+        >>> log_noise(torch.tensor([1.0]))
+        tensor([0.])
+    """
+    return scale * (full(sigma) + epsilon).log()
 
 
 def _scaled(network: Velocity, scalings: Scalings, z: Tensor, sigma: Tensor) -> Tensor:
@@ -87,7 +109,6 @@ def edm(network: Velocity, *, sigma_data: float = 0.5) -> Denoiser:
     Source: Karras et al., eq. 7, https://arxiv.org/abs/2206.00364.
 
     Example:
-        >>> import torch
         >>> denoiser = edm(lambda z, sigma: 0 * z)
         >>> denoiser(torch.ones(1, 2), torch.zeros(1))
         tensor([[1., 1.]])
@@ -110,7 +131,6 @@ def consistency(network: Velocity, *, sigma_data: float = 0.5, sigma_min: float 
     Source: Song et al., Consistency Models, eq. 5, https://arxiv.org/abs/2303.01469.
 
     Example:
-        >>> import torch
         >>> f = consistency(lambda z, sigma: z + 7, sigma_min=0.5)
         >>> f(torch.ones(1, 2), torch.tensor([0.5]))
         tensor([[1., 1.]])
@@ -119,5 +139,64 @@ def consistency(network: Velocity, *, sigma_data: float = 0.5, sigma_min: float 
     def function(z: Tensor, sigma: Tensor, /) -> Tensor:
         scalings = consistency_scalings(sigma, sigma_data=sigma_data, sigma_min=sigma_min)
         return _scaled(network, scalings, z, sigma)
+
+    return function
+
+
+def unwrap(function: Denoiser, *, scalings: Callable[[Tensor], Scalings]) -> Velocity:
+    """The raw network under a preconditioned callable: ``(f(z, sigma) - c_skip z) / c_out`` at ``z = x / c_in``.
+
+    A pretrained denoiser becomes a consistency function with a boundary condition without access to its inside:
+    ``consistency(unwrap(denoiser, scalings=partial(edm_scalings, sigma_data=0.5)))``.
+
+    Args:
+        function: a denoiser or consistency function, ``(z, sigma) -> state``.
+        scalings: those it was made with, ``sigma -> Scalings``.
+
+    Returns:
+        ``(scaled state, sigma) -> state``; not finite where ``c_out = 0``, and of few digits near it.
+
+    Example:
+        >>> from functools import partial
+        >>> raw = unwrap(edm(lambda x, sigma: x + 7), scalings=partial(edm_scalings, sigma_data=0.5))
+        >>> raw(torch.ones(1, 2), torch.ones(1))
+        tensor([[8., 8.]])
+    """
+
+    def network(x: Tensor, sigma: Tensor, /) -> Tensor:
+        x = full(x)
+        c_skip, c_out, c_in = (expand_like(c, x) for c in scalings(sigma))
+        z = x / c_in
+        return (full(function(z, sigma)) - c_skip * z) / c_out
+
+    return network
+
+
+def truncated(late: ConsistencyFunction, early: ConsistencyFunction, *, transition: float) -> ConsistencyFunction:
+    """``late`` where ``t >= transition``, ``early`` below: a consistency function in two stages.
+
+    ``early``, a consistency function trained before and frozen, is the boundary condition of ``late``, which spends
+    nothing on small noise. Both are evaluated on the whole batch and chosen by rows, which needs no knowledge of
+    values and compiles; each sees the transition time on the rows that are not its own. Where all times are late,
+    as when sampling from noise or at the prediction of a training pair, call ``late`` itself and save the other.
+
+    Args:
+        late: the student, ``(z, t) -> end of the trajectory``; the gradient goes here.
+        early: the first stage, without gradient in its parameters (the adapters' ``frozen``).
+        transition: the time that divides them; larger times carry more noise.
+
+    Source: Lee et al., Truncated Consistency Models, section 3, https://arxiv.org/abs/2410.14895; NVlabs/FastGen,
+    ``TCMPrecond``.
+
+    Example:
+        >>> f = truncated(lambda z, t: z + 1, lambda z, t: z, transition=1.0)
+        >>> f(torch.zeros(2, 1), torch.tensor([2.0, 0.5])).flatten()
+        tensor([1., 0.])
+    """
+
+    def function(z: Tensor, t: Tensor, /) -> Tensor:
+        second = full(late(z, t.clamp(min=transition)))
+        first = full(early(z, t.clamp(max=transition)))
+        return torch.where(expand_like(t >= transition, z), second, first)
 
     return function

@@ -11,7 +11,7 @@ import math
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
@@ -313,6 +313,91 @@ def dyadic_times(uniform: Time, log_step: Int[Tensor, "batch"]) -> TimePair:
     steps = torch.exp2(log_step.to(uniform.dtype))
     t = (uniform * steps).floor() / steps
     return TimePair(t, t + 1 / steps)
+
+
+@typed
+def keep_apart(t: Time, s: Time, *, gap: float) -> TimePair:
+    """``t -> max(t, s + gap)``: sources that do not lie after their target by ``gap`` are moved there.
+
+    For pairs whose target has a floor that lies above some sources. In float32 a gap below 1e-7 of ``s`` is none.
+
+    Args:
+        t: source times, ``[batch]``.
+        s: target times, ``[batch]``.
+        gap: smallest ``t - s``, positive; 1e-6 in FastGen.
+
+    Raises:
+        ConfigError: if ``gap`` is not positive.
+
+    Source: NVlabs/FastGen, ``CMModel.single_train_step``.
+
+    Example:
+        >>> keep_apart(torch.tensor([0.5, 2.0]), torch.tensor([1.0, 1.0]), gap=0.25).t
+        tensor([1.2500, 2.0000])
+    """
+    if not gap > 0:
+        raise ConfigError(f"gap = {gap}: expected a positive duration")
+    return TimePair(torch.maximum(t, s + gap), s)
+
+
+@typed
+def boundary_times(t: Time, mask: Bool[Tensor, "batch"], *, transition: float, margin: float = 1e-8) -> Time:
+    """``transition + margin`` where ``mask`` holds: samples that learn where a second stage meets the first.
+
+    Args:
+        t: times of the second stage, ``[batch]``, from ``transition`` up.
+        mask: which samples sit on the boundary, ``[batch]``, boolean; the released code takes
+            ``int(batch * 0.25)`` at random.
+        transition: where :func:`~onestep_core.flow.preconditioning.truncated` changes networks.
+        margin: how far inside; in float32 the released 1e-8 is nothing beside times near 1, and the transition
+            itself belongs to the second stage.
+
+    Source: Lee et al., Truncated Consistency Models, section 3, https://arxiv.org/abs/2410.14895; NVlabs/FastGen,
+    ``TCMModel.single_train_step``.
+
+    Example:
+        >>> boundary_times(torch.tensor([3.0, 5.0]), torch.tensor([True, False]), transition=1.0)
+        tensor([1., 5.])
+    """
+    return torch.where(mask, transition + margin, t)
+
+
+@typed
+def discretized_log_normal(
+    uniform: Time, grid: Float[Tensor, "points"], *, mean: float = -1.1, std: float = 2.0
+) -> Int[Tensor, "batch"]:
+    """Intervals of a grid, each as likely as a log-normal makes it, from ``u ~ U(0, 1)``, ``[batch]``.
+
+    Interval ``i`` lies between ``grid[i]`` and ``grid[i + 1]`` and has probability proportional to
+    ``|erf(x_i) - erf(x_(i+1))|``, ``x = (log grid - mean) / (sqrt(2) std)``. The pair is ``t, m = grid[i],
+    grid[i + 1]``.
+
+    Args:
+        uniform: draws, ``[batch]``.
+        grid: positive noise levels from the noise to the data, ``[points]``, decreasing, at least two:
+            ``karras_grid(n)[:-1]``.
+        mean: of the logarithm.
+        std: of the logarithm, positive.
+
+    Returns:
+        Indices from 0 to ``points - 2``, ``[batch]``.
+
+    Raises:
+        ConfigError: if there is no interval or ``std`` is not positive.
+
+    Source: Song and Dhariwal, Improved Techniques for Training Consistency Models, section 3.5 and table 1,
+    https://arxiv.org/abs/2310.14189 (there the grid increases).
+
+    Example:
+        >>> levels = torch.tensor([80.0, 1.0, 0.3, 0.002])
+        >>> discretized_log_normal(torch.tensor([0.0, 0.35, 0.999]), levels)
+        tensor([0, 1, 2])
+    """
+    if grid.shape[0] < 2 or not std > 0:
+        raise ConfigError(f"a grid of {grid.shape[0]} levels, std = {std}: expected at least two and a positive std")
+    below = cast(Tensor, cast(Any, torch.special).ndtr((grid.log() - mean) / std))
+    passed = (below[0] - below) / (below[0] - below[-1])
+    return (torch.searchsorted(passed, uniform.to(passed.dtype), right=True) - 1).clamp(0, grid.shape[0] - 2)
 
 
 def _checked(low: float, high: float, path: Path | None) -> None:

@@ -1,6 +1,7 @@
 """The methods: each a function that returns a prediction and a frozen target."""
 
 from onestep_core.objectives.alpha_flow import alpha_flow_regression as alpha_flow_regression
+from onestep_core.objectives.consistency import consistency_regression as consistency_regression
 from onestep_core.objectives.denoising import denoising_regression as denoising_regression
 from onestep_core.objectives.drifting import drifting_regression as drifting_regression
 from onestep_core.objectives.drifting import drifting_regressions as drifting_regressions

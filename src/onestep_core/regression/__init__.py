@@ -11,10 +11,12 @@ from onestep_core.regression.pair import pull as pull
 from onestep_core.regression.pair import regression as regression
 from onestep_core.regression.weights import adaptive as adaptive
 from onestep_core.regression.weights import exponential as exponential
+from onestep_core.regression.weights import inverse_duration as inverse_duration
 from onestep_core.regression.weights import inverse_variance as inverse_variance
 from onestep_core.regression.weights import inverse_variance_plus_one as inverse_variance_plus_one
 from onestep_core.regression.weights import karras as karras
 from onestep_core.regression.weights import rescale_residual as rescale_residual
+from onestep_core.regression.weights import separate_means as separate_means
 from onestep_core.regression.weights import snr as snr
 from onestep_core.regression.weights import truncated_inverse_variance as truncated_inverse_variance
 from onestep_core.regression.weights import uniform as uniform

@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from onestep_core.precision import frozen
 from onestep_core.protocols import Path
@@ -100,12 +102,13 @@ def truncated_inverse_variance(sigma: Time) -> PerSample:
 
 
 @typed
-def karras(sigma: Time, *, sigma_data: float) -> PerSample:
-    """``sigma^-2 + sigma_data^-2 = 1 / c_out^2``: unit loss at initialisation for EDM's preconditioning.
+def karras(sigma: Time, *, sigma_data: float, power: float = 1.0) -> PerSample:
+    """``(sigma^-2 + sigma_data^-2)^power = c_out^(-2 power)``: unit loss at initialisation for EDM's preconditioning.
 
     Args:
         sigma: noise levels, ``[batch]``, positive.
         sigma_data: standard deviation of the data, 0.5 for images in [-1, 1].
+        power: 1/2 for losses in units of the data (``c_out`` in FastGen's consistency models).
 
     Source: Karras et al., Elucidating the Design Space, table 1, https://arxiv.org/abs/2206.00364.
 
@@ -113,7 +116,52 @@ def karras(sigma: Time, *, sigma_data: float) -> PerSample:
         >>> karras(torch.tensor([0.5]), sigma_data=0.5)
         tensor([8.])
     """
-    return frozen(sigma) ** -2 + sigma_data**-2
+    return (frozen(sigma) ** -2 + sigma_data**-2) ** power
+
+
+@typed
+def inverse_duration(t: Time, m: Time, *, power: float = 1.0) -> PerSample:
+    """``|t - m|^-power``: consistency between near times counts more.
+
+    Args:
+        t: source times, ``[batch]``.
+        m: middle times, ``[batch]``, elsewhere.
+        power: 1 in iCT, ECT and TCM; 1/2 is FastGen's ``sqrt``.
+
+    Source: Song and Dhariwal, Improved Techniques for Training Consistency Models, section 3.1 and table 1,
+    https://arxiv.org/abs/2310.14189.
+
+    Example:
+        >>> inverse_duration(torch.tensor([3.0]), torch.tensor([1.0]))
+        tensor([0.5000])
+    """
+    return (frozen(t) - frozen(m)).abs() ** -power
+
+
+@typed
+def separate_means(loss: PerSample, group: Bool[Tensor, "batch"], *, weight: float) -> PerSample:
+    """Factors under which the mean over the batch is ``mean over the rest + weight * mean over the group``.
+
+    A weight that knows the batch: its factors are ``weight * batch / group`` and ``batch / rest``. An empty group
+    or an empty rest adds nothing.
+
+    Args:
+        loss: raw losses, ``[batch]``; only their type is used.
+        group: which samples form the group, ``[batch]``, boolean: the boundary samples of a truncated consistency
+            model, say.
+        weight: of the group's mean; 0.1 there.
+
+    Source: Lee et al., Truncated Consistency Models, section 3 (boundary and consistency loss),
+    https://arxiv.org/abs/2410.14895.
+
+    Example:
+        >>> separate_means(torch.ones(4), torch.tensor([True, False, False, False]), weight=0.5)
+        tensor([2.0000, 1.3333, 1.3333, 1.3333])
+    """
+    inside = group.to(frozen(loss).dtype)
+    outside = 1 - inside
+    share = weight * inside / inside.sum().clamp(min=1) + outside / outside.sum().clamp(min=1)
+    return frozen(loss.shape[0] * share)
 
 
 @typed

@@ -1,21 +1,28 @@
 """The table from a group's name to its test."""
 
-from tests.golden.groups import average, drifting, flow
+from tests.golden.groups import average, consistency, drifting, flow
 from tests.golden.harness import Group
 
 GROUPS: dict[str, Group] = {
     "alphaflow": average.alphaflow,
     "alphaflow_sched": average.alphaflow_sched,
+    "cm_loss": consistency.cm_loss,
+    "cm_scalings": consistency.cm_scalings,
+    "cm_schedules": consistency.cm_schedules,
     "drifting": drifting.drifting,
     "drifting_cfg_sampling": flow.drifting_cfg_sampling,
     "drifting_toy": drifting.drifting_toy,
     "drifting_train": drifting.drifting_train,
+    "ect": consistency.ect,
+    "ect_map": consistency.ect_map,
     "edm_loss": flow.edm_loss,
+    "fastgen_cm": consistency.fastgen_cm,
     "fastgen_mf_head": flow.fastgen_mf_head,
     "fastgen_ts": flow.fastgen_ts,
     "imf": average.imf,
     "meanflow_jax": flow.meanflow_jax,
     "pymeanflow": flow.pymeanflow,
     "shortcut": average.shortcut,
+    "tcm": consistency.tcm,
     "tvm": average.tvm,
 }
