@@ -5,8 +5,10 @@
 form makes ``f(z, sigma_min) = z`` for *every* network, which is what rules the constant solution out.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from onestep_core.precision import full
@@ -69,6 +71,47 @@ def consistency_scalings(sigma: Time, *, sigma_data: float, sigma_min: float) ->
         shifted * sigma_data * total.rsqrt(),
         total.rsqrt(),
     )
+
+
+@typed
+def input_scalings(sigma: Time, *, sigma_data: float) -> Scalings:
+    """``0``, ``1``, ``1 / sqrt(s^2 + sd^2)``: a network that sees a state of unit variance and answers in full.
+
+    Args:
+        sigma: noise levels, ``[batch]``, not negative.
+        sigma_data: standard deviation of the data, positive.
+
+    Source: sony/ctm, ``inner_parametrization="no"``.
+
+    Example:
+        >>> import torch
+        >>> input_scalings(torch.tensor([0.0]), sigma_data=0.5)
+        Scalings(c_skip=tensor([0.]), c_out=tensor([1.]), c_in=tensor([2.]))
+    """
+    sigma = full(sigma)
+    return Scalings(torch.zeros_like(sigma), torch.ones_like(sigma), (sigma.square() + sigma_data**2).rsqrt())
+
+
+def preconditioned(network: Callable[..., Tensor], scalings: Callable[[Tensor], Scalings]) -> Callable[..., Tensor]:
+    """``(z, t, *times) -> c_skip z + c_out F(c_in z, t, *times)``: any scalings, any further times.
+
+    Args:
+        network: ``F``, called with the scaled state and all the times.
+        scalings: of the first time: :func:`edm_scalings`, :func:`consistency_scalings`, :func:`input_scalings`, with
+            their numbers bound.
+
+    Example:
+        >>> import torch
+        >>> from functools import partial
+        >>> g = preconditioned(lambda z, t, s: z, partial(edm_scalings, sigma_data=0.5))
+        >>> g(torch.ones(1, 2), torch.zeros(1), torch.zeros(1))
+        tensor([[1., 1.]])
+    """
+
+    def function(z: Tensor, t: Tensor, /, *times: Tensor) -> Tensor:
+        return _scaled(lambda state, at: network(state, at, *times), scalings(t), z, t)
+
+    return function
 
 
 def _scaled(network: Velocity, scalings: Scalings, z: Tensor, sigma: Tensor) -> Tensor:

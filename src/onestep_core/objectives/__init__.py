@@ -1,5 +1,11 @@
 """The methods: each a function that returns a prediction and a frozen target."""
 
+from onestep_core.objectives.consistency_trajectory import (
+    consistency_trajectory_regression as consistency_trajectory_regression,
+)
+from onestep_core.objectives.continuous_consistency import (
+    continuous_consistency_regression as continuous_consistency_regression,
+)
 from onestep_core.objectives.denoising import denoising_regression as denoising_regression
 from onestep_core.objectives.drifting import drifting_regression as drifting_regression
 from onestep_core.objectives.drifting import drifting_regressions as drifting_regressions

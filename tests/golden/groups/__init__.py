@@ -1,9 +1,11 @@
 """The table from a group's name to its test."""
 
-from tests.golden.groups import drifting, flow
+from tests.golden.groups import drifting, flow, trajectory
 from tests.golden.harness import Group
 
 GROUPS: dict[str, Group] = {
+    "ctm_G": trajectory.ctm_parameterisations,
+    "ctm_loss": trajectory.ctm_loss,
     "drifting": drifting.drifting,
     "drifting_cfg_sampling": flow.drifting_cfg_sampling,
     "drifting_toy": drifting.drifting_toy,
@@ -13,4 +15,5 @@ GROUPS: dict[str, Group] = {
     "fastgen_ts": flow.fastgen_ts,
     "meanflow_jax": flow.meanflow_jax,
     "pymeanflow": flow.pymeanflow,
+    "scm": trajectory.scm,
 }
