@@ -27,12 +27,34 @@ def meanflow(net, data, z, v, t, s, **options):
     return one.meanflow_regression(net, z, v, t, s, **options)
 
 
+def continuous_consistency(net, data, z, v, t, s, **options):
+    return one.continuous_consistency_regression(net, z, v, t, sigma_data=0.5, **options)
+
+
+def continuous_consistency_along(net, data, z, v, t, s):
+    straight = one.along(lambda tau: (z + one.expand_like(tau - t, v) * v, tau), one.relative_step(t))
+    return continuous_consistency(net, data, z, v, t, s, derivative=straight)
+
+
+def consistency_trajectory(net, data, z, v, t, s):
+    """The network is online and inner map; another, without gradient in its parameters, is the outer one."""
+    online, outer = one.flow_map_from_average_velocity(net), one.flow_map_from_average_velocity(OUTER)
+    m = (t + s) / 2
+    z_m = z + one.expand_like(m - t, v) * v
+    return one.consistency_trajectory_regression(online, online, outer, z, z_m, t, m, s, end=0.0)
+
+
+OUTER = Net(2).requires_grad_(False)
 TRAJECTORY = {
     "flow matching": (flow_matching, 1),
     "denoising": (denoising, 1),
     "meanflow": (meanflow, 2),
     "meanflow, central difference": (partial(meanflow, derivative=partial(one.central_difference, step=1e-5)), 2),
     "meanflow, with graph": (partial(meanflow, derivative=one.with_graph), 2),
+    "continuous consistency": (continuous_consistency, 1),
+    "continuous consistency, tangent as it is": (partial(continuous_consistency, normalize=None), 1),
+    "continuous consistency, along a curve": (continuous_consistency_along, 1),
+    "consistency trajectory": (consistency_trajectory, 2),
 }
 
 
