@@ -1,8 +1,10 @@
 """Continuous-time consistency, consistency trajectories, and the pieces of which they are composed."""
 
 import math
+import re
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -185,7 +187,7 @@ def test_trigflow_tangent_is_the_derivative_of_the_consistency_function(sigma_da
 
 
 def test_without_warm_up_continuous_consistency_is_flow_matching():
-    """At ``warmup = 0`` its gradient is that of flow matching of ``sigma_data F`` with weight ``cos^2 / sigma_data``."""
+    """At ``warmup = 0`` the gradient is flow matching's of ``sigma_data F`` with the weight ``cos^2 / sigma_data``."""
     net, t = Net(1), torch.linspace(0.1, 1.4, 5, dtype=F64)
     data, _, _, _, _ = batch()
     path = flow.Trigonometric(0.5)
@@ -219,7 +221,7 @@ def test_trigflow_refuses_numbers_that_cannot_work():
 
 
 def scm_loss(p, mixture, sigma_data, **options):
-    exact = trigflow_truth(mixture, flow.Trigonometric(sigma_data), steps=8)
+    exact = trigflow_truth(mixture, flow.Trigonometric(sigma_data))
     options = {"normalize": None} | options
 
     def loss(shift):
@@ -233,8 +235,7 @@ def scm_loss(p, mixture, sigma_data, **options):
     return loss
 
 
-@each_dimension
-@pytest.mark.parametrize("sigma_data", [0.5, 1.0])
+@pytest.mark.parametrize("dim, sigma_data", [(1, 0.5), (2, 1.0), (3, 0.7)])
 def test_distillation_has_no_gradient_in_any_sample_at_the_exact_map(dim, sigma_data):
     """Class (i): with the marginal velocity, per sample, normalised or not, once the warm-up is over."""
     path, mixture = flow.Trigonometric(sigma_data), MIXTURES[dim]
@@ -341,7 +342,7 @@ def test_a_learned_log_variance_finds_the_logarithm_of_the_mean_loss():
 
 def test_weights_of_trajectories():
     t, s = torch.tensor([4.0, 9.0], requires_grad=True), torch.tensor([2.0, 3.0])
-    assert one.root(t).tolist() == [2.0, 3.0]
+    assert one.square_root(t).tolist() == [2.0, 3.0]
     torch.testing.assert_close(one.inverse_jump(t, s, power=1.0), torch.tensor([2.0, 1.5]))
     assert not one.inverse_jump(t, s, power=1.0).requires_grad
 
@@ -446,6 +447,20 @@ def test_the_exact_map_in_euler_s_form_implies_the_exact_denoiser():
         TWO_MODES.flow_map(p.z, p.t, p.s, path=path),
     )
     close(flow.denoiser_from_network(network, form=flow.EulerForm())(p.z, p.t), TWO_MODES.denoiser(p.z, p.t, path=path))
+
+
+@each_form
+def test_maps_of_a_form_run_per_sample_and_compile(form):
+    p = ve_problem()
+    flow_map, denoiser = flow.flow_map_from_network(toy, form=form), flow.denoiser_from_network(toy, form=form)
+
+    def both(z, t, s):
+        return torch.cat([flow_map(z, t, s), denoiser(z, t)], 1)
+
+    expected = both(p.z, p.t, p.s)
+    close(per_sample(both)(p.z, p.t, p.s)[:, 0], expected)
+    torch._dynamo.reset()
+    close(torch.compile(both, fullgraph=True, backend="aot_eager")(p.z, p.t, p.s), expected)
 
 
 def test_forms_refuse_numbers_that_cannot_work():
@@ -678,3 +693,16 @@ def test_gradient_balance_makes_two_losses_pull_alike():
         one.gradient_balance(first, second[0])
     with pytest.raises(ConfigError, match="bounds"):
         one.gradient_balance(first, second, smallest=2.0, largest=1.0)
+
+
+# The pages.
+
+PAGES = Path(__file__).parent.parent / "docs" / "methods"
+
+
+@pytest.mark.parametrize("name", ["continuous-consistency", "consistency-trajectory"])
+def test_the_snippet_of_a_page_runs(name):
+    snippets = re.findall(r"```python\n(.*?)```", (PAGES / f"{name}.md").read_text(), re.DOTALL)
+    assert snippets
+    for snippet in snippets:
+        exec(compile(snippet, f"{name}.md", "exec"), {"__name__": name})

@@ -46,9 +46,9 @@ from onestep_core.fields import squared_distances as squared_distances
 from onestep_core.fields import unnormalized as unnormalized
 from onestep_core.flow import EulerForm as EulerForm
 from onestep_core.flow import EulerVarianceForm as EulerVarianceForm
+from onestep_core.flow import Factors as Factors
 from onestep_core.flow import Form as Form
 from onestep_core.flow import Linear as Linear
-from onestep_core.flow import Mixture as Mixture
 from onestep_core.flow import PathPoint as PathPoint
 from onestep_core.flow import Reversed as Reversed
 from onestep_core.flow import Scalings as Scalings
@@ -156,8 +156,8 @@ from onestep_core.regression import pseudo_huber as pseudo_huber
 from onestep_core.regression import pull as pull
 from onestep_core.regression import r1_penalty as r1_penalty
 from onestep_core.regression import rescale_residual as rescale_residual
-from onestep_core.regression import root as root
 from onestep_core.regression import snr as snr
+from onestep_core.regression import square_root as square_root
 from onestep_core.regression import squared_l2 as squared_l2
 from onestep_core.regression import truncated_inverse_variance as truncated_inverse_variance
 from onestep_core.regression import uncertainty as uncertainty

@@ -39,21 +39,21 @@ from onestep_core.shapes import expand_like
 from onestep_core.typing import Time, typed
 
 
-class Mixture(NamedTuple):
-    """Factors of the state and of the network, each ``[batch]``."""
+class Factors(NamedTuple):
+    """Of the state and of the network, each ``[batch]``."""
 
     skip: Tensor
     out: Tensor
 
 
 class Form(Protocol):
-    """Which mixture of state and network a flow map is, on the variance-exploding path."""
+    """How much of the state and of the network a flow map is, on the variance-exploding path."""
 
-    def mixture(self, t: Tensor, s: Tensor, /) -> Mixture:
+    def factors(self, t: Tensor, s: Tensor, /) -> Factors:
         """``skip`` and ``out`` of the map from ``t`` to ``s``."""
         ...
 
-    def limit(self, t: Tensor, /) -> Mixture:
+    def limit(self, t: Tensor, /) -> Factors:
         """The factors of the denoiser that the map implies at ``s = t``."""
         ...
 
@@ -85,21 +85,21 @@ class EulerForm:
     ``outer_parametrization="euler"``, its default.
 
     Example:
-        >>> EulerForm().mixture(torch.tensor([2.0]), torch.tensor([0.5]))
-        Mixture(skip=tensor([0.2500]), out=tensor([0.7500]))
+        >>> EulerForm().factors(torch.tensor([2.0]), torch.tensor([0.5]))
+        Factors(skip=tensor([0.2500]), out=tensor([0.7500]))
     """
 
     @typed
-    def mixture(self, t: Time, s: Time) -> Mixture:
+    def factors(self, t: Time, s: Time) -> Factors:
         """``s/t`` and ``1 - s/t``."""
         ratio = full(s) / full(t)
-        return Mixture(ratio, 1 - ratio)
+        return Factors(ratio, 1 - ratio)
 
     @typed
-    def limit(self, t: Time) -> Mixture:
+    def limit(self, t: Time) -> Factors:
         """0 and 1."""
         t = full(t)
-        return Mixture(torch.zeros_like(t), torch.ones_like(t))
+        return Factors(torch.zeros_like(t), torch.ones_like(t))
 
 
 @attrs.frozen
@@ -116,24 +116,24 @@ class VarianceForm:
     Source: Kim et al., section 3, https://arxiv.org/abs/2310.02279; sony/ctm, ``outer_parametrization="variance"``.
 
     Example:
-        >>> VarianceForm(sigma_data=0.5).mixture(torch.tensor([2.0]), torch.tensor([2.0]))
-        Mixture(skip=tensor([1.]), out=tensor([0.]))
+        >>> VarianceForm(sigma_data=0.5).factors(torch.tensor([2.0]), torch.tensor([2.0]))
+        Factors(skip=tensor([1.]), out=tensor([0.]))
     """
 
     sigma_data: float = attrs.field(default=0.5, validator=_positive)
     sigma_min: float = attrs.field(default=0.002, validator=_not_negative)
 
     @typed
-    def mixture(self, t: Time, s: Time) -> Mixture:
+    def factors(self, t: Time, s: Time) -> Factors:
         """``sqrt(V(s)/V(t))`` and ``1 - s/t``."""
         t, s = full(t), full(s)
-        return Mixture((_variance(s, self) / _variance(t, self)).sqrt(), 1 - s / t)
+        return Factors((_variance(s, self) / _variance(t, self)).sqrt(), 1 - s / t)
 
     @typed
-    def limit(self, t: Time) -> Mixture:
+    def limit(self, t: Time) -> Factors:
         """``(sigma_min^2 + sigma_data^2 - sigma_min t) / V(t)`` and 1."""
         t = full(t)
-        return Mixture(_remainder(t, self), torch.ones_like(t))
+        return Factors(_remainder(t, self), torch.ones_like(t))
 
 
 @attrs.frozen
@@ -150,25 +150,25 @@ class EulerVarianceForm:
     Source: sony/ctm, ``outer_parametrization="euler_variance_mixed"``.
 
     Example:
-        >>> EulerVarianceForm(sigma_data=0.5).mixture(torch.tensor([2.0]), torch.tensor([2.0]))
-        Mixture(skip=tensor([1.]), out=tensor([0.]))
+        >>> EulerVarianceForm(sigma_data=0.5).factors(torch.tensor([2.0]), torch.tensor([2.0]))
+        Factors(skip=tensor([1.]), out=tensor([0.]))
     """
 
     sigma_data: float = attrs.field(default=0.5, validator=_positive)
     sigma_min: float = attrs.field(default=0.002, validator=_not_negative)
 
     @typed
-    def mixture(self, t: Time, s: Time) -> Mixture:
+    def factors(self, t: Time, s: Time) -> Factors:
         """``(s + sqrt(V(s)/V(t))) / (t + 1)`` and ``1 - s/t``."""
         t, s = full(t), full(s)
         ratio = (_variance(s, self) / _variance(t, self)).sqrt()
-        return Mixture((s + ratio) / (t + 1), 1 - s / t)
+        return Factors((s + ratio) / (t + 1), 1 - s / t)
 
     @typed
-    def limit(self, t: Time) -> Mixture:
+    def limit(self, t: Time) -> Factors:
         """``(sigma_min^2 + sigma_data^2 - sigma_min t) / (V(t) (t + 1))`` and 1."""
         t = full(t)
-        return Mixture(_remainder(t, self) / (t + 1), torch.ones_like(t))
+        return Factors(_remainder(t, self) / (t + 1), torch.ones_like(t))
 
 
 @attrs.frozen
@@ -187,29 +187,29 @@ class SkipForm:
     Source: Song et al., Consistency Models, appendix C, https://arxiv.org/abs/2303.01469 (the end fixed).
 
     Example:
-        >>> SkipForm(sigma_data=0.5).mixture(torch.tensor([0.5]), torch.tensor([0.0])).skip
+        >>> SkipForm(sigma_data=0.5).factors(torch.tensor([0.5]), torch.tensor([0.0])).skip
         tensor([0.5000])
     """
 
     sigma_data: float = attrs.field(default=0.5, validator=_positive)
 
     @typed
-    def mixture(self, t: Time, s: Time) -> Mixture:
+    def factors(self, t: Time, s: Time) -> Factors:
         """``sd^2 / ((t-s)^2 + sd^2)`` and ``(t - s) sd / sqrt(t^2 + sd^2)``."""
         t, duration = full(t), full(t) - full(s)
         variance = self.sigma_data**2
-        return Mixture(
+        return Factors(
             variance / (duration.square() + variance), duration * self.sigma_data * (t.square() + variance).rsqrt()
         )
 
     @typed
-    def limit(self, t: Time) -> Mixture:
+    def limit(self, t: Time) -> Factors:
         """1 and ``t sd / sqrt(t^2 + sd^2)``."""
         t = full(t)
-        return Mixture(torch.ones_like(t), t * self.sigma_data * (t.square() + self.sigma_data**2).rsqrt())
+        return Factors(torch.ones_like(t), t * self.sigma_data * (t.square() + self.sigma_data**2).rsqrt())
 
 
-def _mixed(factors: Mixture, z: Tensor, out: Tensor) -> Tensor:
+def _mixed(factors: Factors, z: Tensor, out: Tensor) -> Tensor:
     return expand_like(factors.skip, z) * full(z) + expand_like(factors.out, z) * full(out)
 
 
@@ -227,7 +227,7 @@ def flow_map_from_network(network: Callable[..., Tensor], *, form: Form) -> Flow
     """
 
     def flow_map(z: Tensor, t: Tensor, s: Tensor, /) -> Tensor:
-        return _mixed(form.mixture(t, s), z, network(z, t, s))
+        return _mixed(form.factors(t, s), z, network(z, t, s))
 
     return flow_map
 

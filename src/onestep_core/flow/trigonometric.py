@@ -119,8 +119,8 @@ def trigflow_from_denoiser(denoiser: Denoiser, *, sigma_data: float) -> Velocity
     Raises:
         ConfigError: if ``sigma_data`` is not positive.
 
-    Source: Lu and Song, appendix on the relation to EDM, https://arxiv.org/abs/2410.11081; NVlabs/FastGen,
-    ``TrigFlowPrecond``, which clamps times to ``pi/2 - 1e-4`` when it differentiates.
+    Source: Lu and Song, section 3, https://arxiv.org/abs/2410.11081; NVlabs/FastGen, ``TrigFlowPrecond``, which clamps
+    times to ``pi/2 - 1e-4`` when it differentiates.
 
     Example:
         >>> F = trigflow_from_denoiser(lambda z, sigma: 0 * z, sigma_data=0.5)

@@ -46,7 +46,8 @@ def continuous_consistency_regression(
             ``flow.trigflow_velocity(teacher)(z, t)``, guided or not (distillation).
         t: times in [0, pi/2), ``[batch]``.
         sigma_data: standard deviation of the data, positive; the path's.
-        warmup: from 0 to 1 over the first steps, a number or ``[batch]``: :func:`~onestep_core.flow.tangent_warmup`.
+        warmup: from 0 to 1 over the first steps, :func:`~onestep_core.flow.tangent_warmup`: a number, or ``[batch]``
+            where the step is compiled, which a number that changes would do anew.
         normalize: of the tangent; ``None`` leaves it as it is.
         derivative: how ``cos(t) sin(t) dF/dt`` is found, see :mod:`onestep_core.flow.derivatives`.
 

@@ -197,11 +197,11 @@ def normalize_tangent(tangent: Sample, *, constant: float = 0.1, per_dimension: 
 
 
 @typed
-def root(sigma: Time) -> PerSample:
+def square_root(sigma: Time) -> PerSample:
     """``sqrt(sigma)``; the released CTM code calls it ``sq-t-inverse``.
 
     Example:
-        >>> root(torch.tensor([4.0]))
+        >>> square_root(torch.tensor([4.0]))
         tensor([2.])
     """
     return frozen(sigma).sqrt()

@@ -45,8 +45,8 @@ from onestep_core.regression import (
     karras,
     mse,
     normalize_tangent,
-    root,
     snr,
+    square_root,
     truncated_inverse_variance,
     uncertainty,
     uniform,
@@ -195,7 +195,7 @@ class Trajectories:
             "truncated-snr": truncated_inverse_variance,
             "uniform": uniform,
             "uniform_g": lambda t: inverse_jump(t, s, power=self.given["weight_schedule_multiplier"]),
-            "sq-t-inverse": root,
+            "sq-t-inverse": square_root,
         }[name](t)
 
     def teacher(self, weights: dict[str, Tensor], wrap=edm, **numbers: float):
