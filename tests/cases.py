@@ -112,9 +112,30 @@ DERIVATIVES: dict[str, tuple[Any, dict[str, Any]]] = {
     "central_difference": (partial(flow.central_difference, step=1e-5), {"tolerance": 1e-8}),
 }
 
+FORMS: dict[str, flow.Form] = {
+    "euler": flow.EulerForm(),
+    "variance": flow.VarianceForm(0.7, 0.01),
+    "euler_variance": flow.EulerVarianceForm(0.7, 0.01),
+    "skip": flow.SkipForm(0.7),
+}
+
+
+def _to_the_end(form: flow.Form) -> Any:
+    """A raw network as the consistency function of a flow map of this form."""
+
+    def wrap(network: Any) -> Any:
+        return flow.consistency_from_flow_map(
+            flow.flow_map_from_network(lambda z, t, s: network(z, t), form=form), end=0.002
+        )
+
+    return wrap
+
+
 PRECONDITIONINGS: dict[str, tuple[Any, dict[str, Any]]] = {
     "edm": (partial(flow.edm, sigma_data=0.5), {"unit_variance": 0.5, "boundary": 0.0}),
     "consistency": (partial(flow.consistency, sigma_data=0.5, sigma_min=0.002), {"boundary": 0.002}),
+    "trigflow": (partial(flow.trigflow, sigma_data=0.5), {"boundary": 0.0}),
+    **{f"to_the_end_{name}": (_to_the_end(form), {"boundary": 0.002}) for name, form in FORMS.items()},
 }
 
 
@@ -135,6 +156,31 @@ def _at_middle(p: strategies.Problem) -> torch.Tensor:
 
 def _end_of_trajectory(mixture: GaussianMixture, path: Any) -> Any:
     return flow.consistency_from_flow_map(partial(mixture.flow_map, path=path, steps=8), end=path.data_time)
+
+
+def trigflow_truth(mixture: GaussianMixture, path: Any, steps: int = 6) -> Any:
+    """The network whose consistency function is the exact flow map to the data end of a trigonometric path."""
+
+    def network(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        alpha, sigma = (c.unsqueeze(1) for c in path.coefficients(t))
+        return (alpha * z - mixture.flow_map(z, t, 0 * t, path=path, steps=steps)) / sigma
+
+    return network
+
+
+TRIGFLOW = flow.Trigonometric(0.5)
+
+
+def _along_the_pair(p: strategies.Problem) -> Any:
+    return flow.along(lambda t: (TRIGFLOW(p.data, p.noise, t).z, t), flow.relative_step(p.t, fraction=1e-4))
+
+
+def _trajectory(network: Any, p: strategies.Problem) -> regression.Regression:
+    """Solver and inner map exact, since the loss alone compares two jumps without an anchor; any outer map serves."""
+    exact = partial(TWO_MODES.flow_map, path=flow.Linear(), steps=6)
+    step = flow.flow_map_from_average_velocity(lambda z, t, s: TWO_MODES.velocity(z, t, path=flow.Linear()))
+    z_m = exact(p.z, p.t, p.m)
+    return objectives.consistency_trajectory_regression(network, exact, step, p.z, z_m, p.t, p.m, p.s, end=0.0)
 
 
 OBJECTIVES: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -232,6 +278,23 @@ OBJECTIVES: dict[str, tuple[Any, dict[str, Any]]] = {
         ),
         {"exact": _end_of_trajectory, "marginal": True, "restoring": False},
     ),
+    "continuous_consistency": (
+        lambda network, p: objectives.continuous_consistency_regression(
+            network, p.z, p.v, p.t, sigma_data=0.5, normalize=None
+        ),
+        {"path": TRIGFLOW, "exact": trigflow_truth, "marginal": True, "unbiased": True, "compiled": True},
+    ),
+    "continuous_consistency_normalized": (
+        lambda network, p: objectives.continuous_consistency_regression(network, p.z, p.v, p.t, sigma_data=0.5),
+        {"path": TRIGFLOW, "exact": trigflow_truth, "marginal": True, "compiled": True},
+    ),
+    "continuous_consistency_along_the_pair": (
+        lambda network, p: objectives.continuous_consistency_regression(
+            network, p.z, p.v, p.t, sigma_data=0.5, normalize=None, derivative=_along_the_pair(p)
+        ),
+        {"path": TRIGFLOW, "exact": trigflow_truth, "unbiased": True},
+    ),
+    "consistency_trajectory": (_trajectory, {"exact": _oracle("flow_map", steps=6), "marginal": True}),
     "drifting": (
         lambda network, p: objectives.drifting_regression(network(p.noise), p.data, field=FIELDS["drift_both"][0]),
         {"independent": False},

@@ -63,6 +63,24 @@ def consistency(net, data, z, v, t, s, **options):
     return one.consistency_regression(net, net, z, one.euler(lambda z, t: v, z, t, s), t, s, **options)
 
 
+def continuous_consistency(net, data, z, v, t, s, **options):
+    return one.continuous_consistency_regression(net, z, v, t, sigma_data=0.5, **options)
+
+
+def continuous_consistency_along(net, data, z, v, t, s):
+    straight = one.along(lambda tau: (z + one.expand_like(tau - t, v) * v, tau), one.relative_step(t))
+    return continuous_consistency(net, data, z, v, t, s, derivative=straight)
+
+
+def consistency_trajectory(net, data, z, v, t, s):
+    """The network is online and inner map; another, without gradient in its parameters, is the outer one."""
+    online, outer = one.flow_map_from_average_velocity(net), one.flow_map_from_average_velocity(OUTER)
+    m = (t + s) / 2
+    z_m = z + one.expand_like(m - t, v) * v
+    return one.consistency_trajectory_regression(online, online, outer, z, z_m, t, m, s, end=0.0)
+
+
+OUTER = Net(2).requires_grad_(False)
 TRAJECTORY = {
     "consistency": (consistency, 1),
     "consistency, some at the end": (partial(consistency, end=0.4), 1),
@@ -79,6 +97,10 @@ TRAJECTORY = {
     "terminal velocity": (terminal_velocity, 2),
     "terminal velocity, frozen derivative": (partial(terminal_velocity, derivative=one.two_pass), 2),
     "solution flow": (solution_flow, 2),
+    "continuous consistency": (continuous_consistency, 1),
+    "continuous consistency, tangent as it is": (partial(continuous_consistency, normalize=None), 1),
+    "continuous consistency, along a curve": (continuous_consistency_along, 1),
+    "consistency trajectory": (consistency_trajectory, 2),
 }
 
 

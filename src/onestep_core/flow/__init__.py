@@ -13,8 +13,10 @@ from onestep_core.flow.curricula import logarithmic_ramp as logarithmic_ramp
 from onestep_core.flow.curricula import progressive_points as progressive_points
 from onestep_core.flow.curricula import sigmoid_ramp as sigmoid_ramp
 from onestep_core.flow.curricula import target_decay as target_decay
+from onestep_core.flow.derivatives import along as along
 from onestep_core.flow.derivatives import central_difference as central_difference
 from onestep_core.flow.derivatives import frozen_value as frozen_value
+from onestep_core.flow.derivatives import relative_step as relative_step
 from onestep_core.flow.derivatives import two_pass as two_pass
 from onestep_core.flow.derivatives import with_graph as with_graph
 from onestep_core.flow.empirical import empirical_denoiser as empirical_denoiser
@@ -44,6 +46,16 @@ from onestep_core.flow.maps import lagrangian_derivative as lagrangian_derivativ
 from onestep_core.flow.maps import lagrangian_target as lagrangian_target
 from onestep_core.flow.maps import semigroup_target as semigroup_target
 from onestep_core.flow.maps import two_jump_target as two_jump_target
+from onestep_core.flow.maps import velocity_from_flow_map as velocity_from_flow_map
+from onestep_core.flow.parameterisations import EulerForm as EulerForm
+from onestep_core.flow.parameterisations import EulerVarianceForm as EulerVarianceForm
+from onestep_core.flow.parameterisations import Factors as Factors
+from onestep_core.flow.parameterisations import Form as Form
+from onestep_core.flow.parameterisations import SkipForm as SkipForm
+from onestep_core.flow.parameterisations import VarianceForm as VarianceForm
+from onestep_core.flow.parameterisations import average_velocity_from_network as average_velocity_from_network
+from onestep_core.flow.parameterisations import denoiser_from_network as denoiser_from_network
+from onestep_core.flow.parameterisations import flow_map_from_network as flow_map_from_network
 from onestep_core.flow.paths import Linear as Linear
 from onestep_core.flow.paths import PathPoint as PathPoint
 from onestep_core.flow.paths import Reversed as Reversed
@@ -56,7 +68,9 @@ from onestep_core.flow.preconditioning import consistency as consistency
 from onestep_core.flow.preconditioning import consistency_scalings as consistency_scalings
 from onestep_core.flow.preconditioning import edm as edm
 from onestep_core.flow.preconditioning import edm_scalings as edm_scalings
+from onestep_core.flow.preconditioning import input_scalings as input_scalings
 from onestep_core.flow.preconditioning import log_noise as log_noise
+from onestep_core.flow.preconditioning import preconditioned as preconditioned
 from onestep_core.flow.preconditioning import truncated as truncated
 from onestep_core.flow.preconditioning import unwrap as unwrap
 from onestep_core.flow.predictions import data_from_noise as data_from_noise
@@ -94,3 +108,9 @@ from onestep_core.flow.times import stay_where as stay_where
 from onestep_core.flow.times import truncated_log_normal_times as truncated_log_normal_times
 from onestep_core.flow.times import truncated_logit_normal_times as truncated_logit_normal_times
 from onestep_core.flow.times import uniform_times as uniform_times
+from onestep_core.flow.trigonometric import tangent_warmup as tangent_warmup
+from onestep_core.flow.trigonometric import trigflow as trigflow
+from onestep_core.flow.trigonometric import trigflow_from_denoiser as trigflow_from_denoiser
+from onestep_core.flow.trigonometric import trigflow_tangent as trigflow_tangent
+from onestep_core.flow.trigonometric import trigflow_time as trigflow_time
+from onestep_core.flow.trigonometric import trigflow_velocity as trigflow_velocity

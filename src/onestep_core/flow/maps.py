@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
-from onestep_core.flow.derivatives import frozen_value, two_pass
+from onestep_core.flow.derivatives import frozen_value, two_pass, with_graph
 from onestep_core.precision import frozen, full
 from onestep_core.protocols import AverageVelocity, ConsistencyFunction, Derivative, FlowMap, Velocity
 from onestep_core.shapes import expand_like
@@ -288,6 +288,28 @@ def instantaneous(average_velocity: AverageVelocity) -> Velocity:
 
     def velocity(z: Tensor, t: Tensor, /) -> Tensor:
         return average_velocity(z, t, t)
+
+    return velocity
+
+
+def velocity_from_flow_map(flow_map: FlowMap, *, derivative: Derivative = with_graph) -> Velocity:
+    """``v(z, t) = d/ds X(z, t, s)`` at ``s = t``: the instantaneous velocity of a map of any form.
+
+    With :func:`onestep_core.flow.denoiser_from_velocity` it is the denoiser that a map implies, and a map that has
+    learnt to jump can go on learning to denoise.
+
+    Args:
+        flow_map: the identity at ``s = t``.
+        derivative: keeps its graph by default, so that the velocity trains the map.
+
+    Example:
+        >>> growth = lambda z, t, s: z * expand_like((s - t).exp(), z)
+        >>> velocity_from_flow_map(growth)(3 * torch.ones(1, 1), torch.ones(1))
+        tensor([[3.]])
+    """
+
+    def velocity(z: Tensor, t: Tensor, /) -> Tensor:
+        return derivative(flow_map, (z, t, t), (torch.zeros_like(z), torch.zeros_like(t), torch.ones_like(t)))[1]
 
     return velocity
 

@@ -93,6 +93,47 @@ def log_noise(sigma: Time, *, scale: float = 0.25, epsilon: float = 0.0) -> Time
     return scale * (full(sigma) + epsilon).log()
 
 
+@typed
+def input_scalings(sigma: Time, *, sigma_data: float) -> Scalings:
+    """``0``, ``1``, ``1 / sqrt(s^2 + sd^2)``: a network that sees a state of unit variance and answers in full.
+
+    Args:
+        sigma: noise levels, ``[batch]``, not negative.
+        sigma_data: standard deviation of the data, positive.
+
+    Source: sony/ctm, ``inner_parametrization="no"``.
+
+    Example:
+        >>> import torch
+        >>> input_scalings(torch.tensor([0.0]), sigma_data=0.5)
+        Scalings(c_skip=tensor([0.]), c_out=tensor([1.]), c_in=tensor([2.]))
+    """
+    sigma = full(sigma)
+    return Scalings(torch.zeros_like(sigma), torch.ones_like(sigma), (sigma.square() + sigma_data**2).rsqrt())
+
+
+def preconditioned(network: Callable[..., Tensor], scalings: Callable[[Tensor], Scalings]) -> Callable[..., Tensor]:
+    """``(z, t, *times) -> c_skip z + c_out F(c_in z, t, *times)``: any scalings, any further times.
+
+    Args:
+        network: ``F``, called with the scaled state and all the times.
+        scalings: of the first time: :func:`edm_scalings`, :func:`consistency_scalings`, :func:`input_scalings`, with
+            their numbers bound.
+
+    Example:
+        >>> import torch
+        >>> from functools import partial
+        >>> g = preconditioned(lambda z, t, s: z, partial(edm_scalings, sigma_data=0.5))
+        >>> g(torch.ones(1, 2), torch.zeros(1), torch.zeros(1))
+        tensor([[1., 1.]])
+    """
+
+    def function(z: Tensor, t: Tensor, /, *times: Tensor) -> Tensor:
+        return _scaled(lambda state, at: network(state, at, *times), scalings(t), z, t)
+
+    return function
+
+
 def _scaled(network: Velocity, scalings: Scalings, z: Tensor, sigma: Tensor) -> Tensor:
     z = full(z)
     c_skip, c_out, c_in = (expand_like(c, z) for c in scalings)

@@ -2,6 +2,12 @@
 
 from onestep_core.objectives.alpha_flow import alpha_flow_regression as alpha_flow_regression
 from onestep_core.objectives.consistency import consistency_regression as consistency_regression
+from onestep_core.objectives.consistency_trajectory import (
+    consistency_trajectory_regression as consistency_trajectory_regression,
+)
+from onestep_core.objectives.continuous_consistency import (
+    continuous_consistency_regression as continuous_consistency_regression,
+)
 from onestep_core.objectives.denoising import denoising_regression as denoising_regression
 from onestep_core.objectives.drifting import drifting_regression as drifting_regression
 from onestep_core.objectives.drifting import drifting_regressions as drifting_regressions

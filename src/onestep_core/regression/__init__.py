@@ -1,5 +1,11 @@
 """Closing a regression: the pair, distances, weights."""
 
+from onestep_core.regression.adversarial import gradient_balance as gradient_balance
+from onestep_core.regression.adversarial import hinge_discriminator as hinge_discriminator
+from onestep_core.regression.adversarial import hinge_generator as hinge_generator
+from onestep_core.regression.adversarial import non_saturating_discriminator as non_saturating_discriminator
+from onestep_core.regression.adversarial import non_saturating_generator as non_saturating_generator
+from onestep_core.regression.adversarial import r1_penalty as r1_penalty
 from onestep_core.regression.distances import cosine as cosine
 from onestep_core.regression.distances import l1 as l1
 from onestep_core.regression.distances import l2 as l2
@@ -9,14 +15,18 @@ from onestep_core.regression.distances import squared_l2 as squared_l2
 from onestep_core.regression.pair import Regression as Regression
 from onestep_core.regression.pair import pull as pull
 from onestep_core.regression.pair import regression as regression
+from onestep_core.regression.uncertainty import uncertainty as uncertainty
 from onestep_core.regression.weights import adaptive as adaptive
 from onestep_core.regression.weights import exponential as exponential
 from onestep_core.regression.weights import inverse_duration as inverse_duration
+from onestep_core.regression.weights import inverse_jump as inverse_jump
 from onestep_core.regression.weights import inverse_variance as inverse_variance
 from onestep_core.regression.weights import inverse_variance_plus_one as inverse_variance_plus_one
 from onestep_core.regression.weights import karras as karras
+from onestep_core.regression.weights import normalize_tangent as normalize_tangent
 from onestep_core.regression.weights import rescale_residual as rescale_residual
 from onestep_core.regression.weights import separate_means as separate_means
 from onestep_core.regression.weights import snr as snr
+from onestep_core.regression.weights import square_root as square_root
 from onestep_core.regression.weights import truncated_inverse_variance as truncated_inverse_variance
 from onestep_core.regression.weights import uniform as uniform

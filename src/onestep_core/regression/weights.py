@@ -13,11 +13,12 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from onestep_core.errors import ConfigError
 from onestep_core.precision import frozen
 from onestep_core.protocols import Path
 from onestep_core.regression.pair import Regression, pull
 from onestep_core.shapes import expand_like, per_sample_sum
-from onestep_core.typing import PerSample, Time, typed
+from onestep_core.typing import PerSample, Sample, Time, typed
 
 
 @typed
@@ -205,3 +206,68 @@ def rescale_residual(
         residual = residual / math.sqrt(math.prod(residual.shape[1:]))
     norm = per_sample_sum(residual.square()).sqrt()
     return pull(pair.prediction, residual * expand_like(frozen(weight(norm)), residual))
+
+
+@typed
+def normalize_tangent(tangent: Sample, *, constant: float = 0.1, per_dimension: bool = False) -> Sample:
+    """``g / (|g| + constant)``: tangents of bounded length, in the direction that they had.
+
+    Long ones, where a network's derivative is wildest, get length one; short ones are hardly touched, so that what
+    vanishes goes on vanishing. It moves the minimiser wherever the tangent is random given the state.
+
+    Args:
+        tangent: ``[batch, *shape]``.
+        constant: the length at which half is left, not negative; 0.1 in the paper.
+        per_dimension: take the root mean square over a sample for the norm, as released, so that the result has length
+            ``sqrt(dimension)`` at most.
+
+    Returns:
+        Without gradient, ``[batch, *shape]``; zero where the tangent is zero.
+
+    Raises:
+        ConfigError: if ``constant`` is negative.
+
+    Source: Lu and Song, Simplifying, Stabilizing and Scaling Continuous-time Consistency Models, section 4
+    (tangent normalization), https://arxiv.org/abs/2410.11081; NVlabs/FastGen, ``g_norm_spatial_invariance``.
+
+    Example:
+        >>> normalize_tangent(torch.tensor([[3.0, 4.0]]), constant=5.0)
+        tensor([[0.3000, 0.4000]])
+    """
+    if constant < 0:
+        raise ConfigError(f"constant = {constant}: expected a length, not negative")
+    tangent = frozen(tangent)
+    square = per_sample_sum(tangent.square())
+    if per_dimension:
+        square = square / math.prod(tangent.shape[1:])
+    length = square.sqrt() + constant
+    return tangent / expand_like(torch.where(length > 0, length, 1.0), tangent)
+
+
+@typed
+def square_root(sigma: Time) -> PerSample:
+    """``sqrt(sigma)``; the released CTM code calls it ``sq-t-inverse``.
+
+    Example:
+        >>> square_root(torch.tensor([4.0]))
+        tensor([2.])
+    """
+    return frozen(sigma).sqrt()
+
+
+@typed
+def inverse_jump(t: Time, s: Time, *, power: float) -> PerSample:
+    """``(1 - s / t)^-power``, large for short jumps; infinite at ``s = t`` (``uniform_g`` in the released CTM code).
+
+    On the variance-exploding path ``1 - s / t`` is what CTM's outer form multiplies its network with.
+
+    Args:
+        t: source noise levels, ``[batch]``, positive.
+        s: target noise levels, ``[batch]``, below ``t``.
+        power: 0 for no weighting.
+
+    Example:
+        >>> inverse_jump(torch.tensor([2.0]), torch.tensor([1.0]), power=2.0)
+        tensor([4.])
+    """
+    return (1 - frozen(s) / frozen(t)) ** -power

@@ -1,6 +1,6 @@
 """The table from a group's name to its test."""
 
-from tests.golden.groups import average, consistency, drifting, flow
+from tests.golden.groups import average, consistency, drifting, flow, trajectory
 from tests.golden.harness import Group
 
 GROUPS: dict[str, Group] = {
@@ -9,6 +9,8 @@ GROUPS: dict[str, Group] = {
     "cm_loss": consistency.cm_loss,
     "cm_scalings": consistency.cm_scalings,
     "cm_schedules": consistency.cm_schedules,
+    "ctm_G": trajectory.ctm_parameterisations,
+    "ctm_loss": trajectory.ctm_loss,
     "drifting": drifting.drifting,
     "drifting_cfg_sampling": flow.drifting_cfg_sampling,
     "drifting_toy": drifting.drifting_toy,
@@ -22,6 +24,7 @@ GROUPS: dict[str, Group] = {
     "imf": average.imf,
     "meanflow_jax": flow.meanflow_jax,
     "pymeanflow": flow.pymeanflow,
+    "scm": trajectory.scm,
     "shortcut": average.shortcut,
     "tcm": consistency.tcm,
     "tvm": average.tvm,

@@ -1,0 +1,204 @@
+"""TrigFlow: velocity, consistency function and its tangent on the trigonometric path.
+
+On ``z = cos(t) data + sin(t) sigma_data noise`` one network ``F(z, t)`` of unit variance plays two roles,
+
+    velocity       dz/dt = sigma_data F(z, t)
+    consistency    f(z, t) = cos(t) z - sin(t) sigma_data F(z, t),      f(z, 0) = z for every network,
+
+the second being a first-order step of the first down to ``t = 0``: the denoiser of the trained velocity. What is *not*
+implied is that one ``F`` can be both. Trained as a velocity, ``f`` is the expected data; trained for consistency, ``f``
+is where the trajectory ends.
+
+Here ``F`` takes the state ``z`` itself. A network that expects it at unit variance, as the paper writes, divides by
+``sigma_data`` inside: ``lambda z, t: network(z / sigma_data, t)``.
+
+Along a trajectory ``f`` is constant. Its tangent ``df/dt``, times ``cos(t)`` to stay finite at the noise end, is
+
+    g = -cos(t)^2 (sigma_data F - v) - cos(t) sin(t) z - sigma_data cos(t) sin(t) dF/dt.
+
+``dF/dt`` grows without bound towards ``t = pi/2`` where the network lives in another time, such as ``log tan(t)``;
+``cos(t) sin(t) dF/dt`` does not. So the factor goes into the tangents of the derivative, not behind it.
+"""
+
+import torch
+from torch import Tensor
+
+from onestep_core.errors import ConfigError
+from onestep_core.precision import frozen, full
+from onestep_core.protocols import ConsistencyFunction, Denoiser, Velocity
+from onestep_core.shapes import expand_like
+from onestep_core.typing import Sample, Time, typed
+
+
+def _positive(sigma_data: float) -> None:
+    if not sigma_data > 0:
+        raise ConfigError(f"sigma_data = {sigma_data}: expected the standard deviation of the data, a positive number")
+
+
+@typed
+def trigflow_time(sigma: Time, *, sigma_data: float) -> Time:
+    """``atan(sigma / sigma_data)``: the time on the trigonometric path with EDM's signal-to-noise ratio.
+
+    The states of the two paths at these times differ by a factor: ``z_edm = z / cos(t)``.
+
+    Args:
+        sigma: noise levels of the variance-exploding path, ``[batch]``.
+        sigma_data: standard deviation of the data, positive.
+
+    Raises:
+        ConfigError: if ``sigma_data`` is not positive.
+
+    Source: Lu and Song, Simplifying, Stabilizing and Scaling Continuous-time Consistency Models, section 3,
+    https://arxiv.org/abs/2410.11081.
+
+    Example:
+        >>> trigflow_time(torch.tensor([0.5]), sigma_data=0.5) * 4 / torch.pi
+        tensor([1.])
+    """
+    _positive(sigma_data)
+    sigma = full(sigma)
+    return torch.atan2(sigma, torch.full_like(sigma, sigma_data))
+
+
+def trigflow(network: Velocity, *, sigma_data: float) -> ConsistencyFunction:
+    """``f(z, t) = cos(t) z - sin(t) sigma_data F(z, t)``: a network as a consistency function, the identity at 0.
+
+    Args:
+        network: ``F(z, t)``, any callable.
+        sigma_data: standard deviation of the data, positive.
+
+    Raises:
+        ConfigError: if ``sigma_data`` is not positive.
+
+    Source: Lu and Song, section 3, https://arxiv.org/abs/2410.11081.
+
+    Example:
+        >>> f = trigflow(lambda z, t: z + 7, sigma_data=0.5)
+        >>> f(torch.ones(1, 2), torch.zeros(1))
+        tensor([[1., 1.]])
+    """
+    _positive(sigma_data)
+
+    def function(z: Tensor, t: Tensor, /) -> Tensor:
+        z, t = full(z), full(t)
+        return expand_like(t.cos(), z) * z - expand_like(sigma_data * t.sin(), z) * full(network(z, t))
+
+    return function
+
+
+def trigflow_velocity(network: Velocity, *, sigma_data: float) -> Velocity:
+    """``sigma_data F(z, t)``: a network trained by flow matching, or a teacher, as ``dz/dt``.
+
+    Raises:
+        ConfigError: if ``sigma_data`` is not positive.
+
+    Source: Lu and Song, section 3, https://arxiv.org/abs/2410.11081.
+
+    Example:
+        >>> trigflow_velocity(lambda z, t: z, sigma_data=0.5)(torch.ones(1, 1), torch.zeros(1))
+        tensor([[0.5000]])
+    """
+    _positive(sigma_data)
+
+    def velocity(z: Tensor, t: Tensor, /) -> Tensor:
+        return sigma_data * full(network(z, t))
+
+    return velocity
+
+
+def trigflow_from_denoiser(denoiser: Denoiser, *, sigma_data: float) -> Velocity:
+    """A denoiser of EDM's path as ``F``: ``(cos(t) z - D(z / cos(t), sigma_data tan(t))) / (sigma_data sin(t))``.
+
+    How a diffusion model that was trained on noise levels becomes the start, or the teacher, of a continuous-time
+    consistency model. Not finite at the ends, where a noise level is zero or infinite.
+
+    Args:
+        denoiser: ``(z, sigma) -> expected data`` on the variance-exploding path.
+        sigma_data: standard deviation of the data, positive.
+
+    Raises:
+        ConfigError: if ``sigma_data`` is not positive.
+
+    Source: Lu and Song, section 3, https://arxiv.org/abs/2410.11081; NVlabs/FastGen, ``TrigFlowPrecond``, which clamps
+    times to ``pi/2 - 1e-4`` when it differentiates.
+
+    Example:
+        >>> F = trigflow_from_denoiser(lambda z, sigma: 0 * z, sigma_data=0.5)
+        >>> F(torch.ones(1, 1), torch.full((1,), torch.pi / 4))
+        tensor([[2.]])
+    """
+    _positive(sigma_data)
+
+    def network(z: Tensor, t: Tensor, /) -> Tensor:
+        z, t = full(z), full(t)
+        cos = expand_like(t.cos(), z)
+        data = full(denoiser(z / cos, sigma_data * t.tan()))
+        return (cos * z - data) / expand_like(sigma_data * t.sin(), z)
+
+    return network
+
+
+@typed
+def trigflow_tangent(
+    prediction: Sample,
+    z: Sample,
+    v: Sample,
+    derivative: Sample,
+    t: Time,
+    *,
+    sigma_data: float,
+    warmup: float | Time = 1.0,
+) -> Sample:
+    """``g = -cos(t)^2 (sigma_data F - v) - r (cos(t) sin(t) z + sigma_data F')``: at ``r = 1`` ``cos(t) df/dt``.
+
+    Args:
+        prediction: ``F(z, t)``, ``[batch, *shape]``.
+        z: states on the trigonometric path, ``[batch, *shape]``.
+        v: velocities there, ``[batch, *shape]``.
+        derivative: ``F' = cos(t) sin(t) dF/dt``, the tangent of ``F(z, t)`` along ``cos(t) sin(t) (v, 1)``.
+        t: times, ``[batch]``.
+        sigma_data: standard deviation of the data, positive.
+        warmup: ``r``, a number or ``[batch]``. At 0 the fixed point is ``sigma_data F = v``: flow matching, with the
+            weight ``cos(t)^2``.
+
+    Returns:
+        The tangent, without gradient, ``[batch, *shape]``.
+
+    Raises:
+        ConfigError: if ``sigma_data`` is not positive.
+        jaxtyping.TypeCheckError: if shapes disagree.
+
+    Source: Lu and Song, section 4 and algorithm 1, https://arxiv.org/abs/2410.11081.
+
+    Example:
+        >>> one = torch.ones(1, 1)
+        >>> trigflow_tangent(one, one, 0 * one, one, torch.zeros(1), sigma_data=0.5)
+        tensor([[-1.]])
+    """
+    _positive(sigma_data)
+    z, t = frozen(z), frozen(t)
+    cos, sin = expand_like(t.cos(), z), expand_like(t.sin(), z)
+    ramp = expand_like(frozen(warmup), z) if isinstance(warmup, Tensor) else warmup
+    instant = cos.square() * (sigma_data * frozen(prediction) - frozen(v))
+    return -instant - ramp * (cos * sin * z + sigma_data * frozen(derivative))
+
+
+def tangent_warmup(iteration: int, *, iterations: int = 10_000) -> float:
+    """``min(1, iteration / iterations)``: the number that :func:`trigflow_tangent` takes as ``warmup``.
+
+    Args:
+        iteration: steps taken so far, not negative.
+        iterations: length of the ramp; 10,000 in the paper and as released.
+
+    Raises:
+        ConfigError: if ``iterations`` is not positive or ``iteration`` is negative.
+
+    Source: Lu and Song, section 4 and algorithm 1, https://arxiv.org/abs/2410.11081.
+
+    Example:
+        >>> tangent_warmup(2_500), tangent_warmup(20_000)
+        (0.25, 1.0)
+    """
+    if iterations < 1 or iteration < 0:
+        raise ConfigError(f"iteration {iteration} of a warm-up of {iterations}: expected 0 or more, and 1 or more")
+    return min(1.0, iteration / iterations)

@@ -1,0 +1,86 @@
+"""Consistency trajectories (CTM): a flow map from anywhere to anywhere, compared where all of them end.
+
+Two ways from ``z`` at ``t`` to ``s`` should meet: one jump, or a solver's step to ``z_m`` at ``m`` and a jump from
+there. They are compared not at ``s`` but at the data end, where a distance between clean samples makes sense:
+
+    outer(online(z, t, s), s, end)   against   sg[outer(inner(z_m, m, s), s, end)].
+
+Three roles, usually of one network and its average: *online* is trained; *inner* is the online map, or the average,
+whose gradient is cut; *outer* is the average, frozen in its parameters **but not in its input**, since the gradient
+of the prediction passes through it. ``onestep_adapters.networks.frozen(module)`` makes such a callable; one that runs
+under ``no_grad`` or detaches its result would train nothing.
+
+The choice of ``m`` is the choice of consistency: near ``t`` it is local (a cheap step of the solver, and errors that
+add up over many), at ``m = s`` it is global (the whole way by the solver: distillation), and drawn between the two it
+is soft, the published choice. The loss alone does not anchor the map. What does is a form that is the identity at
+``s = t``, a solver from a teacher, and beside it a denoising term and, as published, an adversarial one.
+"""
+
+import torch
+
+from onestep_core.precision import full
+from onestep_core.protocols import FlowMap
+from onestep_core.regression import Regression, regression
+from onestep_core.typing import Sample, Time, typed
+
+
+@typed
+def consistency_trajectory_regression(
+    online: FlowMap,
+    inner: FlowMap | None,
+    outer: FlowMap,
+    z: Sample,
+    z_m: Sample,
+    t: Time,
+    m: Time,
+    s: Time,
+    *,
+    end: float,
+) -> Regression:
+    """``outer(online(z, t, s), s, end)`` against ``sg[outer(inner(z_m, m, s), s, end)]``.
+
+    Args:
+        online: the map that is trained, ``(z, t, s) -> state at s``.
+        inner: the map of the target: the online one or its average. ``None``: the solver's own point is the target's
+            last word before the end, ``sg[outer(z_m, m, end)]``.
+        outer: carries both to the end. No gradient should reach its parameters, and one must reach its input.
+        z: states at ``t``, ``[batch, *shape]``.
+        z_m: where the solver has brought them at ``m``, ``[batch, *shape]``: by a teacher, or by the map itself.
+        t: source times, ``[batch]``.
+        m: times of ``z_m``, ``[batch]``, from ``t`` to ``s``.
+        s: target times, ``[batch]``.
+        end: the data end of the path; at ``s = end`` this is consistency distillation for every outer map that is the
+            identity there.
+
+    Returns:
+        Prediction and target, ``[batch, *shape]``, in at least float32; both are data.
+
+    Raises:
+        jaxtyping.TypeCheckError: if shapes disagree.
+
+    Source: Kim et al., Consistency Trajectory Models, section 3, https://arxiv.org/abs/2310.02279. The released code
+    (sony/ctm) takes LPIPS or features of a classifier for the distance, draws ``m`` a random number of grid points
+    after ``t``, and adds two terms, each scaled by :func:`onestep_core.regression.gradient_balance`:
+    ``denoising_regression(denoiser_from_network(g, form=form), ...)`` and a hinge loss.
+
+    Example:
+        >>> from onestep_core.flow import EulerForm, VarianceExploding, flow_map_from_network, heun
+        >>> from onestep_core.regression import squared_l2
+        >>> linear = torch.nn.Linear(4, 2)
+        >>> def net(z, t, s):
+        ...     return linear(torch.cat([z, t[:, None], s[:, None]], dim=1))
+        >>> def fixed(z, t, s):
+        ...     weight, bias = linear.weight.detach(), linear.bias.detach()
+        ...     return torch.nn.functional.linear(torch.cat([z, t[:, None], s[:, None]], dim=1), weight, bias)
+        >>> G, G_fixed = (flow_map_from_network(g, form=EulerForm()) for g in (net, fixed))
+        >>> t, m, s = torch.tensor([[2.0, 9.0], [1.0, 4.0], [0.1, 4.0]])
+        >>> z, _ = VarianceExploding()(torch.randn(2, 2), torch.randn(2, 2), t)
+        >>> z_m = heun(lambda z, t: z / t[:, None], z, t, m)
+        >>> pair = consistency_trajectory_regression(G, G_fixed, G_fixed, z, z_m, t, m, s, end=0.002)
+        >>> squared_l2(*pair).mean().backward()
+    """
+    z, z_m, t, m, s = full(z), full(z_m), full(t), full(m), full(s)
+    last = torch.full_like(s, end)
+    prediction = outer(online(z, t, s), s, last)
+    target = outer(z_m, m, last) if inner is None else outer(inner(z_m, m, s), s, last)
+    return regression(prediction, target)
