@@ -13,8 +13,8 @@ import argparse
 import copy
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from onestep_core import VarianceExploding, consistency, consistency_regression, inverse_duration, pseudo_huber
@@ -80,7 +80,8 @@ def train(*, boundary: bool, steps: int = 1200, seed: int = 0) -> Result:
 
 
 def draw_picture(results: dict[str, Result], file: str) -> None:
-    figure, axes = plt.subplots(2, 3, figsize=(12, 6), layout="constrained")
+    figure = Figure(figsize=(12, 6), layout="constrained")
+    axes = figure.subplots(2, 3)
     data = draw(4000, torch.Generator().manual_seed(1)).flatten()
     for row, (name, result) in zip(axes, results.items(), strict=True):
         row[0].semilogy(result.losses, linewidth=0.5)
@@ -95,7 +96,6 @@ def draw_picture(results: dict[str, Result], file: str) -> None:
         row[2].set(title="samples", xlabel="x", ylim=(0, 4))
         row[2].legend(loc="upper right", fontsize="small")
     figure.savefig(file, dpi=120)
-    plt.close(figure)
 
 
 def main() -> None:
