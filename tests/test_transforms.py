@@ -27,10 +27,28 @@ def meanflow(net, data, z, v, t, s, **options):
     return one.meanflow_regression(net, z, v, t, s, **options)
 
 
+LINE = one.Linear(0.01)
+
+
+def progressive(net, data, z, v, t, s):
+    return one.progressive_regression(net, net, z, t, (t + s) / 2, s, path=LINE, last=s < 0.2)
+
+
+def rectified_flow(net, data, z, v, t, s):
+    return one.rectified_flow_regression(net, z, data, t, (t + s) / 2, s)
+
+
+def knowledge_distillation(net, data, z, v, t, s):
+    return one.knowledge_distillation_regression(net, z, data, t, s)
+
+
 TRAJECTORY = {
     "flow matching": (flow_matching, 1),
     "denoising": (denoising, 1),
     "meanflow": (meanflow, 2),
+    "progressive": (progressive, 1),
+    "rectified flow": (rectified_flow, 1),
+    "knowledge distillation": (knowledge_distillation, 2),
     "meanflow, central difference": (partial(meanflow, derivative=partial(one.central_difference, step=1e-5)), 2),
     "meanflow, with graph": (partial(meanflow, derivative=one.with_graph), 2),
 }

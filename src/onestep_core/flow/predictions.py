@@ -24,15 +24,8 @@ from onestep_core.typing import Sample, Time, typed
 
 
 def _at(path: Path, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    t = full(t)
-    alpha, sigma = path.coefficients(t)
-    alpha_rate, sigma_rate = path.rates(t)
-    return (
-        expand_like(alpha, like),
-        expand_like(sigma, like),
-        expand_like(alpha_rate, like),
-        expand_like(sigma_rate, like),
-    )
+    alpha_rate, sigma_rate = path.rates(full(t))
+    return (*_scales(path, t, like), expand_like(alpha_rate, like), expand_like(sigma_rate, like))
 
 
 def _scales(path: Path, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,7 +49,7 @@ def data_from_noise(z: Sample, noise: Sample, t: Time, *, path: Path) -> Sample:
         >>> data_from_noise(torch.tensor([[1.0]]), torch.tensor([[2.0]]), torch.tensor([0.5]), path=Linear())
         tensor([[0.]])
     """
-    alpha, sigma, _, _ = _at(path, t, z)
+    alpha, sigma = _scales(path, t, z)
     return (full(z) - sigma * full(noise)) / alpha
 
 
@@ -70,7 +63,7 @@ def noise_from_data(z: Sample, data: Sample, t: Time, *, path: Path) -> Sample:
         >>> noise_from_data(torch.tensor([[1.0]]), torch.tensor([[0.0]]), torch.tensor([0.5]), path=Linear())
         tensor([[2.]])
     """
-    alpha, sigma, _, _ = _at(path, t, z)
+    alpha, sigma = _scales(path, t, z)
     return (full(z) - alpha * full(data)) / sigma
 
 
@@ -116,7 +109,7 @@ def score_from_data(z: Sample, data: Sample, t: Time, *, path: Path) -> Sample:
         >>> score_from_data(torch.tensor([[1.0]]), torch.tensor([[0.0]]), torch.tensor([0.5]), path=Linear())
         tensor([[-4.]])
     """
-    alpha, sigma, _, _ = _at(path, t, z)
+    alpha, sigma = _scales(path, t, z)
     return (alpha * full(data) - full(z)) / sigma.square()
 
 
@@ -130,7 +123,7 @@ def data_from_score(z: Sample, score: Sample, t: Time, *, path: Path) -> Sample:
         >>> data_from_score(torch.tensor([[1.0]]), torch.tensor([[-4.0]]), torch.tensor([0.5]), path=Linear())
         tensor([[0.]])
     """
-    alpha, sigma, _, _ = _at(path, t, z)
+    alpha, sigma = _scales(path, t, z)
     return (full(z) + sigma.square() * full(score)) / alpha
 
 

@@ -79,7 +79,7 @@ def ddim(denoiser: Denoiser, z: Sample, t: Time, s: Time, *, path: Path) -> Samp
 
 @typed
 def data_of_ddim_step(z: Sample, end: Sample, t: Time, s: Time, *, path: Path) -> Sample:
-    """``(end - r z) / (alpha(s) - r alpha(t))``, ``r = sigma(s) / sigma(t)``: the data with which DDIM lands on ``end``.
+    """``(end - r z) / (alpha(s) - r alpha(t))``, ``r = sigma(s) / sigma(t)``: the data by which DDIM lands on ``end``.
 
     The inverse of :func:`ddim` in its denoised state: any state at ``s`` becomes a target in data space. Not finite
     at ``s = t``; a difference of ``s`` and ``t`` that is small costs digits.

@@ -147,7 +147,7 @@ def snr_plus_one(t: Time, *, path: Path) -> PerSample:
 
 @typed
 def truncated_snr(t: Time, *, path: Path) -> PerSample:
-    """``max(alpha^2 / sigma^2, 1)``: the larger of the squared errors in data and in noise, when it multiplies the first.
+    """``max(alpha^2 / sigma^2, 1)``: turns a squared error in data into the larger of the errors in data and in noise.
 
     Source: Salimans and Ho, Progressive Distillation, section 4, https://arxiv.org/abs/2202.00512.
 

@@ -1,9 +1,12 @@
 """The table from a group's name to its test."""
 
-from tests.golden.groups import drifting, flow
+from tests.golden.groups import distillation, drifting, flow
 from tests.golden.harness import Group
 
 GROUPS: dict[str, Group] = {
+    "cm_pd": distillation.cm_pd,
+    "imm": distillation.imm,
+    "pd_google": distillation.pd_google,
     "drifting": drifting.drifting,
     "drifting_cfg_sampling": flow.drifting_cfg_sampling,
     "drifting_toy": drifting.drifting_toy,
