@@ -134,7 +134,7 @@ def data_from_v_prediction(z: Sample, v: Sample, t: Time, *, path: Path) -> Samp
     This ``v``, of "v-prediction", is the velocity in the angle ``atan(sigma / alpha)`` and not in the path's time:
     the two agree on the trigonometric path with ``sigma_data = 1``. Arguments as :func:`data_from_noise`.
 
-    Source: Salimans and Ho, Progressive Distillation, appendix D, https://arxiv.org/abs/2202.00512.
+    Source: Salimans and Ho, Progressive Distillation, section 4, https://arxiv.org/abs/2202.00512.
 
     Example:
         >>> import torch

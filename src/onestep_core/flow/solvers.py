@@ -91,7 +91,7 @@ def data_of_ddim_step(z: Sample, end: Sample, t: Time, s: Time, *, path: Path) -
         s: target times, ``[batch]``.
         path: gives ``alpha`` and ``sigma``.
 
-    Source: Salimans and Ho, Progressive Distillation, appendix G, https://arxiv.org/abs/2202.00512.
+    Source: Salimans and Ho, Progressive Distillation, algorithm 2 (the target ``x~``), https://arxiv.org/abs/2202.00512.
 
     Example:
         >>> import torch

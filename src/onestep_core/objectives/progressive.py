@@ -63,8 +63,8 @@ def progressive_regression(
     Raises:
         jaxtyping.TypeCheckError: if shapes disagree, or ``last`` is no mask.
 
-    Source: Salimans and Ho, Progressive Distillation for Fast Sampling of Diffusion Models, algorithm 2 and appendix
-    G, https://arxiv.org/abs/2202.00512. The released code marks the last step; openai/consistency_models
+    Source: Salimans and Ho, Progressive Distillation for Fast Sampling of Diffusion Models, algorithm 2,
+    https://arxiv.org/abs/2202.00512. The released code marks the last step; openai/consistency_models
     (``progdist_losses``) does not, and there ``s = 0`` leaves no noise.
 
     Example:
