@@ -216,11 +216,11 @@ def slope_where_equal(y: Tensor, particles: int, kernel, length: Tensor) -> Tens
 def test_pairs_leave_one_particle_s_bias_over_their_number(mixture, name):
     """Class (iii), and its rate: the middle on the *pair's* path; ``M`` times the expected loss is the same for all M.
 
-    So is the gradient in a scale of the exact map. Over 2^15 particles in groups of 1, 2, 4, 8, within five standard
+    So is the gradient in a scale of the exact map. Over 2^14 particles in groups of 1, 2, 4, 8, within five standard
     errors; for one particle both are far from zero (it is consistency training), and the part that comes from different
     particles, all that is left in the population, is zero within its error.
     """
-    path, count = PATHS[name], 2**15
+    path, count = PATHS[name], 2**14
     data = mixture.sample(count, generator=torch.Generator().manual_seed(0))
     noise = strategies.normal(1, *data.shape)
     t, m, s = (torch.full((count,), time, dtype=F64) for time in (0.8, 0.5, 0.1))

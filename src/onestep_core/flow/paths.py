@@ -21,7 +21,7 @@ from torch import Tensor
 
 from onestep_core.errors import ConfigError
 from onestep_core.flow.derivatives import with_graph
-from onestep_core.precision import full
+from onestep_core.precision import frozen, full
 from onestep_core.protocols import Path
 from onestep_core.shapes import expand_like
 from onestep_core.typing import Sample, Time, typed
@@ -454,8 +454,8 @@ class NoiseScaled:
 def time_of_noise_ratio(ratio: Float[Tensor, "*count"], *, path: Path) -> Float[Tensor, "*count"]:
     """The time at which ``sigma / alpha`` is ``ratio``; the nearer end of the path where it never is.
 
-    Found by bisection in float64, so that every path whose ratio rises from data to noise has it: a schedule for one
-    path serves all. No gradient passes.
+    Found by bisection to the last digit, so that every path whose ratio rises from data to noise has it: a schedule
+    for one path serves all. No gradient passes.
 
     Args:
         ratio: noise-to-signal ratios, not negative, any shape.
@@ -470,11 +470,11 @@ def time_of_noise_ratio(ratio: Float[Tensor, "*count"], *, path: Path) -> Float[
     """
     if not (math.isfinite(path.data_time) and math.isfinite(path.noise_time)):
         raise ConfigError(f"a path from {path.data_time} to {path.noise_time}: expected finite ends to search between")
-    wanted = ratio.detach().double().flatten()
+    wanted = frozen(ratio).flatten()
     clean, noisy = (torch.full_like(wanted, end) for end in (path.data_time, path.noise_time))
     for _ in range(_HALVINGS):
         middle = (clean + noisy) / 2
         alpha, sigma = path.coefficients(middle)
         beyond = sigma > wanted * alpha
         clean, noisy = torch.where(beyond, clean, middle), torch.where(beyond, middle, noisy)
-    return clean.to(ratio.dtype).reshape(ratio.shape)
+    return clean.reshape(ratio.shape)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from onestep_core.errors import ConfigError
 from onestep_core.flow.paths import time_of_noise_ratio
+from onestep_core.precision import frozen
 from onestep_core.protocols import Path
 from onestep_core.typing import Time, typed
 
@@ -298,7 +299,8 @@ def lower_noise_ratio(t: Time, s: Time, *, path: Path, decrement: float) -> Time
     """
     if not decrement > 0:
         raise ConfigError(f"decrement = {decrement}: expected a positive step of sigma / alpha")
-    (alpha_t, sigma_t), (alpha_s, sigma_s) = (path.coefficients(time.detach().double()) for time in (t, s))
+    t, s = frozen(t), frozen(s)
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = (path.coefficients(time) for time in (t, s))
     ratio = sigma_t / alpha_t - decrement
-    middle = time_of_noise_ratio(ratio.clamp(min=0.0), path=path).to(t.dtype)
+    middle = time_of_noise_ratio(ratio.clamp(min=0.0), path=path)
     return torch.where(sigma_s / alpha_s >= ratio, s, middle)
