@@ -13,7 +13,8 @@ An exception to the rule that an objective returns a pair: the loss belongs to a
 
 What is true at the exact flow map ``X = X'``:
 
-* with ``z_m`` on the *trajectory* of ``z`` the two sets coincide; value and gradient are zero in every group;
+* with ``z_m`` on the *trajectory* of ``z`` the two sets coincide; value and gradient are zero in every group (of the
+  Laplace kernel, which has a cusp, only where points coincide to the last digit);
 * with ``z_m`` of the same *pair* they are two samples of one law. The expected loss is ``1/M`` times that of one
   particle, and so is its gradient: consistency training's bias, which vanishes as groups grow. In the population
   limit the loss is zero;
@@ -28,8 +29,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
-from onestep_core.precision import frozen, full
+from onestep_core.precision import frozen
 from onestep_core.protocols import FlowMap, Kernel
+from onestep_core.regression import regression
 from onestep_core.shapes import expand_like
 from onestep_core.typing import Sample, Time, typed
 
@@ -101,11 +103,12 @@ def moment_matching_loss(
             f"a batch of {batch} in groups of {particles} particles: expected at least one particle, and groups that "
             "fill the batch; lay the particles of a group contiguously, with one t, m and s"
         )
-    made, wanted = full(online(z, t, s)), frozen(target(frozen(z_m), m, s))
+    made, wanted = regression(online(z, t, s), target(frozen(z_m), m, s))
     if length is not None:
         unit = expand_like(frozen(length), made)
         made, wanted = made / unit, wanted / unit
-    x, y = (points.reshape(batch // particles, particles, math.prod(z.shape[1:])) for points in (made, wanted))
+    shape = (batch // particles, particles, math.prod(made.shape[1:]))
+    x, y = made.reshape(shape), wanted.reshape(shape)
 
     def mean_affinity(x: Tensor, y: Tensor) -> Tensor:
         return kernel(x, y).exp().mean((-2, -1))
