@@ -243,6 +243,16 @@ def test_the_time_of_a_noise_ratio_inverts_every_path(path):
     assert flow.time_of_noise_ratio((sigma / alpha).float().reshape(11, 1), path=path).shape == (11, 1)
 
 
+def test_one_time_for_a_whole_batch_may_be_an_expanded_tensor():
+    """As ``integrate`` hands it out: forward mode needs storage of its own for every tangent."""
+    path, whole, one = PATHS["cosine"], torch.full((4,), 0.3, dtype=F64), torch.full((1,), 0.3, dtype=F64).expand(4)
+    torch.testing.assert_close(path.rates(one), path.rates(whole))
+    z = strategies.normal(0, 4, 2)
+    network = lambda z, t, s: z * (t * s)[:, None]  # noqa: E731
+    pairs = [objectives.meanflow_regression(network, z, z, t, t) for t in (one, whole)]
+    torch.testing.assert_close(*pairs)
+
+
 def test_noise_of_the_spread_of_the_data():
     circle, t = flow.Trigonometric(1.0), torch.linspace(0, 1.5, 5, dtype=F64)
     scaled, expected = flow.NoiseScaled(circle, 0.3), flow.Trigonometric(0.3)
