@@ -90,6 +90,8 @@ PATHS: dict[str, tuple[Any, dict[str, Any]]] = {
     "reversed_linear": (flow.reverse(flow.Linear()), {}),
     "trigonometric": (flow.Trigonometric(0.5), {}),
     "variance_preserving": (flow.VariancePreserving(strategies.cosine_log_snr), {}),
+    "cosine_with_ends": (flow.VariancePreserving.cosine(log_snr_min=-15.0, log_snr_max=15.0), {"clean_end": 1e-3}),
+    "noise_of_the_spread_of_the_data": (flow.NoiseScaled(flow.Linear(), 0.5), {}),
     "table": (
         flow.VariancePreserving.from_table(torch.linspace(0.9999, 0.01, 20, dtype=torch.float64)),
         {"clean_end": 0.02},
@@ -295,6 +297,22 @@ OBJECTIVES: dict[str, tuple[Any, dict[str, Any]]] = {
         {"path": TRIGFLOW, "exact": trigflow_truth, "unbiased": True},
     ),
     "consistency_trajectory": (_trajectory, {"exact": _oracle("flow_map", steps=6), "marginal": True}),
+    "progressive": (
+        lambda network, p: objectives.progressive_regression(
+            network, network, p.z, p.t, p.m, p.s, path=PATHS["linear"][0]
+        ),
+        {"compiled": True},
+    ),
+    "rectified_flow": (
+        lambda network, p: objectives.rectified_flow_regression(network, p.z, p.data, p.t, p.m, p.s),
+        {"compiled": True},
+    ),
+    "knowledge_distillation": (
+        lambda network, p: objectives.knowledge_distillation_regression(
+            network, p.z, TWO_MODES.flow_map(p.z, p.t, p.s, path=flow.Linear(), steps=8).to(p.z.dtype), p.t, p.s
+        ),
+        {"exact": _oracle("flow_map", steps=8), "marginal": True},
+    ),
     "drifting": (
         lambda network, p: objectives.drifting_regression(network(p.noise), p.data, field=FIELDS["drift_both"][0]),
         {"independent": False},

@@ -81,12 +81,30 @@ def consistency_trajectory(net, data, z, v, t, s):
 
 
 OUTER = Net(2).requires_grad_(False)
+LINE = one.Linear(0.01)
+
+
+def progressive(net, data, z, v, t, s):
+    return one.progressive_regression(net, net, z, t, (t + s) / 2, s, path=LINE, last=s < 0.2)
+
+
+def rectified_flow(net, data, z, v, t, s):
+    return one.rectified_flow_regression(net, z, data, t, (t + s) / 2, s)
+
+
+def knowledge_distillation(net, data, z, v, t, s):
+    return one.knowledge_distillation_regression(net, z, data, t, s)
+
+
 TRAJECTORY = {
     "consistency": (consistency, 1),
     "consistency, some at the end": (partial(consistency, end=0.4), 1),
     "flow matching": (flow_matching, 1),
     "denoising": (denoising, 1),
     "meanflow": (meanflow, 2),
+    "progressive": (progressive, 1),
+    "rectified flow": (rectified_flow, 1),
+    "knowledge distillation": (knowledge_distillation, 2),
     "meanflow, central difference": (partial(meanflow, derivative=partial(one.central_difference, step=1e-5)), 2),
     "meanflow, with graph": (partial(meanflow, derivative=one.with_graph), 2),
     "improved meanflow": (improved_meanflow, 2),

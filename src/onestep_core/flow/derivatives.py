@@ -40,8 +40,15 @@ from onestep_core.typing import Time, typed
 
 
 def _jvp(function: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
-    """``torch.func.jvp``, which type checkers cannot see through, typed once."""
-    return cast(tuple[Any, Any], torch.func.jvp(function, primals, tangents))
+    """``torch.func.jvp``, which type checkers cannot see through, typed once.
+
+    An expanded tensor (one time for a whole batch) has no storage of its own for a tangent, so it gets one.
+    """
+
+    def own(leaf: Any) -> Any:
+        return leaf.contiguous() if isinstance(leaf, Tensor) else leaf
+
+    return cast(tuple[Any, Any], torch.func.jvp(function, tree_map(own, primals), tree_map(own, tangents)))
 
 
 def _detached(tree: Any) -> Any:

@@ -16,7 +16,7 @@ with foreign time arguments are adapted by name: :func:`from_duration`, :func:`f
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -232,6 +232,39 @@ def jump(average_velocity: AverageVelocity, z: Sample, t: Time, s: Time) -> Samp
     """
     z = full(z)
     return z + expand_like(full(s) - full(t), z) * full(average_velocity(z, t, s))
+
+
+class Chord(NamedTuple):
+    """A point on the straight line between two states, and the constant velocity along it; ``[batch, *shape]``."""
+
+    z: Tensor
+    v: Tensor
+
+
+@typed
+def chord(z: Sample, end: Sample, t: Time, m: Time, s: Time) -> Chord:
+    """``z + (m - t) v`` and ``v = (end - z) / (s - t)``: the trajectory between two times, straightened.
+
+    ``v`` is the average velocity of any trajectory through both states. With ``z = noise`` at 1 and ``end = data`` at
+    0 this is the linear path of the pair.
+
+    Args:
+        z: states at ``t``, ``[batch, *shape]``.
+        end: states at ``s``, ``[batch, *shape]``.
+        t: source times, ``[batch]``.
+        m: where on the line, ``[batch]``.
+        s: target times, ``[batch]``, other than ``t``.
+
+    Source: Liu et al., Flow Straight and Fast, section 2.1, https://arxiv.org/abs/2209.03003.
+
+    Example:
+        >>> one = torch.ones(1, 1)
+        >>> chord(one, 3 * one, torch.tensor([1.0]), torch.tensor([0.5]), torch.tensor([0.0]))
+        Chord(z=tensor([[2.]]), v=tensor([[-2.]]))
+    """
+    z, end, t, s = full(z), full(end), full(t), full(s)
+    share = expand_like((full(m) - t) / (s - t), z)
+    return Chord(torch.lerp(z, end, share.expand_as(z)), (end - z) / expand_like(s - t, z))
 
 
 def flow_map_from_average_velocity(average_velocity: AverageVelocity) -> FlowMap:

@@ -21,10 +21,13 @@ from torch import Tensor
 
 from onestep_core.errors import ConfigError
 from onestep_core.flow.derivatives import with_graph
-from onestep_core.precision import full
+from onestep_core.precision import frozen, full
 from onestep_core.protocols import Path
 from onestep_core.shapes import expand_like
 from onestep_core.typing import Sample, Time, typed
+
+_HALVINGS = 60
+"""Of an interval of times: enough for the last digit of float64."""
 
 
 class PathPoint(NamedTuple):
@@ -213,6 +216,36 @@ class VariancePreserving:
         return alpha * sigma.square() * slope / 2, -sigma * alpha.square() * slope / 2
 
     @classmethod
+    def cosine(cls, *, log_snr_min: float = -20.0, log_snr_max: float = 20.0) -> "VariancePreserving":
+        """``log_snr(t) = -2 log tan(a t + b)``, from ``log_snr_max`` at ``t = 0`` to ``log_snr_min`` at ``t = 1``.
+
+        The cosine schedule with its ends cut off: ``alpha = cos(a t + b)``, ``sigma = sin(a t + b)``. Near the noise
+        end the tangent amplifies rounding by ``exp(-log_snr_min / 2)``: half of float32's digits with the default.
+
+        Args:
+            log_snr_min: at the noise end.
+            log_snr_max: at the data end, above ``log_snr_min``.
+
+        Raises:
+            ConfigError: unless ``log_snr_min < log_snr_max``, both finite.
+
+        Source: Salimans and Ho, Progressive Distillation, https://arxiv.org/abs/2202.00512, and its released
+        ``schedules.py`` (google-research/diffusion_distillation), which gives the two ends.
+
+        Example:
+            >>> path = VariancePreserving.cosine(log_snr_min=-10.0, log_snr_max=10.0)
+            >>> path.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64))
+            tensor([ 10.0000, -10.0000], dtype=torch.float64)
+        """
+        if not (math.isfinite(log_snr_min) and math.isfinite(log_snr_max) and log_snr_min < log_snr_max):
+            raise ConfigError(
+                f"a cosine schedule from log_snr_max = {log_snr_max} to log_snr_min = {log_snr_min}: expected finite "
+                "numbers, log_snr_min below log_snr_max"
+            )
+        first, last = (math.atan(math.exp(-0.5 * end)) for end in (log_snr_max, log_snr_min))
+        return cls(_Cosine(last - first, first))
+
+    @classmethod
     def from_table(cls, alphas_cumprod: Tensor) -> "VariancePreserving":
         """The path through a discrete table of ``alpha_bar = alpha^2``, for networks trained on integer steps.
 
@@ -240,6 +273,17 @@ class VariancePreserving:
             )
         log_snr = torch.logit(table)
         return cls(_Interpolated(log_snr), data_time=0.0, noise_time=float(len(table) - 1))
+
+
+@attrs.frozen
+class _Cosine:
+    """``-2 log tan(slope t + start)``."""
+
+    slope: float
+    start: float
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return -2 * (self.slope * t + self.start).tan().log()
 
 
 class _Interpolated:
@@ -356,3 +400,81 @@ def reverse(path: Path) -> Path:
             "give it a finite sigma_max"
         )
     return path.original if isinstance(path, Reversed) else Reversed(path)
+
+
+@attrs.frozen
+class NoiseScaled:
+    """``original`` with noise of standard deviation ``noise_std``: ``z = alpha data + noise_std sigma noise``.
+
+    Inductive moment matching and TrigFlow give the noise the spread of the data, so that the state keeps it on the
+    cosine path; ``Trigonometric(sigma_data)`` is one such path. The prior is scaled with it.
+
+    Args:
+        original: any path.
+        noise_std: positive; the standard deviation of the data in those methods.
+
+    Raises:
+        ConfigError: if ``noise_std`` is not positive.
+
+    Example:
+        >>> NoiseScaled(Linear(), 0.5).prior(torch.ones(1, 2))
+        tensor([[0.5000, 0.5000]])
+    """
+
+    original: Path
+    noise_std: float = attrs.field(validator=_positive)
+
+    __call__ = point_on_path
+    prior = prior_state
+
+    @property
+    def data_time(self) -> float:
+        """The original's."""
+        return self.original.data_time
+
+    @property
+    def noise_time(self) -> float:
+        """The original's."""
+        return self.original.noise_time
+
+    @typed
+    def coefficients(self, t: Time) -> tuple[Time, Time]:
+        """The original's ``alpha``, and its ``sigma`` times ``noise_std``."""
+        alpha, sigma = self.original.coefficients(t)
+        return alpha, self.noise_std * sigma
+
+    @typed
+    def rates(self, t: Time) -> tuple[Time, Time]:
+        """The original's rates, the second times ``noise_std``."""
+        alpha_rate, sigma_rate = self.original.rates(t)
+        return alpha_rate, self.noise_std * sigma_rate
+
+
+@typed
+def time_of_noise_ratio(ratio: Float[Tensor, "*count"], *, path: Path) -> Float[Tensor, "*count"]:
+    """The time at which ``sigma / alpha`` is ``ratio``; the nearer end of the path where it never is.
+
+    Found by bisection to the last digit, so that every path whose ratio rises from data to noise has it: a schedule
+    for one path serves all. No gradient passes.
+
+    Args:
+        ratio: noise-to-signal ratios, not negative, any shape.
+        path: both ends finite.
+
+    Raises:
+        ConfigError: if an end of the path is infinite.
+
+    Example:
+        >>> time_of_noise_ratio(torch.tensor([0.0, 1.0, 3.0]), path=Linear())
+        tensor([0.0000, 0.5000, 0.7500])
+    """
+    if not (math.isfinite(path.data_time) and math.isfinite(path.noise_time)):
+        raise ConfigError(f"a path from {path.data_time} to {path.noise_time}: expected finite ends to search between")
+    wanted = frozen(ratio).flatten()
+    clean, noisy = (torch.full_like(wanted, end) for end in (path.data_time, path.noise_time))
+    for _ in range(_HALVINGS):
+        middle = (clean + noisy) / 2
+        alpha, sigma = path.coefficients(middle)
+        beyond = sigma > wanted * alpha
+        clean, noisy = torch.where(beyond, clean, middle), torch.where(beyond, middle, noisy)
+    return clean.reshape(ratio.shape)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from onestep_core.precision import full
-from onestep_core.protocols import ConsistencyFunction, Denoiser, Velocity
+from onestep_core.protocols import ConsistencyFunction, Denoiser, FlowMap, Path, Velocity
 from onestep_core.shapes import expand_like
 from onestep_core.typing import Time, typed
 
@@ -241,3 +241,110 @@ def truncated(late: ConsistencyFunction, early: ConsistencyFunction, *, transiti
         return torch.where(expand_like(t >= transition, z), second, first)
 
     return function
+
+
+# Flow maps: f(z, t, s) = c_skip z + c_out F(c_in z, t, s), the identity at s = t whatever the network says.
+
+
+@typed
+def euler_scalings(t: Time, s: Time, *, path: Path, sigma_data: float) -> Scalings:
+    """``1``, ``(s - t) sd``, ``1 / sqrt(sd^2 alpha^2 + sigma^2)``: the network is an average velocity over ``sd``.
+
+    Args:
+        t: source times, ``[batch]``.
+        s: target times, ``[batch]``.
+        path: gives ``alpha`` and ``sigma``; the noise's standard deviation is part of it, see
+            :class:`~onestep_core.flow.NoiseScaled`.
+        sigma_data: ``sd``, standard deviation of the data, positive.
+
+    Source: Zhou et al., Inductive Moment Matching, section 4 ("Euler-FM"), https://arxiv.org/abs/2503.07565; its
+    released ``preconds.py`` calls it ``euler_fm``.
+
+    Example:
+        >>> import torch
+        >>> from onestep_core.flow import Linear
+        >>> euler_scalings(torch.ones(1), torch.zeros(1), path=Linear(), sigma_data=0.5)
+        Scalings(c_skip=tensor([1.]), c_out=tensor([-0.5000]), c_in=tensor([1.]))
+    """
+    t, s = full(t), full(s)
+    alpha, sigma = path.coefficients(t)
+    return Scalings(torch.ones_like(t), (s - t) * sigma_data, _unit(alpha, sigma, sigma_data))
+
+
+@typed
+def ddim_scalings(t: Time, s: Time, *, path: Path, sigma_data: float) -> Scalings:
+    """``r``, ``alpha(s) - r alpha(t)`` with ``r = sigma(s) / sigma(t)``: the network says the data, DDIM does the step.
+
+    Arguments as :func:`euler_scalings`; ``sigma(t)`` is positive.
+
+    Source: Zhou et al., Inductive Moment Matching, section 4 ("identity"), https://arxiv.org/abs/2503.07565.
+
+    Example:
+        >>> import torch
+        >>> from onestep_core.flow import Linear
+        >>> ddim_scalings(torch.ones(1), torch.zeros(1), path=Linear(), sigma_data=0.5)[:2]
+        (tensor([0.]), tensor([1.]))
+    """
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = path.coefficients(full(t)), path.coefficients(full(s))
+    ratio = sigma_s / sigma_t
+    return Scalings(ratio, alpha_s - ratio * alpha_t, _unit(alpha_t, sigma_t, sigma_data))
+
+
+@typed
+def simple_edm_scalings(t: Time, s: Time, *, path: Path, sigma_data: float) -> Scalings:
+    """The skip that leaves least to the network, as EDM chooses it, for every target time.
+
+    With ``q = sd^2 alpha(t)^2 + sigma(t)^2``, the variance of the state,
+
+        c_skip = (sd^2 alpha(t) alpha(s) + sigma(t) sigma(s)) / q
+        c_out  = -sd (alpha(s) sigma(t) - alpha(t) sigma(s)) / sqrt(q)
+        c_in   = 1 / sqrt(q)
+
+    For data of variance ``sd^2`` independent of the noise the network's target has unit variance. On the
+    trigonometric path ``c_skip = cos(t - s)`` and ``c_out = -sd sin(t - s)``, TrigFlow's; at a data end without noise
+    and ``alpha = 1`` it is EDM's, with the sign of ``c_out`` turned. Arguments as :func:`euler_scalings`.
+
+    Source: Zhou et al., Inductive Moment Matching, section 4 ("Simple-EDM"), https://arxiv.org/abs/2503.07565. There
+    ``sigma`` does not hold the noise's standard deviation ``sd``; here the path does.
+
+    Example:
+        >>> import torch
+        >>> from onestep_core.flow import VarianceExploding
+        >>> path, sigma = VarianceExploding(0.0), torch.tensor([0.5])
+        >>> simple_edm_scalings(sigma, 0 * sigma, path=path, sigma_data=0.5)[0], edm_scalings(sigma, sigma_data=0.5)[0]
+        (tensor([0.5000]), tensor([0.5000]))
+    """
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = path.coefficients(full(t)), path.coefficients(full(s))
+    c_in = _unit(alpha_t, sigma_t, sigma_data)
+    c_skip = (sigma_data**2 * alpha_t * alpha_s + sigma_t * sigma_s) * c_in.square()
+    return Scalings(c_skip, -sigma_data * (alpha_s * sigma_t - alpha_t * sigma_s) * c_in, c_in)
+
+
+def _unit(alpha: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
+    return ((sigma_data * alpha).square() + sigma.square()).rsqrt()
+
+
+def preconditioned_flow_map(network: FlowMap, *, scalings: Callable[[Tensor, Tensor], Scalings]) -> FlowMap:
+    """``f(z, t, s) = c_skip z + c_out F(c_in z, t, s)``, the scalings being functions of the two times.
+
+    Args:
+        network: any callable ``(scaled state, t, s) -> state``; time conditioning is its matter.
+        scalings: ``(t, s) -> Scalings``: :func:`euler_scalings`, :func:`ddim_scalings` or
+            :func:`simple_edm_scalings`, path and ``sigma_data`` bound.
+
+    Example:
+        >>> import torch
+        >>> from functools import partial
+        >>> from onestep_core.flow import Linear
+        >>> scalings = partial(simple_edm_scalings, path=Linear(), sigma_data=0.5)
+        >>> flow_map, one = preconditioned_flow_map(lambda z, t, s: z + 7, scalings=scalings), torch.ones(1)
+        >>> flow_map(torch.ones(1, 2), one, one), flow_map(torch.ones(1, 2), one, 0 * one)
+        (tensor([[1., 1.]]), tensor([[-4., -4.]]))
+    """
+
+    def flow_map(z: Tensor, t: Tensor, s: Tensor, /) -> Tensor:
+        z = full(z)
+        c_skip, c_out, c_in = (expand_like(c, z) for c in scalings(t, s))
+        return c_skip * z + c_out * full(network(c_in * z, t, s))
+
+    return flow_map

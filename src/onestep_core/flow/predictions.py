@@ -13,6 +13,8 @@ from either is as good as the path allows.
 Functions of tensors convert values; ``denoiser_from_*`` and ``*_from_denoiser`` convert callables.
 """
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from onestep_core.precision import full
@@ -22,15 +24,13 @@ from onestep_core.typing import Sample, Time, typed
 
 
 def _at(path: Path, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    t = full(t)
-    alpha, sigma = path.coefficients(t)
-    alpha_rate, sigma_rate = path.rates(t)
-    return (
-        expand_like(alpha, like),
-        expand_like(sigma, like),
-        expand_like(alpha_rate, like),
-        expand_like(sigma_rate, like),
-    )
+    alpha_rate, sigma_rate = path.rates(full(t))
+    return (*_scales(path, t, like), expand_like(alpha_rate, like), expand_like(sigma_rate, like))
+
+
+def _scales(path: Path, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    alpha, sigma = path.coefficients(full(t))
+    return expand_like(alpha, like), expand_like(sigma, like)
 
 
 @typed
@@ -49,7 +49,7 @@ def data_from_noise(z: Sample, noise: Sample, t: Time, *, path: Path) -> Sample:
         >>> data_from_noise(torch.tensor([[1.0]]), torch.tensor([[2.0]]), torch.tensor([0.5]), path=Linear())
         tensor([[0.]])
     """
-    alpha, sigma, _, _ = _at(path, t, z)
+    alpha, sigma = _scales(path, t, z)
     return (full(z) - sigma * full(noise)) / alpha
 
 
@@ -63,7 +63,7 @@ def noise_from_data(z: Sample, data: Sample, t: Time, *, path: Path) -> Sample:
         >>> noise_from_data(torch.tensor([[1.0]]), torch.tensor([[0.0]]), torch.tensor([0.5]), path=Linear())
         tensor([[2.]])
     """
-    alpha, sigma, _, _ = _at(path, t, z)
+    alpha, sigma = _scales(path, t, z)
     return (full(z) - alpha * full(data)) / sigma
 
 
@@ -109,7 +109,7 @@ def score_from_data(z: Sample, data: Sample, t: Time, *, path: Path) -> Sample:
         >>> score_from_data(torch.tensor([[1.0]]), torch.tensor([[0.0]]), torch.tensor([0.5]), path=Linear())
         tensor([[-4.]])
     """
-    alpha, sigma, _, _ = _at(path, t, z)
+    alpha, sigma = _scales(path, t, z)
     return (alpha * full(data) - full(z)) / sigma.square()
 
 
@@ -123,8 +123,72 @@ def data_from_score(z: Sample, score: Sample, t: Time, *, path: Path) -> Sample:
         >>> data_from_score(torch.tensor([[1.0]]), torch.tensor([[-4.0]]), torch.tensor([0.5]), path=Linear())
         tensor([[0.]])
     """
-    alpha, sigma, _, _ = _at(path, t, z)
+    alpha, sigma = _scales(path, t, z)
     return (full(z) + sigma.square() * full(score)) / alpha
+
+
+@typed
+def data_from_v_prediction(z: Sample, v: Sample, t: Time, *, path: Path) -> Sample:
+    """``(alpha z - sigma v) / (alpha^2 + sigma^2)`` for ``v = alpha noise - sigma data``. Divides by no small number.
+
+    This ``v``, of "v-prediction", is the velocity in the angle ``atan(sigma / alpha)`` and not in the path's time:
+    the two agree on the trigonometric path with ``sigma_data = 1``. Arguments as :func:`data_from_noise`.
+
+    Source: Salimans and Ho, Progressive Distillation, section 4, https://arxiv.org/abs/2202.00512.
+
+    Example:
+        >>> import torch
+        >>> from onestep_core.flow import Linear
+        >>> data_from_v_prediction(torch.tensor([[1.0]]), torch.tensor([[1.0]]), torch.tensor([0.5]), path=Linear())
+        tensor([[0.]])
+    """
+    alpha, sigma = _scales(path, t, z)
+    return (alpha * full(z) - sigma * full(v)) / (alpha.square() + sigma.square())
+
+
+@typed
+def v_prediction_from_data(z: Sample, data: Sample, t: Time, *, path: Path) -> Sample:
+    """``alpha noise - sigma data`` with the noise that ``z`` and ``data`` imply. Not finite where ``sigma`` is zero.
+
+    Arguments as :func:`data_from_noise`; see :func:`data_from_v_prediction`.
+
+    Example:
+        >>> import torch
+        >>> from onestep_core.flow import Linear
+        >>> v_prediction_from_data(torch.tensor([[1.0]]), torch.tensor([[0.0]]), torch.tensor([0.5]), path=Linear())
+        tensor([[1.]])
+    """
+    alpha, sigma = _scales(path, t, z)
+    return alpha * ((full(z) - alpha * full(data)) / sigma) - sigma * full(data)
+
+
+@typed
+def data_from_both(z: Sample, data: Sample, noise: Sample, t: Time, *, path: Path) -> Sample:
+    """``(sigma^2 data + alpha (z - sigma noise)) / (alpha^2 + sigma^2)``: two predictions, each where it is accurate.
+
+    A mean of the predicted data and of the data that the predicted noise implies, in which the second counts by
+    ``alpha^2``: it is trusted where there is signal, and nothing is divided by ``alpha``.
+
+    Args:
+        z: states, ``[batch, *shape]``.
+        data: predicted data, ``[batch, *shape]``.
+        noise: predicted noise, ``[batch, *shape]``.
+        t: times, ``[batch]``.
+        path: gives ``alpha`` and ``sigma``.
+
+    Source: Salimans and Ho, Progressive Distillation, section 4, https://arxiv.org/abs/2202.00512 (there on
+    variance-preserving paths, where the denominator is 1).
+
+    Example:
+        >>> import torch
+        >>> from onestep_core.flow import Linear
+        >>> z, zero = torch.ones(1, 1), torch.zeros(1, 1)
+        >>> data_from_both(z, zero, zero, torch.tensor([0.5]), path=Linear())
+        tensor([[1.]])
+    """
+    alpha, sigma = _scales(path, t, z)
+    total = alpha.square() + sigma.square()
+    return (sigma.square() * full(data) + alpha * (full(z) - sigma * full(noise))) / total
 
 
 def denoiser_from_velocity(velocity: Velocity, *, path: Path) -> Denoiser:
@@ -174,5 +238,40 @@ def denoiser_from_noise(noise_prediction: Denoiser, *, path: Path) -> Denoiser:
 
     def denoiser(z: Tensor, t: Tensor, /) -> Tensor:
         return data_from_noise(z, noise_prediction(z, t), t, path=path)
+
+    return denoiser
+
+
+def denoiser_from_v_prediction(network: Denoiser, *, path: Path) -> Denoiser:
+    """A denoiser that asks a network of ``v = alpha noise - sigma data``: one evaluation a call.
+
+    Example:
+        >>> import torch
+        >>> from onestep_core.flow import Linear
+        >>> denoiser = denoiser_from_v_prediction(lambda z, t: 0 * z, path=Linear())
+        >>> denoiser(torch.tensor([[1.0]]), torch.tensor([0.5]))
+        tensor([[1.]])
+    """
+
+    def denoiser(z: Tensor, t: Tensor, /) -> Tensor:
+        return data_from_v_prediction(z, network(z, t), t, path=path)
+
+    return denoiser
+
+
+def denoiser_from_both(network: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], *, path: Path) -> Denoiser:
+    """A denoiser that asks a network of ``(data, noise)``: one evaluation a call; see :func:`data_from_both`.
+
+    Example:
+        >>> import torch
+        >>> from onestep_core.flow import Linear
+        >>> denoiser = denoiser_from_both(lambda z, t: (0 * z, 0 * z), path=Linear())
+        >>> denoiser(torch.tensor([[1.0]]), torch.tensor([0.5]))
+        tensor([[1.]])
+    """
+
+    def denoiser(z: Tensor, t: Tensor, /) -> Tensor:
+        data, noise = network(z, t)
+        return data_from_both(z, data, noise, t, path=path)
 
     return denoiser

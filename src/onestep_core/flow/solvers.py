@@ -78,6 +78,36 @@ def ddim(denoiser: Denoiser, z: Sample, t: Time, s: Time, *, path: Path) -> Samp
 
 
 @typed
+def data_of_ddim_step(z: Sample, end: Sample, t: Time, s: Time, *, path: Path) -> Sample:
+    """``(end - r z) / (alpha(s) - r alpha(t))``, ``r = sigma(s) / sigma(t)``: the data by which DDIM lands on ``end``.
+
+    The inverse of :func:`ddim` in its denoised state: any state at ``s`` becomes a target in data space. Not finite
+    at ``s = t``; a difference of ``s`` and ``t`` that is small costs digits.
+
+    Args:
+        z: states at ``t``, ``[batch, *shape]``.
+        end: states at ``s``, ``[batch, *shape]``.
+        t: source times, ``[batch]``, where ``sigma`` is positive.
+        s: target times, ``[batch]``.
+        path: gives ``alpha`` and ``sigma``.
+
+    Source: Salimans and Ho, Progressive Distillation, algorithm 2 (the target ``x~``), https://arxiv.org/abs/2202.00512.
+
+    Example:
+        >>> import torch
+        >>> from onestep_core.flow import Linear
+        >>> one = torch.ones(1, 1)
+        >>> data_of_ddim_step(one, 0.75 * one, torch.tensor([1.0]), torch.tensor([0.5]), path=Linear())
+        tensor([[0.5000]])
+    """
+    z = full(z)
+    alpha_t, sigma_t = (expand_like(c, z) for c in path.coefficients(full(t)))
+    alpha_s, sigma_s = (expand_like(c, z) for c in path.coefficients(full(s)))
+    ratio = sigma_s / sigma_t
+    return (full(end) - ratio * z) / (alpha_s - ratio * alpha_t)
+
+
+@typed
 def integrate(step: SolverStep, z: Sample, times: Float[Tensor, "points"]) -> Sample:
     """Apply ``step`` from each time of a grid to the next: ``[batch, *shape]`` at the last one.
 

@@ -15,6 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
+from onestep_core.flow.paths import time_of_noise_ratio
+from onestep_core.precision import frozen
 from onestep_core.protocols import Path
 from onestep_core.typing import Time, typed
 
@@ -490,3 +492,38 @@ def sample_log_normal(
     _checked(low, high, path)
     draw = torch.rand(count, generator=generator, device=device, dtype=dtype)
     return truncated_log_normal_times(draw, mean=mean, std=std, low=low, high=high).clamp(low, high)
+
+
+@typed
+def lower_noise_ratio(t: Time, s: Time, *, path: Path, decrement: float) -> Time:
+    """The time whose ``sigma / alpha`` is that of ``t`` less ``decrement``, not beyond ``s``: ``[batch]``.
+
+    The middle time of inductive moment matching, ``r(s, t) = max(s, eta^-1(eta(t) - decrement))``: a constant step in
+    the noise-to-signal ratio ``eta``, so that steps in time are short near the data and near the noise. It equals
+    ``s`` for the last one, and ``t`` itself where the decrement is below the resolution of the times.
+
+    Args:
+        t: source times, ``[batch]``.
+        s: target times, ``[batch]``, nearer to the data.
+        path: gives ``alpha`` and ``sigma``; finite ends. The paper's ``eta`` is that of the path without
+            :class:`~onestep_core.flow.NoiseScaled`.
+        decrement: positive. The paper takes ``(eta_max - eta_min) / 2^k``: 160, 0 and 15 on CIFAR-10.
+
+    Raises:
+        ConfigError: if ``decrement`` is not positive, or an end of the path is infinite.
+
+    Source: Zhou et al., Inductive Moment Matching, section 4, https://arxiv.org/abs/2503.07565.
+
+    Example:
+        >>> from onestep_core.flow import Linear
+        >>> t, s = torch.tensor([0.75, 0.75]), torch.tensor([0.0, 0.7])
+        >>> lower_noise_ratio(t, s, path=Linear(), decrement=2.0)
+        tensor([0.5000, 0.7000])
+    """
+    if not decrement > 0:
+        raise ConfigError(f"decrement = {decrement}: expected a positive step of sigma / alpha")
+    t, s = frozen(t), frozen(s)
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = (path.coefficients(time) for time in (t, s))
+    ratio = sigma_t / alpha_t - decrement
+    middle = time_of_noise_ratio(ratio.clamp(min=0.0), path=path)
+    return torch.where(sigma_s / alpha_s >= ratio, s, middle)

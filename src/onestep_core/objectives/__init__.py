@@ -16,6 +16,12 @@ from onestep_core.objectives.improved_meanflow import ImprovedMeanFlow as Improv
 from onestep_core.objectives.improved_meanflow import improved_meanflow_regression as improved_meanflow_regression
 from onestep_core.objectives.improved_meanflow import improved_meanflow_regressions as improved_meanflow_regressions
 from onestep_core.objectives.meanflow import meanflow_regression as meanflow_regression
+from onestep_core.objectives.moment_matching import moment_matching_loss as moment_matching_loss
+from onestep_core.objectives.progressive import progressive_regression as progressive_regression
+from onestep_core.objectives.rectified_flow import (
+    knowledge_distillation_regression as knowledge_distillation_regression,
+)
+from onestep_core.objectives.rectified_flow import rectified_flow_regression as rectified_flow_regression
 from onestep_core.objectives.shortcut import shortcut_regression as shortcut_regression
 from onestep_core.objectives.solution_flow import solution_flow_regression as solution_flow_regression
 from onestep_core.objectives.split_meanflow import split_meanflow_regression as split_meanflow_regression

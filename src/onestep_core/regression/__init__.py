@@ -26,7 +26,10 @@ from onestep_core.regression.weights import karras as karras
 from onestep_core.regression.weights import normalize_tangent as normalize_tangent
 from onestep_core.regression.weights import rescale_residual as rescale_residual
 from onestep_core.regression.weights import separate_means as separate_means
+from onestep_core.regression.weights import sigmoid_elbo as sigmoid_elbo
 from onestep_core.regression.weights import snr as snr
+from onestep_core.regression.weights import snr_plus_one as snr_plus_one
 from onestep_core.regression.weights import square_root as square_root
 from onestep_core.regression.weights import truncated_inverse_variance as truncated_inverse_variance
+from onestep_core.regression.weights import truncated_snr as truncated_snr
 from onestep_core.regression.weights import uniform as uniform

@@ -179,6 +179,66 @@ def snr(t: Time, *, path: Path) -> PerSample:
 
 
 @typed
+def snr_plus_one(t: Time, *, path: Path) -> PerSample:
+    """``alpha^2 / sigma^2 + 1``: on variance-preserving paths an error in data becomes one in ``v`` by it.
+
+    ``v = alpha noise - sigma data``, see :func:`onestep_core.flow.v_prediction_from_data`.
+
+    Source: Salimans and Ho, Progressive Distillation, section 4, https://arxiv.org/abs/2202.00512.
+
+    Example:
+        >>> from onestep_core.flow import Linear
+        >>> snr_plus_one(torch.tensor([0.5]), path=Linear())
+        tensor([2.])
+    """
+    return snr(t, path=path) + 1
+
+
+@typed
+def truncated_snr(t: Time, *, path: Path) -> PerSample:
+    """``max(alpha^2 / sigma^2, 1)``: turns a squared error in data into the larger of the errors in data and in noise.
+
+    Source: Salimans and Ho, Progressive Distillation, section 4, https://arxiv.org/abs/2202.00512.
+
+    Example:
+        >>> from onestep_core.flow import Linear
+        >>> truncated_snr(torch.tensor([0.25, 0.75]), path=Linear())
+        tensor([9., 1.])
+    """
+    return snr(t, path=path).clamp(min=1.0)
+
+
+@typed
+def sigmoid_elbo(t: Time, *, path: Path, shift: float, power: float = 1.0) -> PerSample:
+    """``sigmoid(b - l) |dl/dt| alpha^a / (2 (alpha^2 + sigma^2))`` for ``l = log(alpha^2 / sigma^2)``.
+
+    The likelihood's weight with its high signal-to-noise ratios turned down, and a factor that trusts states with
+    signal; inductive moment matching's. Infinite at the ends of a path where ``l`` is.
+
+    Args:
+        t: source times, ``[batch]``.
+        path: gives the coefficients and their rates. The paper's ``sigma`` does not hold the spread of the noise: give
+            the path without :class:`~onestep_core.flow.NoiseScaled`.
+        shift: ``b``.
+        power: ``a``; the paper's are 1 and 2.
+
+    Source: Zhou et al., Inductive Moment Matching, section 4, https://arxiv.org/abs/2503.07565; Kingma and Gao,
+    Understanding Diffusion Objectives as the ELBO with Simple Data Augmentation, https://arxiv.org/abs/2303.00848.
+
+    Example:
+        >>> from onestep_core.flow import Linear
+        >>> sigmoid_elbo(torch.tensor([0.5]), path=Linear(), shift=0.0)
+        tensor([2.])
+    """
+    t = frozen(t)
+    alpha, sigma = path.coefficients(t)
+    alpha_rate, sigma_rate = path.rates(t)
+    log_snr = 2 * (alpha / sigma).log()
+    slope = 2 * (alpha_rate / alpha - sigma_rate / sigma).abs()
+    return frozen((shift - log_snr).sigmoid() * slope * alpha**power / (2 * (alpha.square() + sigma.square())))
+
+
+@typed
 def rescale_residual(
     pair: Regression, weight: Callable[[PerSample], PerSample], *, per_dimension: bool = False
 ) -> Regression:

@@ -1,12 +1,13 @@
 """The table from a group's name to its test."""
 
-from tests.golden.groups import average, consistency, drifting, flow, trajectory
+from tests.golden.groups import average, consistency, distillation, drifting, flow, trajectory
 from tests.golden.harness import Group
 
 GROUPS: dict[str, Group] = {
     "alphaflow": average.alphaflow,
     "alphaflow_sched": average.alphaflow_sched,
     "cm_loss": consistency.cm_loss,
+    "cm_pd": distillation.cm_pd,
     "cm_scalings": consistency.cm_scalings,
     "cm_schedules": consistency.cm_schedules,
     "ctm_G": trajectory.ctm_parameterisations,
@@ -22,7 +23,9 @@ GROUPS: dict[str, Group] = {
     "fastgen_mf_head": flow.fastgen_mf_head,
     "fastgen_ts": flow.fastgen_ts,
     "imf": average.imf,
+    "imm": distillation.imm,
     "meanflow_jax": flow.meanflow_jax,
+    "pd_google": distillation.pd_google,
     "pymeanflow": flow.pymeanflow,
     "scm": trajectory.scm,
     "shortcut": average.shortcut,
