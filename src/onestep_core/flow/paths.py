@@ -21,8 +21,9 @@ from torch import Tensor
 
 from onestep_core.errors import ConfigError
 from onestep_core.flow.derivatives import with_graph
+from onestep_core.flow.levels import time_at_level
 from onestep_core.precision import full
-from onestep_core.protocols import Path
+from onestep_core.protocols import LevelledPath, Path
 from onestep_core.shapes import expand_like
 from onestep_core.typing import Sample, Time, typed
 
@@ -111,6 +112,11 @@ class Linear:
         """``-1`` and ``1 - noise_floor``."""
         return -torch.ones_like(t), torch.full_like(t, 1 - self.noise_floor)
 
+    @typed
+    def time_at(self, level: Time) -> Time:
+        """``x / (1 + x)`` with ``x = level - noise_floor``: the time with ``sigma = level alpha``."""
+        return 1 / (1 + 1 / (level - self.noise_floor))
+
 
 @attrs.frozen
 class Trigonometric:
@@ -158,6 +164,11 @@ class Trigonometric:
     def rates(self, t: Time) -> tuple[Time, Time]:
         """``-sin t`` and ``sigma_data cos t``."""
         return -t.sin(), self.sigma_data * t.cos()
+
+    @typed
+    def time_at(self, level: Time) -> Time:
+        """``arctan(level / sigma_data)``, the time with ``sigma = level alpha``."""
+        return (level / self.sigma_data).atan()
 
 
 @attrs.frozen
@@ -211,6 +222,11 @@ class VariancePreserving:
         log_snr, slope = with_graph(self.log_snr, (t,), (torch.ones_like(t),))
         alpha, sigma = log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()
         return alpha * sigma.square() * slope / 2, -sigma * alpha.square() * slope / 2
+
+    @typed
+    def time_at(self, level: Time) -> Time:
+        """The time with ``sigma = level alpha``, by bisection: ``log_snr`` is any function. Clipped to the ends."""
+        return time_at_level(level, path=self)
 
     @classmethod
     def from_table(cls, alphas_cumprod: Tensor) -> "VariancePreserving":
@@ -302,6 +318,11 @@ class VarianceExploding:
         """``0`` and ``1``."""
         return torch.zeros_like(t), torch.ones_like(t)
 
+    @typed
+    def time_at(self, level: Time) -> Time:
+        """``level``: the time is the noise level, also beyond the ends."""
+        return level
+
 
 @attrs.frozen
 class Reversed:
@@ -335,6 +356,13 @@ class Reversed:
         """The original's rates at the mirrored time, negated."""
         alpha_rate, sigma_rate = self.original.rates(self._mirrored(t))
         return -alpha_rate, -sigma_rate
+
+    @typed
+    def time_at(self, level: Time) -> Time:
+        """The mirrored time of the original's; by bisection where the original has no ``time_at``."""
+        if isinstance(self.original, LevelledPath):
+            return self._mirrored(self.original.time_at(level))
+        return time_at_level(level, path=self)
 
 
 def reverse(path: Path) -> Path:

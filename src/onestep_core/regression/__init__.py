@@ -16,5 +16,6 @@ from onestep_core.regression.weights import inverse_variance_plus_one as inverse
 from onestep_core.regression.weights import karras as karras
 from onestep_core.regression.weights import rescale_residual as rescale_residual
 from onestep_core.regression.weights import snr as snr
+from onestep_core.regression.weights import soft_min_snr as soft_min_snr
 from onestep_core.regression.weights import truncated_inverse_variance as truncated_inverse_variance
 from onestep_core.regression.weights import uniform as uniform

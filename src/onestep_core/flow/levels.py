@@ -1,0 +1,137 @@
+"""Noise levels: ``sigma / alpha``, the clock that all paths share.
+
+Divided by ``alpha``, the state of any path is data plus ``level`` times noise, so whatever is said about noise
+levels on EDM's path, where time *is* the level, holds on every path: how far a stochastic sampler lands below its
+next time (:func:`lowered`), how far it goes up before a step (:func:`raised`), where two levels have their middle.
+
+A level is infinite where ``alpha`` is zero, so the noise end of most paths can be a start but has no finite
+neighbour above it. Times are never checked by value; numbers are.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from onestep_core.errors import ConfigError
+from onestep_core.protocols import LevelledPath, Path
+from onestep_core.typing import Time, typed
+
+_HALVINGS = 100
+"""More than the bits of a float64 between 80 and 1e-10: the search ends at neighbouring numbers."""
+
+
+@typed
+def noise_level(t: Time, *, path: Path) -> Time:
+    """``sigma(t) / alpha(t)``, ``[batch]``; infinite where ``alpha`` is zero.
+
+    Args:
+        t: times, ``[batch]``.
+        path: gives ``alpha`` and ``sigma``.
+
+    Example:
+        >>> from onestep_core.flow import Linear
+        >>> noise_level(torch.tensor([0.0, 0.5, 1.0]), path=Linear())
+        tensor([0., 1., inf])
+    """
+    alpha, sigma = path.coefficients(t)
+    return sigma / alpha.clamp(min=0.0)
+
+
+@typed
+def time_at_level(level: Time, *, path: Path) -> Time:
+    """The time between the ends of ``path`` at which ``sigma / alpha`` is ``level``, by bisection, without gradient.
+
+    For a path whose levels grow from the data to the noise and that knows no closed form; the paths here have a
+    method, ``path.time_at(level)``.
+
+    Args:
+        level: noise levels, ``[batch]``; those outside of the path's go to its nearest end.
+        path: has finite ends.
+
+    Raises:
+        ConfigError: if an end of the path is infinite.
+
+    Example:
+        >>> from onestep_core.flow import Linear
+        >>> time_at_level(torch.tensor([1.0, 3.0]), path=Linear())
+        tensor([0.5000, 0.7500])
+    """
+    if not (math.isfinite(path.data_time) and math.isfinite(path.noise_time)):
+        raise ConfigError(
+            f"a path from {path.data_time} to {path.noise_time} cannot be searched: expected finite ends; give the "
+            "path a closed form, `time_at`"
+        )
+    level = level.detach()
+    below, above = (torch.full_like(level, end) for end in (path.data_time, path.noise_time))
+    for _ in range(_HALVINGS):
+        middle = (below + above) / 2
+        alpha, sigma = path.coefficients(middle)
+        early = sigma < level * alpha
+        below, above = torch.where(early, middle, below), torch.where(early, above, middle)
+    return (below + above) / 2
+
+
+@typed
+def lowered(times: Time, *, gamma: float, path: LevelledPath, floor: float | None = None) -> Time:
+    """The times whose level is ``sqrt(1 - gamma^2) (level - floor) + floor``: where CTM's sampler lands.
+
+    From there noise of variance ``level^2 - landing^2`` leads back to ``times``.
+
+    Args:
+        times: where the state will be after the noise, ``[batch]``.
+        gamma: share of fresh noise, in [0, 1]; 0 returns ``times``, 1 the time at ``floor``.
+        path: knows its times by their level.
+        floor: the level below which nothing lands. By default that of the path's data end: 0.002 on EDM's path,
+            as in the released code, and 0, the paper's rule, where the data end is clean. ``floor=0.0`` is the
+            paper's rule on every path.
+
+    Raises:
+        ConfigError: if ``gamma`` is not in [0, 1] or ``floor`` is negative.
+
+    Source: Kim et al., Consistency Trajectory Models (gamma-sampling), https://arxiv.org/abs/2310.02279. The
+    released code writes the floor as 0.002, whatever its ``sigma_min``.
+
+    Example:
+        >>> from onestep_core.flow import VarianceExploding
+        >>> lowered(torch.tensor([2.0]), gamma=0.6, path=VarianceExploding(0.0, 80.0))
+        tensor([1.6000])
+    """
+    if not 0 <= gamma <= 1:
+        raise ConfigError(f"gamma = {gamma}: expected a share of fresh noise between 0 and 1")
+    if floor is not None and not floor >= 0:
+        raise ConfigError(f"floor = {floor}: expected a noise level, not negative")
+    if gamma == 0:
+        return times
+    least: Tensor | float = noise_level(torch.full_like(times, path.data_time), path=path) if floor is None else floor
+    return path.time_at(math.sqrt(1 - gamma**2) * (noise_level(times, path=path) - least) + least)
+
+
+@typed
+def raised(times: Time, *, growth: float, path: LevelledPath, low: float = 0.0, high: float = math.inf) -> Time:
+    """The times whose level is ``1 + growth`` times as large, where it lies in ``[low, high]``: EDM's churn.
+
+    Args:
+        times: where the state is, ``[batch]``.
+        growth: not negative; EDM takes ``min(churn / steps, sqrt(2) - 1)``.
+        path: knows its times by their level.
+        low: levels below stay.
+        high: levels above stay.
+
+    Raises:
+        ConfigError: if ``growth`` is negative or ``low <= high`` does not hold.
+
+    Source: Karras et al., Elucidating the Design Space, algorithm 2, https://arxiv.org/abs/2206.00364.
+
+    Example:
+        >>> from onestep_core.flow import VarianceExploding
+        >>> raised(torch.tensor([80.0, 2.0]), growth=0.25, path=VarianceExploding(), high=50.0)
+        tensor([80.0000,  2.5000])
+    """
+    if not growth >= 0 or not low <= high:
+        raise ConfigError(
+            f"growth = {growth} for levels between {low} and {high}: expected no negative growth and low <= high"
+        )
+    level = noise_level(times, path=path)
+    active = (level >= low) & (level <= high) & level.isfinite()
+    return torch.where(active, path.time_at((1 + growth) * level), times)
