@@ -43,7 +43,7 @@ def gamma_multistep(
 
     Raises:
         ConfigError: if the grid has fewer than two times, leaves the path, or does not run from noise to data; if
-            there are too few draws; if ``gamma`` or ``floor`` is out of range.
+            noise is needed and absent; if ``gamma`` or ``floor`` is out of range.
 
     Source: Kim et al., Consistency Trajectory Models (gamma-sampling), https://arxiv.org/abs/2310.02279; sony/ctm,
     ``sample_gamma_multistep_``.

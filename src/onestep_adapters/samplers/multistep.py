@@ -15,8 +15,15 @@ the sampler: the grid is read on the host.
 import torch
 from torch import Tensor
 
-from onestep_adapters.samplers.schedule import Noise, at, checked_grid, drawing
-from onestep_core.errors import ConfigError
+from onestep_adapters.samplers.schedule import (
+    Noise,
+    Points,
+    at,
+    checked_grid,
+    checked_landings,
+    checked_points,
+    drawing,
+)
 from onestep_core.flow.solvers import integrate
 from onestep_core.flow.solvers import renoise as transition
 from onestep_core.precision import full
@@ -35,7 +42,7 @@ def multistep(flow_map: FlowMap, z: Sample, times: Times, *, path: Path) -> Samp
         flow_map: ``(z, t, s) -> state at s``; of an average velocity, ``flow.flow_map_from_average_velocity``.
         z: states at the first time, ``[batch, *shape]``.
         times: from noise to data, ``[steps + 1]``.
-        path: to check the grid against.
+        path: to check the grid against. For the other direction, from data to noise, use ``flow.integrate``.
 
     Returns:
         States at the last time, ``[batch, *shape]``.
@@ -83,13 +90,14 @@ def noised_multistep(
         States at the last time, ``[batch, *shape]``.
 
     Raises:
-        ConfigError: if there is no step, or not one landing each.
+        ConfigError: if there is not one landing a step, a point is not on the path, a landing is noisier than the
+            time that follows it, or noise is needed and absent.
 
     Source: Kim et al., Consistency Trajectory Models (gamma-sampling), https://arxiv.org/abs/2310.02279; Xu et al.,
     Restart Sampling (a grid that goes up again), https://arxiv.org/abs/2306.14878.
 
     Example:
-        Half the way, all the way down, back up to where noise and data are even, and down again:
+        All the way down, back up to where noise and data are even, and down again:
 
         >>> from onestep_core.flow import Linear
         >>> noise = torch.zeros(2, 1, 2)
@@ -98,12 +106,8 @@ def noised_multistep(
         tensor([[2., 2.]])
     """
     z = full(z)
-    starts, stops = (torch.as_tensor(points, dtype=z.dtype).detach().cpu() for points in (times, landings))
-    if starts.ndim != 1 or stops.shape != (len(starts) - 1,) or len(stops) < 1:
-        raise ConfigError(
-            f"times of shape {tuple(starts.shape)} with landings of shape {tuple(stops.shape)}: expected [steps + 1] "
-            "and [steps], at least one step"
-        )
+    starts, angles = checked_points(times, z, path=path)
+    stops = checked_landings(landings, Points(starts[1:], angles[1:]), z, path=path)
     gaps = (stops != starts[1:]).tolist()
     draw = drawing(noise, gaps)
     for step, (start, stop, then) in enumerate(zip(starts[:-1], stops, starts[1:], strict=True)):
@@ -135,16 +139,16 @@ def consistency_multistep(
         times: from noise to data, ``[steps + 1]``; ends at ``path.data_time`` for samples. After the last evaluation no
             noise is added then; with an end above it the state is noised up to there, as the released code does.
         path: gives ``alpha``, ``sigma`` and the data end.
-        noise: draws ``[steps - 1, batch, *shape]``, or ``(step, like) -> draw``; the draw of step ``i`` follows its
-            evaluation.
+        noise: draws ``[steps, batch, *shape]``, or ``(step, like) -> draw``; the draw of step ``i`` follows its
+            evaluation. The last is not needed where the grid ends at the data end exactly.
         renoise: see above.
 
     Returns:
         States at the last time, ``[batch, *shape]``, in at least float32.
 
     Raises:
-        ConfigError: if the grid has fewer than two times, leaves the path, or does not run from noise to data; if
-            there are too few draws.
+        ConfigError: if the grid has fewer than two times, leaves the path, or does not run from noise to data, or
+            ends below the data end; if noise is needed and absent.
 
     Source: Song et al., Consistency Models, algorithm 1, https://arxiv.org/abs/2303.01469; openai/consistency_models,
     ``stochastic_iterative_sampler``.

@@ -35,16 +35,22 @@ class Grid(NamedTuple):
         return len(self.times) - 1
 
 
-def checked_grid(times: Times, z: Tensor, *, path: Path) -> Grid:
-    """``times`` in the precision of ``z``, from noise to data.
+class Points(NamedTuple):
+    """``times`` on the host in the precision of the states, and their place between data (0) and noise (pi/2)."""
+
+    times: Tensor
+    angle: Tensor
+
+
+def checked_points(times: Times, z: Tensor, *, path: Path) -> Points:
+    """Times of a path, ``[points]``, in any order.
 
     Raises:
-        ConfigError: if there are fewer than two times, one is no point of the path (``alpha`` or ``sigma`` negative
-            or not finite), or one is not less noisy than the one before.
+        ConfigError: if there is none, or one is no point of the path (``alpha`` or ``sigma`` negative or not finite).
     """
     points = torch.as_tensor(times, dtype=full(z).dtype).detach().cpu()
-    if points.ndim != 1 or len(points) < 2:
-        raise ConfigError(f"a grid of shape {tuple(points.shape)}: expected at least two times in a row, [steps + 1]")
+    if points.ndim != 1 or len(points) < 1:
+        raise ConfigError(f"times of shape {tuple(points.shape)}: expected a row of them, [points]")
     alpha, sigma = path.coefficients(points.double())
     angle = torch.atan2(sigma, alpha)
     inside = angle.isfinite() & (angle > -_TOLERANCE) & (angle < math.pi / 2 + _TOLERANCE)
@@ -53,12 +59,43 @@ def checked_grid(times: Times, z: Tensor, *, path: Path) -> Grid:
             f"times {points[~inside].tolist()} are no points of the path, which has its data at {path.data_time} and "
             f"its noise at {path.noise_time}: expected times in the path's own unit"
         )
-    if not bool((angle.diff() < 0).all()):
+    return Points(points, angle)
+
+
+def checked_grid(times: Times, z: Tensor, *, path: Path) -> Grid:
+    """``times`` in the precision of ``z``, from noise to data.
+
+    Raises:
+        ConfigError: as :func:`checked_points`; if there are fewer than two times, or one is not less noisy than the
+            one before.
+    """
+    points, angle = checked_points(times, z, path=path)
+    if len(points) < 2 or not bool((angle.diff() < 0).all()):
         raise ConfigError(
-            f"the grid {points.tolist()} does not run from noise to data: expected each time to be less noisy than the "
-            f"one before, from {path.noise_time} towards {path.data_time}"
+            f"the grid {points.tolist()} does not run from noise to data: expected at least two times, each less noisy "
+            f"than the one before, from {path.noise_time} towards {path.data_time}"
         )
-    return Grid(points, bool(sigma[-1] == 0))
+    return Grid(points, bool(path.coefficients(points[-1:].double())[1] == 0))
+
+
+def checked_landings(landings: Times, then: Points, z: Tensor, *, path: Path) -> Tensor:
+    """One landing for each time of ``then``, to which noise leads back up.
+
+    Raises:
+        ConfigError: as :func:`checked_points`; if their numbers differ, or a landing is noisier than what follows.
+    """
+    points, angle = checked_points(landings, z, path=path)
+    if points.shape != then.times.shape:
+        raise ConfigError(
+            f"{len(points)} landings for {len(then.times)} steps: expected one landing a step, [steps] beside times "
+            "[steps + 1]"
+        )
+    if bool((angle > then.angle + _TOLERANCE).any()):
+        raise ConfigError(
+            f"landings {points.tolist()} before the times {then.times.tolist()}: expected no landing noisier than the "
+            "time that follows it; noise only leads up"
+        )
+    return points
 
 
 def at(time: Tensor, z: Tensor) -> Tensor:

@@ -106,7 +106,7 @@ def sample_ancestral(
 
     Raises:
         ConfigError: if the grid has fewer than two times, leaves the path, or does not run from noise to data; if
-            there are too few draws or ``eta`` is negative.
+            noise is needed and absent, or ``eta`` is negative.
 
     Source: Song et al., Denoising Diffusion Implicit Models, eq. 12 and 16, https://arxiv.org/abs/2010.02502;
     crowsonkb/k-diffusion, ``sample_euler_ancestral``.

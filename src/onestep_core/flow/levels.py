@@ -17,8 +17,8 @@ from onestep_core.errors import ConfigError
 from onestep_core.protocols import LevelledPath, Path
 from onestep_core.typing import Time, typed
 
-_HALVINGS = 100
-"""More than the bits of a float64 between 80 and 1e-10: the search ends at neighbouring numbers."""
+_HALVINGS = 64
+"""Of the range between the ends: below the rounding of a float64 time."""
 
 
 @typed
@@ -113,7 +113,7 @@ def raised(times: Time, *, growth: float, path: LevelledPath, low: float = 0.0, 
 
     Args:
         times: where the state is, ``[batch]``.
-        growth: not negative; EDM takes ``min(churn / steps, sqrt(2) - 1)``.
+        growth: not negative, 0 returns ``times``; EDM takes ``min(churn / steps, sqrt(2) - 1)``.
         path: knows its times by their level.
         low: levels below stay.
         high: levels above stay.
@@ -132,6 +132,8 @@ def raised(times: Time, *, growth: float, path: LevelledPath, low: float = 0.0, 
         raise ConfigError(
             f"growth = {growth} for levels between {low} and {high}: expected no negative growth and low <= high"
         )
+    if growth == 0:
+        return times
     level = noise_level(times, path=path)
     active = (level >= low) & (level <= high) & level.isfinite()
     return torch.where(active, path.time_at((1 + growth) * level), times)
