@@ -30,6 +30,7 @@ from onestep_adapters.testing import strategies
 from onestep_core import flow, objectives, regression
 from onestep_core.errors import ConfigError
 from onestep_core.evidence import GaussianMixture
+from onestep_core.flow.ratios import time_at
 from onestep_core.shapes import expand_like, per_sample, per_sample_mean
 from tests.cases import PATHS as ALL_PATHS
 from tests.cases import TWO_MODES
@@ -48,15 +49,15 @@ each_path = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 normal = strategies.normal
 
 
-def levels(path, *values):
-    """Times of the path at the given levels ``sigma / alpha``."""
-    return path.time_at(torch.tensor(values, dtype=F64))
+def at_ratios(path, *values):
+    """Times of the path at the given ratios ``sigma / alpha``."""
+    return time_at(torch.tensor(values, dtype=F64), path=path)
 
 
 def grid(path, steps, top=5.0, bottom=0.05, last=()):
-    """Times at evenly falling log levels, all inside of the path, where every step is defined."""
+    """Times at evenly falling logs of the ratio, all inside of the path, where every step is defined."""
     inner = torch.logspace(math.log10(top), math.log10(bottom), steps + 1, dtype=F64)
-    return torch.cat([path.time_at(inner), torch.tensor(last, dtype=F64)])
+    return torch.cat([time_at(inner, path=path), torch.tensor(last, dtype=F64)])
 
 
 class Normal:
@@ -120,7 +121,7 @@ def test_stochastic_samplers_keep_the_law_exactly_when_the_map_is_exact(path, na
 
     The textbook floor may land below a noisy data end; paths and the affine map continue there.
     """
-    oracle, times = Normal(path), levels(path, 6.0, 2.0, 0.9, 0.4)
+    oracle, times = Normal(path), at_ratios(path, 6.0, 2.0, 0.9, 0.4)
     sampler = partial(STOCHASTIC[name], oracle)
     mean, variance = moments_of(lambda z, noise: sampler(z, times, noise), oracle, times, draws=3)
     expected = [float(m) for m in oracle.moments(times[-1:])]
@@ -130,7 +131,7 @@ def test_stochastic_samplers_keep_the_law_exactly_when_the_map_is_exact(path, na
 @each_path
 def test_renoising_is_the_transition_of_the_path(path):
     """Two transitions are one; from the data end it takes the law there to the law at ``s``."""
-    t, m, s = (level.expand(3) for level in levels(path, 0.3, 0.8, 2.0).unbind())
+    t, m, s = (time.expand(3) for time in at_ratios(path, 0.3, 0.8, 2.0).unbind())
     z = normal(0, 3, 2)
     zero, one = torch.zeros_like(z), torch.ones_like(z)
     step = partial(flow.renoise, path=path)
@@ -166,15 +167,17 @@ def test_a_sampler_can_take_estimates_for_clean():
 
 
 @each_path
-def test_times_are_known_by_their_levels(path):
+def test_times_are_known_by_their_ratios(path):
     inside = torch.tensor([0.1, 0.5, 1.0, 7.0], dtype=F64)
-    torch.testing.assert_close(flow.noise_level(path.time_at(inside), path=path), inside, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(flow.noise_ratio(time_at(inside, path=path), path=path), inside, rtol=1e-10, atol=1e-10)
     ends = torch.tensor([path.data_time, path.noise_time], dtype=F64)
-    torch.testing.assert_close(path.time_at(flow.noise_level(ends, path=path)), ends, rtol=1e-10, atol=1e-10)
-    single = path.time_at(inside.float())
+    torch.testing.assert_close(time_at(flow.noise_ratio(ends, path=path), path=path), ends, rtol=1e-10, atol=1e-10)
+    single = time_at(inside.float(), path=path)
     assert single.dtype == torch.float32
-    torch.testing.assert_close(single, path.time_at(inside).float(), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(flow.time_at_level(inside, path=path), path.time_at(inside), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(single, time_at(inside, path=path).float(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        flow.time_of_noise_ratio(inside, path=path), time_at(inside, path=path), rtol=1e-10, atol=1e-10
+    )
 
 
 def test_bisection_serves_foreign_paths_and_tables():
@@ -189,17 +192,17 @@ def test_bisection_serves_foreign_paths_and_tables():
         def rates(self, t):
             return torch.full_like(t, 0.5), t / 2 - 1
 
-    level = torch.tensor([0.0, 0.3, 4.0, math.inf], dtype=F64)
-    found = flow.time_at_level(level, path=Foreign())
-    torch.testing.assert_close(flow.noise_level(found[:3], path=Foreign()), level[:3], rtol=1e-9, atol=1e-9)
+    ratio = torch.tensor([0.0, 0.3, 4.0, math.inf], dtype=F64)
+    found = flow.time_of_noise_ratio(ratio, path=Foreign())
+    torch.testing.assert_close(flow.noise_ratio(found[:3], path=Foreign()), ratio[:3], rtol=1e-9, atol=1e-9)
     assert found[3].item() == pytest.approx(0.0, abs=1e-12)
     mirrored = flow.reverse(Foreign())
-    torch.testing.assert_close(mirrored.time_at(level), 2 - found)
+    torch.testing.assert_close(mirrored.time_at(ratio), 2 - found)
     table = ALL_PATHS["table"][0]
-    torch.testing.assert_close(flow.noise_level(table.time_at(level[1:3]), path=table), level[1:3])
-    assert table.time_at(level[-1:]).item() == table.noise_time
+    torch.testing.assert_close(flow.noise_ratio(time_at(ratio[1:3], path=table), path=table), ratio[1:3])
+    assert time_at(ratio[-1:], path=table).item() == table.noise_time
     with pytest.raises(ConfigError, match="finite ends"):
-        flow.time_at_level(level, path=flow.VarianceExploding(0.0, math.inf))
+        flow.time_of_noise_ratio(ratio, path=flow.VarianceExploding(0.0, math.inf))
 
 
 # Convergence to the exact flow map.
@@ -232,7 +235,7 @@ DETERMINISTIC = {
 @each_path
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_deterministic_samplers_converge_to_the_flow_map_at_their_order(path, name):
-    """Between levels 5 and 0.05 of a mixture, the rate from 64 to 128 steps, every path."""
+    """Between noise ratios 5 and 0.05 of a mixture, the rate from 64 to 128 steps, every path."""
     order, make = DETERMINISTIC[name]
     sampler = make(path)
     ends = grid(path, 1)
@@ -280,6 +283,31 @@ def test_churn_keeps_the_law_up_to_the_steps_error():
     assert math.log2(errors[0] / errors[1]) > 1.8
 
 
+@each_path
+def test_churn_raises_the_noise_ratio_within_its_limits(path):
+    """By ``min(churn / steps, sqrt(2) - 1)``; the added noise has the scale asked for."""
+    times = at_ratios(path, 4.0, 2.0, 0.5)
+    up = flow.raised(times, growth=0.25, path=path, low=1.0, high=3.0)
+    torch.testing.assert_close(flow.noise_ratio(up, path=path), torch.tensor([4.0, 2.5, 0.5], dtype=F64))
+    seen = []
+
+    def denoiser(z, t):
+        seen.append((z, t))
+        return 0 * z
+
+    sample = partial(sample_denoiser, denoiser, torch.zeros(1, 1, dtype=F64), times, path=path, step=flow.ddim)
+    for churn, factor in ((0.5, 1.25), (50.0, math.sqrt(2))):
+        for scale in (1.0, 3.0):
+            seen.clear()
+            sample(noise=torch.ones(2, 1, 1, dtype=F64), churn=churn, high=3.0, noise_scale=scale)
+            (first, t0), (second, t1) = seen
+            assert first.item() == 0.0
+            assert t0.item() == times[0].item()
+            assert flow.noise_ratio(t1, path=path).item() == pytest.approx(2 * factor)
+            alpha = path.coefficients(t1)[0].item()
+            assert second.item() == pytest.approx(alpha * scale * 2 * math.sqrt(factor**2 - 1))
+
+
 def largest_gap(made, real):
     """Between the distribution functions of two coordinates and of their sum."""
     gaps = []
@@ -300,7 +328,7 @@ def test_every_sampler_reproduces_a_mixture(name):
     start = grid(path, 1, top=20.0)[:1]
     z = path(data[:count], normal(5, count, 2), start.expand(count)).z
     end = (path.data_time,)
-    few = torch.cat([start, levels(path, 2.0, 0.5), torch.tensor(end, dtype=F64)])
+    few = torch.cat([start, at_ratios(path, 2.0, 0.5), torch.tensor(end, dtype=F64)])
     many = grid(path, 30, top=20.0, last=end if path.data_time != 0.002 else ())
     draw = standard_normal(torch.Generator().manual_seed(6))
     whole = partial(mixture.flow_map, path=path, steps=6)
@@ -330,7 +358,7 @@ def test_every_sampler_reproduces_a_mixture(name):
 def test_the_limits_of_gamma(path):
     """0 is deterministic multi-step, 1 consistency multi-step of the same map; both end at the data end."""
     oracle, z, noise = Normal(path), normal(0, 4, 1), normal(1, 3, 4, 1)
-    times = torch.cat([levels(path, 6.0, 2.0, 0.5), torch.tensor([path.data_time], dtype=F64)])
+    times = torch.cat([at_ratios(path, 6.0, 2.0, 0.5), torch.tensor([path.data_time], dtype=F64)])
     sample = partial(gamma_multistep, oracle.flow_map, z, times, path=path)
     assert torch.equal(sample(noise=None, gamma=0.0), multistep(oracle.flow_map, z, times, path=path))
     expected = consistency_multistep(oracle.consistency, z, times, path=path, noise=noise)
@@ -350,10 +378,10 @@ def test_the_floor_of_gamma_is_the_released_or_the_textbook_one():
 
 @each_path
 def test_ancestral_is_a_ddim_step_below_and_noise_back_up(path):
-    """For ``eta`` in [0, 1]: one loop serves both, with a gamma of ``eta sqrt(1 - (level_s / level_t)^2)``."""
+    """For ``eta`` in [0, 1]: one loop serves both, with a gamma of ``eta sqrt(1 - (ratio_s / ratio_t)^2)``."""
     oracle, z, noise = Normal(path), normal(0, 4, 1), normal(1, 3, 4, 1)
     values = [6.0, 2.0, 0.9, 0.4]
-    times, eta = levels(path, *values), 0.7
+    times, eta = at_ratios(path, *values), 0.7
     landings = torch.cat(
         [
             flow.lowered(then[None], gamma=eta * math.sqrt(1 - (b / a) ** 2), path=path, floor=0.0)
@@ -384,7 +412,7 @@ def test_ancestral_steps_draw_from_the_forward_posterior():
 @each_path
 def test_dpmpp_2m_with_an_unchanged_estimate_is_ddim(path):
     z, data = normal(0, 3, 2), normal(1, 3, 2)
-    before, t, s = (level.expand(3) for level in levels(path, 4.0, 2.0, 0.7).unbind())
+    before, t, s = (time.expand(3) for time in at_ratios(path, 4.0, 2.0, 0.7).unbind())
     expected = flow.ddim(lambda z, t: data, z, t, s, path=path)
     torch.testing.assert_close(flow.dpmpp_2m(z, data, data, before, t, s, path=path), expected)
 
@@ -511,7 +539,6 @@ def test_samplers_keep_gradients_and_precision(name):
 STEPS = {
     "denoised_heun": lambda net, z, noise, t, s: flow.denoised_heun(net, z, t, s, path=LINE),
     "dpm_2": lambda net, z, noise, t, s: flow.dpm_2(net, z, t, s, path=LINE),
-    "dpm_2, by bisection": lambda net, z, noise, t, s: flow.dpm_2(net, z, t, s, path=PATHS["cosine"]),
     "dpmpp_2m": lambda net, z, noise, t, s: flow.dpmpp_2m(z, z.sin(), noise, 0 * t + 0.99, t, s, path=LINE),
     "renoise": lambda net, z, noise, t, s: flow.renoise(z, noise, s, t, path=LINE),
     "renoise_clean": lambda net, z, noise, t, s: flow.renoise_clean(z, noise, s, t, path=LINE),
@@ -550,7 +577,7 @@ def test_clamped_estimates_stay_in_the_range_of_the_data():
 
 
 def test_a_grid_that_goes_up_again_restarts():
-    """Down to the data, up to level 1 and down again, with an exact map: the law is kept."""
+    """Down to the data, up to ratio 1 and down again, with an exact map: the law is kept."""
     path = flow.VarianceExploding(0.01, 20.0)
     oracle = Normal(path)
     times, landings = torch.tensor([20.0, 1.0, 1.0, 0.01], dtype=F64), torch.tensor([0.01, 0.1, 0.01], dtype=F64)
@@ -571,7 +598,7 @@ def test_grids_have_the_shapes_that_they_are_named_for():
     bent = flow.polyexponential_grid(6, sigma_min=0.01, sigma_max=10.0, rho=2.0, dtype=F64)
     torch.testing.assert_close(bent[[0, -2]], even[[0, -2]])
     assert bool((bent[1:-2] < even[1:-2]).all())
-    # The variance-preserving process with that rate: alpha^2 = 1 / (1 + level^2) = exp(-integral of the rate).
+    # The variance-preserving process with that rate: alpha^2 = 1 / (1 + ratio^2) = exp(-integral of the rate).
     preserving = flow.vp_grid(5, dtype=F64)
     t = torch.linspace(1, 1e-3, 5, dtype=F64)
     rate = [torch.trapezoid(0.1 + 19.9 * torch.linspace(0, float(x), 101, dtype=F64), dx=float(x) / 100) for x in t]

@@ -98,7 +98,7 @@ from onestep_core.flow import log_normal_times as log_normal_times
 from onestep_core.flow import logit_normal_times as logit_normal_times
 from onestep_core.flow import lowered as lowered
 from onestep_core.flow import noise_from_data as noise_from_data
-from onestep_core.flow import noise_level as noise_level
+from onestep_core.flow import noise_ratio as noise_ratio
 from onestep_core.flow import not_after as not_after
 from onestep_core.flow import ordered as ordered
 from onestep_core.flow import polyexponential_grid as polyexponential_grid
@@ -114,7 +114,7 @@ from onestep_core.flow import sample_uniform as sample_uniform
 from onestep_core.flow import score_from_data as score_from_data
 from onestep_core.flow import semigroup_target as semigroup_target
 from onestep_core.flow import stay_where as stay_where
-from onestep_core.flow import time_at_level as time_at_level
+from onestep_core.flow import time_of_noise_ratio as time_of_noise_ratio
 from onestep_core.flow import truncated_log_normal_times as truncated_log_normal_times
 from onestep_core.flow import two_pass as two_pass
 from onestep_core.flow import uniform_grid as uniform_grid

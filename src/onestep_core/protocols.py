@@ -86,11 +86,11 @@ class Path(Protocol):
 
 
 @runtime_checkable
-class LevelledPath(Path, Protocol):
-    """A path that knows its times by their noise level ``sigma / alpha``."""
+class RatioPath(Path, Protocol):
+    """A path that knows its times by their noise ratio ``sigma / alpha`` in closed form."""
 
-    def time_at(self, level: Tensor, /) -> Tensor:
-        """The time with ``sigma = level * alpha``, ``[batch]``."""
+    def time_at(self, ratio: Tensor, /) -> Tensor:
+        """The time with ``sigma = ratio * alpha``, ``[batch]``."""
         ...
 
 
@@ -105,7 +105,7 @@ class SolverStep(Protocol):
 class DenoiserStep(Protocol):
     """One step of a solver, from ``t`` to ``s``, that asks a denoiser."""
 
-    def __call__(self, denoiser: Denoiser, z: Tensor, t: Tensor, s: Tensor, /, *, path: Any) -> Tensor: ...
+    def __call__(self, denoiser: Denoiser, z: Tensor, t: Tensor, s: Tensor, /, *, path: Path) -> Tensor: ...
 
 
 @runtime_checkable

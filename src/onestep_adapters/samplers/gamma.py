@@ -4,8 +4,8 @@ import torch
 
 from onestep_adapters.samplers.multistep import noised_multistep
 from onestep_adapters.samplers.schedule import Noise, checked_grid
-from onestep_core.flow.levels import lowered
-from onestep_core.protocols import FlowMap, LevelledPath, Times
+from onestep_core.flow.ratios import lowered
+from onestep_core.protocols import FlowMap, Path, Times
 from onestep_core.typing import Sample, typed
 
 
@@ -15,12 +15,12 @@ def gamma_multistep(
     z: Sample,
     times: Times,
     *,
-    path: LevelledPath,
+    path: Path,
     noise: Noise | None,
     gamma: float,
     floor: float | None = None,
 ) -> Sample:
-    """``z <- X(z, t_i, m_i)`` and noise back up to ``t_{i+1}``, where ``m_i`` has ``sqrt(1 - gamma^2)`` of its level.
+    """``z <- X(z, t_i, m_i)`` and noise back up to ``t_{i+1}``, where ``m_i`` has ``sqrt(1 - gamma^2)`` of its noise.
 
     ``gamma = 0`` is :func:`~onestep_adapters.samplers.multistep` and asks for no noise; ``gamma = 1`` lands on the data
     every time, which is :func:`~onestep_adapters.samplers.consistency_multistep`. The last jump lands on the last
@@ -30,11 +30,11 @@ def gamma_multistep(
         flow_map: ``(z, t, s) -> state at s``.
         z: states at the first time, ``[batch, *shape]``.
         times: from noise to data, ``[steps + 1]``.
-        path: knows its times by their noise level ``sigma / alpha``.
+        path: gives ``alpha`` and ``sigma``.
         noise: draws ``[steps - 1, batch, *shape]``, or ``(step, like) -> draw``; the draw of step ``i`` follows its
             jump. May be ``None`` at ``gamma = 0``.
         gamma: share of fresh noise, in [0, 1].
-        floor: the level that a jump never lands below, ``sqrt(1 - gamma^2) (level - floor) + floor``. By default that
+        floor: the noise ratio below which no jump lands, in ``sqrt(1 - gamma^2) (ratio - floor) + floor``. By default that
             of the path's data end: the released code's 0.002 on EDM's path, the paper's 0 where the data end is
             clean. ``floor=0.0`` is the paper's rule on every path.
 

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from onestep_adapters.samplers.schedule import Noise, at, checked_grid, drawing
-from onestep_core.flow.levels import raised
+from onestep_core.flow.ratios import raised
 from onestep_core.flow.solvers import ancestral, ddim, denoised_heun, dpmpp_2m, renoise
 from onestep_core.precision import full
-from onestep_core.protocols import Denoiser, DenoiserStep, LevelledPath, Path, Times
+from onestep_core.protocols import Denoiser, DenoiserStep, Path, Times
 from onestep_core.typing import Sample, typed
 
 
@@ -29,7 +29,7 @@ def sample_denoiser(
     z: Sample,
     times: Times,
     *,
-    path: LevelledPath,
+    path: Path,
     step: DenoiserStep = denoised_heun,
     noise: Noise | None = None,
     churn: float = 0.0,
@@ -37,23 +37,24 @@ def sample_denoiser(
     high: float = math.inf,
     noise_scale: float = 1.0,
 ) -> Sample:
-    """EDM's sampler: before a step the noise level may be raised, then ``step`` leads to the next time.
+    """EDM's sampler: before a step the noise may be raised, then ``step`` leads to the next time.
 
-    Without ``churn`` it is deterministic and solves the probability flow. With it, level ``sigma / alpha`` grows by the
-    factor ``1 + min(churn / steps, sqrt(2) - 1)`` wherever it lies in ``[low, high]``. Evaluations: ``steps`` with
-    ``flow.ddim``; ``2 steps`` with ``flow.denoised_heun`` or ``flow.dpm_2``, one less where the grid ends clean.
+    Without ``churn`` it is deterministic and solves the probability flow. With it, the noise ratio ``sigma / alpha``
+    grows by the factor ``1 + min(churn / steps, sqrt(2) - 1)`` wherever it lies in ``[low, high]``. Evaluations:
+    ``steps`` with ``flow.ddim``; ``2 steps`` with ``flow.denoised_heun`` or ``flow.dpm_2``, one less where the grid ends
+    clean.
 
     Args:
         denoiser: ``(z, t) -> expected data``.
         z: states at the first time, ``[batch, *shape]``.
         times: from noise to data, ``[steps + 1]``.
-        path: knows its times by their noise level.
+        path: gives ``alpha`` and ``sigma``.
         step: ``flow.denoised_heun`` (EDM's), ``flow.ddim`` (Euler's on EDM's path) or ``flow.dpm_2``.
         noise: draws ``[steps, batch, *shape]``, or ``(step, like) -> draw``; the draw of step ``i`` comes before it,
-            and is asked for only where the level is raised.
+            and is asked for only where the noise is raised.
         churn: EDM's ``S_churn``, summed over the steps; 0 for none.
-        low: ``S_tmin``, a noise level.
-        high: ``S_tmax``, a noise level.
+        low: ``S_tmin``, a noise ratio.
+        high: ``S_tmax``, a noise ratio.
         noise_scale: ``S_noise``, the standard deviation of the added noise; slightly above 1 in EDM.
 
     Returns:

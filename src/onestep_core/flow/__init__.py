@@ -17,10 +17,6 @@ from onestep_core.flow.guidance import classifier_free as classifier_free
 from onestep_core.flow.guidance import drift_negative_weight as drift_negative_weight
 from onestep_core.flow.guidance import drop_labels as drop_labels
 from onestep_core.flow.guidance import guided_velocity as guided_velocity
-from onestep_core.flow.levels import lowered as lowered
-from onestep_core.flow.levels import noise_level as noise_level
-from onestep_core.flow.levels import raised as raised
-from onestep_core.flow.levels import time_at_level as time_at_level
 from onestep_core.flow.maps import average_velocity_from_displacement as average_velocity_from_displacement
 from onestep_core.flow.maps import average_velocity_from_flow_map as average_velocity_from_flow_map
 from onestep_core.flow.maps import consistency_from_flow_map as consistency_from_flow_map
@@ -56,6 +52,10 @@ from onestep_core.flow.predictions import noise_from_data as noise_from_data
 from onestep_core.flow.predictions import score_from_data as score_from_data
 from onestep_core.flow.predictions import velocity_from_data as velocity_from_data
 from onestep_core.flow.predictions import velocity_from_denoiser as velocity_from_denoiser
+from onestep_core.flow.ratios import lowered as lowered
+from onestep_core.flow.ratios import noise_ratio as noise_ratio
+from onestep_core.flow.ratios import raised as raised
+from onestep_core.flow.ratios import time_of_noise_ratio as time_of_noise_ratio
 from onestep_core.flow.solvers import ancestral as ancestral
 from onestep_core.flow.solvers import ddim as ddim
 from onestep_core.flow.solvers import denoised_heun as denoised_heun

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from onestep_core.errors import ConfigError
 from onestep_core.flow.derivatives import with_graph
-from onestep_core.flow.levels import time_at_level
+from onestep_core.flow.ratios import time_at
 from onestep_core.precision import full
-from onestep_core.protocols import LevelledPath, Path
+from onestep_core.protocols import Path
 from onestep_core.shapes import expand_like
 from onestep_core.typing import Sample, Time, typed
 
@@ -113,9 +113,9 @@ class Linear:
         return -torch.ones_like(t), torch.full_like(t, 1 - self.noise_floor)
 
     @typed
-    def time_at(self, level: Time) -> Time:
-        """``x / (1 + x)`` with ``x = level - noise_floor``: the time with ``sigma = level alpha``."""
-        return 1 / (1 + 1 / (level - self.noise_floor))
+    def time_at(self, ratio: Time) -> Time:
+        """``x / (1 + x)`` with ``x = ratio - noise_floor``: the time with ``sigma = ratio alpha``."""
+        return 1 / (1 + 1 / (ratio - self.noise_floor))
 
 
 @attrs.frozen
@@ -166,9 +166,9 @@ class Trigonometric:
         return -t.sin(), self.sigma_data * t.cos()
 
     @typed
-    def time_at(self, level: Time) -> Time:
-        """``arctan(level / sigma_data)``, the time with ``sigma = level alpha``."""
-        return (level / self.sigma_data).atan()
+    def time_at(self, ratio: Time) -> Time:
+        """``arctan(ratio / sigma_data)``, the time with ``sigma = ratio alpha``."""
+        return (ratio / self.sigma_data).atan()
 
 
 @attrs.frozen
@@ -223,11 +223,6 @@ class VariancePreserving:
         log_snr, slope = with_graph(self.log_snr, (t,), (torch.ones_like(t),))
         alpha, sigma = log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()
         return alpha * sigma.square() * slope / 2, -sigma * alpha.square() * slope / 2
-
-    @typed
-    def time_at(self, level: Time) -> Time:
-        """The time with ``sigma = level alpha``, by bisection: ``log_snr`` is any function. Clipped to the ends."""
-        return time_at_level(level, path=self)
 
     @classmethod
     def from_table(cls, alphas_cumprod: Tensor) -> "VariancePreserving":
@@ -320,9 +315,9 @@ class VarianceExploding:
         return torch.zeros_like(t), torch.ones_like(t)
 
     @typed
-    def time_at(self, level: Time) -> Time:
-        """``level``: the time is the noise level, also beyond the ends."""
-        return level
+    def time_at(self, ratio: Time) -> Time:
+        """``ratio``: the time is the noise ratio, also beyond the ends."""
+        return ratio
 
 
 @attrs.frozen
@@ -359,11 +354,9 @@ class Reversed:
         return -alpha_rate, -sigma_rate
 
     @typed
-    def time_at(self, level: Time) -> Time:
-        """The mirrored time of the original's; by bisection where the original has no ``time_at``."""
-        if isinstance(self.original, LevelledPath):
-            return self._mirrored(self.original.time_at(level))
-        return time_at_level(level, path=self)
+    def time_at(self, ratio: Time) -> Time:
+        """The mirrored time of the original's."""
+        return self._mirrored(time_at(ratio, path=self.original))
 
 
 def reverse(path: Path) -> Path:

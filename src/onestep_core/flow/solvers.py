@@ -13,10 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
-from onestep_core.flow.levels import noise_level
 from onestep_core.flow.predictions import noise_from_data, velocity_from_denoiser
+from onestep_core.flow.ratios import noise_ratio, time_at
 from onestep_core.precision import full
-from onestep_core.protocols import Denoiser, LevelledPath, Path, SolverStep, Velocity
+from onestep_core.protocols import Denoiser, Path, SolverStep, Velocity
 from onestep_core.shapes import expand_like
 from onestep_core.typing import Sample, Time, typed
 
@@ -106,15 +106,15 @@ def denoised_heun(denoiser: Denoiser, z: Sample, t: Time, s: Time, *, path: Path
 
 
 @typed
-def dpm_2(denoiser: Denoiser, z: Sample, t: Time, s: Time, *, path: LevelledPath) -> Sample:
-    """DPM-Solver-2: to the middle of the log levels, then the whole step with the noise found there.
+def dpm_2(denoiser: Denoiser, z: Sample, t: Time, s: Time, *, path: Path) -> Sample:
+    """DPM-Solver-2: to the middle of the log ratios, then the whole step with the noise found there.
 
-    ``z_m = ddim(z, t, m)`` with ``level(m) = sqrt(level(t) level(s))``; then, with
-    ``noise = (z_m - alpha(m) denoiser(z_m, m)) / sigma(m)``, ``z_s = alpha(s) (z / alpha(t) + (level(s) - level(t))
-    noise)``. Two evaluations, error ``O(h^3)`` in the log level.
+    ``z_m = ddim(z, t, m)`` with ``ratio(m) = sqrt(ratio(t) ratio(s))``; then, with
+    ``noise = (z_m - alpha(m) denoiser(z_m, m)) / sigma(m)``, ``z_s = alpha(s) (z / alpha(t) + (ratio(s) - ratio(t))
+    noise)``. Two evaluations, error ``O(h^3)`` in the log of ``ratio = sigma / alpha``.
 
     Not finite where ``sigma(s)`` or ``alpha(t)`` is zero: end with :func:`ddim`, and start a little below the
-    noise end where that has no signal. Arguments as :func:`ddim`; the path knows its times by their level.
+    noise end where that has no signal. Arguments as :func:`ddim`.
 
     Source: Lu et al., DPM-Solver, algorithm 1, https://arxiv.org/abs/2206.00927, in the form of k-diffusion's
     ``sample_dpm_2``.
@@ -126,20 +126,20 @@ def dpm_2(denoiser: Denoiser, z: Sample, t: Time, s: Time, *, path: LevelledPath
         tensor([[0.2500]])
     """
     z, t, s = full(z), full(t), full(s)
-    from_level, to_level = noise_level(t, path=path), noise_level(s, path=path)
-    middle = path.time_at((from_level * to_level).sqrt())
+    from_ratio, to_ratio = noise_ratio(t, path=path), noise_ratio(s, path=path)
+    middle = time_at((from_ratio * to_ratio).sqrt(), path=path)
     half = ddim(denoiser, z, t, middle, path=path)
     noise = noise_from_data(half, full(denoiser(half, middle)), middle, path=path)
     alpha_t, alpha_s = (expand_like(path.coefficients(time)[0], z) for time in (t, s))
-    return alpha_s * (z / alpha_t + expand_like(to_level - from_level, z) * noise)
+    return alpha_s * (z / alpha_t + expand_like(to_ratio - from_ratio, z) * noise)
 
 
 @typed
 def dpmpp_2m(z: Sample, data: Sample, previous: Sample, before: Time, t: Time, s: Time, *, path: Path) -> Sample:
     """DPM-Solver++(2M): :func:`ddim` towards the data extrapolated from two estimates. No evaluation of its own.
 
-    ``x = data + (h / (2 h')) (data - previous)`` with the steps ``h`` and ``h'`` of ``-log level``, from ``t`` to ``s``
-    and from ``before`` to ``t``; ``x = data``, first order, where ``s`` is clean or ``before`` has no signal.
+    ``x = data + (h / (2 h')) (data - previous)`` with the steps of ``log(alpha / sigma)``, ``h`` from ``t`` to ``s`` and
+    ``h'`` from ``before`` to ``t``; ``x = data``, first order, where ``s`` is clean or ``before`` has no signal.
 
     Args:
         z: states at ``t``, ``[batch, *shape]``.
@@ -161,7 +161,7 @@ def dpmpp_2m(z: Sample, data: Sample, previous: Sample, before: Time, t: Time, s
         tensor([[2.1250]])
     """
     z, data = full(z), full(data)
-    earlier, now, later = (noise_level(full(time), path=path).log() for time in (before, t, s))
+    earlier, now, later = (noise_ratio(full(time), path=path).log() for time in (before, t, s))
     step = now - later
     share = torch.where(step.isfinite(), step / (2 * (earlier - now)), 0.0)
     return _towards(z, data + expand_like(share, z) * (data - full(previous)), t, s, path=path)
@@ -224,7 +224,7 @@ def ancestral(
     """:func:`ddim` to less noise than ``s`` has, and fresh noise for the rest: one evaluation.
 
     ``alpha(s) x + sqrt(sigma(s)^2 - up^2) e + up noise``, where ``x`` is the denoised state, ``e`` its noise and
-    ``up = eta sigma(s) sqrt(1 - (level(s) / level(t))^2)``, at most ``sigma(s)``. With ``eta = 1`` the posterior of the
+    ``up = eta sigma(s) sqrt(1 - (ratio(s) / ratio(t))^2)``, at most ``sigma(s)``. With ``eta = 1`` the posterior of the
     forward process given ``x``; with ``eta = 0`` exactly :func:`ddim`.
 
     Args:
