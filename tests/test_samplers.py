@@ -442,6 +442,8 @@ def test_one_step_is_multistep_between_the_ends():
     fresh = {"noise": None, "gamma": 0.5}  # the only jump is the last
     assert torch.equal(gamma_multistep(flow_map, path.prior(noise), [1.0, 0.0], path=path, **fresh), expected)
     assert net.calls == 4
+    half = multistep(flow_map, path.prior(noise), [1.0, 0.5], path=path)  # also where the grid ends in the middle
+    assert torch.equal(gamma_multistep(flow_map, path.prior(noise), [1.0, 0.5], path=path, **fresh), half)
 
 
 def test_the_ode_sampler_is_edm_s_on_the_linear_path():

@@ -34,9 +34,9 @@ def gamma_multistep(
         noise: draws ``[steps - 1, batch, *shape]``, or ``(step, like) -> draw``; the draw of step ``i`` follows its
             jump. May be ``None`` at ``gamma = 0``.
         gamma: share of fresh noise, in [0, 1].
-        floor: the noise ratio below which no jump lands, in ``sqrt(1 - gamma^2) (ratio - floor) + floor``. By default that
-            of the path's data end: the released code's 0.002 on EDM's path, the paper's 0 where the data end is
-            clean. ``floor=0.0`` is the paper's rule on every path.
+        floor: the noise ratio below which no jump lands, in ``sqrt(1 - gamma^2) (ratio - floor) + floor``. By default
+            that of the path's data end: the released code's 0.002 on EDM's path, the paper's 0 where the data end
+            is clean. ``floor=0.0`` is the paper's rule on every path.
 
     Returns:
         States at the last time, ``[batch, *shape]``, in at least float32.

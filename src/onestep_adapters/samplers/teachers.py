@@ -41,8 +41,8 @@ def sample_denoiser(
 
     Without ``churn`` it is deterministic and solves the probability flow. With it, the noise ratio ``sigma / alpha``
     grows by the factor ``1 + min(churn / steps, sqrt(2) - 1)`` wherever it lies in ``[low, high]``. Evaluations:
-    ``steps`` with ``flow.ddim``; ``2 steps`` with ``flow.denoised_heun`` or ``flow.dpm_2``, one less where the grid ends
-    clean.
+    ``steps`` with ``flow.ddim``; ``2 steps`` with ``flow.denoised_heun`` or ``flow.dpm_2``, one less where the grid
+    ends clean.
 
     Args:
         denoiser: ``(z, t) -> expected data``.

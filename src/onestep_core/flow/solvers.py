@@ -138,7 +138,7 @@ def dpm_2(denoiser: Denoiser, z: Sample, t: Time, s: Time, *, path: Path) -> Sam
 def dpmpp_2m(z: Sample, data: Sample, previous: Sample, before: Time, t: Time, s: Time, *, path: Path) -> Sample:
     """DPM-Solver++(2M): :func:`ddim` towards the data extrapolated from two estimates. No evaluation of its own.
 
-    ``x = data + (h / (2 h')) (data - previous)`` with the steps of ``log(alpha / sigma)``, ``h`` from ``t`` to ``s`` and
+    ``x = data + (h / (2 h')) (data - previous)``, with the steps of ``log(alpha / sigma)``: ``h`` from ``t`` to ``s``,
     ``h'`` from ``before`` to ``t``; ``x = data``, first order, where ``s`` is clean or ``before`` has no signal.
 
     Args:
