@@ -633,6 +633,11 @@ def test_bad_grids_are_refused_before_the_network_is_called(name, times, message
     assert net.calls == 0
 
 
+def test_an_infinite_time_is_refused():
+    with pytest.raises(ConfigError, match="no points"):
+        multistep(lambda z, t, s: z, normal(0, 6, 3), [math.inf, 1.0], path=flow.VarianceExploding(0.0, math.inf))
+
+
 def test_a_reversed_path_wants_a_reversed_grid():
     path = flow.reverse(flow.Linear())
     z = normal(0, 6, 3)

@@ -53,7 +53,7 @@ def checked_points(times: Times, z: Tensor, *, path: Path) -> Points:
         raise ConfigError(f"times of shape {tuple(points.shape)}: expected a row of them, [points]")
     alpha, sigma = path.coefficients(points.double())
     angle = torch.atan2(sigma, alpha)
-    inside = angle.isfinite() & (angle > -_TOLERANCE) & (angle < math.pi / 2 + _TOLERANCE)
+    inside = alpha.isfinite() & sigma.isfinite() & (angle > -_TOLERANCE) & (angle < math.pi / 2 + _TOLERANCE)
     if not bool(inside.all()):
         raise ConfigError(
             f"times {points[~inside].tolist()} are no points of the path, which has its data at {path.data_time} and "
