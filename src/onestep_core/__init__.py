@@ -65,6 +65,7 @@ from onestep_core.flow import VarianceForm as VarianceForm
 from onestep_core.flow import VariancePreserving as VariancePreserving
 from onestep_core.flow import along as along
 from onestep_core.flow import alpha_schedule as alpha_schedule
+from onestep_core.flow import ancestral as ancestral
 from onestep_core.flow import annealed as annealed
 from onestep_core.flow import average_velocity_from_displacement as average_velocity_from_displacement
 from onestep_core.flow import average_velocity_from_flow_map as average_velocity_from_flow_map
@@ -73,6 +74,7 @@ from onestep_core.flow import between as between
 from onestep_core.flow import boundary_times as boundary_times
 from onestep_core.flow import central_difference as central_difference
 from onestep_core.flow import chord as chord
+from onestep_core.flow import clamped as clamped
 from onestep_core.flow import classifier_free as classifier_free
 from onestep_core.flow import consistency as consistency
 from onestep_core.flow import consistency_from_flow_map as consistency_from_flow_map
@@ -85,6 +87,7 @@ from onestep_core.flow import data_from_velocity as data_from_velocity
 from onestep_core.flow import data_of_ddim_step as data_of_ddim_step
 from onestep_core.flow import ddim as ddim
 from onestep_core.flow import ddim_scalings as ddim_scalings
+from onestep_core.flow import denoised_heun as denoised_heun
 from onestep_core.flow import denoiser_from_both as denoiser_from_both
 from onestep_core.flow import denoiser_from_network as denoiser_from_network
 from onestep_core.flow import denoiser_from_noise as denoiser_from_noise
@@ -93,6 +96,8 @@ from onestep_core.flow import denoiser_from_velocity as denoiser_from_velocity
 from onestep_core.flow import discrete_levels as discrete_levels
 from onestep_core.flow import discretized_log_normal as discretized_log_normal
 from onestep_core.flow import doubling_points as doubling_points
+from onestep_core.flow import dpm_2 as dpm_2
+from onestep_core.flow import dpmpp_2m as dpmpp_2m
 from onestep_core.flow import drift_negative_weight as drift_negative_weight
 from onestep_core.flow import drop_labels as drop_labels
 from onestep_core.flow import dyadic_times as dyadic_times
@@ -126,6 +131,7 @@ from onestep_core.flow import jump as jump
 from onestep_core.flow import kappa_for_scale as kappa_for_scale
 from onestep_core.flow import karras_grid as karras_grid
 from onestep_core.flow import karras_levels as karras_levels
+from onestep_core.flow import karras_times as karras_times
 from onestep_core.flow import keep_apart as keep_apart
 from onestep_core.flow import lagrangian_derivative as lagrangian_derivative
 from onestep_core.flow import lagrangian_target as lagrangian_target
@@ -137,14 +143,21 @@ from onestep_core.flow import log_steps as log_steps
 from onestep_core.flow import logarithmic_ramp as logarithmic_ramp
 from onestep_core.flow import logit_normal_times as logit_normal_times
 from onestep_core.flow import lower_noise_ratio as lower_noise_ratio
+from onestep_core.flow import lowered as lowered
 from onestep_core.flow import noise_from_data as noise_from_data
+from onestep_core.flow import noise_ratio as noise_ratio
 from onestep_core.flow import not_after as not_after
 from onestep_core.flow import ordered as ordered
+from onestep_core.flow import polyexponential_grid as polyexponential_grid
 from onestep_core.flow import power_law as power_law
 from onestep_core.flow import preconditioned as preconditioned
 from onestep_core.flow import preconditioned_flow_map as preconditioned_flow_map
 from onestep_core.flow import progressive_points as progressive_points
+from onestep_core.flow import raised as raised
+from onestep_core.flow import raw_target as raw_target
 from onestep_core.flow import relative_step as relative_step
+from onestep_core.flow import renoise as renoise
+from onestep_core.flow import renoise_clean as renoise_clean
 from onestep_core.flow import reverse as reverse
 from onestep_core.flow import sample_log_normal as sample_log_normal
 from onestep_core.flow import sample_logit_normal as sample_logit_normal
@@ -176,6 +189,7 @@ from onestep_core.flow import v_prediction_from_data as v_prediction_from_data
 from onestep_core.flow import velocity_from_data as velocity_from_data
 from onestep_core.flow import velocity_from_denoiser as velocity_from_denoiser
 from onestep_core.flow import velocity_from_flow_map as velocity_from_flow_map
+from onestep_core.flow import vp_grid as vp_grid
 from onestep_core.flow import with_graph as with_graph
 from onestep_core.objectives import ImprovedMeanFlow as ImprovedMeanFlow
 from onestep_core.objectives import alpha_flow_regression as alpha_flow_regression
@@ -223,6 +237,7 @@ from onestep_core.regression import separate_means as separate_means
 from onestep_core.regression import sigmoid_elbo as sigmoid_elbo
 from onestep_core.regression import snr as snr
 from onestep_core.regression import snr_plus_one as snr_plus_one
+from onestep_core.regression import soft_min_snr as soft_min_snr
 from onestep_core.regression import square_root as square_root
 from onestep_core.regression import squared_l2 as squared_l2
 from onestep_core.regression import truncated_inverse_variance as truncated_inverse_variance

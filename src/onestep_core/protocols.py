@@ -93,10 +93,33 @@ class Path(Protocol):
 
 
 @runtime_checkable
+class RatioPath(Path, Protocol):
+    """A path that knows its times by their noise ratio ``sigma / alpha`` in closed form."""
+
+    def time_at(self, ratio: Tensor, /) -> Tensor:
+        """The time with ``sigma = ratio * alpha``, ``[batch]``."""
+        ...
+
+
+@runtime_checkable
 class SolverStep(Protocol):
     """One step of a solver, from ``t`` to ``s``."""
 
     def __call__(self, z: Tensor, t: Tensor, s: Tensor, /) -> Tensor: ...
+
+
+@runtime_checkable
+class DenoiserStep(Protocol):
+    """One step of a solver, from ``t`` to ``s``, that asks a denoiser."""
+
+    def __call__(self, denoiser: Denoiser, z: Tensor, t: Tensor, s: Tensor, /, *, path: Path) -> Tensor: ...
+
+
+@runtime_checkable
+class Renoise(Protocol):
+    """From a state at ``t`` and fresh noise to a noisier state at ``s``."""
+
+    def __call__(self, z: Tensor, noise: Tensor, t: Tensor, s: Tensor, /, *, path: Path) -> Tensor: ...
 
 
 @runtime_checkable

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 import onestep_core as one
+from onestep_adapters import samplers
 
 
 def velocity(z: Tensor, t: Tensor) -> Tensor:
@@ -26,3 +27,6 @@ one.consistency_regression(velocity, velocity, z, z, t, s, end=0.0)
 one.integrate(partial(one.heun, velocity), z, torch.linspace(1, 0, 3))
 one.drifting_regression(x, x, field=partial(one.mean_shift_field, kernel=partial(one.laplace, temperature=0.2)))
 path: one.protocols.Path = one.reverse(one.VarianceExploding(0.1, 1.0))
+samplers.sample_denoiser(velocity, z, [1.0, 0.0], path=path, step=one.dpm_2, noise=samplers.standard_normal())
+samplers.consistency_multistep(velocity, z, [1.0, 0.0], path=path, noise=None, renoise=one.renoise_clean)
+samplers.multistep(partial(one.ddim, velocity, path=path), z, t, path=path)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 import onestep_core as one
+from onestep_adapters import samplers
 
 
 def velocity(z: Tensor, t: Tensor) -> Tensor:
@@ -24,3 +25,5 @@ one.adaptive(t, 1.0, 0.01)  # no
 one.pseudo_huber(x, x)  # no
 one.Linear(noise_floor="much")  # no
 one.integrate(velocity, z, t)  # no
+samplers.multistep(velocity, z, [1.0, 0.0], path=one.Linear())  # no
+samplers.sample_denoiser(velocity, z, [1.0, 0.0], path=one.Linear(), step=one.ancestral)  # no

@@ -3,7 +3,8 @@
 A grid is a 1-D tensor in the order in which a sampler visits it: from the noise to the data.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -198,6 +199,135 @@ def karras_grid(
         raise ConfigError(f"a Karras grid of {steps} steps: expected at least two (its first and last level)")
     fraction = torch.arange(steps, device=device, dtype=dtype or torch.get_default_dtype()) / (steps - 1)
     levels = karras_levels(fraction, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
+    return torch.cat([levels, levels.new_zeros(1)])
+
+
+def karras_times(
+    index: Sequence[int],
+    *,
+    steps: int,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Chosen levels of the grid of ``steps`` Karras levels: 0 is ``sigma_max``, ``steps - 1`` is ``sigma_min``.
+
+    The released consistency models and CTM name their multi-step grids so (``ts = 0, 22, 39`` of 40).
+
+    Args:
+        index: which levels, in the order in which they are visited, ``[points]``.
+        steps: levels of the whole grid, at least 2.
+        sigma_min: smallest level, positive.
+        sigma_max: largest level.
+        rho: larger values spend more steps at small levels.
+        device: of the result.
+        dtype: of the result.
+
+    Returns:
+        Levels, ``[points]``, without a zero at the end.
+
+    Raises:
+        ConfigError: with fewer than two steps, an index outside of ``0 .. steps - 1``, or levels out of order.
+
+    Source: openai/consistency_models, ``stochastic_iterative_sampler``.
+
+    Example:
+        >>> karras_times([0, 39], steps=40, dtype=torch.float64)
+        tensor([8.0000e+01, 2.0000e-03], dtype=torch.float64)
+    """
+    if steps < 2:
+        raise ConfigError(f"a Karras grid of {steps} steps: expected at least two (its first and last level)")
+    outside = [i for i in index if not 0 <= i < steps]
+    if outside:
+        raise ConfigError(f"levels {outside} of a grid of {steps}: expected indices from 0 to {steps - 1}")
+    chosen = torch.tensor(index, device=device, dtype=dtype or torch.get_default_dtype())
+    return karras_levels(chosen / (steps - 1), sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
+
+
+def polyexponential_grid(
+    steps: int,
+    *,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 1.0,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """``sigma_min (sigma_max / sigma_min)^(f^rho)`` for ``steps`` fractions, then zero: ``[steps + 1]``.
+
+    ``f`` falls evenly from 1 to 0. With ``rho = 1``, the default, every level is the same factor below the one before
+    (k-diffusion's exponential grid).
+
+    Args:
+        steps: levels before the zero, at least 2.
+        sigma_min: smallest level, positive.
+        sigma_max: largest level.
+        rho: larger values spend more steps at small levels.
+        device: of the result.
+        dtype: of the result.
+
+    Raises:
+        ConfigError: with fewer than two steps, or levels out of order.
+
+    Source: crowsonkb/k-diffusion, ``get_sigmas_polyexponential``.
+
+    Example:
+        >>> polyexponential_grid(3, sigma_min=1.0, sigma_max=100.0, dtype=torch.float64)
+        tensor([100.0000,  10.0000,   1.0000,   0.0000], dtype=torch.float64)
+    """
+    if steps < 2:
+        raise ConfigError(f"an exponential grid of {steps} steps: expected at least two (its first and last level)")
+    if not (0 < sigma_min < sigma_max and rho > 0):
+        raise ConfigError(
+            f"exponential levels from {sigma_max} to {sigma_min} with rho = {rho}: "
+            "expected 0 < sigma_min < sigma_max and rho > 0"
+        )
+    share = torch.linspace(1, 0, steps, device=device, dtype=dtype) ** rho
+    levels = (share * math.log(sigma_max / sigma_min) + math.log(sigma_min)).exp()
+    return torch.cat([levels, levels.new_zeros(1)])
+
+
+def vp_grid(
+    steps: int,
+    *,
+    beta_range: float = 19.9,
+    beta_min: float = 0.1,
+    end: float = 1e-3,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """``sqrt(exp(beta_range t^2 / 2 + beta_min t) - 1)`` at ``steps`` equidistant ``t`` from 1 to ``end``, then zero.
+
+    The noise levels of the variance-preserving process with a linear rate, seen on EDM's path: ``[steps + 1]``.
+
+    Args:
+        steps: levels before the zero, at least 2.
+        beta_range: rate of the noise at ``t = 1`` less that at 0.
+        beta_min: rate at ``t = 0``.
+        end: last ``t``, in (0, 1).
+        device: of the result.
+        dtype: of the result.
+
+    Raises:
+        ConfigError: with fewer than two steps, rates that are not positive, or ``end`` outside (0, 1).
+
+    Source: Song et al., Score-Based Generative Modeling through SDEs, appendix C, https://arxiv.org/abs/2011.13456;
+    crowsonkb/k-diffusion, ``get_sigmas_vp``.
+
+    Example:
+        >>> vp_grid(2)
+        tensor([1.5217e+02, 1.0486e-02, 0.0000e+00])
+    """
+    if steps < 2:
+        raise ConfigError(f"a variance-preserving grid of {steps} steps: expected at least two")
+    if not (beta_range > 0 and beta_min > 0 and 0 < end < 1):
+        raise ConfigError(
+            f"rates {beta_min} to {beta_min + beta_range} down to t = {end}: expected positive rates and 0 < end < 1"
+        )
+    t = torch.linspace(1, end, steps, device=device, dtype=dtype)
+    levels = (beta_range * t.square() / 2 + beta_min * t).expm1().sqrt()
     return torch.cat([levels, levels.new_zeros(1)])
 
 

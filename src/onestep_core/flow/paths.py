@@ -21,13 +21,11 @@ from torch import Tensor
 
 from onestep_core.errors import ConfigError
 from onestep_core.flow.derivatives import with_graph
-from onestep_core.precision import frozen, full
+from onestep_core.flow.ratios import time_at
+from onestep_core.precision import full
 from onestep_core.protocols import Path
 from onestep_core.shapes import expand_like
 from onestep_core.typing import Sample, Time, typed
-
-_HALVINGS = 60
-"""Of an interval of times: enough for the last digit of float64."""
 
 
 class PathPoint(NamedTuple):
@@ -114,6 +112,11 @@ class Linear:
         """``-1`` and ``1 - noise_floor``."""
         return -torch.ones_like(t), torch.full_like(t, 1 - self.noise_floor)
 
+    @typed
+    def time_at(self, ratio: Time) -> Time:
+        """``x / (1 + x)`` with ``x = ratio - noise_floor``: the time with ``sigma = ratio alpha``."""
+        return 1 / (1 + 1 / (ratio - self.noise_floor))
+
 
 @attrs.frozen
 class Trigonometric:
@@ -161,6 +164,11 @@ class Trigonometric:
     def rates(self, t: Time) -> tuple[Time, Time]:
         """``-sin t`` and ``sigma_data cos t``."""
         return -t.sin(), self.sigma_data * t.cos()
+
+    @typed
+    def time_at(self, ratio: Time) -> Time:
+        """``arctan(ratio / sigma_data)``, the time with ``sigma = ratio alpha``."""
+        return (ratio / self.sigma_data).atan()
 
 
 @attrs.frozen
@@ -211,6 +219,7 @@ class VariancePreserving:
     @typed
     def rates(self, t: Time) -> tuple[Time, Time]:
         """``alpha sigma^2 log_snr' / 2`` and ``-sigma alpha^2 log_snr' / 2``."""
+        t = t.contiguous()  # forward mode refuses an expanded time
         log_snr, slope = with_graph(self.log_snr, (t,), (torch.ones_like(t),))
         alpha, sigma = log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()
         return alpha * sigma.square() * slope / 2, -sigma * alpha.square() * slope / 2
@@ -346,6 +355,11 @@ class VarianceExploding:
         """``0`` and ``1``."""
         return torch.zeros_like(t), torch.ones_like(t)
 
+    @typed
+    def time_at(self, ratio: Time) -> Time:
+        """``ratio``: the time is the noise ratio, also beyond the ends."""
+        return ratio
+
 
 @attrs.frozen
 class Reversed:
@@ -379,6 +393,11 @@ class Reversed:
         """The original's rates at the mirrored time, negated."""
         alpha_rate, sigma_rate = self.original.rates(self._mirrored(t))
         return -alpha_rate, -sigma_rate
+
+    @typed
+    def time_at(self, ratio: Time) -> Time:
+        """The mirrored time of the original's."""
+        return self._mirrored(time_at(ratio, path=self.original))
 
 
 def reverse(path: Path) -> Path:
@@ -448,33 +467,3 @@ class NoiseScaled:
         """The original's rates, the second times ``noise_std``."""
         alpha_rate, sigma_rate = self.original.rates(t)
         return alpha_rate, self.noise_std * sigma_rate
-
-
-@typed
-def time_of_noise_ratio(ratio: Float[Tensor, "*count"], *, path: Path) -> Float[Tensor, "*count"]:
-    """The time at which ``sigma / alpha`` is ``ratio``; the nearer end of the path where it never is.
-
-    Found by bisection to the last digit, so that every path whose ratio rises from data to noise has it: a schedule
-    for one path serves all. No gradient passes.
-
-    Args:
-        ratio: noise-to-signal ratios, not negative, any shape.
-        path: both ends finite.
-
-    Raises:
-        ConfigError: if an end of the path is infinite.
-
-    Example:
-        >>> time_of_noise_ratio(torch.tensor([0.0, 1.0, 3.0]), path=Linear())
-        tensor([0.0000, 0.5000, 0.7500])
-    """
-    if not (math.isfinite(path.data_time) and math.isfinite(path.noise_time)):
-        raise ConfigError(f"a path from {path.data_time} to {path.noise_time}: expected finite ends to search between")
-    wanted = frozen(ratio).flatten()
-    clean, noisy = (torch.full_like(wanted, end) for end in (path.data_time, path.noise_time))
-    for _ in range(_HALVINGS):
-        middle = (clean + noisy) / 2
-        alpha, sigma = path.coefficients(middle)
-        beyond = sigma > wanted * alpha
-        clean, noisy = torch.where(beyond, clean, middle), torch.where(beyond, middle, noisy)
-    return clean.reshape(ratio.shape)

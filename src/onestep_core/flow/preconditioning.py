@@ -17,7 +17,7 @@ from torch import Tensor
 from onestep_core.precision import full
 from onestep_core.protocols import ConsistencyFunction, Denoiser, FlowMap, Path, Velocity
 from onestep_core.shapes import expand_like
-from onestep_core.typing import Time, typed
+from onestep_core.typing import Sample, Time, typed
 
 
 class Scalings(NamedTuple):
@@ -132,6 +132,29 @@ def preconditioned(network: Callable[..., Tensor], scalings: Callable[[Tensor], 
         return _scaled(lambda state, at: network(state, at, *times), scalings(t), z, t)
 
     return function
+
+
+@typed
+def raw_target(z: Sample, data: Sample, scalings: Scalings) -> Sample:
+    """``(data - c_skip z) / c_out``: what the raw network should say for ``f(z)`` to be ``data``.
+
+    A loss on it, against ``F(c_in z, sigma)``, is the denoising loss times ``1 / c_out^2``; it keeps its digits where
+    ``c_out`` is small. Not finite where ``c_out`` is zero.
+
+    Args:
+        z: states, ``[batch, *shape]``.
+        data: clean samples, ``[batch, *shape]``.
+        scalings: at the noise level of every state, each ``[batch]``.
+
+    Source: Karras et al., Elucidating the Design Space, eq. 8, https://arxiv.org/abs/2206.00364.
+
+    Example:
+        >>> import torch
+        >>> raw_target(torch.ones(1, 1), torch.ones(1, 1), edm_scalings(torch.ones(1), sigma_data=1.0))
+        tensor([[0.7071]])
+    """
+    z = full(z)
+    return (full(data) - expand_like(scalings.c_skip, z) * z) / expand_like(scalings.c_out, z)
 
 
 def _scaled(network: Velocity, scalings: Scalings, z: Tensor, sigma: Tensor) -> Tensor:

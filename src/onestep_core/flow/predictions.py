@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from onestep_core.errors import ConfigError
 from onestep_core.precision import full
 from onestep_core.protocols import Denoiser, Path, Velocity
 from onestep_core.shapes import expand_like
@@ -275,3 +276,30 @@ def denoiser_from_both(network: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]
         return data_from_both(z, data, noise, t, path=path)
 
     return denoiser
+
+
+def clamped(denoiser: Denoiser, *, low: float = -1.0, high: float = 1.0) -> Denoiser:
+    """A denoiser whose estimates lie in ``[low, high]``, the range of the data (``clip_denoised`` in released code).
+
+    Serves a consistency function as well; samples are clamped by ``samples.clamp(low, high)``.
+
+    Args:
+        denoiser: ``(z, t) -> data``.
+        low: smallest value of the data.
+        high: largest.
+
+    Raises:
+        ConfigError: if ``low < high`` does not hold.
+
+    Example:
+        >>> import torch
+        >>> clamped(lambda z, t: 3 * z)(torch.ones(1, 1), torch.ones(1))
+        tensor([[1.]])
+    """
+    if not low < high:
+        raise ConfigError(f"data between {low} and {high}: expected low < high")
+
+    def function(z: Tensor, t: Tensor, /) -> Tensor:
+        return full(denoiser(z, t)).clamp(low, high)
+
+    return function

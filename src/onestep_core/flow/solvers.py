@@ -2,12 +2,19 @@
 
 A step takes ``(z, t, s)`` and returns the state at ``s``; times run in either direction. Networks are bound
 by the caller: ``integrate(partial(heun, velocity), z, grid)``.
+
+Steps that ask a denoiser use the path's ``alpha`` and ``sigma`` alone and run from noise to data. Nothing is drawn:
+a step that adds noise takes its draw. :func:`renoise` is the one rule by which noise is added, the path's own
+transition from a state to a noisier one; what is *not* implied is that its state is clean.
 """
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
+from onestep_core.flow.predictions import noise_from_data, velocity_from_denoiser
+from onestep_core.flow.ratios import noise_ratio, time_at
 from onestep_core.precision import full
 from onestep_core.protocols import Denoiser, Path, SolverStep, Velocity
 from onestep_core.shapes import expand_like
@@ -70,10 +77,14 @@ def ddim(denoiser: Denoiser, z: Sample, t: Time, s: Time, *, path: Path) -> Samp
         >>> ddim(lambda z, t: torch.zeros_like(z), torch.ones(1, 1), torch.ones(1), torch.zeros(1), path=Linear())
         tensor([[0.]])
     """
-    z = full(z)
+    return _towards(z, denoiser(z, t), t, s, path=path)
+
+
+def _towards(z: Tensor, data: Tensor, t: Tensor, s: Tensor, *, path: Path) -> Tensor:
+    """The state at ``s`` with the data given and the noise that ``z`` has besides."""
+    z, data = full(z), full(data)
     alpha_t, sigma_t = (expand_like(c, z) for c in path.coefficients(full(t)))
     alpha_s, sigma_s = (expand_like(c, z) for c in path.coefficients(full(s)))
-    data = full(denoiser(z, t))
     return alpha_s * data + (sigma_s / sigma_t) * (z - alpha_t * data)
 
 
@@ -105,6 +116,180 @@ def data_of_ddim_step(z: Sample, end: Sample, t: Time, s: Time, *, path: Path) -
     alpha_s, sigma_s = (expand_like(c, z) for c in path.coefficients(full(s)))
     ratio = sigma_s / sigma_t
     return (full(end) - ratio * z) / (alpha_s - ratio * alpha_t)
+
+
+@typed
+def denoised_heun(denoiser: Denoiser, z: Sample, t: Time, s: Time, *, path: Path) -> Sample:
+    """:func:`heun` on the velocity that the denoiser implies: two evaluations, EDM's second-order step.
+
+    Not finite where ``sigma(s)`` is zero: end with :func:`ddim` there, as EDM does. Arguments as :func:`ddim`.
+
+    Source: Karras et al., Elucidating the Design Space, algorithm 1, https://arxiv.org/abs/2206.00364.
+
+    Example:
+        >>> from onestep_core.flow import VarianceExploding
+        >>> path, one = VarianceExploding(), torch.ones(1)
+        >>> denoised_heun(lambda z, t: 0 * z, torch.ones(1, 1), 2 * one, one, path=path)
+        tensor([[0.5000]])
+    """
+    return heun(velocity_from_denoiser(denoiser, path=path), z, t, s)
+
+
+@typed
+def dpm_2(denoiser: Denoiser, z: Sample, t: Time, s: Time, *, path: Path) -> Sample:
+    """DPM-Solver-2: to the middle of the log ratios, then the whole step with the noise found there.
+
+    ``z_m = ddim(z, t, m)`` with ``ratio(m) = sqrt(ratio(t) ratio(s))``; then, with
+    ``noise = (z_m - alpha(m) denoiser(z_m, m)) / sigma(m)``, ``z_s = alpha(s) (z / alpha(t) + (ratio(s) - ratio(t))
+    noise)``. Two evaluations, error ``O(h^3)`` in the log of ``ratio = sigma / alpha``.
+
+    Not finite where ``sigma(s)`` or ``alpha(t)`` is zero: end with :func:`ddim`, and start a little below the
+    noise end where that has no signal. Arguments as :func:`ddim`.
+
+    Source: Lu et al., DPM-Solver, algorithm 1, https://arxiv.org/abs/2206.00927, in the form of k-diffusion's
+    ``sample_dpm_2``.
+
+    Example:
+        >>> from onestep_core.flow import VarianceExploding
+        >>> path, one = VarianceExploding(), torch.ones(1)
+        >>> dpm_2(lambda z, t: 0 * z, torch.ones(1, 1), 4 * one, one, path=path)
+        tensor([[0.2500]])
+    """
+    z, t, s = full(z), full(t), full(s)
+    from_ratio, to_ratio = noise_ratio(t, path=path), noise_ratio(s, path=path)
+    middle = time_at((from_ratio * to_ratio).sqrt(), path=path)
+    half = ddim(denoiser, z, t, middle, path=path)
+    noise = noise_from_data(half, full(denoiser(half, middle)), middle, path=path)
+    alpha_t, alpha_s = (expand_like(path.coefficients(time)[0], z) for time in (t, s))
+    return alpha_s * (z / alpha_t + expand_like(to_ratio - from_ratio, z) * noise)
+
+
+@typed
+def dpmpp_2m(z: Sample, data: Sample, previous: Sample, before: Time, t: Time, s: Time, *, path: Path) -> Sample:
+    """DPM-Solver++(2M): :func:`ddim` towards the data extrapolated from two estimates. No evaluation of its own.
+
+    ``x = data + (h / (2 h')) (data - previous)``, with the steps of ``log(alpha / sigma)``: ``h`` from ``t`` to ``s``,
+    ``h'`` from ``before`` to ``t``; ``x = data``, first order, where ``s`` is clean or ``before`` has no signal.
+
+    Args:
+        z: states at ``t``, ``[batch, *shape]``.
+        data: the denoiser's estimate at ``(z, t)``, ``[batch, *shape]``.
+        previous: its estimate one step earlier, ``[batch, *shape]``.
+        before: time of that step, noisier than ``t``, ``[batch]``.
+        t: source times, ``[batch]``, where ``sigma`` is positive.
+        s: target times, ``[batch]``.
+        path: gives ``alpha`` and ``sigma``.
+
+    Source: Lu et al., DPM-Solver++, algorithm 2, https://arxiv.org/abs/2211.01095; first order at a clean end as in
+    k-diffusion's ``sample_dpmpp_2m``.
+
+    Example:
+        >>> from onestep_core.flow import VarianceExploding
+        >>> path, one = VarianceExploding(), torch.ones(1)
+        >>> states = torch.full((1, 1), 4.0), torch.ones(1, 1), torch.zeros(1, 1)
+        >>> dpmpp_2m(*states, 16 * one, 4 * one, one, path=path)
+        tensor([[2.1250]])
+    """
+    z, data = full(z), full(data)
+    earlier, now, later = (noise_ratio(full(time), path=path).log() for time in (before, t, s))
+    step = now - later
+    share = torch.where(step.isfinite(), step / (2 * (earlier - now)), 0.0)
+    return _towards(z, data + expand_like(share, z) * (data - full(previous)), t, s, path=path)
+
+
+@typed
+def renoise(z: Sample, noise: Sample, t: Time, s: Time, *, path: Path) -> Sample:
+    """``r z + sqrt(sigma(s)^2 - r^2 sigma(t)^2) noise`` with ``r = alpha(s) / alpha(t)``: the path's transition.
+
+    A state with the law of ``t`` gets the law of the noisier ``s``. The noise that ``z`` already carries counts: on
+    EDM's path from ``sigma_min`` the added variance is ``s^2 - sigma_min^2``, as in the released consistency models;
+    :func:`renoise_clean` takes ``z`` for clean instead. Where ``s`` is not noisier than ``t``, no noise is added.
+
+    Args:
+        z: states at ``t``, ``[batch, *shape]``.
+        noise: standard normal, ``[batch, *shape]``.
+        t: where the states are, ``[batch]``; ``alpha`` is positive there, or ``s = t``.
+        s: where they go, ``[batch]``.
+        path: gives ``alpha`` and ``sigma``.
+
+    Source: Song et al., Consistency Models, algorithm 1, https://arxiv.org/abs/2303.01469 (from ``sigma_min``);
+    Karras et al., Elucidating the Design Space, algorithm 2, https://arxiv.org/abs/2206.00364 (churn).
+
+    Example:
+        >>> from onestep_core.flow import VarianceExploding
+        >>> one = torch.ones(1, 1)
+        >>> renoise(one, one, torch.tensor([3.0]), torch.tensor([5.0]), path=VarianceExploding())
+        tensor([[5.]])
+    """
+    z, t, s = full(z), full(t), full(s)
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = path.coefficients(t), path.coefficients(s)
+    ratio = torch.where(alpha_s == alpha_t, 1.0, alpha_s / alpha_t)
+    kept = ratio * sigma_t
+    added = ((sigma_s - kept) * (sigma_s + kept)).clamp(min=0.0).sqrt()
+    return expand_like(ratio, z) * z + expand_like(added, z) * full(noise)
+
+
+@typed
+def renoise_clean(z: Sample, noise: Sample, t: Time, s: Time, *, path: Path) -> Sample:
+    """``alpha(s) z + sigma(s) noise``: back onto the path from data without noise; ``t`` is not used.
+
+    The textbook's rule, equal to :func:`renoise` from a clean ``t``. With an estimate that still carries the noise of
+    its ``t`` it ends a little above ``s``. Arguments as :func:`renoise`.
+
+    Example:
+        >>> from onestep_core.flow import Linear
+        >>> one, half = torch.ones(1, 1), torch.tensor([0.5])
+        >>> renoise_clean(2 * one, one, 0 * half, half, path=Linear())
+        tensor([[1.5000]])
+    """
+    z = full(z)
+    alpha, sigma = (expand_like(c, z) for c in path.coefficients(full(s)))
+    return alpha * z + sigma * full(noise)
+
+
+@typed
+def ancestral(
+    denoiser: Denoiser, z: Sample, noise: Sample, t: Time, s: Time, *, path: Path, eta: float = 1.0
+) -> Sample:
+    """:func:`ddim` to less noise than ``s`` has, and fresh noise for the rest: one evaluation.
+
+    ``alpha(s) x + sqrt(sigma(s)^2 - up^2) e + up noise``, where ``x`` is the denoised state, ``e`` its noise and
+    ``up = eta sigma(s) sqrt(1 - (ratio(s) / ratio(t))^2)``, at most ``sigma(s)``. With ``eta = 1`` the posterior of the
+    forward process given ``x``; with ``eta = 0`` exactly :func:`ddim`.
+
+    Args:
+        denoiser: ``(z, t) -> expected data``.
+        z: states at ``t``, ``[batch, *shape]``.
+        noise: standard normal, ``[batch, *shape]``.
+        t: source times, ``[batch]``, where ``sigma`` is positive.
+        s: target times, ``[batch]``, less noisy.
+        path: gives ``alpha`` and ``sigma``.
+        eta: share of the posterior's standard deviation, not negative.
+
+    Raises:
+        ConfigError: if ``eta`` is negative.
+
+    Source: Song et al., Denoising Diffusion Implicit Models, eq. 12 and 16, https://arxiv.org/abs/2010.02502; on
+    EDM's path k-diffusion's ``sample_euler_ancestral``.
+
+    Example:
+        >>> from onestep_core.flow import VarianceExploding
+        >>> path, one = VarianceExploding(), torch.ones(1)
+        >>> ancestral(lambda z, t: 0 * z, torch.ones(1, 1), torch.zeros(1, 1), 5 * one, 4 * one, path=path)
+        tensor([[0.6400]])
+    """
+    if not eta >= 0:
+        raise ConfigError(f"eta = {eta}: expected a share of noise, not negative; 0 is ddim, 1 the forward posterior")
+    z, t, s = full(z), full(t), full(s)
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = path.coefficients(t), path.coefficients(s)
+    # Written with products, so that neither end of a path divides by zero.
+    fall = (alpha_t * sigma_s) / (alpha_s * sigma_t)
+    fresh = (eta * (1 - fall.square()).clamp(min=0.0).sqrt()).clamp(max=1.0)
+    kept = (1 - fresh.square()).sqrt()
+    data = full(denoiser(z, t))
+    remainder = (z - expand_like(alpha_t, z) * data) / expand_like(sigma_t, z)
+    drawn = expand_like(kept, z) * remainder + expand_like(fresh, z) * full(noise)
+    return expand_like(alpha_s, z) * data + expand_like(sigma_s, z) * drawn
 
 
 @typed

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
-from onestep_core.flow.paths import time_of_noise_ratio
+from onestep_core.flow.ratios import time_of_noise_ratio
 from onestep_core.precision import frozen
 from onestep_core.protocols import Path
 from onestep_core.typing import Time, typed

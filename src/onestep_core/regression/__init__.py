@@ -29,6 +29,7 @@ from onestep_core.regression.weights import separate_means as separate_means
 from onestep_core.regression.weights import sigmoid_elbo as sigmoid_elbo
 from onestep_core.regression.weights import snr as snr
 from onestep_core.regression.weights import snr_plus_one as snr_plus_one
+from onestep_core.regression.weights import soft_min_snr as soft_min_snr
 from onestep_core.regression.weights import square_root as square_root
 from onestep_core.regression.weights import truncated_inverse_variance as truncated_inverse_variance
 from onestep_core.regression.weights import truncated_snr as truncated_snr

@@ -166,6 +166,27 @@ def separate_means(loss: PerSample, group: Bool[Tensor, "batch"], *, weight: flo
 
 
 @typed
+def soft_min_snr(sigma: Time, *, sigma_data: float) -> PerSample:
+    """``1 / (sigma^2 + sigma_data^2)``: a signal-to-noise ratio ``sigma^-2`` that levels off at ``sigma_data^-2``.
+
+    Like the other weights here, of the denoising loss. k-diffusion measures the loss on the raw network, where its
+    ``karras``, ``snr`` and ``soft-min-snr`` are :func:`karras`, :func:`inverse_variance` and this, each divided by
+    :func:`karras`.
+
+    Args:
+        sigma: noise levels, ``[batch]``.
+        sigma_data: standard deviation of the data, positive.
+
+    Source: Crowson et al., Hourglass Diffusion Transformers (soft-min-SNR), https://arxiv.org/abs/2401.11605.
+
+    Example:
+        >>> soft_min_snr(torch.tensor([0.5]), sigma_data=0.5)
+        tensor([2.])
+    """
+    return 1 / (frozen(sigma).square() + sigma_data**2)
+
+
+@typed
 def snr(t: Time, *, path: Path) -> PerSample:
     """``alpha(t)^2 / sigma(t)^2``, the signal-to-noise ratio of any path; infinite where there is no noise.
 

@@ -1,0 +1,175 @@
+"""Many-step samplers of a denoiser: for teachers, and for the yardstick that a one-step method is held to.
+
+The interface is that of :mod:`~onestep_adapters.samplers.multistep`: network, states, grid, path. A denoiser of
+another network is one conversion away (``flow.denoiser_from_velocity``, ``flow.denoiser_from_noise``), its
+estimates are clamped by ``flow.clamped``, and grids come from ``flow.karras_grid``, ``flow.polyexponential_grid``,
+``flow.vp_grid`` on EDM's path and ``flow.uniform_grid`` on any.
+
+Grids that end at a clean time (``sigma = 0``) take their last step with ``flow.ddim``, where the second-order steps are
+not defined; that step needs one evaluation. On a path whose noise end has no signal (linear, trigonometric),
+``flow.dpm_2`` has to start a little below it.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from onestep_adapters.samplers.schedule import Noise, at, checked_grid, drawing
+from onestep_core.flow.ratios import raised
+from onestep_core.flow.solvers import ancestral, ddim, denoised_heun, dpmpp_2m, renoise
+from onestep_core.precision import full
+from onestep_core.protocols import Denoiser, DenoiserStep, Path, Times
+from onestep_core.typing import Sample, typed
+
+
+@typed
+def sample_denoiser(
+    denoiser: Denoiser,
+    z: Sample,
+    times: Times,
+    *,
+    path: Path,
+    step: DenoiserStep = denoised_heun,
+    noise: Noise | None = None,
+    churn: float = 0.0,
+    low: float = 0.0,
+    high: float = math.inf,
+    noise_scale: float = 1.0,
+) -> Sample:
+    """EDM's sampler: before a step the noise may be raised, then ``step`` leads to the next time.
+
+    Without ``churn`` it is deterministic and solves the probability flow. With it, the noise ratio ``sigma / alpha``
+    grows by the factor ``1 + min(churn / steps, sqrt(2) - 1)`` wherever it lies in ``[low, high]``. Evaluations:
+    ``steps`` with ``flow.ddim``; ``2 steps`` with ``flow.denoised_heun`` or ``flow.dpm_2``, one less where the grid
+    ends clean.
+
+    Args:
+        denoiser: ``(z, t) -> expected data``.
+        z: states at the first time, ``[batch, *shape]``.
+        times: from noise to data, ``[steps + 1]``.
+        path: gives ``alpha`` and ``sigma``.
+        step: ``flow.denoised_heun`` (EDM's), ``flow.ddim`` (Euler's on EDM's path) or ``flow.dpm_2``.
+        noise: draws ``[steps, batch, *shape]``, or ``(step, like) -> draw``; the draw of step ``i`` comes before it,
+            and is asked for only where the noise is raised.
+        churn: EDM's ``S_churn``, summed over the steps; 0 for none.
+        low: ``S_tmin``, a noise ratio.
+        high: ``S_tmax``, a noise ratio.
+        noise_scale: ``S_noise``, the standard deviation of the added noise; slightly above 1 in EDM.
+
+    Returns:
+        States at the last time, ``[batch, *shape]``, in at least float32.
+
+    Raises:
+        ConfigError: if the grid has fewer than two times, leaves the path, or does not run from noise to data; if
+            ``churn`` is negative, or noise is needed and absent.
+
+    Source: Karras et al., Elucidating the Design Space, algorithms 1 and 2, https://arxiv.org/abs/2206.00364.
+
+    Example:
+        >>> from onestep_core.flow import VarianceExploding, karras_grid
+        >>> path = VarianceExploding()
+        >>> start = path.prior(torch.ones(1, 2))
+        >>> sample_denoiser(lambda z, t: 0 * z + 3, start, karras_grid(4), path=path)
+        tensor([[3., 3.]])
+    """
+    grid = checked_grid(times, z, path=path)
+    growth = min(churn / grid.steps, math.sqrt(2) - 1)
+    starts = raised(grid.times[:-1], growth=growth, path=path, low=low, high=high)
+    lifted = (starts != grid.times[:-1]).tolist()
+    draw = drawing(noise, lifted)
+    z = full(z)
+    for i, (t, start, s) in enumerate(zip(grid.times[:-1], starts, grid.times[1:], strict=True)):
+        if lifted[i]:
+            z = renoise(z, noise_scale * draw(i, z), at(t, z), at(start, z), path=path)
+        last = grid.clean and i == grid.steps - 1
+        z = (ddim if last else step)(denoiser, z, at(start, z), at(s, z), path=path)
+    return z
+
+
+@typed
+def sample_ancestral(
+    denoiser: Denoiser, z: Sample, times: Times, *, path: Path, noise: Noise | None, eta: float = 1.0
+) -> Sample:
+    """``flow.ancestral`` over a grid: DDPM's posterior at ``eta = 1``, DDIM at 0. ``steps`` evaluations.
+
+    Args:
+        denoiser: ``(z, t) -> expected data``.
+        z: states at the first time, ``[batch, *shape]``.
+        times: from noise to data, ``[steps + 1]``.
+        path: gives ``alpha`` and ``sigma``.
+        noise: draws ``[steps, batch, *shape]``, or ``(step, like) -> draw``; none is asked for at ``eta = 0`` or for
+            a step to a clean time.
+        eta: share of the posterior's standard deviation, not negative.
+
+    Returns:
+        States at the last time, ``[batch, *shape]``, in at least float32.
+
+    Raises:
+        ConfigError: if the grid has fewer than two times, leaves the path, or does not run from noise to data; if
+            noise is needed and absent, or ``eta`` is negative.
+
+    Source: Song et al., Denoising Diffusion Implicit Models, eq. 12 and 16, https://arxiv.org/abs/2010.02502;
+    crowsonkb/k-diffusion, ``sample_euler_ancestral``.
+
+    Example:
+        >>> from onestep_adapters.samplers import standard_normal
+        >>> from onestep_core.flow import Linear
+        >>> z = torch.ones(1, 2)
+        >>> sample_ancestral(lambda z, t: 0 * z + 3, z, [1.0, 0.5, 0.0], path=Linear(), noise=standard_normal())
+        tensor([[3., 3.]])
+    """
+    grid = checked_grid(times, z, path=path)
+    noisy = [eta > 0 and not (grid.clean and i == grid.steps - 1) for i in range(grid.steps)]
+    draw = drawing(noise, noisy)
+    z = full(z)
+    for i, (t, s) in enumerate(zip(grid.times[:-1], grid.times[1:], strict=True)):
+        fresh = draw(i, z) if noisy[i] else torch.zeros_like(z)
+        z = ancestral(denoiser, z, fresh, at(t, z), at(s, z), path=path, eta=eta)
+    return z
+
+
+@typed
+def sample_dpmpp_2m(denoiser: Denoiser, z: Sample, times: Times, *, path: Path) -> Sample:
+    """DPM-Solver++(2M) over a grid: second order at one evaluation a step, ``steps`` in all.
+
+    The first step, and the last where it ends clean, are of first order.
+
+    Args:
+        denoiser: ``(z, t) -> expected data``.
+        z: states at the first time, ``[batch, *shape]``.
+        times: from noise to data, ``[steps + 1]``.
+        path: gives ``alpha`` and ``sigma``.
+
+    Returns:
+        States at the last time, ``[batch, *shape]``, in at least float32.
+
+    Raises:
+        ConfigError: if the grid has fewer than two times, leaves the path, or does not run from noise to data.
+
+    Source: Lu et al., DPM-Solver++, algorithm 2, https://arxiv.org/abs/2211.01095; crowsonkb/k-diffusion,
+    ``sample_dpmpp_2m``.
+
+    Example:
+        >>> from onestep_core.flow import Linear
+        >>> sample_dpmpp_2m(lambda z, t: 0 * z + 3, torch.ones(1, 2), [1.0, 0.5, 0.25, 0.0], path=Linear())
+        tensor([[3., 3.]])
+    """
+    grid = checked_grid(times, z, path=path)
+    z, before, previous = full(z), None, z
+    for t, s in zip(grid.times[:-1], grid.times[1:], strict=True):
+        now, then = at(t, z), at(s, z)
+        data = full(denoiser(z, now))
+        if before is None:
+            z = ddim(_known(data), z, now, then, path=path)
+        else:
+            z = dpmpp_2m(z, data, previous, before, now, then, path=path)
+        before, previous = now, data
+    return z
+
+
+def _known(data: Tensor) -> Denoiser:
+    def denoiser(z: Tensor, t: Tensor, /) -> Tensor:
+        return data
+
+    return denoiser
