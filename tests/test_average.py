@@ -397,8 +397,8 @@ def test_improved_meanflow_is_unbiased_along_the_marginal_velocity(dim, path):
     assert largest([expected_gradient(loss, path, dim, nodes=3)]) < 1e-6
 
 
-def test_improved_meanflow_s_target_varies_less_than_meanflow_s():
-    """What the predicted tangent is for: over the posterior of one state only ``v`` itself is left to vary."""
+def test_given_the_state_improved_meanflow_s_target_varies_as_the_velocity_alone():
+    """What the predicted tangent is for; MeanFlow's target also varies by a Jacobian times the pair's noise."""
     path, dim = flow.Linear(), 2
     p = problem(path, dim, 3)
     rule = MIXTURES[dim].quadrature(p.z, p.t, path=path, nodes=5)
