@@ -397,8 +397,8 @@ def test_improved_meanflow_is_unbiased_along_the_marginal_velocity(dim, path):
     assert largest([expected_gradient(loss, path, dim, nodes=3)]) < 1e-6
 
 
-def test_improved_meanflow_s_target_varies_less_than_meanflow_s():
-    """What the predicted tangent is for: over the posterior of one state only ``v`` itself is left to vary."""
+def test_given_the_state_improved_meanflow_s_target_varies_as_the_velocity_alone():
+    """What the predicted tangent is for; MeanFlow's target also varies by a Jacobian times the pair's noise."""
     path, dim = flow.Linear(), 2
     p = problem(path, dim, 3)
     rule = MIXTURES[dim].quadrature(p.z, p.t, path=path, nodes=5)
@@ -440,6 +440,33 @@ def test_what_is_frozen_gets_no_gradient():
         squared_l2(*pair).sum().backward()
     assert all(parameter.grad is None for parameter in other.parameters())
     assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+def test_a_frozen_value_has_no_graph_and_no_tangent():
+    """Outside of transforms nothing is recorded; inside, forward mode and second derivatives see a constant."""
+    recorded = []
+
+    def square(x: Tensor) -> Tensor:
+        recorded.append(torch.is_grad_enabled())
+        return torch.nn.functional.silu(x) * x
+
+    x = torch.ones(3, dtype=F64, requires_grad=True)
+    assert not flow.frozen_value(square, x).requires_grad
+    assert recorded == [False]
+    _, tangent = torch.func.jvp(partial(flow.frozen_value, square), (x.detach(),), (torch.ones(3, dtype=F64),))
+    assert float(tangent.abs().max()) == 0.0
+    gradient = torch.func.grad(lambda x: (x * flow.frozen_value(square, x)).sum())(x.detach())
+    torch.testing.assert_close(gradient, square(x).detach())
+
+
+def test_the_direction_of_a_derivative_gets_no_gradient():
+    """Also where the derivative keeps its graph, as the network's own velocity may be the direction."""
+    net, p = Net(2, 2), problem(flow.Linear(), 2)
+    direction = p.v.clone().requires_grad_()
+    _, slope = flow.eulerian_derivative(net, p.z, direction, p.t, p.s, derivative=flow.with_graph)
+    assert slope.requires_grad
+    slope.sum().backward()
+    assert direction.grad is None
 
 
 def test_moving_changes_nothing_where_the_others_stand_still():

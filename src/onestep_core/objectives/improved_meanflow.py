@@ -2,7 +2,7 @@
 
 The eulerian identity holds with the *marginal* velocity ``v(z, t) = E[v | z]`` in two places: as what is regressed
 onto, where the pair's noisy velocity has the right mean, and as the direction of ``D_t``, where MeanFlow puts the
-pair's velocity too and pays with the variance of a Jacobian times noise. Here the direction is predicted, by the
+pair's velocity too, so that a Jacobian times its noise enters the target. Here the direction is predicted, by the
 network at ``s = t`` or by a second head, and the loss is a regression of the compound velocity
 
     V(z, t, s) = a(z, t, s) - (s - t) sg[D_t a(z, t, s)]      D_t: derivative of (z, t, s) along (tangent, 1, 0)
