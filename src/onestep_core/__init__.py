@@ -47,7 +47,6 @@ from onestep_core.fields import unnormalized as unnormalized
 from onestep_core.flow import EulerForm as EulerForm
 from onestep_core.flow import EulerVarianceForm as EulerVarianceForm
 from onestep_core.flow import Factors as Factors
-from onestep_core.flow import Form as Form
 from onestep_core.flow import Linear as Linear
 from onestep_core.flow import PathPoint as PathPoint
 from onestep_core.flow import Reversed as Reversed
