@@ -23,6 +23,7 @@ from onestep_core.fields import (
     softmax_rows,
     unnormalized,
 )
+from onestep_core.protocols import Form
 
 TWO_MODES = GaussianMixture.isotropic([0.3, 0.7], [[-1.0, 0.5], [1.0, 0.0]], 0.5)
 EXACT_AVERAGE = partial(TWO_MODES.average_velocity, path=flow.Linear(), steps=6)
@@ -114,7 +115,7 @@ DERIVATIVES: dict[str, tuple[Any, dict[str, Any]]] = {
     "central_difference": (partial(flow.central_difference, step=1e-5), {"tolerance": 1e-8}),
 }
 
-FORMS: dict[str, flow.Form] = {
+FORMS: dict[str, Form] = {
     "euler": flow.EulerForm(),
     "variance": flow.VarianceForm(0.7, 0.01),
     "euler_variance": flow.EulerVarianceForm(0.7, 0.01),
@@ -122,7 +123,7 @@ FORMS: dict[str, flow.Form] = {
 }
 
 
-def _to_the_end(form: flow.Form) -> Any:
+def _to_the_end(form: Form) -> Any:
     """A raw network as the consistency function of a flow map of this form."""
 
     def wrap(network: Any) -> Any:

@@ -48,7 +48,6 @@ from onestep_core.flow import Chord as Chord
 from onestep_core.flow import EulerForm as EulerForm
 from onestep_core.flow import EulerVarianceForm as EulerVarianceForm
 from onestep_core.flow import Factors as Factors
-from onestep_core.flow import Form as Form
 from onestep_core.flow import Interval as Interval
 from onestep_core.flow import Linear as Linear
 from onestep_core.flow import NoiseScaled as NoiseScaled

@@ -92,6 +92,26 @@ class Path(Protocol):
         ...
 
 
+class Factors(NamedTuple):
+    """Of the state and of the network in a flow map, each ``[batch]``."""
+
+    skip: Tensor
+    out: Tensor
+
+
+@runtime_checkable
+class Form(Protocol):
+    """How much of the state and of the network a flow map is: ``X(z, t, s) = skip z + out g(z, t, s)``."""
+
+    def factors(self, t: Tensor, s: Tensor, /) -> Factors:
+        """Of the map from ``t`` to ``s``; 1 and 0 at ``s = t``."""
+        ...
+
+    def limit(self, t: Tensor, /) -> Factors:
+        """Of the denoiser that the map implies at ``s = t``."""
+        ...
+
+
 @runtime_checkable
 class RatioPath(Path, Protocol):
     """A path that knows its times by their noise ratio ``sigma / alpha`` in closed form."""

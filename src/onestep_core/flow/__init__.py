@@ -58,8 +58,6 @@ from onestep_core.flow.maps import two_jump_target as two_jump_target
 from onestep_core.flow.maps import velocity_from_flow_map as velocity_from_flow_map
 from onestep_core.flow.parameterisations import EulerForm as EulerForm
 from onestep_core.flow.parameterisations import EulerVarianceForm as EulerVarianceForm
-from onestep_core.flow.parameterisations import Factors as Factors
-from onestep_core.flow.parameterisations import Form as Form
 from onestep_core.flow.parameterisations import SkipForm as SkipForm
 from onestep_core.flow.parameterisations import VarianceForm as VarianceForm
 from onestep_core.flow.parameterisations import average_velocity_from_network as average_velocity_from_network
@@ -147,3 +145,4 @@ from onestep_core.flow.trigonometric import trigflow_from_denoiser as trigflow_f
 from onestep_core.flow.trigonometric import trigflow_tangent as trigflow_tangent
 from onestep_core.flow.trigonometric import trigflow_time as trigflow_time
 from onestep_core.flow.trigonometric import trigflow_velocity as trigflow_velocity
+from onestep_core.protocols import Factors as Factors

@@ -26,7 +26,6 @@ CTM scales ``g`` further, by EDM's factors, by those of consistency models, or n
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
 
 import attrs
 import torch
@@ -34,28 +33,9 @@ from torch import Tensor
 
 from onestep_core.errors import ConfigError
 from onestep_core.precision import full
-from onestep_core.protocols import AverageVelocity, Denoiser, FlowMap
+from onestep_core.protocols import AverageVelocity, Denoiser, Factors, FlowMap, Form
 from onestep_core.shapes import expand_like
 from onestep_core.typing import Time, typed
-
-
-class Factors(NamedTuple):
-    """Of the state and of the network, each ``[batch]``."""
-
-    skip: Tensor
-    out: Tensor
-
-
-class Form(Protocol):
-    """How much of the state and of the network a flow map is, on the variance-exploding path."""
-
-    def factors(self, t: Tensor, s: Tensor, /) -> Factors:
-        """``skip`` and ``out`` of the map from ``t`` to ``s``."""
-        ...
-
-    def limit(self, t: Tensor, /) -> Factors:
-        """The factors of the denoiser that the map implies at ``s = t``."""
-        ...
 
 
 def _positive(_: object, attribute: "attrs.Attribute[float]", value: float) -> None:
