@@ -6,7 +6,7 @@ import attrs
 import pytest
 import torch
 
-from onestep_adapters.recipes import METHODS, find_method, open_problem
+from onestep_adapters.recipes import METHODS, Setting, find_method, open_problem
 from onestep_adapters.recipes.drifting import Drifting
 from onestep_adapters.recipes.evaluation import evaluate_runs
 from onestep_adapters.recipes.options import Network, Training, from_dict
@@ -59,14 +59,13 @@ def test_a_method_trains_and_samples(method, data):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_sampler_and_an_update_call_the_network_as_often_as_they_say(method):
     """The claim of one-step generation is a number of calls, so it is counted: one for every one-step method."""
-    recipe = tiny(method)
-    problem = open_problem("8gaussians")
-    network = Counting(recipe.build(problem, torch.Generator().manual_seed(0)))
+    run = start_run(method, "8gaussians", tiny(method))
+    recipe, network = run.recipe, Counting(run.state.network)
     recipe.generate(network, torch.randn(5, 2), None)
     assert network.calls == recipe.evaluations
     assert recipe.evaluations == 1 or method == "flow-matching"
     network.calls = 0
-    recipe.loss_step(problem, lambda: 0.0)(network, torch.Generator().manual_seed(0))
+    recipe.loss_step(Setting(run.problem, run.state))(network, torch.Generator().manual_seed(0))
     assert network.calls == recipe.calls
 
 

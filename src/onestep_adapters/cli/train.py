@@ -57,6 +57,11 @@ def main(arguments: Sequence[str]) -> int:
     if run.finished:
         say(f"{folder} is complete: {run.state.step} of {total} updates")
         return 0
+    if run.teacher is not None and not run.teacher.finished:
+        title = f"teacher on {place.data}"
+        steps = run.teacher.recipe.training.steps
+        for _ in progress(run.teaching(), done=run.teacher.state.step, total=steps, title=title):
+            pass
     for _ in progress(run.updates(folder), done=run.state.step, total=total, title=f"{name} on {place.data}"):
         pass
     say(f"{folder}: {total} updates in {run.seconds:.0f} s. Next: onestep sample {folder}, onestep evaluate {folder}")

@@ -1,6 +1,5 @@
 """Recipes: each wires an objective, its times and weights, a network and a sampler; one table names them all."""
 
-from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -14,6 +13,7 @@ from onestep_adapters.recipes.options import Network as Network
 from onestep_adapters.recipes.options import Training as Training
 from onestep_adapters.recipes.problems import DIGITS, PROBLEMS, Problem
 from onestep_adapters.recipes.problems import open_problem as open_problem
+from onestep_adapters.recipes.setting import Setting as Setting
 from onestep_adapters.training import LossStep
 
 
@@ -23,6 +23,11 @@ class Recipe(Protocol):
     @property
     def training(self) -> Training:
         """How long and how fast."""
+        ...
+
+    @property
+    def teacher(self) -> FlowMatching | None:
+        """Options of the teacher that it learns from, or ``None``."""
         ...
 
     @property
@@ -39,8 +44,8 @@ class Recipe(Protocol):
         """A fresh network."""
         ...
 
-    def loss_step(self, problem: Problem, progress: Callable[[], float]) -> LossStep:
-        """One update's loss; ``progress()`` is the share of the training that is done."""
+    def loss_step(self, setting: Setting) -> LossStep:
+        """One update's loss."""
         ...
 
     def generate(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:

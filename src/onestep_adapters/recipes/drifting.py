@@ -1,8 +1,7 @@
 """Drifting: a one-step generator that follows a field of data and its own samples."""
 
-from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from onestep_adapters.recipes.options import Network, Training, not_negative, positive
 from onestep_adapters.recipes.problems import Problem
+from onestep_adapters.recipes.setting import Setting
 from onestep_adapters.training import LossStep
 from onestep_core import (
     drift_field,
@@ -30,6 +30,7 @@ from onestep_core.protocols import Drift, Field
 class Drifting:
     """Pull samples along a drift field; sample by calling the generator."""
 
+    teacher: ClassVar[None] = None
     training: Training = Training()
     network: Network = Network()
     field: Literal["mean-shift", "attraction-repulsion", "released"] = "mean-shift"
@@ -89,9 +90,9 @@ class Drifting:
 
         return field
 
-    def loss_step(self, problem: Problem, progress: Callable[[], float]) -> LossStep:
+    def loss_step(self, setting: Setting) -> LossStep:
         """One update's loss, with the monitors that move while it does not."""
-        groups = problem.classes or 1
+        problem, groups = setting.problem, setting.problem.classes or 1
         each = max(2, self.training.batch // groups)
         labels = None if problem.classes is None else torch.arange(groups).repeat_interleave(each)
 
@@ -101,7 +102,7 @@ class Drifting:
             seen: list[Drift] = []
 
             def watched(*sets: Tensor, **keywords: Tensor) -> Drift:
-                seen.append(self.field_at(progress())(*sets, **keywords))
+                seen.append(self.field_at(setting.state.step / self.training.steps)(*sets, **keywords))
                 return seen[-1]
 
             pair = drifting_regression(samples.flatten(1), positives.flatten(1), field=watched, groups=groups)

@@ -1,6 +1,6 @@
 """Flow matching: the velocity, sampled in many steps. The yardstick of the one-step recipes."""
 
-from collections.abc import Callable
+from typing import ClassVar
 
 import attrs
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from onestep_adapters.networks import as_velocity
 from onestep_adapters.recipes.options import Network, Training, positive, share
 from onestep_adapters.recipes.problems import Problem
+from onestep_adapters.recipes.setting import Setting
 from onestep_adapters.samplers import sample_ode
 from onestep_adapters.training import LossStep
 from onestep_core import Linear, flow_matching_regression, mse, sample_logit_normal, sample_uniform
@@ -30,6 +31,7 @@ def mixed_times(count: int, uniform_share: float, generator: torch.Generator) ->
 class FlowMatching:
     """Regress the velocity of a pair; sample by Heun's method."""
 
+    teacher: ClassVar[None] = None
     training: Training = Training()
     network: Network = Network()
     uniform_share: float = attrs.field(default=0.5, validator=share)
@@ -51,12 +53,12 @@ class FlowMatching:
         """The velocity network."""
         return self.network.build(problem, 1, generator)
 
-    def loss_step(self, problem: Problem, progress: Callable[[], float]) -> LossStep:
+    def loss_step(self, setting: Setting) -> LossStep:
         """One update's loss."""
         path = Linear()
 
         def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-            data, labels = problem.batch(self.training.batch, generator)
+            data, labels = setting.problem.batch(self.training.batch, generator)
             noise = torch.randn(data.shape, generator=generator)
             t = mixed_times(len(data), self.uniform_share, generator)
             z, v = path(data, noise, t)

@@ -1,6 +1,6 @@
 """MeanFlow: the average velocity, sampled in one evaluation."""
 
-from collections.abc import Callable
+from typing import ClassVar
 
 import attrs
 import torch
@@ -10,6 +10,7 @@ from onestep_adapters.networks import as_average_velocity
 from onestep_adapters.recipes.flow_matching import mixed_times
 from onestep_adapters.recipes.options import Network, Training, not_negative, positive, share
 from onestep_adapters.recipes.problems import Problem
+from onestep_adapters.recipes.setting import Setting
 from onestep_adapters.samplers import one_step
 from onestep_adapters.training import LossStep
 from onestep_core import Linear, adaptive, meanflow_regression, ordered, squared_l2, stay_where
@@ -19,6 +20,7 @@ from onestep_core import Linear, adaptive, meanflow_regression, ordered, squared
 class MeanFlow:
     """Regress the average velocity onto its own identity; sample by one jump."""
 
+    teacher: ClassVar[None] = None
     training: Training = Training()
     network: Network = Network()
     moving: float = attrs.field(default=0.75, validator=share)
@@ -44,12 +46,12 @@ class MeanFlow:
         """The average-velocity network."""
         return self.network.build(problem, 2, generator)
 
-    def loss_step(self, problem: Problem, progress: Callable[[], float]) -> LossStep:
+    def loss_step(self, setting: Setting) -> LossStep:
         """One update's loss."""
-        path, dimension = Linear(), float(torch.Size(problem.shape).numel())
+        path, dimension = Linear(), float(torch.Size(setting.problem.shape).numel())
 
         def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-            data, labels = problem.batch(self.training.batch, generator)
+            data, labels = setting.problem.batch(self.training.batch, generator)
             noise = torch.randn(data.shape, generator=generator)
             count = len(data)
             t, s = ordered(*(mixed_times(count, self.uniform_share, generator) for _ in "ts"))

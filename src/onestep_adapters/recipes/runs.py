@@ -11,9 +11,10 @@ import attrs
 import torch
 from torch import Tensor
 
-from onestep_adapters.recipes import Recipe, find_method, open_problem
+from onestep_adapters.recipes import FlowMatching, Recipe, Setting, find_method, open_problem
 from onestep_adapters.recipes.options import from_dict
 from onestep_adapters.recipes.problems import Problem
+from onestep_adapters.recipes.teachers import teacher_folder
 from onestep_adapters.training import (
     CheckpointError,
     StepRecord,
@@ -39,6 +40,7 @@ class Run:
         recipe: the options.
         problem: the data.
         state: network, average, optimiser, generator, step.
+        teacher: the run that this one learns from, or ``None``; trained, or opened, before the first update.
         seconds: wall-clock time of the updates made so far.
     """
 
@@ -47,6 +49,7 @@ class Run:
     recipe: Recipe
     problem: Problem
     state: TrainingState
+    teacher: "Run | None" = None
 
     @property
     def seconds(self) -> float:
@@ -61,14 +64,19 @@ class Run:
     def updates(self, folder: str | os.PathLike[str] | None = None) -> Iterator[StepRecord]:
         """Train on to the end, one record an update; into ``folder``, with checkpoints, if given.
 
+        A teacher that is not complete is trained first, without a record; :meth:`teaching` is for showing that.
+
         Raises:
             TrainingError: if a loss is not finite; state and checkpoints are those of the last good update.
             CheckpointError: if ``folder`` holds another run.
         """
         options = self.recipe.training
+        for _ in self.teaching():
+            pass
+        teacher = None if self.teacher is None else self.teacher.state.ema
         return train(
             self.state,
-            self.recipe.loss_step(self.problem, lambda: self.state.step / options.steps),
+            self.recipe.loss_step(Setting(self.problem, self.state, teacher)),
             steps=options.steps,
             learning_rate=cosine(options.learning_rate, options.steps, min(options.warmup, options.steps - 1)),
             ema=warmed_decay(options.ema),
@@ -76,6 +84,12 @@ class Run:
             checkpoint_every=None if folder is None else options.checkpoint_every,
             folder=folder,
         )
+
+    def teaching(self) -> Iterator[StepRecord]:
+        """Train the teacher to its end, one record an update, into the folder where teachers are kept."""
+        options = self.recipe.teacher
+        if self.teacher is not None and options is not None and not (self.teacher.finished or self.finished):
+            yield from self.teacher.updates(teacher_folder(self.data, options))
 
     @torch.no_grad()
     def samples(
@@ -140,7 +154,13 @@ def start_run(method: str, data: str, recipe: Recipe | None = None) -> Run:
     network = recipe.build(problem, torch.Generator().manual_seed(options.seed))
     config = {"method": method, "data": data, "options": attrs.asdict(recipe)}  # type: ignore[arg-type]
     state = new_state(method, network, learning_rate=options.learning_rate, seed=options.seed, config=config)
-    return Run(method, data, recipe, problem, state)
+    return Run(method, data, recipe, problem, state, _teacher(data, recipe.teacher))
+
+
+def _teacher(data: str, options: FlowMatching | None) -> Run | None:
+    if options is None:
+        return None
+    return resume_or_start(teacher_folder(data, options), "flow-matching", data, options, resume=True)
 
 
 def open_run(folder: str | os.PathLike[str]) -> Run:
