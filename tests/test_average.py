@@ -1,10 +1,8 @@
 """The objectives on average velocities: equal where their formulas coincide, at rest where the oracle is exact."""
 
 import math
-import re
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
@@ -672,16 +670,3 @@ def test_the_average_of_improved_meanflow_does_not_move_its_tangent():
 
     _, moved = torch.func.jvp(prediction, (p.v,), (torch.ones_like(p.v),))
     assert float(moved.abs().max()) == 0.0
-
-
-PAGES = Path(__file__).parent.parent / "docs" / "methods"
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["flow-matching", "meanflow", "improved-meanflow", "alpha-flow", "shortcut", "terminal-velocity", "solution-flow"],
-)
-def test_the_learner_s_pages_run(name):
-    text = (PAGES / f"{name}.md").read_text()
-    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    exec(compile(block, f"{name}.md", "exec"), {})

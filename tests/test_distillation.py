@@ -2,9 +2,7 @@
 
 import itertools
 import math
-import re
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -463,11 +461,3 @@ def test_what_is_distilled_is_the_solver(step, order):
         residuals.append(float(l2(*objectives.knowledge_distillation_regression(exact, z, end, t, s)).mean()))
     for coarse, fine in itertools.pairwise(residuals):
         assert math.log2(coarse / fine) == pytest.approx(order, abs=0.2)
-
-
-@pytest.mark.parametrize("page", ["progressive-distillation", "rectified-flow", "moment-matching"])
-def test_the_page_s_snippet_runs(page):
-    text = (Path(__file__).parent.parent / "docs" / "methods" / f"{page}.md").read_text()
-    (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    torch.manual_seed(0)
-    exec(compile(snippet, f"{page}.md", "exec"), {})

@@ -6,7 +6,7 @@ import attrs
 import pytest
 import torch
 
-from onestep_adapters.recipes import METHODS, Setting, find_method, open_problem
+from onestep_adapters.recipes import METHODS, find_method, open_problem
 from onestep_adapters.recipes.drifting import Drifting
 from onestep_adapters.recipes.evaluation import evaluate_runs
 from onestep_adapters.recipes.options import Network, Training, from_dict
@@ -57,16 +57,16 @@ def test_a_method_trains_and_samples(method, data):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_sampler_and_an_update_call_the_network_as_often_as_they_say(method):
+def test_samplers_and_trainings_call_networks_as_often_as_they_say(method):
     """The claim of one-step generation is a number of calls, so it is counted: one for every one-step method."""
-    run = start_run(method, "8gaussians", tiny(method))
-    recipe, network = run.recipe, Counting(run.state.network)
-    recipe.generate(network, torch.randn(5, 2), None)
-    assert network.calls == recipe.evaluations
-    assert recipe.evaluations == 1 or method == "flow-matching"
-    network.calls = 0
-    recipe.loss_step(Setting(run.problem, run.state))(network, torch.Generator().manual_seed(0))
-    assert network.calls == recipe.calls
+    run = start_run(method, "8gaussians", tiny(method, steps=4))
+    run.state.network, run.state.ema = Counting(run.state.network), Counting(run.state.ema)
+    drawn(run)
+    assert run.state.ema.calls == run.recipe.evaluations
+    assert run.recipe.evaluations == 1 or method == "flow-matching"
+    run.state.ema.calls = 0
+    list(run.updates())
+    assert run.state.network.calls + run.state.ema.calls == round(4 * run.recipe.calls)
 
 
 @pytest.mark.parametrize("method", METHODS)

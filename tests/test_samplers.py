@@ -6,9 +6,7 @@ drawing any: the law of a stochastic sampler is tested to rounding.
 """
 
 import math
-import re
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -704,14 +702,6 @@ def test_numbers_that_cannot_work_are_refused(make, message):
 
 def None_(*arguments):
     raise AssertionError("the network was called")
-
-
-def test_the_page_runs():
-    page = Path(__file__).parent.parent / "docs" / "methods" / "samplers.md"
-    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
-    assert blocks
-    for block in blocks:
-        exec(block, {})
 
 
 def test_fresh_noise_is_standard_normal_and_follows_its_generator():

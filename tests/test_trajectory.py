@@ -1,10 +1,8 @@
 """Continuous-time consistency, consistency trajectories, and the pieces of which they are composed."""
 
 import math
-import re
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
@@ -693,16 +691,3 @@ def test_gradient_balance_makes_two_losses_pull_alike():
         one.gradient_balance(first, second[0])
     with pytest.raises(ConfigError, match="bounds"):
         one.gradient_balance(first, second, smallest=2.0, largest=1.0)
-
-
-# The pages.
-
-PAGES = Path(__file__).parent.parent / "docs" / "methods"
-
-
-@pytest.mark.parametrize("name", ["continuous-consistency", "consistency-trajectory"])
-def test_the_snippet_of_a_page_runs(name):
-    snippets = re.findall(r"```python\n(.*?)```", (PAGES / f"{name}.md").read_text(), re.DOTALL)
-    assert snippets
-    for snippet in snippets:
-        exec(compile(snippet, f"{name}.md", "exec"), {"__name__": name})

@@ -36,8 +36,8 @@ class Recipe(Protocol):
         ...
 
     @property
-    def calls(self) -> int:
-        """Forward passes of the network in an update."""
+    def calls(self) -> float:
+        """Forward passes of any network in an update, on average over the training."""
         ...
 
     def build(self, problem: Problem, generator: torch.Generator) -> nn.Module:

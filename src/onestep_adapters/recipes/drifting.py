@@ -61,8 +61,8 @@ class Drifting:
         return 1
 
     @property
-    def calls(self) -> int:
-        """Forward passes of the network in an update."""
+    def calls(self) -> float:
+        """Forward passes in an update."""
         return 1
 
     def build(self, problem: Problem, generator: torch.Generator) -> nn.Module:

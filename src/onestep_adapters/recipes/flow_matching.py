@@ -15,14 +15,14 @@ from onestep_adapters.training import LossStep
 from onestep_core import Linear, flow_matching_regression, mse, sample_logit_normal, sample_uniform
 
 
-def mixed_times(count: int, uniform_share: float, generator: torch.Generator) -> Tensor:
-    """Times of which ``uniform_share`` are uniform on (0, 1) and the others logit-normal(0, 1).
+def mixed_times(count: int, uniform_share: float, generator: torch.Generator, *, mean: float = 0.0) -> Tensor:
+    """Times of which ``uniform_share`` are uniform on (0, 1) and the others logit-normal(mean, 1).
 
     Example:
         >>> mixed_times(4, 0.5, torch.Generator().manual_seed(0)).shape
         torch.Size([4])
     """
-    central = sample_logit_normal(count, mean=0.0, std=1.0, generator=generator)
+    central = sample_logit_normal(count, mean=mean, std=1.0, generator=generator)
     anywhere = sample_uniform(count, generator=generator)
     return torch.where(torch.rand(count, generator=generator) < uniform_share, anywhere, central)
 
@@ -45,8 +45,8 @@ class FlowMatching:
         return 2 * self.sampling_steps
 
     @property
-    def calls(self) -> int:
-        """Forward passes of the network in an update."""
+    def calls(self) -> float:
+        """Forward passes in an update."""
         return 1
 
     def build(self, problem: Problem, generator: torch.Generator) -> nn.Module:

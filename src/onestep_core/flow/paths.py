@@ -219,7 +219,6 @@ class VariancePreserving:
     @typed
     def rates(self, t: Time) -> tuple[Time, Time]:
         """``alpha sigma^2 log_snr' / 2`` and ``-sigma alpha^2 log_snr' / 2``."""
-        t = t.contiguous()  # forward mode refuses an expanded time
         log_snr, slope = with_graph(self.log_snr, (t,), (torch.ones_like(t),))
         alpha, sigma = log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()
         return alpha * sigma.square() * slope / 2, -sigma * alpha.square() * slope / 2
