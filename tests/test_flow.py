@@ -318,3 +318,43 @@ def test_per_sample_takes_trees_and_in_dims():
     torch.testing.assert_close(out["sum"].squeeze(1), f(tree, torch.tensor(2.0), x)["sum"])
     pairs = per_sample(lambda pair: pair[0] + pair[1], in_dims=((0, None),))((x, torch.ones(1, 2)))
     torch.testing.assert_close(pairs.squeeze(1), x + 1)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        flow.Linear(),
+        flow.Linear(0.05),
+        flow.Trigonometric(0.7),
+        flow.VarianceExploding(0.01, 5.0),
+        flow.reverse(flow.Linear()),
+    ],
+    ids=["linear", "floor", "trigonometric", "exploding", "reversed"],
+)
+def test_velocity_scalings_leave_what_a_line_cannot_say(path):
+    """For Gaussian data of that spread ``c_skip z`` is the marginal velocity, and the rest has the size ``c_out``."""
+    sd, count = 0.6, 200_000
+    generator = torch.Generator().manual_seed(0)
+    data, noise = torch.randn(2, count, 1, generator=generator, dtype=torch.float64)
+    for share in (0.0, 0.3, 0.8, 1.0):
+        t = torch.full((count,), path.data_time + share * (path.noise_time - path.data_time), dtype=torch.float64)
+        z, v = path(sd * data, noise, t)
+        scalings = flow.velocity_scalings(t, path=path, sigma_data=sd)
+        left = v - scalings.c_skip[:, None] * z
+        assert float((left * z).mean()) == pytest.approx(0, abs=5e-3 * float(z.std() * v.std()))
+        assert float(left.std()) == pytest.approx(float(scalings.c_out[0].abs()), rel=1e-2)
+        assert float((scalings.c_in[:, None] * z).std()) == pytest.approx(1, rel=1e-2)
+
+
+def test_velocity_scalings_on_the_linear_path_are_the_slope_of_simple_edm():
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(6, 3, generator=generator, dtype=torch.float64)
+    t, s = torch.rand(2, 6, generator=generator, dtype=torch.float64)
+
+    def network(z, t, s):
+        return z.sin() + (t - 2 * s)[:, None]
+
+    settings = {"path": flow.Linear(), "sigma_data": 0.6}
+    slope = flow.preconditioned(network, partial(flow.velocity_scalings, **settings))
+    flow_map = flow.preconditioned_flow_map(network, scalings=partial(flow.simple_edm_scalings, **settings))
+    torch.testing.assert_close(flow.jump(slope, z, t, s), flow_map(z, t, s))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from onestep_adapters.networks import as_average_velocity
+from onestep_adapters.recipes.anchored import Anchored
 from onestep_adapters.recipes.flow_matching import mixed_times
 from onestep_adapters.recipes.options import Network, Training, not_negative, positive, share
 from onestep_adapters.recipes.problems import Problem
@@ -16,7 +17,6 @@ from onestep_adapters.training import LossStep
 from onestep_core import (
     Linear,
     adaptive,
-    expand_like,
     flow_matching_regression,
     frozen_value,
     instantaneous,
@@ -39,7 +39,7 @@ class MeanFlow:
     anchor: float = attrs.field(default=0.5, validator=share)
     """Share of the training, at its start, in which no pair moves: flow matching, without a derivative."""
     velocity: Literal["own", "pair"] = "own"
-    """Of the moving pairs: the moving average of the network at s = t, or as published that of the pair."""
+    """In the second phase: that of the network at the end of the first, frozen, or as published that of the pair."""
     uniform_share: float = attrs.field(default=1.0, validator=share)
     """Share of training times that are uniform; the others are logit-normal."""
     mean: float = 0.0
@@ -56,13 +56,14 @@ class MeanFlow:
 
     @property
     def calls(self) -> float:
-        """Forward passes in an update, on average: the value; later the forward-mode pass, and the average's own."""
+        """Forward passes in an update, on average: the value; later the forward-mode pass, and the anchor's."""
         anchored = round(self.anchor * self.training.steps) / self.training.steps
         return anchored + (1 - anchored) * (3 if self.velocity == "own" else 2)
 
     def build(self, problem: Problem, generator: torch.Generator) -> nn.Module:
-        """The average-velocity network."""
-        return self.network.build(problem, 2, generator)
+        """The average-velocity network, with room for the anchor where there is one."""
+        network = self.network.build(problem, 2, generator)
+        return Anchored(network) if self.velocity == "own" else network
 
     def loss_step(self, setting: Setting) -> LossStep:
         """One update's loss."""
@@ -89,9 +90,10 @@ class MeanFlow:
             t, s = ordered(times(generator), times(generator))
             t, s = stay_where(t, s, torch.arange(count) >= moving)
             z, v = path(data, noise, t)
-            if self.velocity == "own":
-                own = frozen_value(as_average_velocity(setting.state.ema, label=labels), z, t, t)
-                v = torch.where(expand_like(torch.arange(count) < moving, v), own, v)
+            if isinstance(network, Anchored):
+                if setting.state.step == anchored:
+                    network.drop_anchor(setting.state.ema.network)
+                v = frozen_value(as_average_velocity(network.anchor, label=labels), z, t, t)
             return weighted(squared_l2(*meanflow_regression(average_velocity, z, v, t, s, moving=moving)))
 
         return loss

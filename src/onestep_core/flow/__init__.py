@@ -86,6 +86,7 @@ from onestep_core.flow.preconditioning import raw_target as raw_target
 from onestep_core.flow.preconditioning import simple_edm_scalings as simple_edm_scalings
 from onestep_core.flow.preconditioning import truncated as truncated
 from onestep_core.flow.preconditioning import unwrap as unwrap
+from onestep_core.flow.preconditioning import velocity_scalings as velocity_scalings
 from onestep_core.flow.predictions import clamped as clamped
 from onestep_core.flow.predictions import data_from_both as data_from_both
 from onestep_core.flow.predictions import data_from_noise as data_from_noise

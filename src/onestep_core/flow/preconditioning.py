@@ -266,6 +266,42 @@ def truncated(late: ConsistencyFunction, early: ConsistencyFunction, *, transiti
     return function
 
 
+@typed
+def velocity_scalings(t: Time, *, path: Path, sigma_data: float) -> Scalings:
+    """The skip that leaves least to a network of velocities; ``v(z, t) = c_skip z + c_out F(c_in z, t)``.
+
+    With ``q = sd^2 alpha^2 + sigma^2``, the variance of the state, and rates ``alpha'``, ``sigma'``,
+
+        c_skip = (sd^2 alpha alpha' + sigma sigma') / q       the best linear guess of the velocity
+        c_out  = sd (alpha sigma' - alpha' sigma) / sqrt(q)   what it misses, for data of variance sd^2
+        c_in   = 1 / sqrt(q)
+
+    For an average velocity the same factors of the source time serve: :func:`preconditioned` passes the target time
+    on. On the linear path that is :func:`simple_edm_scalings`, written for the slope of the map: regular at ``s = t``.
+
+    Args:
+        t: times, ``[batch]``.
+        path: gives ``alpha``, ``sigma`` and their rates.
+        sigma_data: ``sd``, root mean square of the data's coordinates, positive.
+
+    Source: derived for a velocity as Karras et al., Elucidating the Design Space, appendix B.6,
+    https://arxiv.org/abs/2206.00364, derive theirs for the data.
+
+    Example:
+        >>> from functools import partial
+        >>> from onestep_core.flow import Linear
+        >>> scalings = partial(velocity_scalings, path=Linear(), sigma_data=0.5)
+        >>> velocity = preconditioned(lambda z, t: 0 * z, scalings)
+        >>> velocity(torch.ones(2, 1), torch.tensor([0.0, 1.0])).flatten()
+        tensor([-1.,  1.])
+    """
+    t = full(t)
+    (alpha, sigma), (alpha_rate, sigma_rate) = path.coefficients(t), path.rates(t)
+    c_in = _unit(alpha, sigma, sigma_data)
+    c_skip = (sigma_data**2 * alpha * alpha_rate + sigma * sigma_rate) * c_in.square()
+    return Scalings(c_skip, sigma_data * (alpha * sigma_rate - alpha_rate * sigma) * c_in, c_in)
+
+
 # Flow maps: f(z, t, s) = c_skip z + c_out F(c_in z, t, s), the identity at s = t whatever the network says.
 
 
