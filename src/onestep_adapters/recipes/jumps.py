@@ -1,0 +1,102 @@
+"""What the recipes of an average velocity share: training points with their jumps, the network, and one jump to sample.
+
+A batch has two parts: its first ``moving`` pairs jump, from ``t`` to ``s``, and on the others, where ``s = t``, flow
+matching says which flow it is.
+"""
+
+from typing import ClassVar, NamedTuple
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from onestep_adapters.networks import as_average_velocity
+from onestep_adapters.recipes.flow_matching import mixed_times
+from onestep_adapters.recipes.options import Network, Training, share
+from onestep_adapters.recipes.problems import Problem
+from onestep_adapters.samplers import one_step
+from onestep_core import Linear, TimePair, ordered, stay_where
+from onestep_core.protocols import Path
+
+
+class Points(NamedTuple):
+    """States and pair velocities at ``t``, ``[count, *shape]``; source and target times and classes, ``[count]``."""
+
+    z: Tensor
+    v: Tensor
+    t: Tensor
+    s: Tensor
+    labels: Tensor | None
+
+
+class Parts(NamedTuple):
+    """The pairs that jump, and those that stay."""
+
+    moving: Points
+    still: Points
+
+
+@attrs.frozen
+class AverageVelocityRecipe:
+    """Options and sampler of every method whose network is an average velocity; a method adds its loss."""
+
+    teacher: ClassVar[None] = None
+    path: ClassVar[Path] = Linear()
+    training: Training = Training()
+    network: Network = Network()
+    moving: float = attrs.field(default=0.75, validator=share)
+    """Share of the pairs with s != t, the first of each batch; the others are flow matching."""
+    uniform_share: float = attrs.field(default=1.0, validator=share)
+    """Share of training times that are uniform; the others are logit-normal(0, 1)."""
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations a sample."""
+        return 1
+
+    @property
+    def jumping(self) -> int:
+        """Pairs of a batch with ``s != t``."""
+        return round(self.moving * self.training.batch)
+
+    def build(self, problem: Problem, generator: torch.Generator) -> nn.Module:
+        """The average-velocity network."""
+        return self.network.build(problem, 2, generator)
+
+    def times(self, count: int, generator: torch.Generator) -> TimePair:
+        """Two times, the later one first; only the first ``moving`` of the batch keep the second."""
+        t, s = ordered(*(mixed_times(count, self.uniform_share, generator) for _ in "ts"))
+        return stay_where(t, s, torch.arange(count) >= self.jumping)
+
+    def points(self, problem: Problem, generator: torch.Generator) -> Points:
+        """A batch with its noise and times on the path, drawn in this order."""
+        data, labels = problem.batch(self.training.batch, generator)
+        noise = torch.randn(data.shape, generator=generator)
+        t, s = self.times(len(data), generator)
+        z, v = self.path(data, noise, t)
+        return Points(z, v, t, s, labels)
+
+    def parts(self, problem: Problem, generator: torch.Generator) -> Parts:
+        """Likewise, divided."""
+        points = self.points(problem, generator)
+        first, rest = slice(None, self.jumping), slice(self.jumping, None)
+        moving, still = (
+            Points(*(x[part] for x in points[:4]), None if points.labels is None else points.labels[part])
+            for part in (first, rest)
+        )
+        return Parts(moving, still)
+
+    def generate(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
+        """Samples from noise; ``labels`` are the classes asked for."""
+        return one_step(as_average_velocity(network, label=labels), noise, path=self.path)
+
+
+def parts_apart(raw: Tensor, jumping: int) -> dict[str, Tensor]:
+    """The mean losses of the pairs that jump and of those that stay, for the log; a part without pairs is left out.
+
+    Example:
+        >>> parts_apart(torch.tensor([1.0, 3.0, 5.0]), 2)
+        {'moving': tensor(2.), 'still': tensor(5.)}
+    """
+    named = {"moving": raw.detach()[:jumping], "still": raw.detach()[jumping:]}
+    return {name: part.mean() for name, part in named.items() if len(part)}
