@@ -45,7 +45,8 @@ def say(message: str) -> None:
 def options(kind: type[T] | Any, arguments: Sequence[str], *, prog: str, description: str, default: Any = None) -> T:
     """Options of an attrs class from the command line, by tyro; ``--help`` prints them and exits.
 
-    Nested options have short names, ``--steps``, but those of a teacher, which repeat them: ``--teacher.training.steps``.
+    Nested options have short names, ``--steps``, except for those of a teacher, which repeat them:
+    ``--teacher.training.steps``.
     """
     hints = get_type_hints(kind)
     nested = [a.name for a in attrs.fields(kind) if a.name != "teacher" and attrs.has(hints[a.name])]

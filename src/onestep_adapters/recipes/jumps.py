@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 from onestep_adapters.networks import as_average_velocity
 from onestep_adapters.recipes.flow_matching import mixed_times
-from onestep_adapters.recipes.options import Network, Training, share
-from onestep_adapters.recipes.problems import Problem
+from onestep_adapters.recipes.options import Network, Training, not_negative, share
+from onestep_adapters.recipes.problems import Batch, Problem
 from onestep_adapters.samplers import one_step
-from onestep_core import Linear, TimePair, ordered, stay_where
+from onestep_core import Linear, TimePair, empirical_velocity, expand_like, ordered, stay_where
 from onestep_core.protocols import Path
+
+_NEAR = 1e-3
+"""How close to the data end a time is beside the data."""
 
 
 class Points(NamedTuple):
@@ -48,6 +51,9 @@ class AverageVelocityRecipe:
     """Share of the pairs with s != t, the first of each batch; the others are flow matching."""
     uniform_share: float = attrs.field(default=1.0, validator=share)
     """Share of training times that are uniform; the others are logit-normal(0, 1)."""
+    references: int = attrs.field(default=0, validator=not_negative)
+    """Data drawn beside the batch, whose mean velocity given the state replaces that of the pair, with less variance:
+    stable targets, https://arxiv.org/abs/2302.00670. 0: the pair's own, as published."""
 
     @property
     def evaluations(self) -> int:
@@ -74,6 +80,9 @@ class AverageVelocityRecipe:
         noise = torch.randn(data.shape, generator=generator)
         t, s = self.times(len(data), generator)
         z, v = self.path(data, noise, t)
+        if self.references:
+            others = problem.batch(self.references, generator)
+            v = _mean_velocity(z, v, t, Batch(data, labels), others, path=self.path)
         return Points(z, v, t, s, labels)
 
     def parts(self, problem: Problem, generator: torch.Generator) -> Parts:
@@ -89,6 +98,17 @@ class AverageVelocityRecipe:
     def generate(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
         """Samples from noise; ``labels`` are the classes asked for."""
         return one_step(as_average_velocity(network, label=labels), noise, path=self.path)
+
+
+def _mean_velocity(z: Tensor, v: Tensor, t: Tensor, own: Batch, others: Batch, *, path: Path) -> Tensor:
+    """The mean velocity given ``z`` among the pairs' own data and others of their class; the pairs' next to the data,
+    where it is the same and its formula divides by nothing.
+    """
+    allowed = None
+    if own.labels is not None and others.labels is not None:
+        allowed = own.labels[:, None] == torch.cat([own.labels, others.labels])
+    mean = empirical_velocity(z, torch.cat([own.data, others.data]), t, path=path, allowed=allowed)
+    return torch.where(expand_like((t - path.data_time).abs() < _NEAR, z), v, mean)
 
 
 def parts_apart(raw: Tensor, jumping: int) -> dict[str, Tensor]:
