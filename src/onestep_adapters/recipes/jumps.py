@@ -51,6 +51,8 @@ class AverageVelocityRecipe:
     """Share of the pairs with s != t, the first of each batch; the others are flow matching."""
     uniform_share: float = attrs.field(default=1.0, validator=share)
     """Share of training times that are uniform; the others are logit-normal(0, 1)."""
+    anchored: float = attrs.field(default=0.0, validator=share)
+    """Share of the jumps that end at the data, from where alone one step follows; the others end anywhere."""
     references: int = attrs.field(default=0, validator=not_negative)
     """Data drawn beside the batch, whose mean velocity given the state replaces that of the pair, with less variance:
     stable targets, https://arxiv.org/abs/2302.00670. 0: the pair's own, as published."""
@@ -72,7 +74,12 @@ class AverageVelocityRecipe:
     def times(self, count: int, generator: torch.Generator) -> TimePair:
         """Two times, the later one first; only the first ``moving`` of the batch keep the second."""
         t, s = ordered(*(mixed_times(count, self.uniform_share, generator) for _ in "ts"))
-        return stay_where(t, s, torch.arange(count) >= self.jumping)
+        index = torch.arange(count)
+        return stay_where(*self.anchor(t, s, index < round(self.anchored * self.jumping)), index >= self.jumping)
+
+    def anchor(self, t: Tensor, s: Tensor, mask: Tensor) -> TimePair:
+        """Jumps of which those where ``mask`` holds end at the data."""
+        return TimePair(t, s.masked_fill(mask, self.path.data_time))
 
     def points(self, problem: Problem, generator: torch.Generator) -> Points:
         """A batch with its noise and times on the path, drawn in this order."""

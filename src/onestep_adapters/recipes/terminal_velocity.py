@@ -9,6 +9,7 @@ from onestep_adapters.recipes.jumps import AverageVelocityRecipe, parts_apart
 from onestep_adapters.recipes.setting import Setting
 from onestep_adapters.training import LossStep
 from onestep_core import (
+    TimePair,
     flow_matching_regression,
     instantaneous,
     mse,
@@ -22,11 +23,16 @@ from onestep_core import (
 class TerminalVelocity(AverageVelocityRecipe):
     """Regress the velocity at the end of a jump onto the moving average's; sample by one jump.
 
-    Released: lengths and ends of jumps are logit-normal, and every pair serves both parts of the loss.
+    ``anchored`` jumps start at the noise, since it is their end that moves. Released: lengths and ends of jumps are
+    logit-normal, and every pair serves both parts of the loss.
     """
 
     through: bool = True
     """Train through the derivative, as published; without, it is Lagrangian self-distillation, which costs less."""
+
+    def anchor(self, t: Tensor, s: Tensor, mask: Tensor) -> TimePair:
+        """Jumps of which those where ``mask`` holds start at the noise."""
+        return TimePair(t.masked_fill(mask, self.path.noise_time), s)
 
     @property
     def calls(self) -> int:
