@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from onestep_adapters.networks import as_average_velocity
-from onestep_adapters.recipes.jumps import AverageVelocityRecipe, parts_apart
+from onestep_adapters.recipes.jumps import EulerianRecipe, parts_apart
 from onestep_adapters.recipes.options import positive, share
 from onestep_adapters.recipes.setting import Setting
 from onestep_adapters.training import LossStep
@@ -21,17 +21,17 @@ from onestep_core import (
     inverse_duration,
     keep_apart,
     meanflow_regression,
-    mse,
     solution_flow_regression,
+    squared_l2,
 )
 
 
 @attrs.frozen
-class AlphaFlow(AverageVelocityRecipe):
+class AlphaFlow(EulerianRecipe):
     """From flow matching along whole jumps to MeanFlow; sample by one jump.
 
-    The loss of a jump is divided by ``alpha``, which makes its gradient MeanFlow's at the end. Released: an adaptive
-    weight of power 1, under which the factor is ``alpha``; the target is clipped to [-4, 4].
+    The loss of a jump is divided by ``alpha``, which makes its gradient MeanFlow's at the end; with an adaptive weight
+    of power 1 that is the released factor ``alpha``. Released: the target is clipped to [-4, 4].
     """
 
     end: float = attrs.field(default=1.0, validator=share)
@@ -53,16 +53,17 @@ class AlphaFlow(AverageVelocityRecipe):
                 pair = meanflow_regression(a, z, v, t, s, moving=self.jumping)
             else:
                 pair = alpha_flow_regression(a, a, z, v, t, s, alpha=alpha)
-            raw = mse(*pair)
-            factor = torch.where(t == s, 1.0, 1 / (alpha or 1.0))
-            weighted = raw * factor
-            return weighted.mean(), {"alpha": torch.tensor(alpha), **parts_apart(weighted, self.jumping)}
+            # A jump's residual is alpha times one that tends to MeanFlow's; the weight is that one's.
+            unit = torch.where(t == s, 1.0, alpha or 1.0)
+            raw = squared_l2(*pair) / unit.square()
+            logs = {"alpha": torch.tensor(alpha), **parts_apart(raw, self.jumping)}
+            return (raw * unit * self.weight(raw, z)).mean(), logs
 
         return loss
 
 
 @attrs.frozen
-class SolutionFlow(AverageVelocityRecipe):
+class SolutionFlow(EulerianRecipe):
     """Keep the solution constant along its own trajectory, beside flow matching; sample by one jump.
 
     The squared distance of states is divided by ``(t - m) (t - s)``: the gradient then tends to MeanFlow's as ``m``
@@ -84,7 +85,6 @@ class SolutionFlow(AverageVelocityRecipe):
 
         def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
             (z, v, t, s, labels), still = self.parts(setting.problem, generator)
-            t, s = keep_apart(t, s, gap=1e-4)
             solution = flow_map_from_average_velocity(as_average_velocity(network, label=labels))
             part = annealed(
                 setting.state.step,
@@ -95,11 +95,11 @@ class SolutionFlow(AverageVelocityRecipe):
                 ramp=exponential_ramp,
             )
             m = between(t, s, share=part)
-            jumps = mse(*solution_flow_regression(solution, solution, z, v, t, m, s))
-            jumps = jumps * inverse_duration(t, m) * inverse_duration(t, s)
+            jumps = squared_l2(*solution_flow_regression(solution, solution, z, v, t, m, s))
+            jumps = jumps * inverse_duration(*keep_apart(t, s, gap=1e-3), power=2) / part**2
             velocity = instantaneous(as_average_velocity(network, label=still.labels))
-            stays = mse(*flow_matching_regression(velocity, still.z, still.v, still.t))
-            raw = torch.cat([jumps, stays])
-            return raw.mean(), parts_apart(raw, self.jumping)
+            stays = squared_l2(*flow_matching_regression(velocity, still.z, still.v, still.t))
+            raw, unit = torch.cat([jumps, stays]), torch.cat([torch.full_like(jumps, part), torch.ones_like(stays)])
+            return (raw * unit * self.weight(raw, z)).mean(), parts_apart(raw, self.jumping)
 
         return loss

@@ -5,17 +5,17 @@ import torch
 from torch import Tensor, nn
 
 from onestep_adapters.networks import as_average_velocity
-from onestep_adapters.recipes.jumps import AverageVelocityRecipe, parts_apart
+from onestep_adapters.recipes.jumps import EulerianRecipe, parts_apart
 from onestep_adapters.recipes.setting import Setting
 from onestep_adapters.training import LossStep
-from onestep_core import improved_meanflow_regression, mse
+from onestep_core import improved_meanflow_regression, squared_l2
 from onestep_core.flow import frozen_value
 
 
 @attrs.frozen
-class ImprovedMeanFlow(AverageVelocityRecipe):
-    """Regress the compound velocity onto the pair's; sample by one jump. Released: a second head predicts the tangent,
-    and an adaptive weight of power 1; here the tangent is the network at ``s = t``, without a weight.
+class ImprovedMeanFlow(EulerianRecipe):
+    """Regress the compound velocity onto the pair's; sample by one jump. Released: a second head predicts the tangent;
+    here it is the network at ``s = t``.
     """
 
     @property
@@ -30,7 +30,7 @@ class ImprovedMeanFlow(AverageVelocityRecipe):
             z, v, t, s, labels = self.points(setting.problem, generator)
             average_velocity = as_average_velocity(network, label=labels)
             tangent = frozen_value(average_velocity, z, t, t)
-            raw = mse(*improved_meanflow_regression(average_velocity, z, v, tangent, t, s, moving=self.jumping))
-            return raw.mean(), parts_apart(raw, self.jumping)
+            raw = squared_l2(*improved_meanflow_regression(average_velocity, z, v, tangent, t, s, moving=self.jumping))
+            return (raw * self.weight(raw, z)).mean(), parts_apart(raw, self.jumping)
 
         return loss

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from onestep_adapters.networks import as_average_velocity
 from onestep_adapters.recipes.flow_matching import mixed_times
-from onestep_adapters.recipes.options import Network, Training, not_negative, share
+from onestep_adapters.recipes.options import Network, Training, not_negative, positive, share
 from onestep_adapters.recipes.problems import Batch, Problem
 from onestep_adapters.samplers import one_step
-from onestep_core import Linear, TimePair, empirical_velocity, expand_like, ordered, stay_where
+from onestep_core import Linear, TimePair, adaptive, empirical_velocity, expand_like, ordered, stay_where
 from onestep_core.protocols import Path
 
 _NEAR = 1e-3
@@ -105,6 +105,24 @@ class AverageVelocityRecipe:
     def generate(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
         """Samples from noise; ``labels`` are the classes asked for."""
         return one_step(as_average_velocity(network, label=labels), noise, path=self.path)
+
+
+@attrs.frozen
+class EulerianRecipe(AverageVelocityRecipe):
+    """Options of the methods whose target holds a derivative along the trajectory, or the difference that tends to it:
+    where the velocity is steep, their loss is large.
+    """
+
+    power: float = attrs.field(default=0.0, validator=not_negative)
+    """Exponent of the adaptive weight on the summed squared distance: 1 as released (JAX), 0 for none."""
+    epsilon: float = attrs.field(default=0.01, validator=positive)
+    """Added to the loss inside that weight."""
+
+    def weight(self, raw: Tensor, z: Tensor) -> Tensor:
+        """Of squared distances that were summed over a sample of ``z``: adaptive, or one over its size."""
+        if self.power == 0:
+            return torch.full_like(raw, 1 / z[0].numel())
+        return adaptive(raw, power=self.power, epsilon=self.epsilon)
 
 
 def _mean_velocity(z: Tensor, v: Tensor, t: Tensor, own: Batch, others: Batch, *, path: Path) -> Tensor:
