@@ -49,6 +49,20 @@ def test_help_of_a_method_shows_the_defaults_for_the_data(capsys):
         assert f"(default: {METHODS['drifting'].options(data).training.batch})" in shown
 
 
+def test_a_teacher_has_options_of_its_own_and_is_trained_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("ONESTEP_TEACHERS", str(tmp_path / "teachers"))
+    taught = [f"--teacher.{word}" for word in ("training.steps", "training.batch", "network.width", "network.depth")]
+    words = [word for pair in zip(taught, (2, 16, 8, 1), strict=True) for word in pair]
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        assert run("train", "reflow", "--data", "8gaussians", "--folder", folder, *QUICK, *words, "--pairs", "9") == 0
+        assert ("teacher on 8gaussians" in capsys.readouterr().out) == (name == "one")
+    config = json.loads(next(folder.glob("*.json")).read_text())["config"]["options"]
+    assert config["training"]["steps"] == 3
+    assert config["teacher"]["training"]["steps"] == 2
+    assert len(list((tmp_path / "teachers").iterdir())) == 1
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

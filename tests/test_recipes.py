@@ -1,14 +1,27 @@
 """Recipes and runs: what they claim about cost, what they make, and that a run comes back as it was."""
 
-import contextlib
 import json
+from collections import Counter
+from contextlib import contextmanager
 
 import attrs
 import pytest
 import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from onestep_adapters.backbones import MLP
-from onestep_adapters.recipes import METHODS, find_method, open_problem
+from onestep_adapters.recipes import (
+    METHODS,
+    AlphaFlow,
+    MeanFlow,
+    Reflow,
+    Setting,
+    Shortcut,
+    SolutionFlow,
+    TerminalVelocity,
+    find_method,
+    open_problem,
+)
 from onestep_adapters.recipes.drifting import Drifting
 from onestep_adapters.recipes.evaluation import evaluate_runs
 from onestep_adapters.recipes.options import Network, Training, from_dict
@@ -21,28 +34,50 @@ from onestep_core.errors import ConfigError
 TINY = Network("mlp", width=8, depth=1)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def teachers(tmp_path_factory):
+    """Tiny teachers, trained once for all tests here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ONESTEP_TEACHERS", str(tmp_path_factory.mktemp("teachers")))
+        yield
+
+
 def tiny(method, data="8gaussians", steps=3, **changes):
     recipe = METHODS[method].options(data)
     training = attrs.evolve(recipe.training, steps=steps, batch=20, checkpoint_every=2)
-    narrow = {"positives": 8} if isinstance(recipe, Drifting) else {}
-    return attrs.evolve(recipe, training=training, network=TINY, **narrow, **changes)
+    if isinstance(recipe, Drifting):
+        changes = {"positives": 8, **changes}
+    if recipe.teacher is not None:
+        taught = attrs.evolve(recipe.teacher.training, steps=2, batch=20)
+        changes = {"teacher": attrs.evolve(recipe.teacher, training=taught, network=TINY), **changes}
+    if isinstance(recipe, Reflow):
+        changes = {"pairs": 40, "solver_steps": 1, **changes}
+    return attrs.evolve(recipe, training=training, network=TINY, **changes)
 
 
 def drawn(run, count=7, seed=1):
     return run.samples(count, generator=torch.Generator().manual_seed(seed))
 
 
-@contextlib.contextmanager
+@contextmanager
 def counted():
-    """Calls of any backbone, be it the network, its average, a frozen copy or a teacher."""
-    calls = []
-    handle = torch.nn.modules.module.register_module_forward_hook(
-        lambda module, *_: calls.append(1) if isinstance(module, MLP) else None
-    )
+    """Forward passes of every backbone: the network, its average, a teacher, a discriminator, inside jvp and out."""
+    found = Counter()
+
+    def count(module, *_):
+        found["passes"] += isinstance(module, MLP)
+
+    handle = register_module_forward_pre_hook(count)
     try:
-        yield calls
+        yield found
     finally:
         handle.remove()
+
+
+def setting_of(run):
+    for _ in run.teaching():
+        pass
+    return Setting(run.problem, run.state, None if run.teacher is None else run.teacher.state.ema)
 
 
 @pytest.mark.parametrize("data", ["digits", "8gaussians"])
@@ -62,17 +97,18 @@ def test_a_method_trains_and_samples(method, data):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_samplers_and_trainings_call_networks_as_often_as_they_say(method):
+def test_a_sampler_and_an_update_call_the_network_as_often_as_they_say(method):
     """The claim of one-step generation is a number of calls, so it is counted: one for every one-step method."""
-    run = start_run(method, "8gaussians", tiny(method, steps=4))
-    list(run.teaching())
-    with counted() as calls:
-        drawn(run)
-    assert len(calls) == run.recipe.evaluations
-    assert run.recipe.evaluations == 1 or method == "flow-matching"
-    with counted() as calls:
-        list(run.updates())
-    assert len(calls) == round(4 * run.recipe.calls)
+    run = start_run(method, "8gaussians", tiny(method, steps=100))
+    recipe, network = run.recipe, run.state.network
+    with counted() as found:
+        recipe.generate(network, torch.randn(5, 2), None)
+    assert found["passes"] == recipe.evaluations
+    assert recipe.evaluations == 1 or method == "flow-matching"
+    loss_step = recipe.loss_step(setting_of(run))
+    with counted() as found:
+        loss_step(network, torch.Generator().manual_seed(0))
+    assert found["passes"] == recipe.calls
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -90,7 +126,7 @@ def test_a_run_comes_back_as_it_was(tmp_path):
     torch.testing.assert_close(drawn(again), drawn(run), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("method", ["meanflow", "drifting"])
+@pytest.mark.parametrize("method", ["meanflow", "drifting", "alpha-flow", "shortcut", "solution-flow", "reflow"])
 def test_an_interrupted_run_goes_on_to_the_bit(method, tmp_path):
     recipe = tiny(method, steps=5)
     whole = start_run(method, "8gaussians", recipe)
@@ -139,6 +175,11 @@ def test_unknown_names_are_answered_with_the_nearest():
         lambda: Drifting(temperatures=()),
         lambda: Drifting(temperatures=(0.1, -1.0)),
         lambda: Drifting(temperatures=(0.1,), final_temperatures=(0.1, 0.2)),
+        lambda: AlphaFlow(end=1.5),
+        lambda: SolutionFlow(last=0.0),
+        lambda: Shortcut(finest=0),
+        lambda: Reflow(pairs=0),
+        lambda: Reflow().loss_step(Setting(open_problem("8gaussians"), None)),  # No teacher came.
         lambda: Network("conv").build(open_problem("8gaussians"), 1, torch.Generator()),
         lambda: drawn(start_run("drifting", "8gaussians", tiny("drifting")), count=0),
         lambda: open_problem("digits").groups(10_000, torch.Generator()),
@@ -177,6 +218,56 @@ def test_digits_come_in_contiguous_classes_and_whole_grey_levels():
     for k, image in enumerate(groups):
         same = (images == image).flatten(1).all(1)
         assert labels[same].tolist().count(k // 4) > 0
+
+
+@pytest.mark.parametrize("data", ["8gaussians", "digits"])
+def test_references_take_variance_from_the_velocity_and_leave_its_mean(data):
+    """The points are the same; only the velocity is averaged, over data of the state's class, and not next to data."""
+    problem, training = open_problem(data), Training(batch=2000)
+    own, mean = (
+        MeanFlow(training, moving=0.5, references=n).points(problem, torch.Generator().manual_seed(0)) for n in (0, 500)
+    )
+    assert torch.equal(own.z, mean.z)
+    assert torch.equal(own.t, mean.t)
+    assert torch.equal(own.s, mean.s)
+    near = own.t < 1e-3
+    assert torch.equal(own.v[near], mean.v[near])
+    removed = (own.v - mean.v).flatten(1)
+    error = removed.std(0) / len(removed) ** 0.5
+    assert (removed.mean(0).abs() <= 4.5 * error + 1e-6).all()
+    assert mean.v.flatten(1).var(0).sum() < 0.98 * own.v.flatten(1).var(0).sum()
+
+
+def test_the_first_of_a_batch_jump_and_the_rest_stays():
+    recipe = TerminalVelocity(Training(batch=40), moving=0.25)
+    moving, still = recipe.parts(open_problem("8gaussians"), torch.Generator().manual_seed(0))
+    assert (len(moving.z), len(still.z)) == (10, 30)
+    assert (moving.s < moving.t).all()
+    assert torch.equal(still.s, still.t)
+
+
+def test_shortcuts_are_dyadic_and_run_from_noise_to_data():
+    recipe = Shortcut(Training(batch=64), moving=0.5, finest=3)
+    moving, still = recipe.parts(open_problem("8gaussians"), torch.Generator().manual_seed(0))
+    lengths = moving.s - moving.t
+    assert set(lengths.tolist()) == {1.0, 0.5, 0.25}
+    assert torch.equal((moving.t / lengths).round(), moving.t / lengths)
+    torch.testing.assert_close(still.s - still.t, torch.full((32,), 1 / 8))
+    noise = torch.randn(3, 2)
+    assert torch.equal(recipe.generate(lambda z, t, s, label: (s - t)[:, None] * 0 - z, noise, None), 0 * noise)
+
+
+@pytest.mark.parametrize("data", ["8gaussians", "digits"])
+def test_reflow_learns_from_what_its_teacher_makes_of_the_noise(data):
+    """A constant velocity shifts the noise, whatever the solver; the noise is the same when it is asked for again."""
+    problem = open_problem(data)
+    recipe = Reflow(pairs=30, solver_steps=3)
+    noise, (made, labels) = recipe.ends(lambda z, t, label: torch.full_like(z, 0.5), problem)
+    assert noise.shape == made.shape == (30, *problem.shape)
+    assert (labels is None) == (problem.classes is None)
+    torch.testing.assert_close(made, noise - 0.5, atol=1e-5, rtol=0)
+    again, _ = recipe.ends(lambda z, t, label: 0 * z, problem)
+    assert torch.equal(noise, again)
 
 
 def test_labels_reach_the_network():

@@ -3,8 +3,9 @@
 import os
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
+import attrs
 import torch
 
 from onestep_core.errors import MissingExtraError
@@ -42,11 +43,21 @@ def say(message: str) -> None:
 
 
 def options(kind: type[T] | Any, arguments: Sequence[str], *, prog: str, description: str, default: Any = None) -> T:
-    """Options of an attrs class from the command line, by tyro; ``--help`` prints them and exits."""
-    extra: dict[str, Any] = {} if default is None else {"default": default}
-    return tyro.cli(
-        kind, args=list(arguments), prog=prog, description=description, config=(tyro.conf.OmitArgPrefixes,), **extra
-    )
+    """Options of an attrs class from the command line, by tyro; ``--help`` prints them and exits.
+
+    Nested options have short names, ``--steps``, except for those of a teacher, which repeat them:
+    ``--teacher.training.steps``.
+    """
+    hints = get_type_hints(kind)
+    nested = [a.name for a in attrs.fields(kind) if a.name != "teacher" and attrs.has(hints[a.name])]
+    short = {name: tyro.conf.OmitArgPrefixes[hints[name]] for name in nested}
+    shown = type(kind.__name__, (kind,), {"__annotations__": short, "__doc__": kind.__doc__})
+    extra: dict[str, Any] = {} if default is None else {"default": shown(**_values(default))}
+    return kind(**_values(tyro.cli(shown, args=list(arguments), prog=prog, description=description, **extra)))
+
+
+def _values(instance: Any) -> dict[str, Any]:
+    return {a.name: getattr(instance, a.name) for a in attrs.fields(type(instance))}
 
 
 def progress(updates: Iterator[Any], *, done: int, total: int, title: str) -> Iterator[Any]:

@@ -5,15 +5,22 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from onestep_adapters.recipes.alpha_flow import AlphaFlow as AlphaFlow
+from onestep_adapters.recipes.alpha_flow import SolutionFlow as SolutionFlow
 from onestep_adapters.recipes.drifting import Drifting as Drifting
 from onestep_adapters.recipes.flow_matching import FlowMatching as FlowMatching
+from onestep_adapters.recipes.improved_meanflow import ImprovedMeanFlow as ImprovedMeanFlow
 from onestep_adapters.recipes.meanflow import MeanFlow as MeanFlow
 from onestep_adapters.recipes.names import choose
 from onestep_adapters.recipes.options import Network as Network
 from onestep_adapters.recipes.options import Training as Training
 from onestep_adapters.recipes.problems import DIGITS, PROBLEMS, Problem
 from onestep_adapters.recipes.problems import open_problem as open_problem
+from onestep_adapters.recipes.rectified_flow import Reflow as Reflow
 from onestep_adapters.recipes.setting import Setting as Setting
+from onestep_adapters.recipes.shortcut import Shortcut as Shortcut
+from onestep_adapters.recipes.shortcut import SplitMeanFlow as SplitMeanFlow
+from onestep_adapters.recipes.terminal_velocity import TerminalVelocity as TerminalVelocity
 from onestep_adapters.training import LossStep
 
 
@@ -36,8 +43,8 @@ class Recipe(Protocol):
         ...
 
     @property
-    def calls(self) -> float:
-        """Forward passes of any network in an update, on average over the training."""
+    def calls(self) -> int:
+        """Forward passes in an update: of the network, its average, a teacher, a discriminator."""
         ...
 
     def build(self, problem: Problem, generator: torch.Generator) -> nn.Module:
@@ -73,18 +80,64 @@ class Method(NamedTuple):
 
 _IMAGES = Network("conv", width=32, depth=3)
 _PLANE = Network("mlp", width=192, depth=3)
+_IMAGE_TRAINING = Training(steps=2400, batch=64, learning_rate=3e-3)
+_PLANE_TRAINING = Training(steps=4000, batch=512, learning_rate=2e-3)
+_IMAGE_TEACHER = FlowMatching(_IMAGE_TRAINING, _IMAGES)
+_PLANE_TEACHER = FlowMatching(_PLANE_TRAINING, _PLANE)
 
 METHODS: dict[str, Method] = {
     "flow-matching": Method(
         "velocity, many steps: the yardstick",
-        FlowMatching(Training(steps=2400, batch=64, learning_rate=3e-3), _IMAGES),
-        FlowMatching(Training(steps=4000, batch=512, learning_rate=2e-3), _PLANE),
+        _IMAGE_TEACHER,
+        _PLANE_TEACHER,
         "",
     ),
     "meanflow": Method(
         "average velocity, one step",
-        MeanFlow(Training(steps=2400, batch=64, learning_rate=3e-3), _IMAGES),
-        MeanFlow(Training(steps=4000, batch=512, learning_rate=2e-3), _PLANE),
+        MeanFlow(_IMAGE_TRAINING, _IMAGES),
+        MeanFlow(_PLANE_TRAINING, _PLANE),
+        "",
+    ),
+    "improved-meanflow": Method(
+        "average velocity with a predicted tangent, one step",
+        ImprovedMeanFlow(_IMAGE_TRAINING, _IMAGES),
+        ImprovedMeanFlow(_PLANE_TRAINING, _PLANE),
+        "",
+    ),
+    "alpha-flow": Method(
+        "average velocity, annealed from flow matching of whole jumps, one step",
+        AlphaFlow(_IMAGE_TRAINING, _IMAGES),
+        AlphaFlow(_PLANE_TRAINING, _PLANE),
+        "",
+    ),
+    "split-meanflow": Method(
+        "average velocity that agrees with itself, one step",
+        SplitMeanFlow(_IMAGE_TRAINING, _IMAGES),
+        SplitMeanFlow(_PLANE_TRAINING, _PLANE),
+        "",
+    ),
+    "shortcut": Method(
+        "average velocity at step sizes 1, 1/2, 1/4, ..., one step",
+        Shortcut(_IMAGE_TRAINING, _IMAGES, moving=0.5),
+        Shortcut(_PLANE_TRAINING, _PLANE, moving=0.5),
+        "",
+    ),
+    "terminal-velocity": Method(
+        "average velocity whose end moves as it should, one step",
+        TerminalVelocity(_IMAGE_TRAINING, _IMAGES, moving=0.5),
+        TerminalVelocity(_PLANE_TRAINING, _PLANE, moving=0.5),
+        "",
+    ),
+    "solution-flow": Method(
+        "the solution of the flow's equation, one step",
+        SolutionFlow(_IMAGE_TRAINING, _IMAGES),
+        SolutionFlow(_PLANE_TRAINING, _PLANE),
+        "",
+    ),
+    "reflow": Method(
+        "straight lines between a teacher's noise and data, one step",
+        Reflow(_IMAGE_TEACHER, _IMAGE_TRAINING, _IMAGES, pairs=8000),
+        Reflow(_PLANE_TEACHER, _PLANE_TRAINING, _PLANE),
         "",
     ),
     "drifting": Method(

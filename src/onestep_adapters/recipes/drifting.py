@@ -61,7 +61,7 @@ class Drifting:
         return 1
 
     @property
-    def calls(self) -> float:
+    def calls(self) -> int:
         """Forward passes in an update."""
         return 1
 

@@ -183,7 +183,7 @@ def measure_run(run: Run, label: str, *, splits: Evaluation, classifier: Classif
         network_evaluations=run.recipe.evaluations,
         training_seconds=run.seconds,
         steps=run.state.step,
-        network_calls=round(run.state.step * run.recipe.calls),
+        network_calls=run.state.step * run.recipe.calls,
         milliseconds_per_1000=milliseconds,
         notes=find_method(run.method).notes if finite else "samples that are not finite",
     )

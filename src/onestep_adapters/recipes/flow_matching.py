@@ -45,7 +45,7 @@ class FlowMatching:
         return 2 * self.sampling_steps
 
     @property
-    def calls(self) -> float:
+    def calls(self) -> int:
         """Forward passes in an update."""
         return 1
 

@@ -47,7 +47,8 @@ def solution_flow_regression(
     https://arxiv.org/abs/2512.15657. The released code lets ``r`` fall from 0.1 to 0.002 by an
     :func:`onestep_core.flow.exponential_ramp`, keeps ``t - m`` and ``t - s`` above 1e-4, and gives three quarters of
     the batch to flow matching. Its weight of this part grows as ``t - m`` falls; it could not be read at its source, so
-    none is given here: dividing the distance by ``(t - m)^2`` makes it independent of ``r`` to first order.
+    none is given here. Divided by ``(t - m)^2`` the distance is independent of ``r`` to first order; divided by
+    ``(t - m) (t - s)`` its gradient is, and tends to MeanFlow's as ``r`` falls.
 
     Example:
         >>> import torch
