@@ -113,7 +113,7 @@ def test_a_run_comes_back_as_it_was(tmp_path):
     torch.testing.assert_close(drawn(again), drawn(run), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("method", ["meanflow", "drifting"])
+@pytest.mark.parametrize("method", ["meanflow", "drifting", "progressive", "consistency-distillation"])
 def test_an_interrupted_run_goes_on_to_the_bit(method, tmp_path):
     recipe = tiny(method, steps=5)
     whole = start_run(method, "8gaussians", recipe)

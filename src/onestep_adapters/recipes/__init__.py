@@ -81,22 +81,22 @@ class Method(NamedTuple):
 _IMAGES = Network("conv", width=32, depth=3)
 _PLANE = Network("mlp", width=192, depth=3)
 
-_IMAGE_TEACHER = FlowMatching(Training(steps=2400, batch=64, learning_rate=3e-3), _IMAGES)
-_PLANE_TEACHER = FlowMatching(Training(steps=4000, batch=512, learning_rate=2e-3), _PLANE)
 _IMAGE_TRAINING = Training(steps=2400, batch=64, learning_rate=3e-3)
 _PLANE_TRAINING = Training(steps=4000, batch=512, learning_rate=2e-3)
+_IMAGE_TEACHER = FlowMatching(_IMAGE_TRAINING, _IMAGES)
+_PLANE_TEACHER = FlowMatching(_PLANE_TRAINING, _PLANE)
 
 METHODS: dict[str, Method] = {
     "flow-matching": Method(
         "velocity, many steps: the yardstick",
-        FlowMatching(Training(steps=2400, batch=64, learning_rate=3e-3), _IMAGES),
-        FlowMatching(Training(steps=4000, batch=512, learning_rate=2e-3), _PLANE),
+        _IMAGE_TEACHER,
+        _PLANE_TEACHER,
         "",
     ),
     "meanflow": Method(
         "average velocity, one step",
-        MeanFlow(Training(steps=2400, batch=64, learning_rate=3e-3), _IMAGES),
-        MeanFlow(Training(steps=4000, batch=512, learning_rate=2e-3), _PLANE),
+        MeanFlow(_IMAGE_TRAINING, _IMAGES),
+        MeanFlow(_PLANE_TRAINING, _PLANE),
         "",
     ),
     "progressive": Method(

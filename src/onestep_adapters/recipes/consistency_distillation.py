@@ -6,40 +6,21 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from onestep_adapters.networks import as_velocity
 from onestep_adapters.recipes.draws import draw
 from onestep_adapters.recipes.flow_matching import FlowMatching
 from onestep_adapters.recipes.options import Network, Training, positive
 from onestep_adapters.recipes.problems import Problem
 from onestep_adapters.recipes.setting import Setting
+from onestep_adapters.recipes.straight import PATH, one_evaluation, straight_consistency
 from onestep_adapters.recipes.students import start_from_teacher, teacher_velocity
-from onestep_adapters.samplers import consistency_multistep
 from onestep_adapters.training import LossStep
 from onestep_core import (
-    Linear,
     consistency_regression,
-    denoiser_from_velocity,
     halved_step,
     heun,
     mse,
     uniform_levels,
 )
-from onestep_core.protocols import ConsistencyFunction
-
-PATH = Linear()
-
-
-def straight_consistency(network: nn.Module, labels: Tensor | None) -> ConsistencyFunction:
-    """``f(z, t) = z - t v(z, t)``: a velocity network of the linear path as a consistency function.
-
-    The identity at ``t = 0`` for every network; of a teacher's network, its expected data.
-    """
-    return denoiser_from_velocity(as_velocity(network, label=labels), path=PATH)
-
-
-def one_evaluation(function: ConsistencyFunction, noise: Tensor) -> Tensor:
-    """Samples of a consistency function on the linear path: one evaluation at pure noise."""
-    return consistency_multistep(function, PATH.prior(noise), [PATH.noise_time, PATH.data_time], path=PATH, noise=None)
 
 
 @attrs.frozen
@@ -88,7 +69,7 @@ class ConsistencyDistillation:
 
     def generate(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
         """Samples from noise; ``labels`` are the classes asked for."""
-        return one_evaluation(straight_consistency(network, labels), noise)
+        return one_evaluation(straight_consistency(network, labels), noise, path=PATH)
 
 
 def _levels(fraction: Tensor) -> Tensor:

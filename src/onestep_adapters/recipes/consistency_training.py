@@ -12,7 +12,7 @@ from onestep_adapters.recipes.draws import draw
 from onestep_adapters.recipes.options import Network, Training, positive
 from onestep_adapters.recipes.problems import Problem
 from onestep_adapters.recipes.setting import Setting
-from onestep_adapters.samplers import consistency_multistep
+from onestep_adapters.recipes.straight import one_evaluation
 from onestep_adapters.training import LossStep
 from onestep_core import (
     VarianceExploding,
@@ -113,6 +113,4 @@ class ConsistencyTraining:
 
     def generate(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
         """Samples from noise; ``labels`` are the classes asked for."""
-        ends = [self.path.noise_time, self.path.data_time]
-        function = self.function(network, labels)
-        return consistency_multistep(function, self.path.prior(noise), ends, path=self.path, noise=None)
+        return one_evaluation(self.function(network, labels), noise, path=self.path)

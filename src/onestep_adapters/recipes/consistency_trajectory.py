@@ -13,11 +13,11 @@ from onestep_adapters.recipes.flow_matching import FlowMatching
 from onestep_adapters.recipes.options import Network, Training, not_negative, positive, share
 from onestep_adapters.recipes.problems import Problem
 from onestep_adapters.recipes.setting import Setting
+from onestep_adapters.recipes.straight import PATH
 from onestep_adapters.recipes.students import start_from_teacher, teacher_velocity
 from onestep_adapters.samplers import one_step
 from onestep_adapters.training import LossStep
 from onestep_core import (
-    Linear,
     between,
     consistency_trajectory_regression,
     flow_map_from_average_velocity,
@@ -32,8 +32,6 @@ from onestep_core import (
     r1_penalty,
 )
 from onestep_core.protocols import FlowMap, Velocity
-
-PATH = Linear()
 
 
 class Players(nn.Module):

@@ -11,7 +11,7 @@ from onestep_adapters.recipes.draws import draw
 from onestep_adapters.recipes.options import Network, Training, positive, share
 from onestep_adapters.recipes.problems import Problem
 from onestep_adapters.recipes.setting import Setting
-from onestep_adapters.samplers import consistency_multistep
+from onestep_adapters.recipes.straight import one_evaluation
 from onestep_adapters.training import LossStep
 from onestep_core import (
     Trigonometric,
@@ -100,5 +100,4 @@ class ContinuousConsistency:
         """Samples from noise; ``labels`` are the classes asked for."""
         path = Trigonometric(self.sigma_data)
         function = trigflow(self.field(network, labels), sigma_data=self.sigma_data)
-        ends = [path.noise_time, path.data_time]
-        return consistency_multistep(function, path.prior(noise), ends, path=path, noise=None)
+        return one_evaluation(function, noise, path=path)

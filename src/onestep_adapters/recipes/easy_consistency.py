@@ -7,12 +7,12 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from onestep_adapters.recipes.consistency_distillation import PATH, one_evaluation, straight_consistency
 from onestep_adapters.recipes.draws import draw
 from onestep_adapters.recipes.flow_matching import FlowMatching
 from onestep_adapters.recipes.options import Network, Training, not_negative, positive
 from onestep_adapters.recipes.problems import Problem
 from onestep_adapters.recipes.setting import Setting
+from onestep_adapters.recipes.straight import PATH, one_evaluation, straight_consistency
 from onestep_adapters.recipes.students import start_from_teacher
 from onestep_adapters.training import LossStep
 from onestep_core import (
@@ -89,4 +89,4 @@ class EasyConsistency:
 
     def generate(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
         """Samples from noise; ``labels`` are the classes asked for."""
-        return one_evaluation(straight_consistency(network, labels), noise)
+        return one_evaluation(straight_consistency(network, labels), noise, path=PATH)

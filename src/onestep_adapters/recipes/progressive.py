@@ -13,11 +13,11 @@ from onestep_adapters.recipes.flow_matching import FlowMatching
 from onestep_adapters.recipes.options import Network, Training
 from onestep_adapters.recipes.problems import Problem
 from onestep_adapters.recipes.setting import Setting
+from onestep_adapters.recipes.straight import PATH
 from onestep_adapters.recipes.students import required_teacher, take_over
 from onestep_adapters.samplers import sample_ode
 from onestep_adapters.training import LossStep, TrainingState
 from onestep_core import (
-    Linear,
     denoiser_from_velocity,
     euler,
     halved_step,
@@ -29,8 +29,6 @@ from onestep_core import (
 )
 from onestep_core.errors import ConfigError
 from onestep_core.fields import energy_distance
-
-PATH = Linear()
 
 _SCORED = 2000
 """Samples in a stage's score."""
