@@ -119,8 +119,8 @@ METHODS: dict[str, Method] = {
     ),
     "easy-consistency": Method(
         "consistency training from a trained flow (ECT), one step",
-        EasyConsistency(_IMAGE_TRAINING, _IMAGES, _IMAGE_TEACHER),
-        EasyConsistency(_PLANE_TRAINING, _PLANE, _PLANE_TEACHER),
+        EasyConsistency(_IMAGE_TRAINING, _IMAGES, _IMAGE_TEACHER, sigma_data=0.75),
+        EasyConsistency(_PLANE_TRAINING, _PLANE, _PLANE_TEACHER, sigma_data=1.2),
         "",
     ),
     "continuous-consistency": Method(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from onestep_adapters.networks import as_velocity
 from onestep_adapters.recipes.draws import draw
-from onestep_adapters.recipes.options import Network, Training, positive
+from onestep_adapters.recipes.options import PUBLISHED_SIGMA_DATA, Network, Training, positive
 from onestep_adapters.recipes.problems import Problem
 from onestep_adapters.recipes.setting import Setting
 from onestep_adapters.recipes.straight import one_evaluation
@@ -38,7 +38,7 @@ class ConsistencyTraining:
     training: Training = Training()
     network: Network = Network()
     sigma_data: float = attrs.field(default=0.5, validator=positive)
-    """Standard deviation of the data; sigma_max and the two numbers below are published for 0.5."""
+    """Standard deviation of the data. All numbers of noise below are for data of 0.5 and scale with it."""
     sigma_min: float = attrs.field(default=0.002, validator=positive)
     """Noise level at which the function is the identity."""
     sigma_max: float = attrs.field(default=80.0, validator=positive)
@@ -76,7 +76,12 @@ class ConsistencyTraining:
     @property
     def path(self) -> VarianceExploding:
         """The path: time is the noise level."""
-        return VarianceExploding(self.sigma_min, self.sigma_max)
+        return VarianceExploding(self.sigma_min * self.unit, self.sigma_max * self.unit)
+
+    @property
+    def unit(self) -> float:
+        """What the published noise levels are multiplied by."""
+        return self.sigma_data / PUBLISHED_SIGMA_DATA
 
     def build(self, problem: Problem, generator: torch.Generator) -> nn.Module:
         """The raw network of scaled states and noise levels."""
@@ -87,14 +92,14 @@ class ConsistencyTraining:
         raw = as_velocity(network, label=labels)
 
         def conditioned(x: Tensor, sigma: Tensor, /) -> Tensor:
-            return raw(x, log_noise(sigma))
+            return raw(x, log_noise(sigma / self.unit))
 
-        return consistency(conditioned, sigma_data=self.sigma_data, sigma_min=self.sigma_min)
+        return consistency(conditioned, sigma_data=self.sigma_data, sigma_min=self.path.sigma_min)
 
     def loss_step(self, setting: Setting) -> LossStep:
         """One update's loss."""
         path, steps = self.path, max(self.training.steps, (self.last // self.first).bit_length())
-        width = self.huber * torch.Size(setting.problem.shape).numel() ** 0.5
+        width = self.unit * self.huber * torch.Size(setting.problem.shape).numel() ** 0.5
         distance = squared_l2 if self.distance == "squared" else partial(pseudo_huber, c=width)
 
         def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -103,7 +108,7 @@ class ConsistencyTraining:
             levels = karras_grid(points, sigma_min=self.sigma_min, sigma_max=self.sigma_max)[:-1]
             uniform = torch.rand(len(data), generator=generator)
             index = discretized_log_normal(uniform, levels, mean=self.mean, std=self.std)
-            t, m = levels[index], levels[index + 1]
+            t, m = self.unit * levels[index], self.unit * levels[index + 1]
             f = self.function(network, labels)
             pair = consistency_regression(f, f, path(data, noise, t).z, path(data, noise, m).z, t, m)
             raw = distance(*pair)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from onestep_adapters.networks import as_velocity
 from onestep_adapters.recipes.draws import draw
-from onestep_adapters.recipes.options import Network, Training, positive, share
+from onestep_adapters.recipes.options import PUBLISHED_SIGMA_DATA, Network, Training, positive, share
 from onestep_adapters.recipes.problems import Problem
 from onestep_adapters.recipes.setting import Setting
 from onestep_adapters.recipes.straight import one_evaluation
@@ -37,7 +37,7 @@ class ContinuousConsistency:
     sigma_data: float = attrs.field(default=0.5, validator=positive)
     """Standard deviation of the data, and of the noise beside it."""
     mean: float = -1.0
-    """Of the logarithm of the noise levels ``sigma_data tan t``, less that of ``sigma_data / 0.5``."""
+    """Of the logarithm of the noise levels ``sigma_data tan t`` for data of 0.5; they scale with sigma_data."""
     std: float = attrs.field(default=1.4, validator=positive)
     """Of the logarithm of the noise levels."""
     warmup: float = attrs.field(default=0.1, validator=share)
@@ -78,7 +78,7 @@ class ContinuousConsistency:
         def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
             data, noise, labels = draw(setting.problem, self.training.batch, generator)
             normal = torch.randn(len(data), generator=generator)
-            sigma = log_normal_times(normal, mean=self.mean, std=self.std) * (self.sigma_data / 0.5)
+            sigma = log_normal_times(normal, mean=self.mean, std=self.std) * (self.sigma_data / PUBLISHED_SIGMA_DATA)
             t = trigflow_time(sigma, sigma_data=self.sigma_data)
             z, v = path(data, noise, t)
             pair = continuous_consistency_regression(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from onestep_adapters.recipes.draws import draw
 from onestep_adapters.recipes.flow_matching import FlowMatching
-from onestep_adapters.recipes.options import Network, Training, not_negative, positive
+from onestep_adapters.recipes.options import PUBLISHED_SIGMA_DATA, Network, Training, not_negative, positive
 from onestep_adapters.recipes.problems import Problem
 from onestep_adapters.recipes.setting import Setting
 from onestep_adapters.recipes.straight import PATH, one_evaluation, straight_consistency
@@ -39,6 +39,8 @@ class EasyConsistency:
     network: Network = Network()
     teacher: FlowMatching = attrs.field(factory=FlowMatching)
     """What to start from; its network is the student's. Nothing else is learnt from it."""
+    sigma_data: float = attrs.field(default=0.5, validator=positive)
+    """Standard deviation of the data. All numbers of noise below are for data of 0.5 and scale with it."""
     stages: int = attrs.field(default=8, validator=positive)
     """Stages of equal length; stage ``k`` has ``m = t (1 - factor^-(k+1) ...)``."""
     factor: float = attrs.field(default=2.0, validator=positive)
@@ -71,7 +73,10 @@ class EasyConsistency:
     def loss_step(self, setting: Setting) -> LossStep:
         """One update's loss."""
         start_from_teacher(setting)
-        distance = {"l2": l2, "pseudo-huber": partial(pseudo_huber, c=self.huber), "squared": squared_l2}[self.distance]
+        unit = self.sigma_data / PUBLISHED_SIGMA_DATA
+        distance = {"l2": l2, "pseudo-huber": partial(pseudo_huber, c=unit * self.huber), "squared": squared_l2}[
+            self.distance
+        ]
 
         def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
             data, noise, labels = draw(setting.problem, self.training.batch, generator)
@@ -79,7 +84,7 @@ class EasyConsistency:
             sigma = log_normal_times(torch.randn(len(data), generator=generator), mean=self.mean, std=self.std)
             ratio = ect_ratio(stage, factor=self.factor)
             nearer = ect_times(sigma, ratio=ratio, amplitude=self.amplitude)
-            t, m = PATH.time_at(sigma), PATH.time_at(nearer)
+            t, m = PATH.time_at(unit * sigma), PATH.time_at(unit * nearer)
             f = straight_consistency(network, labels)
             z, z_m = PATH(data, noise, t).z, PATH(data, noise, m).z
             raw = distance(*consistency_regression(f, f, z, z_m, t, m, end=PATH.data_time))
