@@ -8,8 +8,10 @@ from onestep_adapters.networks import as_average_velocity
 from onestep_adapters.recipes import METHODS, FlowMatching, Setting, open_problem
 from onestep_adapters.recipes.consistency_distillation import ConsistencyDistillation
 from onestep_adapters.recipes.consistency_training import ConsistencyTraining
+from onestep_adapters.recipes.draws import Draw, states_at, velocity_at
 from onestep_adapters.recipes.moment_matching import MomentMatching
 from onestep_adapters.recipes.options import Network, Training
+from onestep_adapters.recipes.problems import Batch
 from onestep_adapters.recipes.progressive import Progressive
 from onestep_adapters.recipes.runs import start_run
 from onestep_adapters.recipes.straight import PATH
@@ -157,3 +159,26 @@ def test_bad_options_are_refused_with_a_reason(make):
 
 def tiny_of_two_sizes():
     return attrs.evolve(tiny(ConsistencyDistillation(), 3), network=Network("mlp", width=16, depth=1))
+
+
+def test_stable_targets_are_the_expected_ones_among_all_data():
+    """Of two data on the line with noise in between, closed form: the posterior mean is ``tanh(alpha z / sigma^2)``."""
+    own, further = Batch(torch.tensor([[1.0]]), None), Batch(torch.tensor([[-1.0]]), None)
+    t, m, noise = torch.tensor([0.5]), torch.tensor([0.25]), torch.tensor([[-0.4]])
+    drawn = Draw(own.data, noise, None, further)
+    z, v = velocity_at(drawn, t, path=PATH)
+    mean = torch.tanh(0.5 * z / 0.25)
+    torch.testing.assert_close(v, (z - mean) / 0.5)
+    first, second = states_at(drawn, t, m, path=PATH)
+    torch.testing.assert_close(first, z)
+    torch.testing.assert_close(second, z - 0.25 * v)
+
+
+def test_stable_targets_stay_in_their_class():
+    """A class of one: its own data is what is expected, whatever lies near."""
+    drawn = Draw(torch.ones(2, 1), torch.zeros(2, 1), torch.tensor([0, 1]), Batch(torch.zeros(1, 1), torch.tensor([1])))
+    plain = drawn._replace(further=None)
+    t = torch.full((2,), 0.9)
+    (_, v), (_, pairs) = (velocity_at(x, t, path=PATH) for x in (drawn, plain))
+    torch.testing.assert_close(v[0], pairs[0])
+    assert (v[1] - pairs[1]).abs() > 0.1

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from onestep_adapters.networks import as_velocity
-from onestep_adapters.recipes.draws import draw
-from onestep_adapters.recipes.options import PUBLISHED_SIGMA_DATA, Network, Training, positive
+from onestep_adapters.recipes.draws import draw, states_at
+from onestep_adapters.recipes.options import PUBLISHED_SIGMA_DATA, Network, Training, not_negative, positive
 from onestep_adapters.recipes.problems import Problem
 from onestep_adapters.recipes.setting import Setting
 from onestep_adapters.recipes.straight import one_evaluation
@@ -55,6 +55,8 @@ class ConsistencyTraining:
     """pseudo-huber, as published, is a norm almost everywhere; squared has the mean as its minimiser."""
     huber: float = attrs.field(default=0.00054, validator=positive)
     """The pseudo-Huber constant, in units of the square root of the dimension."""
+    references: int = attrs.field(default=0, validator=not_negative)
+    """Further data in an update, by which the pairs' second states become less random; 0, as published, for none."""
 
     def __attrs_post_init__(self) -> None:
         if not (self.first <= self.last and self.sigma_min < self.sigma_max):
@@ -103,14 +105,14 @@ class ConsistencyTraining:
         distance = squared_l2 if self.distance == "squared" else partial(pseudo_huber, c=width)
 
         def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-            data, noise, labels = draw(setting.problem, self.training.batch, generator)
+            drawn = draw(setting.problem, self.training.batch, generator, references=self.references)
             points = doubling_points(setting.state.step, total=steps, start=self.first, end=self.last)
             levels = karras_grid(points, sigma_min=self.sigma_min, sigma_max=self.sigma_max)[:-1]
-            uniform = torch.rand(len(data), generator=generator)
+            uniform = torch.rand(self.training.batch, generator=generator)
             index = discretized_log_normal(uniform, levels, mean=self.mean, std=self.std)
             t, m = self.unit * levels[index], self.unit * levels[index + 1]
-            f = self.function(network, labels)
-            pair = consistency_regression(f, f, path(data, noise, t).z, path(data, noise, m).z, t, m)
+            f = self.function(network, drawn.labels)
+            pair = consistency_regression(f, f, *states_at(drawn, t, m, path=path), t, m)
             raw = distance(*pair)
             return (raw * inverse_duration(t, m)).mean(), {"raw": raw.mean()}
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from onestep_adapters.networks import as_velocity
-from onestep_adapters.recipes.draws import draw
-from onestep_adapters.recipes.options import PUBLISHED_SIGMA_DATA, Network, Training, positive, share
+from onestep_adapters.recipes.draws import draw, velocity_at
+from onestep_adapters.recipes.options import PUBLISHED_SIGMA_DATA, Network, Training, not_negative, positive, share
 from onestep_adapters.recipes.problems import Problem
 from onestep_adapters.recipes.setting import Setting
 from onestep_adapters.recipes.straight import one_evaluation
@@ -46,6 +46,8 @@ class ContinuousConsistency:
     """Whether tangents get length one, as published. Where there is no teacher that moves the minimiser."""
     prior_weight: bool = True
     """Whether the loss has the published weight ``1 / (sigma_data tan t)``."""
+    references: int = attrs.field(default=0, validator=not_negative)
+    """Further data in an update, by which the pairs' velocities become less random; 0, as published, for none."""
 
     @property
     def evaluations(self) -> int:
@@ -76,13 +78,13 @@ class ContinuousConsistency:
         ramp = max(1, round(self.warmup * self.training.steps))
 
         def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-            data, noise, labels = draw(setting.problem, self.training.batch, generator)
-            normal = torch.randn(len(data), generator=generator)
+            drawn = draw(setting.problem, self.training.batch, generator, references=self.references)
+            normal = torch.randn(self.training.batch, generator=generator)
             sigma = log_normal_times(normal, mean=self.mean, std=self.std) * (self.sigma_data / PUBLISHED_SIGMA_DATA)
             t = trigflow_time(sigma, sigma_data=self.sigma_data)
-            z, v = path(data, noise, t)
+            z, v = velocity_at(drawn, t, path=path)
             pair = continuous_consistency_regression(
-                self.field(network, labels),
+                self.field(network, drawn.labels),
                 z,
                 v,
                 t,

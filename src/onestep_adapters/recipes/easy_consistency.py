@@ -7,7 +7,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from onestep_adapters.recipes.draws import draw
+from onestep_adapters.recipes.draws import draw, states_at
 from onestep_adapters.recipes.flow_matching import FlowMatching
 from onestep_adapters.recipes.options import PUBLISHED_SIGMA_DATA, Network, Training, not_negative, positive
 from onestep_adapters.recipes.problems import Problem
@@ -55,6 +55,8 @@ class EasyConsistency:
     """l2 is the released one; squared has the mean as its minimiser."""
     huber: float = attrs.field(default=0.06, validator=positive)
     """The pseudo-Huber constant."""
+    references: int = attrs.field(default=0, validator=not_negative)
+    """Further data in an update, by which the pairs' second states become less random; 0, as published, for none."""
 
     @property
     def evaluations(self) -> int:
@@ -79,15 +81,17 @@ class EasyConsistency:
         ]
 
         def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-            data, noise, labels = draw(setting.problem, self.training.batch, generator)
+            drawn = draw(setting.problem, self.training.batch, generator, references=self.references)
             stage = setting.state.step * self.stages // self.training.steps
-            sigma = log_normal_times(torch.randn(len(data), generator=generator), mean=self.mean, std=self.std)
+            sigma = log_normal_times(
+                torch.randn(self.training.batch, generator=generator), mean=self.mean, std=self.std
+            )
             ratio = ect_ratio(stage, factor=self.factor)
             nearer = ect_times(sigma, ratio=ratio, amplitude=self.amplitude)
             t, m = PATH.time_at(unit * sigma), PATH.time_at(unit * nearer)
-            f = straight_consistency(network, labels)
-            z, z_m = PATH(data, noise, t).z, PATH(data, noise, m).z
-            raw = distance(*consistency_regression(f, f, z, z_m, t, m, end=PATH.data_time))
+            f = straight_consistency(network, drawn.labels)
+            pair = consistency_regression(f, f, *states_at(drawn, t, m, path=PATH), t, m, end=PATH.data_time)
+            raw = distance(*pair)
             return (raw * inverse_duration(sigma, nearer)).mean(), {"raw": raw.mean()}
 
         return loss

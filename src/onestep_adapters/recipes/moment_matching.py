@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from onestep_adapters.networks import as_flow_map
-from onestep_adapters.recipes.draws import draw
-from onestep_adapters.recipes.options import Network, Training, positive
+from onestep_adapters.recipes.draws import draw, states_at
+from onestep_adapters.recipes.options import Network, Training, not_negative, positive
 from onestep_adapters.recipes.problems import Problem
 from onestep_adapters.recipes.setting import Setting
 from onestep_adapters.samplers import multistep
@@ -50,6 +50,8 @@ class MomentMatching:
     """How much less noise, relative to the data, the middle state has."""
     shift: float = 5.0
     """Of the weight's sigmoid."""
+    references: int = attrs.field(default=0, validator=not_negative)
+    """Further data in an update, by which the pairs' second states become less random; 0, as published, for none."""
 
     def __attrs_post_init__(self) -> None:
         if self.training.batch % self.particles or not self.earliest < 0.5:
@@ -90,17 +92,16 @@ class MomentMatching:
         dimension = torch.Size(setting.problem.shape).numel()
 
         def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-            data, noise, labels = draw(setting.problem, self.training.batch, generator)
+            drawn = draw(setting.problem, self.training.batch, generator, references=self.references)
             latest = sample_uniform(groups, low=self.earliest, high=1 - self.earliest, generator=generator)
             times = (latest, latest * torch.rand(groups, generator=generator))
             t, s = (time.repeat_interleave(self.particles) for time in times)
             m = lower_noise_ratio(t, s, path=PATH, decrement=self.decrement)
-            flow_map = self.flow_map(network, labels)
+            flow_map = self.flow_map(network, drawn.labels)
             raw = moment_matching_loss(
                 flow_map,
                 partial(frozen_value, flow_map),
-                path(data, noise, t).z,
-                path(data, noise, m).z,
+                *states_at(drawn, t, m, path=path),
                 t,
                 m,
                 s,
