@@ -55,7 +55,7 @@ class ConsistencyDistillation:
         start_from_teacher(setting)
 
         def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-            data, noise, labels = draw(setting.problem, self.training.batch, generator)
+            data, noise, labels, _ = draw(setting.problem, self.training.batch, generator)
             index = torch.randint(self.intervals, (len(data),), generator=generator)
             t, _, m = halved_step(index, self.intervals, levels=_levels)
             z = PATH(data, noise, t).z

@@ -100,7 +100,7 @@ class ConsistencyTrajectory:
             return gradient_balance(*pulls, smallest=smallest, largest=largest) * added
 
         def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-            data, noise, labels = draw(setting.problem, self.training.batch, generator)
+            data, noise, labels, _ = draw(setting.problem, self.training.batch, generator)
             t, m, s = self._times(len(data), generator)
             z, v = PATH(data, noise, t)
             z_m = _solved(teacher_velocity(setting, labels), z, t, m, self.solver_steps)

@@ -96,7 +96,7 @@ class Progressive:
             steps = self.student_steps(state.step)
             if state.step and steps < self.student_steps(state.step - 1):
                 _begin(state, state.ema.student)  # type: ignore[arg-type]
-            data, noise, labels = draw(setting.problem, self.training.batch, generator)
+            data, noise, labels, _ = draw(setting.problem, self.training.batch, generator)
             index = torch.randint(steps, (len(data),), generator=generator)
             t, m, s = halved_step(index, steps, levels=lambda fraction: uniform_levels(fraction, path=PATH))
             teacher: nn.Module = state.network.teacher  # type: ignore[assignment]
@@ -114,7 +114,7 @@ class Progressive:
 
     def _closing(self, setting: Setting, steps: int, value: float, generator: torch.Generator) -> dict[str, float]:
         before = [entry["loss"] for entry in setting.state.history if entry["logs"]["steps"] == steps]
-        data, noise, labels = draw(setting.problem, _SCORED, generator)
+        data, noise, labels, _ = draw(setting.problem, _SCORED, generator)
         with torch.no_grad():
             samples = _sampled(setting.state.ema, noise, labels, steps)
         score = float(energy_distance(samples.flatten(1), data.flatten(1)))
