@@ -11,13 +11,12 @@ from onestep_adapters.recipes.flow_matching import FlowMatching
 from onestep_adapters.recipes.options import Network, Training, positive
 from onestep_adapters.recipes.problems import Problem
 from onestep_adapters.recipes.setting import Setting
-from onestep_adapters.recipes.straight import PATH, one_evaluation, straight_consistency
+from onestep_adapters.recipes.straight import PATH, one_evaluation, solved, straight_consistency
 from onestep_adapters.recipes.students import start_from_teacher, teacher_velocity
 from onestep_adapters.training import LossStep
 from onestep_core import (
     consistency_regression,
     halved_step,
-    heun,
     mse,
     uniform_levels,
 )
@@ -25,7 +24,7 @@ from onestep_core import (
 
 @attrs.frozen
 class ConsistencyDistillation:
-    """CD: one Heun step of the teacher between neighbours of a grid; the average is the target."""
+    """CD: Heun's method on the teacher between neighbours of a grid; the average is the target."""
 
     training: Training = Training()
     network: Network = Network()
@@ -33,6 +32,8 @@ class ConsistencyDistillation:
     """What to learn from; its network is the student's, which starts from its weights."""
     intervals: int = attrs.field(default=18, validator=positive)
     """Of the uniform grid of times."""
+    solver_steps: int = attrs.field(default=1, validator=positive)
+    """Heun steps of the teacher in an interval; one, as published."""
     target: Literal["average", "online"] = "average"
     """Whose answer at the second state is the target: the moving average's, as published, or the network's own."""
 
@@ -43,8 +44,8 @@ class ConsistencyDistillation:
 
     @property
     def calls(self) -> int:
-        """Forward passes in an update: prediction, target, and two of the teacher."""
-        return 4
+        """Forward passes in an update: prediction, target, and two a solver step of the teacher."""
+        return 2 + 2 * self.solver_steps
 
     def build(self, problem: Problem, generator: torch.Generator) -> nn.Module:
         """A velocity network."""
@@ -59,8 +60,7 @@ class ConsistencyDistillation:
             index = torch.randint(self.intervals, (len(data),), generator=generator)
             t, _, m = halved_step(index, self.intervals, levels=_levels)
             z = PATH(data, noise, t).z
-            with torch.no_grad():
-                z_m = heun(teacher_velocity(setting, labels), z, t, m)
+            z_m = solved(teacher_velocity(setting, labels), z, t, m, steps=self.solver_steps)
             online = straight_consistency(network, labels)
             target = online if self.target == "online" else straight_consistency(setting.state.ema, labels)
             return mse(*consistency_regression(online, target, z, z_m, t, m)).mean(), {}

@@ -1,7 +1,6 @@
 """Consistency trajectories (CTM): a flow map from anywhere to anywhere, with or without an adversary."""
 
 from functools import partial
-from itertools import pairwise
 
 import attrs
 import torch
@@ -13,7 +12,7 @@ from onestep_adapters.recipes.flow_matching import FlowMatching
 from onestep_adapters.recipes.options import Network, Training, not_negative, positive, share
 from onestep_adapters.recipes.problems import Problem
 from onestep_adapters.recipes.setting import Setting
-from onestep_adapters.recipes.straight import PATH
+from onestep_adapters.recipes.straight import PATH, solved
 from onestep_adapters.recipes.students import start_from_teacher, teacher_velocity
 from onestep_adapters.samplers import one_step
 from onestep_adapters.training import LossStep
@@ -24,14 +23,13 @@ from onestep_core import (
     flow_matching_regression,
     frozen_value,
     gradient_balance,
-    heun,
     hinge_discriminator,
     hinge_generator,
     instantaneous,
     mse,
     r1_penalty,
 )
-from onestep_core.protocols import FlowMap, Velocity
+from onestep_core.protocols import FlowMap
 
 
 class Players(nn.Module):
@@ -103,7 +101,7 @@ class ConsistencyTrajectory:
             data, noise, labels, _ = draw(setting.problem, self.training.batch, generator)
             t, m, s = self._times(len(data), generator)
             z, v = PATH(data, noise, t)
-            z_m = _solved(teacher_velocity(setting, labels), z, t, m, self.solver_steps)
+            z_m = solved(teacher_velocity(setting, labels), z, t, m, steps=self.solver_steps)
             online, average = _map(network, labels), _map(frozen(state.ema), labels)
             inner = partial(frozen_value, online)
             pair = consistency_trajectory_regression(online, inner, average, z, z_m, t, m, s, end=PATH.data_time)
@@ -141,12 +139,3 @@ class ConsistencyTrajectory:
 
 def _generator(module: nn.Module) -> nn.Module:
     return module.generator if isinstance(module, Players) else module
-
-
-@torch.no_grad()
-def _solved(velocity: Velocity, z: Tensor, t: Tensor, m: Tensor, steps: int) -> Tensor:
-    """Heun's method from ``t`` to ``m``, every sample in as many equal steps."""
-    times = [between(t, m, share=i / steps) for i in range(steps + 1)]
-    for start, stop in pairwise(times):
-        z = heun(velocity, z, start, stop)
-    return z

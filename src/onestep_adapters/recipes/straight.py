@@ -1,12 +1,15 @@
 """The linear path, on which a trained velocity network already is a consistency function, if not a good one."""
 
+from itertools import pairwise
+
+import torch
 from torch import Tensor, nn
 
 from onestep_adapters.networks import as_velocity
 from onestep_adapters.samplers import consistency_multistep
-from onestep_core import Linear, denoiser_from_velocity
+from onestep_core import Linear, between, denoiser_from_velocity, heun
 from onestep_core.flow.paths import prior_state
-from onestep_core.protocols import ConsistencyFunction, Path
+from onestep_core.protocols import ConsistencyFunction, Path, Velocity
 
 PATH = Linear()
 """Of every recipe that learns from a teacher, since teachers do."""
@@ -36,3 +39,18 @@ def one_evaluation(function: ConsistencyFunction, noise: Tensor, *, path: Path) 
     """
     ends = [path.noise_time, path.data_time]
     return consistency_multistep(function, prior_state(path, noise), ends, path=path, noise=None)
+
+
+@torch.no_grad()
+def solved(velocity: Velocity, z: Tensor, t: Tensor, m: Tensor, *, steps: int) -> Tensor:
+    """Where Heun's method leads from ``t`` to ``m``, every sample in ``steps`` equal steps of its own.
+
+    Example:
+        >>> z, t, m = torch.ones(1, 2), torch.tensor([1.0]), torch.tensor([0.5])
+        >>> solved(lambda z, t: 2 * z, z, t, m, steps=1)
+        tensor([[0.5000, 0.5000]])
+    """
+    times = [between(t, m, share=i / steps) for i in range(steps + 1)]
+    for start, stop in pairwise(times):
+        z = heun(velocity, z, start, stop)
+    return z
