@@ -126,7 +126,19 @@ def test_a_run_comes_back_as_it_was(tmp_path):
     torch.testing.assert_close(drawn(again), drawn(run), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("method", ["meanflow", "drifting", "alpha-flow", "shortcut", "solution-flow", "reflow"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "meanflow",
+        "drifting",
+        "alpha-flow",
+        "shortcut",
+        "solution-flow",
+        "reflow",
+        "progressive",
+        "consistency-distillation",
+    ],
+)
 def test_an_interrupted_run_goes_on_to_the_bit(method, tmp_path):
     recipe = tiny(method, steps=5)
     whole = start_run(method, "8gaussians", recipe)

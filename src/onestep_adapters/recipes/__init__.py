@@ -7,15 +7,22 @@ from torch import Tensor, nn
 
 from onestep_adapters.recipes.alpha_flow import AlphaFlow as AlphaFlow
 from onestep_adapters.recipes.alpha_flow import SolutionFlow as SolutionFlow
+from onestep_adapters.recipes.consistency_distillation import ConsistencyDistillation as ConsistencyDistillation
+from onestep_adapters.recipes.consistency_training import ConsistencyTraining as ConsistencyTraining
+from onestep_adapters.recipes.consistency_trajectory import ConsistencyTrajectory as ConsistencyTrajectory
+from onestep_adapters.recipes.continuous_consistency import ContinuousConsistency as ContinuousConsistency
 from onestep_adapters.recipes.drifting import Drifting as Drifting
+from onestep_adapters.recipes.easy_consistency import EasyConsistency as EasyConsistency
 from onestep_adapters.recipes.flow_matching import FlowMatching as FlowMatching
 from onestep_adapters.recipes.improved_meanflow import ImprovedMeanFlow as ImprovedMeanFlow
 from onestep_adapters.recipes.meanflow import MeanFlow as MeanFlow
+from onestep_adapters.recipes.moment_matching import MomentMatching as MomentMatching
 from onestep_adapters.recipes.names import choose
 from onestep_adapters.recipes.options import Network as Network
 from onestep_adapters.recipes.options import Training as Training
 from onestep_adapters.recipes.problems import DIGITS, PROBLEMS, Problem
 from onestep_adapters.recipes.problems import open_problem as open_problem
+from onestep_adapters.recipes.progressive import Progressive as Progressive
 from onestep_adapters.recipes.rectified_flow import Reflow as Reflow
 from onestep_adapters.recipes.setting import Setting as Setting
 from onestep_adapters.recipes.shortcut import Shortcut as Shortcut
@@ -85,6 +92,7 @@ _PLANE_TRAINING = Training(steps=4000, batch=512, learning_rate=2e-3)
 _IMAGE_TEACHER = FlowMatching(_IMAGE_TRAINING, _IMAGES)
 _PLANE_TEACHER = FlowMatching(_PLANE_TRAINING, _PLANE)
 
+
 METHODS: dict[str, Method] = {
     "flow-matching": Method(
         "velocity, many steps: the yardstick",
@@ -138,6 +146,54 @@ METHODS: dict[str, Method] = {
         "straight lines between a teacher's noise and data, one step",
         Reflow(_IMAGE_TEACHER, _IMAGE_TRAINING, _IMAGES, pairs=8000),
         Reflow(_PLANE_TEACHER, _PLANE_TRAINING, _PLANE),
+        "",
+    ),
+    "progressive": Method(
+        "a student halves its teacher's steps until one is left",
+        Progressive(_IMAGE_TRAINING, _IMAGES, _IMAGE_TEACHER),
+        Progressive(_PLANE_TRAINING, _PLANE, _PLANE_TEACHER),
+        "",
+    ),
+    "consistency-distillation": Method(
+        "consistency along a teacher's trajectories, one step",
+        ConsistencyDistillation(_IMAGE_TRAINING, _IMAGES, _IMAGE_TEACHER),
+        ConsistencyDistillation(_PLANE_TRAINING, _PLANE, _PLANE_TEACHER),
+        "",
+    ),
+    "consistency-training": Method(
+        "consistency between two noise levels of a pair (iCT), one step",
+        ConsistencyTraining(_IMAGE_TRAINING, _IMAGES, sigma_data=0.75),
+        ConsistencyTraining(_PLANE_TRAINING, _PLANE, sigma_data=1.2),
+        "",
+    ),
+    "easy-consistency": Method(
+        "consistency training from a trained flow (ECT), one step",
+        EasyConsistency(_IMAGE_TRAINING, _IMAGES, _IMAGE_TEACHER, sigma_data=0.75),
+        EasyConsistency(_PLANE_TRAINING, _PLANE, _PLANE_TEACHER, sigma_data=1.2),
+        "",
+    ),
+    "continuous-consistency": Method(
+        "consistency without a step size (sCM, training), one step",
+        ContinuousConsistency(_IMAGE_TRAINING, _IMAGES, sigma_data=0.75),
+        ContinuousConsistency(_PLANE_TRAINING, _PLANE, sigma_data=1.2),
+        "",
+    ),
+    "consistency-trajectory": Method(
+        "a flow map by a teacher's solver (CTM without its adversary), one step",
+        ConsistencyTrajectory(_IMAGE_TRAINING, _IMAGES, _IMAGE_TEACHER),
+        ConsistencyTrajectory(_PLANE_TRAINING, _PLANE, _PLANE_TEACHER),
+        "",
+    ),
+    "consistency-trajectory-adversarial": Method(
+        "a flow map by a teacher's solver and a discriminator (CTM), one step",
+        ConsistencyTrajectory(_IMAGE_TRAINING, _IMAGES, _IMAGE_TEACHER, adversarial=1.0),
+        ConsistencyTrajectory(_PLANE_TRAINING, _PLANE, _PLANE_TEACHER, adversarial=1.0),
+        "",
+    ),
+    "moment-matching": Method(
+        "jumps that agree as distributions (IMM), one step",
+        MomentMatching(_IMAGE_TRAINING, _IMAGES, sigma_data=0.75),
+        MomentMatching(_PLANE_TRAINING, _PLANE, sigma_data=1.2),
         "",
     ),
     "drifting": Method(

@@ -12,6 +12,9 @@ from onestep_core.errors import ConfigError
 
 T = TypeVar("T")
 
+PUBLISHED_SIGMA_DATA = 0.5
+"""Standard deviation of the data for which the consistency papers state their noise levels."""
+
 
 def positive(_: object, attribute: "attrs.Attribute[Any]", value: float) -> None:
     """An attrs validator: a number above zero."""

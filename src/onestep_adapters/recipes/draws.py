@@ -1,0 +1,78 @@
+"""What the trajectory recipes draw: data, noise and classes, and what a pair says about the flow.
+
+Without a teacher the flow is known through pairs: the velocity of a pair is that of the flow on average, and the state
+of the same pair a little nearer to the data is one on the trajectory up to a random error. Both become less random
+where the expected data given the state, among more data than the pair's own, takes the place of the pair's data: a
+stable target, https://arxiv.org/abs/2302.00670.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from onestep_adapters.recipes.problems import Batch, Problem
+from onestep_core import ddim, empirical_denoiser, velocity_from_data
+from onestep_core.flow.paths import point_on_path
+from onestep_core.protocols import Path
+
+
+class Draw(NamedTuple):
+    """Data and noise ``[count, *shape]``, classes ``[count]`` or ``None``, and further data, or ``None``."""
+
+    data: Tensor
+    noise: Tensor
+    labels: Tensor | None
+    further: Batch | None = None
+
+
+def draw(problem: Problem, count: int, generator: torch.Generator, *, references: int = 0) -> Draw:
+    """Training data, each with noise of its own, and ``references`` further data.
+
+    Example:
+        >>> from onestep_adapters.recipes.problems import open_problem
+        >>> draw(open_problem("8gaussians"), 3, torch.Generator().manual_seed(0)).noise.shape
+        torch.Size([3, 2])
+    """
+    data, labels = problem.batch(count, generator)
+    noise = torch.randn(data.shape, generator=generator)
+    return Draw(data, noise, labels, problem.batch(references, generator) if references else None)
+
+
+def velocity_at(drawn: Draw, t: Tensor, *, path: Path) -> tuple[Tensor, Tensor]:
+    """States at ``t`` and their velocities: of the pairs, or the expected ones among all data of the class.
+
+    Example:
+        >>> from onestep_adapters.recipes.straight import PATH
+        >>> pair = Draw(torch.zeros(1, 2), torch.ones(1, 2), None)
+        >>> velocity_at(pair, torch.tensor([0.5]), path=PATH)
+        (tensor([[0.5000, 0.5000]]), tensor([[1., 1.]]))
+    """
+    z, v = point_on_path(path, drawn.data, drawn.noise, t)
+    if drawn.further is None:
+        return z, v
+    return z, velocity_from_data(z, _expected(drawn, drawn.further, z, t, path), t, path=path)
+
+
+def states_at(drawn: Draw, t: Tensor, m: Tensor, *, path: Path) -> tuple[Tensor, Tensor]:
+    """States at ``t`` and, of the same trajectories, at ``m``: of the pairs, or by one step of DDIM from the first.
+
+    Example:
+        >>> from onestep_adapters.recipes.straight import PATH
+        >>> pair = Draw(torch.zeros(1, 2), torch.ones(1, 2), None)
+        >>> states_at(pair, torch.tensor([0.5]), torch.tensor([0.25]), path=PATH)[1]
+        tensor([[0.2500, 0.2500]])
+    """
+    z, z_m = (point_on_path(path, drawn.data, drawn.noise, time).z for time in (t, m))
+    if drawn.further is None:
+        return z, z_m
+    data = _expected(drawn, drawn.further, z, t, path)
+    return z, ddim(lambda z, t: data, z, t, m, path=path)
+
+
+def _expected(drawn: Draw, further: Batch, z: Tensor, t: Tensor, path: Path) -> Tensor:
+    references = torch.cat([drawn.data, further.data])
+    allowed = None
+    if drawn.labels is not None and further.labels is not None:
+        allowed = drawn.labels[:, None] == torch.cat([drawn.labels, further.labels])
+    return empirical_denoiser(z, references, t, path=path, allowed=allowed)

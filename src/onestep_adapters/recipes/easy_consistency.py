@@ -1,0 +1,101 @@
+"""Easy consistency tuning: consistency training that starts from a diffusion model and closes the gap in stages."""
+
+from functools import partial
+from typing import Literal
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from onestep_adapters.recipes.draws import draw, states_at
+from onestep_adapters.recipes.flow_matching import FlowMatching
+from onestep_adapters.recipes.options import PUBLISHED_SIGMA_DATA, Network, Training, not_negative, positive
+from onestep_adapters.recipes.problems import Problem
+from onestep_adapters.recipes.setting import Setting
+from onestep_adapters.recipes.straight import PATH, one_evaluation, straight_consistency
+from onestep_adapters.recipes.students import start_from_teacher
+from onestep_adapters.training import LossStep
+from onestep_core import (
+    consistency_regression,
+    ect_ratio,
+    ect_times,
+    inverse_duration,
+    l2,
+    log_normal_times,
+    pseudo_huber,
+    squared_l2,
+)
+
+
+@attrs.frozen
+class EasyConsistency:
+    """ECT: the network starts from the teacher's denoiser, and ``m`` comes nearer to ``t`` stage by stage.
+
+    Noise levels are drawn and paired as published; the states are those of the linear path with the same
+    signal-to-noise ratio, ``z / (1 + sigma)``, for which the teacher was trained.
+    """
+
+    training: Training = Training()
+    network: Network = Network()
+    teacher: FlowMatching = attrs.field(factory=FlowMatching)
+    """What to start from; its network is the student's. Nothing else is learnt from it."""
+    sigma_data: float = attrs.field(default=0.5, validator=positive)
+    """Standard deviation of the data. All numbers of noise below are for data of 0.5 and scale with it."""
+    stages: int = attrs.field(default=8, validator=positive)
+    """Stages of equal length; stage ``k`` has ``m = t (1 - factor^-(k+1) ...)``."""
+    factor: float = attrs.field(default=2.0, validator=positive)
+    """How much nearer ``m`` comes from stage to stage, above 1."""
+    amplitude: float = attrs.field(default=8.0, validator=not_negative)
+    """How much wider the gap is at small noise levels."""
+    mean: float = -1.1
+    """Of the logarithm of the noise levels."""
+    std: float = attrs.field(default=2.0, validator=positive)
+    """Of the logarithm of the noise levels."""
+    distance: Literal["l2", "pseudo-huber", "squared"] = "l2"
+    """l2 is the released one; squared has the mean as its minimiser."""
+    huber: float = attrs.field(default=0.06, validator=positive)
+    """The pseudo-Huber constant."""
+    references: int = attrs.field(default=0, validator=not_negative)
+    """Further data in an update, by which the pairs' second states become less random; 0, as published, for none."""
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations a sample."""
+        return 1
+
+    @property
+    def calls(self) -> int:
+        """Forward passes in an update: prediction and target."""
+        return 2
+
+    def build(self, problem: Problem, generator: torch.Generator) -> nn.Module:
+        """A velocity network."""
+        return self.network.build(problem, 1, generator)
+
+    def loss_step(self, setting: Setting) -> LossStep:
+        """One update's loss."""
+        start_from_teacher(setting)
+        unit = self.sigma_data / PUBLISHED_SIGMA_DATA
+        distance = {"l2": l2, "pseudo-huber": partial(pseudo_huber, c=unit * self.huber), "squared": squared_l2}[
+            self.distance
+        ]
+
+        def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+            drawn = draw(setting.problem, self.training.batch, generator, references=self.references)
+            stage = setting.state.step * self.stages // self.training.steps
+            sigma = log_normal_times(
+                torch.randn(self.training.batch, generator=generator), mean=self.mean, std=self.std
+            )
+            ratio = ect_ratio(stage, factor=self.factor)
+            nearer = ect_times(sigma, ratio=ratio, amplitude=self.amplitude)
+            t, m = PATH.time_at(unit * sigma), PATH.time_at(unit * nearer)
+            f = straight_consistency(network, drawn.labels)
+            pair = consistency_regression(f, f, *states_at(drawn, t, m, path=PATH), t, m, end=PATH.data_time)
+            raw = distance(*pair)
+            return (raw * inverse_duration(sigma, nearer)).mean(), {"raw": raw.mean()}
+
+        return loss
+
+    def generate(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
+        """Samples from noise; ``labels`` are the classes asked for."""
+        return one_evaluation(straight_consistency(network, labels), noise, path=PATH)

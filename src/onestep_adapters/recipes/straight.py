@@ -1,0 +1,56 @@
+"""The linear path, on which a trained velocity network already is a consistency function, if not a good one."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from onestep_adapters.networks import as_velocity
+from onestep_adapters.samplers import consistency_multistep
+from onestep_core import Linear, between, denoiser_from_velocity, heun
+from onestep_core.flow.paths import prior_state
+from onestep_core.protocols import ConsistencyFunction, Path, Velocity
+
+PATH = Linear()
+"""Of every recipe that learns from a teacher, since teachers do."""
+
+
+def straight_consistency(network: nn.Module, labels: Tensor | None) -> ConsistencyFunction:
+    """``f(z, t) = z - t v(z, t)``: a velocity network as a consistency function, the identity at ``t = 0``.
+
+    Of a teacher's network it is the expected data: where a straight line along the velocity ends.
+
+    Example:
+        >>> import torch
+        >>> f = straight_consistency(lambda z, t, label: z, None)
+        >>> f(torch.ones(1, 2), torch.tensor([0.25]))
+        tensor([[0.7500, 0.7500]])
+    """
+    return denoiser_from_velocity(as_velocity(network, label=labels), path=PATH)
+
+
+def one_evaluation(function: ConsistencyFunction, noise: Tensor, *, path: Path) -> Tensor:
+    """Where the trajectories from the noise end end, by one call of a consistency function.
+
+    Example:
+        >>> import torch
+        >>> one_evaluation(lambda z, t: z - 1, torch.ones(1, 2), path=PATH)
+        tensor([[0., 0.]])
+    """
+    ends = [path.noise_time, path.data_time]
+    return consistency_multistep(function, prior_state(path, noise), ends, path=path, noise=None)
+
+
+@torch.no_grad()
+def solved(velocity: Velocity, z: Tensor, t: Tensor, m: Tensor, *, steps: int) -> Tensor:
+    """Where Heun's method leads from ``t`` to ``m``, every sample in ``steps`` equal steps of its own.
+
+    Example:
+        >>> z, t, m = torch.ones(1, 2), torch.tensor([1.0]), torch.tensor([0.5])
+        >>> solved(lambda z, t: 2 * z, z, t, m, steps=1)
+        tensor([[0.5000, 0.5000]])
+    """
+    times = [between(t, m, share=i / steps) for i in range(steps + 1)]
+    for start, stop in pairwise(times):
+        z = heun(velocity, z, start, stop)
+    return z
