@@ -6,10 +6,11 @@
 
 ``conv`` is 3 x 3, ``norm`` the root-mean-square normalisation over channels without weights, ``(a, b)`` a linear
 function of ``silu(c)`` that starts at zero, ``c`` the vector of :mod:`~onestep_adapters.backbones.conditioning`, and
-``M`` one ``height * width`` square matrix a block, shared by the channels: every pixel sees every other, without
-attention, so every operation has a forward derivative, twice differentiable. ``M`` has ``(height * width)^2`` numbers:
-4,096 for 8 x 8, a million for 32 x 32, where :class:`~onestep_adapters.backbones.DiT` is the better choice. The last
-convolution starts at zero, so a fresh network is the zero velocity.
+``M`` one ``height * width`` square matrix for every block and channel: every pixel sees every other, without
+attention, so every operation has a forward derivative, twice differentiable. It costs what one shared matrix would and
+holds most of the parameters, ``(height * width)^2`` a channel: 4,096 for 8 x 8, a million for 32 x 32, where
+:class:`~onestep_adapters.backbones.DiT` is the better choice. The last convolution starts at zero, so a fresh network is
+the zero velocity.
 """
 
 from collections.abc import Sequence
@@ -85,7 +86,7 @@ class ConvNet(nn.Module):
                 nn.init.xavier_uniform_(layer.weight, generator=generator)
                 nn.init.zeros_(layer.bias)
         for block in self.blocks:
-            nn.init.normal_(block.pixels, std=0.5 * block.pixels.shape[0] ** -0.5, generator=generator)
+            nn.init.normal_(block.pixels, std=0.5 * block.pixels.shape[-1] ** -0.5, generator=generator)
         nn.init.zeros_(self.output.weight)
 
     @typed
@@ -117,7 +118,7 @@ class _Block(nn.Module):
             nn.init.zeros_(self.modulation.weight)
             nn.init.zeros_(self.modulation.bias)
         self.inner = nn.Conv2d(width, width, 3, padding=1)
-        self.pixels = nn.Parameter(torch.empty(pixels, pixels))
+        self.pixels = nn.Parameter(torch.empty(width, pixels, pixels))
         self.outer = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, hidden: Tensor, condition: Tensor) -> Tensor:
@@ -126,7 +127,7 @@ class _Block(nn.Module):
             scale, shift = self.modulation(condition)[:, :, None, None].chunk(2, dim=1)
             inner = inner * (1 + scale) + shift
         inner = silu(self.inner(inner))
-        mixed = (inner.flatten(2) @ self.pixels).reshape(inner.shape)
+        mixed = (inner.flatten(2).transpose(0, 1) @ self.pixels).transpose(0, 1).reshape(inner.shape)
         return hidden + self.outer(silu(inner + mixed))
 
 
