@@ -89,6 +89,8 @@ _IMAGES = Network("conv", width=32, depth=3)
 _PLANE = Network("mlp", width=192, depth=3)
 _IMAGE_TRAINING = Training(steps=2400, batch=64, learning_rate=3e-3)
 _PLANE_TRAINING = Training(steps=4000, batch=512, learning_rate=2e-3)
+_IMAGE_JUMPS = Training(steps=1000, batch=64, learning_rate=2e-3)
+_PLANE_STUDENT = Training(steps=4000, batch=256, learning_rate=2e-3)
 _IMAGE_TEACHER = FlowMatching(_IMAGE_TRAINING, _IMAGES)
 _PLANE_TEACHER = FlowMatching(_PLANE_TRAINING, _PLANE)
 
@@ -151,13 +153,13 @@ METHODS: dict[str, Method] = {
     "progressive": Method(
         "a student halves its teacher's steps until one is left",
         Progressive(_IMAGE_TRAINING, _IMAGES, _IMAGE_TEACHER),
-        Progressive(_PLANE_TRAINING, _PLANE, _PLANE_TEACHER),
+        Progressive(_PLANE_STUDENT, _PLANE, _PLANE_TEACHER),
         "",
     ),
     "consistency-distillation": Method(
         "consistency along a teacher's trajectories, one step",
-        ConsistencyDistillation(_IMAGE_TRAINING, _IMAGES, _IMAGE_TEACHER),
-        ConsistencyDistillation(_PLANE_TRAINING, _PLANE, _PLANE_TEACHER),
+        ConsistencyDistillation(_IMAGE_TRAINING, _IMAGES, _IMAGE_TEACHER, intervals=8),
+        ConsistencyDistillation(_PLANE_STUDENT, _PLANE, _PLANE_TEACHER, intervals=8),
         "",
     ),
     "consistency-training": Method(
@@ -180,13 +182,13 @@ METHODS: dict[str, Method] = {
     ),
     "consistency-trajectory": Method(
         "a flow map by a teacher's solver (CTM without its adversary), one step",
-        ConsistencyTrajectory(_IMAGE_TRAINING, _IMAGES, _IMAGE_TEACHER),
+        ConsistencyTrajectory(_IMAGE_JUMPS, _IMAGES, _IMAGE_TEACHER, solver_steps=1),
         ConsistencyTrajectory(_PLANE_TRAINING, _PLANE, _PLANE_TEACHER),
         "",
     ),
     "consistency-trajectory-adversarial": Method(
         "a flow map by a teacher's solver and a discriminator (CTM), one step",
-        ConsistencyTrajectory(_IMAGE_TRAINING, _IMAGES, _IMAGE_TEACHER, adversarial=1.0),
+        ConsistencyTrajectory(_IMAGE_JUMPS, _IMAGES, _IMAGE_TEACHER, solver_steps=1, adversarial=1.0),
         ConsistencyTrajectory(_PLANE_TRAINING, _PLANE, _PLANE_TEACHER, adversarial=1.0),
         "",
     ),

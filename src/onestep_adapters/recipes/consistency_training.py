@@ -55,6 +55,8 @@ class ConsistencyTraining:
     """pseudo-huber, as published, is a norm almost everywhere; squared has the mean as its minimiser."""
     huber: float = attrs.field(default=0.00054, validator=positive)
     """The pseudo-Huber constant, in units of the square root of the dimension."""
+    target: Literal["online", "average"] = "online"
+    """Whose answer at the second state is the target: the network's own, as published, or its moving average's."""
     references: int = attrs.field(default=0, validator=not_negative)
     """Further data in an update, by which the pairs' second states become less random; 0, as published, for none."""
 
@@ -111,8 +113,9 @@ class ConsistencyTraining:
             uniform = torch.rand(self.training.batch, generator=generator)
             index = discretized_log_normal(uniform, levels, mean=self.mean, std=self.std)
             t, m = self.unit * levels[index], self.unit * levels[index + 1]
-            f = self.function(network, drawn.labels)
-            pair = consistency_regression(f, f, *states_at(drawn, t, m, path=path), t, m)
+            online = self.function(network, drawn.labels)
+            target = online if self.target == "online" else self.function(setting.state.ema, drawn.labels)
+            pair = consistency_regression(online, target, *states_at(drawn, t, m, path=path), t, m)
             raw = distance(*pair)
             return (raw * inverse_duration(t, m)).mean(), {"raw": raw.mean()}
 

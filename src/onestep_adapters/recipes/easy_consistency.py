@@ -55,6 +55,8 @@ class EasyConsistency:
     """l2 is the released one; squared has the mean as its minimiser."""
     huber: float = attrs.field(default=0.06, validator=positive)
     """The pseudo-Huber constant."""
+    target: Literal["online", "average"] = "online"
+    """Whose answer at the second state is the target: the network's own, as published, or its moving average's."""
     references: int = attrs.field(default=0, validator=not_negative)
     """Further data in an update, by which the pairs' second states become less random; 0, as published, for none."""
 
@@ -89,8 +91,9 @@ class EasyConsistency:
             ratio = ect_ratio(stage, factor=self.factor)
             nearer = ect_times(sigma, ratio=ratio, amplitude=self.amplitude)
             t, m = PATH.time_at(unit * sigma), PATH.time_at(unit * nearer)
-            f = straight_consistency(network, drawn.labels)
-            pair = consistency_regression(f, f, *states_at(drawn, t, m, path=PATH), t, m, end=PATH.data_time)
+            online = straight_consistency(network, drawn.labels)
+            target = online if self.target == "online" else straight_consistency(setting.state.ema, drawn.labels)
+            pair = consistency_regression(online, target, *states_at(drawn, t, m, path=PATH), t, m, end=PATH.data_time)
             raw = distance(*pair)
             return (raw * inverse_duration(sigma, nearer)).mean(), {"raw": raw.mean()}
 
