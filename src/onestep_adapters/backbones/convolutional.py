@@ -9,8 +9,8 @@ function of ``silu(c)`` that starts at zero, ``c`` the vector of :mod:`~onestep_
 ``M`` one ``height * width`` square matrix for every block and channel: every pixel sees every other, without
 attention, so every operation has a forward derivative, twice differentiable. It costs what one shared matrix would and
 holds most of the parameters, ``(height * width)^2`` a channel: 4,096 for 8 x 8, a million for 32 x 32, where
-:class:`~onestep_adapters.backbones.DiT` is the better choice. The last convolution starts at zero, so a fresh network is
-the zero velocity.
+:class:`~onestep_adapters.backbones.DiT` is the better choice. The last convolution starts at zero, so a fresh network
+is the zero velocity.
 """
 
 from collections.abc import Sequence

@@ -88,25 +88,38 @@ class Method(NamedTuple):
 _IMAGES = Network("conv", width=32, depth=3)
 _PLANE = Network("mlp", width=192, depth=3)
 _IMAGE_TRAINING = Training(steps=2400, batch=64, learning_rate=3e-3)
-_PLANE_TRAINING = Training(steps=4000, batch=512, learning_rate=2e-3)
+_PLANE_TRAINING = Training(steps=3000, batch=256, learning_rate=2e-3)
 _IMAGE_JUMPS = Training(steps=1000, batch=64, learning_rate=2e-3)
 _PLANE_STUDENT = Training(steps=4000, batch=256, learning_rate=2e-3)
 _IMAGE_TEACHER = FlowMatching(_IMAGE_TRAINING, _IMAGES)
 _PLANE_TEACHER = FlowMatching(_PLANE_TRAINING, _PLANE)
 
 
+_PUBLISHED_MEANFLOW: dict[str, float] = {"power": 1.0, "moving": 0.25, "uniform_share": 0.0, "mean": -0.4}
+
 METHODS: dict[str, Method] = {
     "flow-matching": Method(
         "velocity, many steps: the yardstick",
         _IMAGE_TEACHER,
         _PLANE_TEACHER,
-        "",
+        "Sampled in 50 steps of Heun, two evaluations each. Times half uniform, half logit-normal. More channels "
+        "or twice the steps bring the validation split's 1-NN accuracy down a little, and take the demo beyond "
+        "five minutes.",
     ),
     "meanflow": Method(
         "average velocity, one step",
-        MeanFlow(_IMAGE_TRAINING, _IMAGES),
+        MeanFlow(_IMAGE_TRAINING, _IMAGES, power=0.5),
         MeanFlow(_PLANE_TRAINING, _PLANE),
-        "",
+        "Adaptive weight of power 0.5 and uniform times: the smallest energy distance on the validation split "
+        "among powers 0, 0.5 and 1 and the published times. Its samples keep too close to one another: density "
+        "above 1, low recall. Exact marginal velocities in place of the pairs' do not change that, so noise in "
+        "the target is not the reason.",
+    ),
+    "meanflow-released": Method(
+        "average velocity as published: weight, times and share of moving pairs",
+        MeanFlow(Training(steps=600, batch=64, learning_rate=3e-3), _IMAGES, **_PUBLISHED_MEANFLOW),
+        MeanFlow(_PLANE_TRAINING, _PLANE, **_PUBLISHED_MEANFLOW),
+        "The published default, with fewer steps: its own row, also where it loses.",
     ),
     "improved-meanflow": Method(
         "average velocity with a predicted tangent, one step",
@@ -201,8 +214,15 @@ METHODS: dict[str, Method] = {
     "drifting": Method(
         "a field of data and samples, one step",
         Drifting(Training(steps=1200, batch=160, learning_rate=3e-3), _IMAGES, temperatures=(1.0,)),
-        Drifting(Training(steps=2000, batch=512, learning_rate=2e-3), _PLANE, positives=512, temperatures=(1.0,)),
-        "",
+        Drifting(
+            Training(steps=2000, batch=512, learning_rate=2e-3),
+            _PLANE,
+            positives=512,
+            temperatures=(0.5,),
+            final_temperatures=(0.1,),
+        ),
+        "Mean shift, one temperature: the best on the validation split. In the plane it falls from coarse, which "
+        "carries mass between modes, to fine, which shapes them.",
     ),
     "drifting-released": Method(
         "the released drift: three small temperatures, normalised forces",
@@ -219,7 +239,8 @@ METHODS: dict[str, Method] = {
             field="released",
             temperatures=(0.02, 0.05, 0.2),
         ),
-        "",
+        "The published field with its three temperatures: its own row, also where it loses. On raw pixels it "
+        "collapses to the mean of a class, while the loss hardly moves.",
     ),
 }
 """The one table from command name to method."""

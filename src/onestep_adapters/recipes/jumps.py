@@ -50,7 +50,9 @@ class AverageVelocityRecipe:
     moving: float = attrs.field(default=0.75, validator=share)
     """Share of the pairs with s != t, the first of each batch; the others are flow matching."""
     uniform_share: float = attrs.field(default=1.0, validator=share)
-    """Share of training times that are uniform; the others are logit-normal(0, 1)."""
+    """Share of training times that are uniform; the others are logit-normal(mean, 1)."""
+    mean: float = 0.0
+    """Of the logit of those others."""
     anchored: float = attrs.field(default=0.0, validator=share)
     """Share of the jumps that end at the data, from where alone one step follows; the others end anywhere."""
     references: int = attrs.field(default=0, validator=not_negative)
@@ -73,7 +75,7 @@ class AverageVelocityRecipe:
 
     def times(self, count: int, generator: torch.Generator) -> TimePair:
         """Two times, the later one first; only the first ``moving`` of the batch keep the second."""
-        t, s = ordered(*(mixed_times(count, self.uniform_share, generator) for _ in "ts"))
+        t, s = ordered(*(mixed_times(count, self.uniform_share, generator, mean=self.mean) for _ in "ts"))
         index = torch.arange(count)
         return stay_where(*self.anchor(t, s, index < round(self.anchored * self.jumping)), index >= self.jumping)
 
