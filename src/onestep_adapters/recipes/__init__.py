@@ -215,11 +215,11 @@ METHODS: dict[str, Method] = {
         "a field of data and samples, one step",
         Drifting(Training(steps=1200, batch=160, learning_rate=3e-3), _IMAGES, temperatures=(1.0,)),
         Drifting(
-            Training(steps=2000, batch=512, learning_rate=2e-3),
+            Training(steps=2500, batch=512, learning_rate=2e-3),
             _PLANE,
             positives=512,
-            temperatures=(0.5,),
-            final_temperatures=(0.1,),
+            temperatures=(0.4,),
+            final_temperatures=(0.12,),
         ),
         "Mean shift, one temperature: the best on the validation split. In the plane it falls from coarse, which "
         "carries mass between modes, to fine, which shapes them.",

@@ -14,7 +14,7 @@ from onestep_adapters.recipes.digits import digits_evaluation
 from onestep_adapters.recipes.evaluation import ImageReport, digits_classifier, evaluate_runs
 from onestep_adapters.recipes.problems import DIGITS
 from onestep_adapters.recipes.runs import Run, resume_or_start
-from onestep_adapters.training import StepRecord
+from onestep_adapters.training import StepRecord, save_checkpoint
 from onestep_core.fields import energy_distance
 
 METHODS = ("flow-matching", "meanflow", "drifting", "meanflow-released", "drifting-released")
@@ -67,6 +67,8 @@ class Demo:
             if record.step % every == 0:
                 run.state.history[-1]["validation"] = self._distance(run)
             yield record
+        # The last distance came after the last checkpoint.
+        save_checkpoint(folder, run.state)
 
     def _distance(self, run: Run) -> float:
         """Squared energy distance to the validation images, in the classifier's features."""
