@@ -93,7 +93,7 @@ _IMAGE_JUMPS = Training(steps=1000, batch=64, learning_rate=2e-3)
 _PLANE_STUDENT = Training(steps=4000, batch=256, learning_rate=2e-3)
 _IMAGE_TEACHER = FlowMatching(_IMAGE_TRAINING, _IMAGES)
 _PLANE_TEACHER = FlowMatching(_PLANE_TRAINING, _PLANE)
-
+_PLANE_TUTOR = FlowMatching(Training(steps=4000, batch=512, learning_rate=2e-3), _PLANE)
 
 _PUBLISHED_MEANFLOW: dict[str, float] = {"power": 1.0, "moving": 0.25, "uniform_share": 0.0, "mean": -0.4}
 
@@ -166,13 +166,13 @@ METHODS: dict[str, Method] = {
     "progressive": Method(
         "a student halves its teacher's steps until one is left",
         Progressive(_IMAGE_TRAINING, _IMAGES, _IMAGE_TEACHER),
-        Progressive(_PLANE_STUDENT, _PLANE, _PLANE_TEACHER),
+        Progressive(_PLANE_STUDENT, _PLANE, _PLANE_TUTOR),
         "",
     ),
     "consistency-distillation": Method(
         "consistency along a teacher's trajectories, one step",
         ConsistencyDistillation(_IMAGE_TRAINING, _IMAGES, _IMAGE_TEACHER, intervals=8),
-        ConsistencyDistillation(_PLANE_STUDENT, _PLANE, _PLANE_TEACHER, intervals=8),
+        ConsistencyDistillation(_PLANE_STUDENT, _PLANE, _PLANE_TUTOR, intervals=8),
         "",
     ),
     "consistency-training": Method(
@@ -184,7 +184,7 @@ METHODS: dict[str, Method] = {
     "easy-consistency": Method(
         "consistency training from a trained flow (ECT), one step",
         EasyConsistency(_IMAGE_TRAINING, _IMAGES, _IMAGE_TEACHER, sigma_data=0.75),
-        EasyConsistency(_PLANE_TRAINING, _PLANE, _PLANE_TEACHER, sigma_data=1.2),
+        EasyConsistency(_PLANE_TRAINING, _PLANE, _PLANE_TUTOR, sigma_data=1.2),
         "",
     ),
     "continuous-consistency": Method(
@@ -196,13 +196,13 @@ METHODS: dict[str, Method] = {
     "consistency-trajectory": Method(
         "a flow map by a teacher's solver (CTM without its adversary), one step",
         ConsistencyTrajectory(_IMAGE_JUMPS, _IMAGES, _IMAGE_TEACHER, solver_steps=1),
-        ConsistencyTrajectory(_PLANE_TRAINING, _PLANE, _PLANE_TEACHER),
+        ConsistencyTrajectory(_PLANE_TRAINING, _PLANE, _PLANE_TUTOR),
         "",
     ),
     "consistency-trajectory-adversarial": Method(
         "a flow map by a teacher's solver and a discriminator (CTM), one step",
         ConsistencyTrajectory(_IMAGE_JUMPS, _IMAGES, _IMAGE_TEACHER, solver_steps=1, adversarial=1.0),
-        ConsistencyTrajectory(_PLANE_TRAINING, _PLANE, _PLANE_TEACHER, adversarial=1.0),
+        ConsistencyTrajectory(_PLANE_TRAINING, _PLANE, _PLANE_TUTOR, adversarial=1.0),
         "",
     ),
     "moment-matching": Method(

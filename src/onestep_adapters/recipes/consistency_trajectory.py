@@ -1,7 +1,5 @@
 """Consistency trajectories (CTM): a flow map from anywhere to anywhere, with or without an adversary."""
 
-from functools import partial
-
 import attrs
 import torch
 from torch import Tensor, nn
@@ -21,7 +19,6 @@ from onestep_core import (
     consistency_trajectory_regression,
     flow_map_from_average_velocity,
     flow_matching_regression,
-    frozen_value,
     gradient_balance,
     hinge_discriminator,
     hinge_generator,
@@ -80,7 +77,7 @@ class ConsistencyTrajectory:
 
     @property
     def calls(self) -> int:
-        """Forward passes in an update: three of the network, two of its average, two a solver step of the teacher."""
+        """Forward passes in an update: two of the network, three of its average, two a solver step of the teacher."""
         return 5 + 2 * self.solver_steps + 4 * (self.adversarial > 0)
 
     def build(self, problem: Problem, generator: torch.Generator) -> nn.Module:
@@ -103,8 +100,7 @@ class ConsistencyTrajectory:
             z, v = PATH(data, noise, t)
             z_m = solved(teacher_velocity(setting, labels), z, t, m, steps=self.solver_steps)
             online, average = _map(network, labels), _map(frozen(state.ema), labels)
-            inner = partial(frozen_value, online)
-            pair = consistency_trajectory_regression(online, inner, average, z, z_m, t, m, s, end=PATH.data_time)
+            pair = consistency_trajectory_regression(online, average, average, z, z_m, t, m, s, end=PATH.data_time)
             consistency = mse(*pair).mean()
             average_velocity = as_average_velocity(network, label=labels)
             matching = mse(*flow_matching_regression(instantaneous(average_velocity), z, v, t)).mean()
