@@ -105,6 +105,9 @@ class Demo:
 
 
 def _verdicts(written: ImageReport) -> Iterator[str]:
-    for label, verdicts in written.report.verdicts.items():
-        missed = [v.name for v in verdicts if not v.passed]
-        yield f"{label:<20}{'passes every bar' if not missed else 'misses: ' + ', '.join(missed)}"
+    report = written.report
+    for row in report.rows:
+        missed = [verdict.name for verdict in report.verdicts[row.label] if not verdict.passed]
+        against = "the floor" if row.label == report.yardstick else "the yardstick"
+        said = f"misses {', '.join(missed)}" if missed else "passes every bar"
+        yield f"{row.label:<20}against {against}: {said}"
