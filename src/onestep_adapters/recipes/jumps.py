@@ -73,13 +73,17 @@ class AverageVelocityRecipe:
 
     def times(self, count: int, generator: torch.Generator) -> TimePair:
         """Two times, the later one first; only the first ``moving`` of the batch keep the second."""
-        t, s = ordered(*(mixed_times(count, self.uniform_share, generator) for _ in "ts"))
-        index = torch.arange(count)
-        return stay_where(*self.anchor(t, s, index < round(self.anchored * self.jumping)), index >= self.jumping)
+        one, other = (mixed_times(count, self.uniform_share, generator) for _ in "ts")
+        index, (t, s) = torch.arange(count), ordered(one, other)
+        anchored = index < round(self.anchored * self.jumping)
+        t, s = (torch.where(anchored, a, x) for a, x in zip(self.anchor(one), (t, s), strict=True))
+        return stay_where(t, s, index >= self.jumping)
 
-    def anchor(self, t: Tensor, s: Tensor, mask: Tensor) -> TimePair:
-        """Jumps of which those where ``mask`` holds end at the data."""
-        return TimePair(t, s.masked_fill(mask, self.path.data_time))
+    def anchor(self, time: Tensor) -> TimePair:
+        """Jumps from any time to the data. The times are not those of ordered pairs: where a derivative carries the
+        target from the data up, one that favours late times lets errors grow on the way.
+        """
+        return TimePair(time, torch.full_like(time, self.path.data_time))
 
     def points(self, problem: Problem, generator: torch.Generator) -> Points:
         """A batch with its noise and times on the path, drawn in this order."""

@@ -30,9 +30,9 @@ class TerminalVelocity(AverageVelocityRecipe):
     through: bool = True
     """Train through the derivative, as published; without, it is Lagrangian self-distillation, which costs less."""
 
-    def anchor(self, t: Tensor, s: Tensor, mask: Tensor) -> TimePair:
-        """Jumps of which those where ``mask`` holds start at the noise."""
-        return TimePair(t.masked_fill(mask, self.path.noise_time), s)
+    def anchor(self, time: Tensor) -> TimePair:
+        """Jumps from the noise to any time."""
+        return TimePair(torch.full_like(time, self.path.noise_time), time)
 
     @property
     def calls(self) -> int:
