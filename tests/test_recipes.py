@@ -246,6 +246,19 @@ def test_the_first_of_a_batch_jump_and_the_rest_stays():
     assert torch.equal(still.s, still.t)
 
 
+def test_anchored_jumps_share_the_end_that_one_step_sampling_has():
+    problem, halves = open_problem("8gaussians"), {"training": Training(batch=40), "moving": 0.5, "anchored": 0.5}
+    to_data, from_noise = (
+        kind(**halves).points(problem, torch.Generator().manual_seed(0)) for kind in (MeanFlow, TerminalVelocity)
+    )
+    assert (to_data.s[:10] == 0).all()
+    assert (from_noise.t[:10] == 1).all()
+    for points in (to_data, from_noise):
+        assert (points.s[:20] < points.t[:20]).all()
+        assert ((points.s[10:20] > 0) & (points.t[10:20] < 1)).all()
+        assert torch.equal(points.s[20:], points.t[20:])
+
+
 def test_shortcuts_are_dyadic_and_run_from_noise_to_data():
     recipe = Shortcut(Training(batch=64), moving=0.5, finest=3)
     moving, still = recipe.parts(open_problem("8gaussians"), torch.Generator().manual_seed(0))
