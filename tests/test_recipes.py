@@ -178,6 +178,7 @@ def test_unknown_names_are_answered_with_the_nearest():
         lambda: AlphaFlow(end=1.5),
         lambda: SolutionFlow(last=0.0),
         lambda: Shortcut(finest=0),
+        lambda: TerminalVelocity(anchored=0.7, whole=0.4),
         lambda: Reflow(pairs=0),
         lambda: Reflow().loss_step(Setting(open_problem("8gaussians"), None)),  # No teacher came.
         lambda: Network("conv").build(open_problem("8gaussians"), 1, torch.Generator()),

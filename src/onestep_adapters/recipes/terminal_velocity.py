@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from onestep_adapters.networks import as_average_velocity
-from onestep_adapters.recipes.jumps import AverageVelocityRecipe, parts_apart
+from onestep_adapters.recipes.jumps import AnyJumpRecipe, parts_apart
 from onestep_adapters.recipes.setting import Setting
 from onestep_adapters.training import LossStep
 from onestep_core import (
@@ -20,7 +20,7 @@ from onestep_core import (
 
 
 @attrs.frozen
-class TerminalVelocity(AverageVelocityRecipe):
+class TerminalVelocity(AnyJumpRecipe):
     """Regress the velocity at the end of a jump onto the moving average's; sample by one jump.
 
     ``anchored`` jumps start at the noise, since it is their end that moves. Released: lengths and ends of jumps are
