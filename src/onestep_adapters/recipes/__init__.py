@@ -82,6 +82,7 @@ _IMAGES = Network("conv", width=32, depth=3)
 _PLANE = Network("mlp", width=192, depth=3)
 _IMAGE_TRAINING = Training(steps=2400, batch=64, learning_rate=3e-3)
 _PLANE_TRAINING = Training(steps=4000, batch=512, learning_rate=2e-3)
+_PLANE_JUMPS = Training(steps=5000, batch=512, learning_rate=3e-3)
 _IMAGE_TEACHER = FlowMatching(_IMAGE_TRAINING, _IMAGES)
 _PLANE_TEACHER = FlowMatching(_PLANE_TRAINING, _PLANE)
 
@@ -109,19 +110,19 @@ METHODS: dict[str, Method] = {
     "alpha-flow": Method(
         "average velocity, annealed from flow matching of whole jumps, one step",
         AlphaFlow(_IMAGE_TRAINING, _IMAGES, moving=0.5, references=256, anchored=0.5, end=0.5, final=0.05),
-        AlphaFlow(_PLANE_TRAINING, _PLANE, moving=0.5, references=1024, anchored=0.5, end=0.5, final=0.05),
+        AlphaFlow(_PLANE_JUMPS, _PLANE, moving=0.5, references=1024, anchored=0.5, end=0.4, final=0.08),
         "",
     ),
     "split-meanflow": Method(
         "average velocity that agrees with itself, one step",
         SplitMeanFlow(_IMAGE_TRAINING, _IMAGES, moving=0.5, references=256, anchored=0.5),
-        SplitMeanFlow(_PLANE_TRAINING, _PLANE, moving=0.5, references=1024, anchored=0.5),
+        SplitMeanFlow(_PLANE_JUMPS, _PLANE, moving=0.5, references=1024, anchored=0.5),
         "",
     ),
     "shortcut": Method(
         "average velocity at step sizes 1, 1/2, 1/4, ..., one step",
         Shortcut(_IMAGE_TRAINING, _IMAGES, moving=0.6, references=256, biased=True),
-        Shortcut(_PLANE_TRAINING, _PLANE, moving=0.6, references=1024, biased=True),
+        Shortcut(_PLANE_JUMPS, _PLANE, moving=0.6, references=1024, biased=True),
         "",
     ),
     "terminal-velocity": Method(
@@ -135,7 +136,7 @@ METHODS: dict[str, Method] = {
     "solution-flow": Method(
         "the solution of the flow's equation, one step",
         SolutionFlow(_IMAGE_TRAINING, _IMAGES, moving=0.5, references=256, anchored=0.5, first=0.2, last=0.05),
-        SolutionFlow(_PLANE_TRAINING, _PLANE, moving=0.5, references=1024, anchored=0.5, first=0.2, last=0.05),
+        SolutionFlow(_PLANE_JUMPS, _PLANE, moving=0.5, references=1024, anchored=0.5, first=0.3, last=0.08),
         "",
     ),
     "reflow": Method(
