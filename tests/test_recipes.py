@@ -190,6 +190,7 @@ def test_unknown_names_are_answered_with_the_nearest():
         lambda: AlphaFlow(end=1.5),
         lambda: SolutionFlow(last=0.0),
         lambda: Shortcut(finest=0),
+        lambda: TerminalVelocity(anchored=0.7, whole=0.4),
         lambda: Reflow(pairs=0),
         lambda: Reflow().loss_step(Setting(open_problem("8gaussians"), None)),  # No teacher came.
         lambda: Network("conv").build(open_problem("8gaussians"), 1, torch.Generator()),
@@ -256,6 +257,19 @@ def test_the_first_of_a_batch_jump_and_the_rest_stays():
     assert (len(moving.z), len(still.z)) == (10, 30)
     assert (moving.s < moving.t).all()
     assert torch.equal(still.s, still.t)
+
+
+def test_anchored_jumps_share_the_end_that_one_step_sampling_has():
+    problem, halves = open_problem("8gaussians"), {"training": Training(batch=40), "moving": 0.5, "anchored": 0.5}
+    to_data, from_noise = (
+        kind(**halves).points(problem, torch.Generator().manual_seed(0)) for kind in (MeanFlow, TerminalVelocity)
+    )
+    assert (to_data.s[:10] == 0).all()
+    assert (from_noise.t[:10] == 1).all()
+    for points in (to_data, from_noise):
+        assert (points.s[:20] < points.t[:20]).all()
+        assert ((points.s[10:20] > 0) & (points.t[10:20] < 1)).all()
+        assert torch.equal(points.s[20:], points.t[20:])
 
 
 def test_shortcuts_are_dyadic_and_run_from_noise_to_data():

@@ -91,6 +91,7 @@ _IMAGE_TRAINING = Training(steps=2400, batch=64, learning_rate=3e-3)
 _PLANE_TRAINING = Training(steps=3000, batch=256, learning_rate=2e-3)
 _IMAGE_JUMPS = Training(steps=1000, batch=64, learning_rate=2e-3)
 _PLANE_STUDENT = Training(steps=4000, batch=256, learning_rate=2e-3)
+_PLANE_JUMPS = Training(steps=5000, batch=512, learning_rate=3e-3)
 _IMAGE_TEACHER = FlowMatching(_IMAGE_TRAINING, _IMAGES)
 _PLANE_TEACHER = FlowMatching(_PLANE_TRAINING, _PLANE)
 _PLANE_TUTOR = FlowMatching(Training(steps=4000, batch=512, learning_rate=2e-3), _PLANE)
@@ -123,44 +124,48 @@ METHODS: dict[str, Method] = {
     ),
     "improved-meanflow": Method(
         "average velocity with a predicted tangent, one step",
-        ImprovedMeanFlow(_IMAGE_TRAINING, _IMAGES),
-        ImprovedMeanFlow(_PLANE_TRAINING, _PLANE),
+        ImprovedMeanFlow(_IMAGE_TRAINING, _IMAGES, moving=0.5, references=256, anchored=0.5),
+        ImprovedMeanFlow(
+            Training(steps=6000, batch=256, learning_rate=7e-4), _PLANE, moving=0.5, references=1024, anchored=0.5
+        ),
         "",
     ),
     "alpha-flow": Method(
         "average velocity, annealed from flow matching of whole jumps, one step",
-        AlphaFlow(_IMAGE_TRAINING, _IMAGES),
-        AlphaFlow(_PLANE_TRAINING, _PLANE),
+        AlphaFlow(_IMAGE_TRAINING, _IMAGES, moving=0.5, references=256, anchored=0.5, end=0.5, final=0.05),
+        AlphaFlow(_PLANE_JUMPS, _PLANE, moving=0.5, references=1024, anchored=0.5, end=0.4, final=0.08),
         "",
     ),
     "split-meanflow": Method(
         "average velocity that agrees with itself, one step",
-        SplitMeanFlow(_IMAGE_TRAINING, _IMAGES),
-        SplitMeanFlow(_PLANE_TRAINING, _PLANE),
+        SplitMeanFlow(_IMAGE_TRAINING, _IMAGES, moving=0.5, references=256, anchored=0.5),
+        SplitMeanFlow(_PLANE_JUMPS, _PLANE, moving=0.5, references=1024, anchored=0.5),
         "",
     ),
     "shortcut": Method(
         "average velocity at step sizes 1, 1/2, 1/4, ..., one step",
-        Shortcut(_IMAGE_TRAINING, _IMAGES, moving=0.5),
-        Shortcut(_PLANE_TRAINING, _PLANE, moving=0.5),
+        Shortcut(_IMAGE_TRAINING, _IMAGES, moving=0.6, references=256, biased=True),
+        Shortcut(_PLANE_JUMPS, _PLANE, moving=0.6, references=1024, biased=True),
         "",
     ),
     "terminal-velocity": Method(
         "average velocity whose end moves as it should, one step",
-        TerminalVelocity(_IMAGE_TRAINING, _IMAGES, moving=0.5),
-        TerminalVelocity(_PLANE_TRAINING, _PLANE, moving=0.5),
+        TerminalVelocity(_IMAGE_TRAINING, _IMAGES, moving=0.5, references=256, anchored=0.5),
+        TerminalVelocity(
+            Training(steps=4500, batch=256, learning_rate=2e-3), _PLANE, moving=0.5, references=1024, anchored=0.5
+        ),
         "",
     ),
     "solution-flow": Method(
         "the solution of the flow's equation, one step",
-        SolutionFlow(_IMAGE_TRAINING, _IMAGES),
-        SolutionFlow(_PLANE_TRAINING, _PLANE),
+        SolutionFlow(_IMAGE_TRAINING, _IMAGES, moving=0.5, references=256, anchored=0.5, first=0.2, last=0.05),
+        SolutionFlow(_PLANE_JUMPS, _PLANE, moving=0.5, references=1024, anchored=0.5, first=0.3, last=0.08),
         "",
     ),
     "reflow": Method(
-        "straight lines between a teacher's noise and data, one step",
-        Reflow(_IMAGE_TEACHER, _IMAGE_TRAINING, _IMAGES, pairs=8000),
-        Reflow(_PLANE_TEACHER, _PLANE_TRAINING, _PLANE),
+        "a teacher's noise and data, joined by straight lines, one step",
+        Reflow(_IMAGE_TEACHER, _IMAGE_TRAINING, _IMAGES, at_noise=0.5, pairs=8000),
+        Reflow(_PLANE_TEACHER, _PLANE_TRAINING, _PLANE, at_noise=0.5),
         "",
     ),
     "progressive": Method(

@@ -35,7 +35,10 @@ class AlphaFlow(EulerianRecipe):
     """
 
     end: float = attrs.field(default=1.0, validator=share)
-    """Where ``alpha`` arrives at 0, a share of the training: a sigmoid, MeanFlow from 0.71 of it on. Released: 1."""
+    """Where ``alpha`` arrives at ``final``, a share of the training; by a sigmoid, near it from 0.7 of that on.
+    Released: 1."""
+    final: float = attrs.field(default=0.0, validator=share)
+    """The last ``alpha``. 0, as released: MeanFlow."""
 
     @property
     def calls(self) -> int:
@@ -48,7 +51,7 @@ class AlphaFlow(EulerianRecipe):
         def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
             z, v, t, s, labels = self.points(setting.problem, generator)
             a = as_average_velocity(network, label=labels)
-            alpha = alpha_schedule(setting.state.step, begin=0, end=self.end * self.training.steps)
+            alpha = alpha_schedule(setting.state.step, begin=0, end=self.end * self.training.steps, final=self.final)
             if alpha == 0:
                 pair = meanflow_regression(a, z, v, t, s, moving=self.jumping)
             else:

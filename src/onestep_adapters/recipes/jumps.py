@@ -4,6 +4,7 @@ A batch has two parts: its first ``moving`` pairs jump, from ``t`` to ``s``, and
 matching says which flow it is.
 """
 
+from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple
 
 import attrs
@@ -16,6 +17,7 @@ from onestep_adapters.recipes.options import Network, Training, not_negative, po
 from onestep_adapters.recipes.problems import Batch, Problem
 from onestep_adapters.samplers import one_step
 from onestep_core import Linear, TimePair, adaptive, empirical_velocity, expand_like, ordered, stay_where
+from onestep_core.errors import ConfigError
 from onestep_core.protocols import Path
 
 _NEAR = 1e-3
@@ -40,8 +42,8 @@ class Parts(NamedTuple):
 
 
 @attrs.frozen
-class AverageVelocityRecipe:
-    """Options and sampler of every method whose network is an average velocity; a method adds its loss."""
+class AverageVelocityRecipe(ABC):
+    """Options and sampler of every method whose network is an average velocity; a method adds its times and loss."""
 
     teacher: ClassVar[None] = None
     path: ClassVar[Path] = Linear()
@@ -53,8 +55,6 @@ class AverageVelocityRecipe:
     """Share of training times that are uniform; the others are logit-normal(mean, 1)."""
     mean: float = 0.0
     """Of the logit of those others."""
-    anchored: float = attrs.field(default=0.0, validator=share)
-    """Share of the jumps that end at the data, from where alone one step follows; the others end anywhere."""
     references: int = attrs.field(default=0, validator=not_negative)
     """Data drawn beside the batch, whose mean velocity given the state replaces that of the pair, with less variance:
     stable targets, https://arxiv.org/abs/2302.00670. 0: the pair's own, as published."""
@@ -73,15 +73,9 @@ class AverageVelocityRecipe:
         """The average-velocity network."""
         return self.network.build(problem, 2, generator)
 
+    @abstractmethod
     def times(self, count: int, generator: torch.Generator) -> TimePair:
-        """Two times, the later one first; only the first ``moving`` of the batch keep the second."""
-        t, s = ordered(*(mixed_times(count, self.uniform_share, generator, mean=self.mean) for _ in "ts"))
-        index = torch.arange(count)
-        return stay_where(*self.anchor(t, s, index < round(self.anchored * self.jumping)), index >= self.jumping)
-
-    def anchor(self, t: Tensor, s: Tensor, mask: Tensor) -> TimePair:
-        """Jumps of which those where ``mask`` holds end at the data."""
-        return TimePair(t, s.masked_fill(mask, self.path.data_time))
+        """Source and target times of a batch, of which the first ``moving`` jump."""
 
     def points(self, problem: Problem, generator: torch.Generator) -> Points:
         """A batch with its noise and times on the path, drawn in this order."""
@@ -110,7 +104,40 @@ class AverageVelocityRecipe:
 
 
 @attrs.frozen
-class EulerianRecipe(AverageVelocityRecipe):
+class AnyJumpRecipe(AverageVelocityRecipe):
+    """Jumps between any two times, with a choice of those that matter most for one step."""
+
+    anchored: float = attrs.field(default=0.0, validator=share)
+    """Share of the jumps that end at the data, from where alone one step follows; the others end anywhere."""
+    whole: float = attrs.field(default=0.0, validator=share)
+    """Share of the jumps that are the sampler's own, from the noise to the data, after the anchored ones."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.anchored + self.whole > 1 + 1e-9:
+            raise ConfigError(
+                f"anchored = {self.anchored} and whole = {self.whole} are shares of the same jumps: expected a sum of "
+                "at most 1"
+            )
+
+    def times(self, count: int, generator: torch.Generator) -> TimePair:
+        """Two times, the later one first; only the first ``moving`` of the batch keep the second."""
+        one, other = (mixed_times(count, self.uniform_share, generator, mean=self.mean) for _ in "ts")
+        index, (t, s) = torch.arange(count), ordered(one, other)
+        anchored = index < round(self.anchored * self.jumping)
+        whole = ~anchored & (index < round((self.anchored + self.whole) * self.jumping))
+        t, s = (torch.where(anchored, a, x) for a, x in zip(self.anchor(one), (t, s), strict=True))
+        t, s = t.masked_fill(whole, self.path.noise_time), s.masked_fill(whole, self.path.data_time)
+        return stay_where(t, s, index >= self.jumping)
+
+    def anchor(self, time: Tensor) -> TimePair:
+        """Jumps from any time to the data. The times are not those of ordered pairs: where a derivative carries the
+        target from the data up, one that favours late times lets errors grow on the way.
+        """
+        return TimePair(time, torch.full_like(time, self.path.data_time))
+
+
+@attrs.frozen
+class EulerianRecipe(AnyJumpRecipe):
     """Options of the methods whose target holds a derivative along the trajectory, or the difference that tends to it:
     where the velocity is steep, their loss is large.
     """

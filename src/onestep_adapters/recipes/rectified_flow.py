@@ -45,6 +45,8 @@ class Reflow:
     """Heun steps of the teacher for a pair."""
     uniform_share: float = attrs.field(default=1.0, validator=share)
     """Share of reflow's training times that are uniform; the others are logit-normal(0, 1)."""
+    at_noise: float = attrs.field(default=0.0, validator=share)
+    """Share of reflow's training times that are the noise end, where one step starts. Published: 0."""
 
     @property
     def evaluations(self) -> int:
@@ -88,6 +90,7 @@ class Reflow:
                 pair = knowledge_distillation_regression(jump, noise[index], data[index], start, end)
             else:
                 m = mixed_times(len(index), self.uniform_share, generator)
+                m = torch.where(torch.arange(len(index)) < round(self.at_noise * len(index)), start, m)
                 pair = rectified_flow_regression(velocity, noise[index], data[index], start, m, end)
             return mse(*pair).mean(), {}
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from onestep_adapters.networks import as_average_velocity
 from onestep_adapters.recipes.flow_matching import mixed_times
-from onestep_adapters.recipes.jumps import AverageVelocityRecipe, parts_apart
+from onestep_adapters.recipes.jumps import AnyJumpRecipe, AverageVelocityRecipe, parts_apart
 from onestep_adapters.recipes.options import positive
 from onestep_adapters.recipes.setting import Setting
 from onestep_adapters.training import LossStep
@@ -29,7 +29,7 @@ from onestep_core.protocols import Path
 
 
 @attrs.frozen
-class SplitMeanFlow(AverageVelocityRecipe):
+class SplitMeanFlow(AnyJumpRecipe):
     """Regress a jump onto two, divided anywhere; sample by one jump."""
 
     @property
@@ -64,6 +64,9 @@ class Shortcut(AverageVelocityRecipe):
     finest: int = attrs.field(default=7, validator=positive)
     """Halvings down to the length at which the average velocity is taken for the instantaneous one; released: 7."""
 
+    biased: bool = False
+    """Half of the jumps have the two longest lengths, as an option of the released code does."""
+
     @property
     def calls(self) -> int:
         """Forward passes in an update: the jump, its two halves by the moving average, and the velocity."""
@@ -71,7 +74,10 @@ class Shortcut(AverageVelocityRecipe):
 
     def times(self, count: int, generator: torch.Generator) -> TimePair:
         """Dyadic jumps first; then any time with a jump of the finest length."""
-        jumps = dyadic_times(torch.rand(self.jumping, generator=generator), log_steps(self.jumping, finest=self.finest))
+        jumps = dyadic_times(
+            torch.rand(self.jumping, generator=generator),
+            log_steps(self.jumping, finest=self.finest, biased=self.biased),
+        )
         t = mixed_times(count - self.jumping, self.uniform_share, generator)
         return TimePair(torch.cat([jumps.t, t]), torch.cat([jumps.s, t + 2.0**-self.finest]))
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from onestep_adapters.networks import as_average_velocity
-from onestep_adapters.recipes.jumps import AverageVelocityRecipe, parts_apart
+from onestep_adapters.recipes.jumps import AnyJumpRecipe, parts_apart
 from onestep_adapters.recipes.setting import Setting
 from onestep_adapters.training import LossStep
 from onestep_core import (
@@ -20,7 +20,7 @@ from onestep_core import (
 
 
 @attrs.frozen
-class TerminalVelocity(AverageVelocityRecipe):
+class TerminalVelocity(AnyJumpRecipe):
     """Regress the velocity at the end of a jump onto the moving average's; sample by one jump.
 
     ``anchored`` jumps start at the noise, since it is their end that moves. Released: lengths and ends of jumps are
@@ -30,9 +30,9 @@ class TerminalVelocity(AverageVelocityRecipe):
     through: bool = True
     """Train through the derivative, as published; without, it is Lagrangian self-distillation, which costs less."""
 
-    def anchor(self, t: Tensor, s: Tensor, mask: Tensor) -> TimePair:
-        """Jumps of which those where ``mask`` holds start at the noise."""
-        return TimePair(t.masked_fill(mask, self.path.noise_time), s)
+    def anchor(self, time: Tensor) -> TimePair:
+        """Jumps from the noise to any time."""
+        return TimePair(torch.full_like(time, self.path.noise_time), time)
 
     @property
     def calls(self) -> int:
