@@ -43,3 +43,11 @@ def test_one_step_generators_match_many_steps(data, seeds):
     yardstick = trained_scores("flow-matching", data, seeds)
     verdicts = {method: passes(trained_scores(method, data, seeds), yardstick) for method in METHODS}
     assert {method: verdict.text for method, verdict in verdicts.items()} == dict.fromkeys(METHODS, "pass"), verdicts
+
+
+@pytest.mark.thorough
+def test_consistency_distillation_matches_many_steps():
+    """Eight Gaussians, one seed: what was measured when its preset was chosen."""
+    yardstick = trained_scores("flow-matching", "8gaussians", (0,))
+    verdict = passes(trained_scores("consistency-distillation", "8gaussians", (0,)), yardstick)
+    assert verdict.text == "pass", verdict
