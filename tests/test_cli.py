@@ -8,6 +8,7 @@ import pytest
 
 from onestep_adapters.cli import COMMANDS, main
 from onestep_adapters.recipes import METHODS
+from onestep_adapters.training import read_run
 
 QUICK = ["--steps", "3", "--batch", "16", "--width", "8", "--depth", "1"]
 
@@ -57,7 +58,7 @@ def test_a_teacher_has_options_of_its_own_and_is_trained_once(tmp_path, capsys, 
         folder = tmp_path / name
         assert run("train", "reflow", "--data", "8gaussians", "--folder", folder, *QUICK, *words, "--pairs", "9") == 0
         assert ("teacher on 8gaussians" in capsys.readouterr().out) == (name == "one")
-    config = json.loads(next(folder.glob("step-*.json")).read_text())["config"]["options"]
+    config = read_run(folder).config["options"]
     assert config["training"]["steps"] == 3
     assert config["teacher"]["training"]["steps"] == 2
     assert len(list((tmp_path / "teachers").iterdir())) == 1

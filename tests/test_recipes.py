@@ -24,6 +24,7 @@ from onestep_adapters.recipes import (
 )
 from onestep_adapters.recipes.drifting import Drifting
 from onestep_adapters.recipes.evaluation import evaluate_runs
+from onestep_adapters.recipes.moment_matching import MomentMatching
 from onestep_adapters.recipes.options import Network, Training, from_dict
 from onestep_adapters.recipes.problems import PROBLEMS
 from onestep_adapters.recipes.runs import Run, open_run, resume_or_start, start_run
@@ -47,6 +48,8 @@ def tiny(method, data="8gaussians", steps=3, **changes):
     training = attrs.evolve(recipe.training, steps=steps, batch=20, checkpoint_every=2)
     if isinstance(recipe, Drifting):
         changes = {"positives": 8, **changes}
+    if isinstance(recipe, MomentMatching):
+        changes = {"particles": 4, **changes}
     if recipe.teacher is not None:
         taught = attrs.evolve(recipe.teacher.training, steps=2, batch=20)
         changes = {"teacher": attrs.evolve(recipe.teacher, training=taught, network=TINY), **changes}

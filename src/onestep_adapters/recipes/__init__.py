@@ -172,49 +172,73 @@ METHODS: dict[str, Method] = {
         "a student halves its teacher's steps until one is left",
         Progressive(_IMAGE_TRAINING, _IMAGES, _IMAGE_TEACHER),
         Progressive(_PLANE_STUDENT, _PLANE, _PLANE_TUTOR),
-        "",
+        "8 Gaussians, seed 0, three draws of 4,000: score 0.0075, mode std up to 1.22, a miss by 0.02. 6,000 "
+        "steps leave 1.21, a first student of 8 steps 1.24. The checkerboard and the digits were not measured.",
     ),
     "consistency-distillation": Method(
         "consistency along a teacher's trajectories, one step",
         ConsistencyDistillation(_IMAGE_TRAINING, _IMAGES, _IMAGE_TEACHER, intervals=8),
         ConsistencyDistillation(_PLANE_STUDENT, _PLANE, _PLANE_TUTOR, intervals=8),
-        "",
+        "8 Gaussians, seed 0, three draws of 4,000: score 0.0043, mode std up to 1.19, a pass, narrowly; half the "
+        "steps leave 1.32. The network itself as target over 18 intervals: 0.19 after 2,000 steps; few intervals "
+        "and the average as target are what helped. Other seeds and data were not measured.",
     ),
     "consistency-training": Method(
         "consistency between two noise levels of a pair (iCT), one step",
         ConsistencyTraining(_IMAGE_TRAINING, _IMAGES, sigma_data=0.75),
         ConsistencyTraining(_PLANE_TRAINING, _PLANE, sigma_data=1.2),
-        "",
+        "iCT's numbers, noise levels scaled to the data; not measured as it stands. With unscaled levels, width "
+        "128 and 1,500 steps on 8 Gaussians: score 0.22, a miss. 80 intervals, 3,000 steps and stable targets: "
+        "0.16, mode std up to 2.55; those against the average over 20 intervals: 0.29.",
     ),
     "easy-consistency": Method(
         "consistency training from a trained flow (ECT), one step",
         EasyConsistency(_IMAGE_TRAINING, _IMAGES, _IMAGE_TEACHER, sigma_data=0.75),
-        EasyConsistency(_PLANE_TRAINING, _PLANE, _PLANE_TUTOR, sigma_data=1.2),
-        "",
+        EasyConsistency(_PLANE_TRAINING, _PLANE, _PLANE_TUTOR),
+        "Starts from the teacher's weights; released numbers. 8 Gaussians, seed 0, width 128, 1,500 steps, a "
+        "weaker teacher: score 0.07, mode std up to 1.83, a miss. Not measured at this size.",
     ),
     "continuous-consistency": Method(
         "consistency without a step size (sCM, training), one step",
         ContinuousConsistency(_IMAGE_TRAINING, _IMAGES, sigma_data=0.75),
-        ContinuousConsistency(_PLANE_TRAINING, _PLANE, sigma_data=1.2),
-        "",
+        ContinuousConsistency(
+            Training(steps=2000, batch=256, learning_rate=2e-3),
+            _PLANE,
+            sigma_data=1.2,
+            mean=0.0,
+            std=1.8,
+            normalized=False,
+            prior_weight=False,
+            references=1024,
+        ),
+        "In the plane without normalisation and prior weight, with stable targets and more of the large noise "
+        "levels: score 0.27 on 8 Gaussians, seed 0, mode std up to 3.3, a miss. With the prior weight, the "
+        "published noise levels and the pairs' velocities: 0.42. The published normalisation was not measured.",
     ),
     "consistency-trajectory": Method(
         "a flow map by a teacher's solver (CTM without its adversary), one step",
         ConsistencyTrajectory(_IMAGE_JUMPS, _IMAGES, _IMAGE_TEACHER, solver_steps=1),
-        ConsistencyTrajectory(_PLANE_TRAINING, _PLANE, _PLANE_TUTOR),
-        "",
+        ConsistencyTrajectory(_PLANE_TRAINING, _PLANE, _PLANE_TUTOR, ends=0.5),
+        "8 Gaussians, seed 0: score 0.0235, mode std up to 1.47, a miss. Half of the jumps start at noise, and half, "
+        "drawn anew, end at data. With the network in the place of its average inside the target, one solver step "
+        "and 2,000 steps: 0.18.",
     ),
     "consistency-trajectory-adversarial": Method(
         "a flow map by a teacher's solver and a discriminator (CTM), one step",
         ConsistencyTrajectory(_IMAGE_JUMPS, _IMAGES, _IMAGE_TEACHER, solver_steps=1, adversarial=1.0),
-        ConsistencyTrajectory(_PLANE_TRAINING, _PLANE, _PLANE_TUTOR, adversarial=1.0),
-        "",
+        ConsistencyTrajectory(_PLANE_TRAINING, _PLANE, _PLANE_TUTOR, ends=0.5, adversarial=1.0),
+        "As without the adversary, and a hinge discriminator after a quarter of the training. Trains and samples; "
+        "its quality was not measured.",
     ),
     "moment-matching": Method(
         "jumps that agree as distributions (IMM), one step",
         MomentMatching(_IMAGE_TRAINING, _IMAGES, sigma_data=0.75),
-        MomentMatching(_PLANE_TRAINING, _PLANE, sigma_data=1.2),
-        "",
+        MomentMatching(
+            Training(steps=2000, batch=256, learning_rate=2e-3), _PLANE, sigma_data=1.2, particles=16, references=1024
+        ),
+        "8 Gaussians, seed 0: score 0.41 with 16 particles and stable targets, mode std up to 3.4, a miss; 0.62 "
+        "with 64 particles, a step of 2 in the noise ratio, and the pairs' states. A batch of 256 holds few "
+        "groups; larger ones were not tried.",
     ),
     "drifting": Method(
         "a field of data and samples, one step",

@@ -17,6 +17,7 @@ from onestep_adapters.training import LossStep
 from onestep_core import (
     consistency_regression,
     halved_step,
+    l2,
     mse,
     uniform_levels,
 )
@@ -37,6 +38,9 @@ class ConsistencyDistillation:
     target: Literal["average", "online"] = "average"
     """Whose answer at the second state is the target: the moving average's, as published, or the network's own."""
 
+    distance: Literal["squared", "l2"] = "squared"
+    """squared, or its root, which blurs less where the map is steep: targets are not random here."""
+
     @property
     def evaluations(self) -> int:
         """Network evaluations a sample."""
@@ -54,6 +58,7 @@ class ConsistencyDistillation:
     def loss_step(self, setting: Setting) -> LossStep:
         """One update's loss."""
         start_from_teacher(setting)
+        distance = mse if self.distance == "squared" else l2
 
         def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
             data, noise, labels, _ = draw(setting.problem, self.training.batch, generator)
@@ -63,7 +68,7 @@ class ConsistencyDistillation:
             z_m = solved(teacher_velocity(setting, labels), z, t, m, steps=self.solver_steps)
             online = straight_consistency(network, labels)
             target = online if self.target == "online" else straight_consistency(setting.state.ema, labels)
-            return mse(*consistency_regression(online, target, z, z_m, t, m)).mean(), {}
+            return distance(*consistency_regression(online, target, z, z_m, t, m)).mean(), {}
 
         return loss
 

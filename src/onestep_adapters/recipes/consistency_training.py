@@ -55,6 +55,8 @@ class ConsistencyTraining:
     """pseudo-huber, as published, is a norm almost everywhere; squared has the mean as its minimiser."""
     huber: float = attrs.field(default=0.00054, validator=positive)
     """The pseudo-Huber constant, in units of the square root of the dimension."""
+    weight_power: float = attrs.field(default=1.0, validator=not_negative)
+    """Of the weight ``(t - m)^-power``: 1, as published, spends most on small noise, 0 is none."""
     target: Literal["online", "average"] = "online"
     """Whose answer at the second state is the target: the network's own, as published, or its moving average's."""
     references: int = attrs.field(default=0, validator=not_negative)
@@ -117,7 +119,7 @@ class ConsistencyTraining:
             target = online if self.target == "online" else self.function(setting.state.ema, drawn.labels)
             pair = consistency_regression(online, target, *states_at(drawn, t, m, path=path), t, m)
             raw = distance(*pair)
-            return (raw * inverse_duration(t, m)).mean(), {"raw": raw.mean()}
+            return (raw * inverse_duration(t, m, power=self.weight_power)).mean(), {"raw": raw.mean()}
 
         return loss
 

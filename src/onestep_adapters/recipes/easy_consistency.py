@@ -55,6 +55,8 @@ class EasyConsistency:
     """l2 is the released one; squared has the mean as its minimiser."""
     huber: float = attrs.field(default=0.06, validator=positive)
     """The pseudo-Huber constant."""
+    weight_power: float = attrs.field(default=1.0, validator=not_negative)
+    """Of the weight ``(t - m)^-power``: 1, as published, spends most on small noise, 0 is none."""
     target: Literal["online", "average"] = "online"
     """Whose answer at the second state is the target: the network's own, as published, or its moving average's."""
     references: int = attrs.field(default=0, validator=not_negative)
@@ -95,7 +97,7 @@ class EasyConsistency:
             target = online if self.target == "online" else straight_consistency(setting.state.ema, drawn.labels)
             pair = consistency_regression(online, target, *states_at(drawn, t, m, path=PATH), t, m, end=PATH.data_time)
             raw = distance(*pair)
-            return (raw * inverse_duration(sigma, nearer)).mean(), {"raw": raw.mean()}
+            return (raw * inverse_duration(sigma, nearer, power=self.weight_power)).mean(), {"raw": raw.mean()}
 
         return loss
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Literal
 
 import attrs
 import torch
@@ -22,6 +23,7 @@ from onestep_core import (
     euler,
     halved_step,
     halving_steps,
+    l2,
     mse,
     progressive_regression,
     snr_plus_one,
@@ -62,6 +64,8 @@ class Progressive:
     """The first teacher; its network is the student's."""
     first_steps: int = 16
     """Steps of the first student, a power of two of at least 2; the first teacher makes twice as many."""
+    distance: Literal["squared", "l2"] = "squared"
+    """Of velocities: squared, or its root, which blurs less where the map is steep: targets are not random here."""
 
     def __attrs_post_init__(self) -> None:
         if self.first_steps < 2 or self.first_steps & (self.first_steps - 1):
@@ -104,7 +108,8 @@ class Progressive:
                 denoiser_from_velocity(as_velocity(x, label=labels), path=PATH) for x in (network, teacher)
             )
             pair = progressive_regression(student, frozen, PATH(data, noise, t).z, t, m, s, path=PATH)
-            value = (mse(*pair) * snr_plus_one(t, path=PATH)).mean()
+            weight = snr_plus_one(t, path=PATH)
+            value = (mse(*pair) * weight if self.distance == "squared" else l2(*pair) * weight.sqrt()).mean()
             logs: dict[str, float] = {"steps": steps}
             if state.step + 1 == self.training.steps or self.student_steps(state.step + 1) < steps:
                 logs |= self._closing(setting, steps, float(value.detach()), generator)
