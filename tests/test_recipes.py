@@ -140,6 +140,7 @@ def test_a_run_comes_back_as_it_was(tmp_path):
         "reflow",
         "progressive",
         "consistency-distillation",
+        "truncated-consistency",
     ],
 )
 def test_an_interrupted_run_goes_on_to_the_bit(method, tmp_path):
@@ -363,3 +364,18 @@ def test_samples_are_written_as_numbers(tmp_path):
         assert arrays["samples"].shape == (6, 1, 8, 8)
         assert arrays["labels"].shape == (6,)
         assert np.array_equal(arrays["samples"], found.samples.numpy())
+
+
+def test_the_second_stage_of_tcm_leaves_the_first_as_it_was():
+    run = start_run("truncated-consistency", "8gaussians", tiny("truncated-consistency", steps=6))
+    flat = torch.nn.utils.parameters_to_vector
+    kept = []
+    for record in run.updates():
+        if record.step == 3:
+            average = flat(run.state.ema.student.parameters()).clone()
+        if record.step > 3:
+            kept.append(flat(run.state.network.teacher.parameters()).clone())
+            assert not torch.equal(flat(run.state.network.student.parameters()), kept[-1])
+    assert len(kept) == 3
+    for early in kept:
+        assert torch.equal(early, average)

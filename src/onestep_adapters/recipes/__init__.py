@@ -28,6 +28,7 @@ from onestep_adapters.recipes.setting import Setting as Setting
 from onestep_adapters.recipes.shortcut import Shortcut as Shortcut
 from onestep_adapters.recipes.shortcut import SplitMeanFlow as SplitMeanFlow
 from onestep_adapters.recipes.terminal_velocity import TerminalVelocity as TerminalVelocity
+from onestep_adapters.recipes.truncated_consistency import TruncatedConsistency as TruncatedConsistency
 from onestep_adapters.training import LossStep
 
 
@@ -197,6 +198,12 @@ METHODS: dict[str, Method] = {
         EasyConsistency(_PLANE_TRAINING, _PLANE, _PLANE_TUTOR),
         "Starts from the teacher's weights; released numbers. 8 Gaussians, seed 0, width 128, 1,500 steps, a "
         "weaker teacher: score 0.07, mode std up to 1.83, a miss. Not measured at this size.",
+    ),
+    "truncated-consistency": Method(
+        "consistency training whose second stage leaves small noise to the first (TCM), one step",
+        TruncatedConsistency(_IMAGE_TRAINING, _IMAGES, _IMAGE_TEACHER, sigma_data=0.75),
+        TruncatedConsistency(_PLANE_TRAINING, _PLANE, _PLANE_TUTOR, sigma_data=1.2),
+        "",
     ),
     "continuous-consistency": Method(
         "consistency without a step size (sCM, training), one step",

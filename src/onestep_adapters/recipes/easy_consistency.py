@@ -7,7 +7,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from onestep_adapters.recipes.draws import draw, states_at
+from onestep_adapters.recipes.draws import Draw, draw, states_at
 from onestep_adapters.recipes.flow_matching import FlowMatching
 from onestep_adapters.recipes.options import PUBLISHED_SIGMA_DATA, Network, Training, not_negative, positive
 from onestep_adapters.recipes.problems import Problem
@@ -25,6 +25,7 @@ from onestep_core import (
     pseudo_huber,
     squared_l2,
 )
+from onestep_core.protocols import ConsistencyFunction
 
 
 @attrs.frozen
@@ -79,27 +80,45 @@ class EasyConsistency:
     def loss_step(self, setting: Setting) -> LossStep:
         """One update's loss."""
         start_from_teacher(setting)
-        unit = self.sigma_data / PUBLISHED_SIGMA_DATA
-        distance = {"l2": l2, "pseudo-huber": partial(pseudo_huber, c=unit * self.huber), "squared": squared_l2}[
-            self.distance
-        ]
+        return self.tuning(setting, self.training.steps)
+
+    def tuning(self, setting: Setting, steps: int) -> LossStep:
+        """The stages, spread over ``steps`` updates."""
 
         def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
             drawn = draw(setting.problem, self.training.batch, generator, references=self.references)
-            stage = setting.state.step * self.stages // self.training.steps
             sigma = log_normal_times(
                 torch.randn(self.training.batch, generator=generator), mean=self.mean, std=self.std
             )
-            ratio = ect_ratio(stage, factor=self.factor)
-            nearer = ect_times(sigma, ratio=ratio, amplitude=self.amplitude)
-            t, m = PATH.time_at(unit * sigma), PATH.time_at(unit * nearer)
+            nearer = self.nearer(sigma, setting.state.step * self.stages // steps)
             online = straight_consistency(network, drawn.labels)
             target = online if self.target == "online" else straight_consistency(setting.state.ema, drawn.labels)
-            pair = consistency_regression(online, target, *states_at(drawn, t, m, path=PATH), t, m, end=PATH.data_time)
-            raw = distance(*pair)
-            return (raw * inverse_duration(sigma, nearer, power=self.weight_power)).mean(), {"raw": raw.mean()}
+            raw, weight = self.compared(online, target, drawn, sigma, nearer)
+            return (raw * weight).mean(), {"raw": raw.mean()}
 
         return loss
+
+    def nearer(self, sigma: Tensor, stage: int) -> Tensor:
+        """The second noise levels of a stage, ``[batch]``."""
+        return ect_times(sigma, ratio=ect_ratio(stage, factor=self.factor), amplitude=self.amplitude)
+
+    def compared(
+        self, online: ConsistencyFunction, target: ConsistencyFunction, drawn: Draw, sigma: Tensor, nearer: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Distances of the answers at two noise levels of each pair, and their weights, ``[batch]``."""
+        distances = {"l2": l2, "pseudo-huber": partial(pseudo_huber, c=self.unit * self.huber), "squared": squared_l2}
+        t, m = self.time(sigma), self.time(nearer)
+        pair = consistency_regression(online, target, *states_at(drawn, t, m, path=PATH), t, m, end=PATH.data_time)
+        return distances[self.distance](*pair), inverse_duration(sigma, nearer, power=self.weight_power)
+
+    def time(self, sigma: Tensor) -> Tensor:
+        """Where the linear path has the signal-to-noise ratio of a noise level."""
+        return PATH.time_at(self.unit * sigma)
+
+    @property
+    def unit(self) -> float:
+        """The data's standard deviation over the published one."""
+        return self.sigma_data / PUBLISHED_SIGMA_DATA
 
     def generate(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
         """Samples from noise; ``labels`` are the classes asked for."""

@@ -105,8 +105,9 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
     built: dict[str, Any] = {}
     for name, value in values.items():
         hint = hints.get(name)
-        if isinstance(hint, type) and attrs.has(hint):
-            built[name] = from_dict(hint, value)
+        nested = next((kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and attrs.has(kind)), None)
+        if nested is not None and isinstance(value, dict):
+            built[name] = from_dict(nested, value)
         else:
             built[name] = tuple(value) if isinstance(value, list) and get_args(hint) else value
     try:

@@ -1,6 +1,5 @@
 """Progressive distillation: a student halves its teacher's steps, becomes the teacher, and so on down to one."""
 
-import copy
 import math
 from typing import Literal
 
@@ -15,9 +14,9 @@ from onestep_adapters.recipes.options import Network, Training
 from onestep_adapters.recipes.problems import Problem
 from onestep_adapters.recipes.setting import Setting
 from onestep_adapters.recipes.straight import PATH
-from onestep_adapters.recipes.students import required_teacher, take_over
+from onestep_adapters.recipes.students import Stage, begin_stage, required_teacher
 from onestep_adapters.samplers import sample_ode
-from onestep_adapters.training import LossStep, TrainingState
+from onestep_adapters.training import LossStep
 from onestep_core import (
     denoiser_from_velocity,
     euler,
@@ -34,19 +33,6 @@ from onestep_core.fields import energy_distance
 
 _SCORED = 2000
 """Samples in a stage's score."""
-
-
-class Stage(nn.Module):
-    """A student with the teacher of its stage, so that a checkpoint holds both. Called, it is the student."""
-
-    def __init__(self, student: nn.Module) -> None:
-        super().__init__()
-        self.student = student
-        self.teacher = copy.deepcopy(student).requires_grad_(False)
-
-    def forward(self, z: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        """The student's velocity."""
-        return self.student(z, t, label=label)
 
 
 @attrs.frozen
@@ -94,12 +80,12 @@ class Progressive:
         """One update's loss."""
         state = setting.state
         if state.step == 0:
-            _begin(state, required_teacher(setting))
+            begin_stage(state, required_teacher(setting))
 
         def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
             steps = self.student_steps(state.step)
             if state.step and steps < self.student_steps(state.step - 1):
-                _begin(state, state.ema.student)  # type: ignore[arg-type]
+                begin_stage(state, state.ema.student)  # type: ignore[arg-type]
             data, noise, labels, _ = draw(setting.problem, self.training.batch, generator)
             index = torch.randint(steps, (len(data),), generator=generator)
             t, m, s = halved_step(index, steps, levels=lambda fraction: uniform_levels(fraction, path=PATH))
@@ -132,11 +118,3 @@ class Progressive:
 
 def _sampled(network: nn.Module, noise: Tensor, labels: Tensor | None, steps: int) -> Tensor:
     return sample_ode(as_velocity(network, label=labels), noise, path=PATH, steps=steps, method=euler)
-
-
-def _begin(state: TrainingState, teacher: nn.Module) -> None:
-    """Every copy becomes ``teacher``: what the stage learns from, and where it starts."""
-    source = copy.deepcopy(teacher)
-    for module in (state.network, state.ema):
-        for copied in (module.student, module.teacher):  # type: ignore[union-attr]
-            take_over(copied, source)  # type: ignore[arg-type]

@@ -1,17 +1,19 @@
-"""Students: how a network takes over a teacher's weights.
+"""Students: how a network takes over a teacher's weights, at the start and stage by stage.
 
 A teacher here is a velocity on the linear path with one time. A student with the same times gets all of it. One with
 a second time gets what fits and ignores the second time at first, so that it starts as the constant average velocity
 ``a(z, t, s) = v(z, t)``: Euler's jump.
 """
 
+import copy
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from onestep_adapters.networks import as_velocity
 from onestep_adapters.recipes.setting import Setting
+from onestep_adapters.training import TrainingState
 from onestep_core.errors import ConfigError
 from onestep_core.protocols import Velocity
 
@@ -27,7 +29,7 @@ def required_teacher(setting: Setting) -> nn.Module:
     return setting.teacher
 
 
-def teacher_velocity(setting: Setting, labels: torch.Tensor | None) -> Velocity:
+def teacher_velocity(setting: Setting, labels: Tensor | None) -> Velocity:
     """The teacher's velocity on the linear path, for one batch's classes."""
     return as_velocity(required_teacher(setting), label=labels)
 
@@ -78,3 +80,29 @@ def start_from_teacher(setting: Setting, *, part: Callable[[nn.Module], nn.Modul
     if setting.state.step == 0:
         for module in (setting.state.network, setting.state.ema):
             take_over(part(module), required_teacher(setting))
+
+
+class Stage(nn.Module):
+    """A student with the teacher of its stage, so that a checkpoint holds both. Called, it is the student."""
+
+    def __init__(self, student: nn.Module) -> None:
+        super().__init__()
+        self.student = student
+        self.teacher = copy.deepcopy(student).requires_grad_(False)
+
+    def forward(self, z: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """The student's velocity."""
+        return self.student(z, t, label=label)
+
+
+def begin_stage(state: TrainingState, teacher: nn.Module) -> None:
+    """Every copy becomes ``teacher``: what the stage learns from, and where it starts.
+
+    Args:
+        state: of a run whose network is a :class:`Stage`.
+        teacher: a network like the student, which may be one of the copies.
+    """
+    source = copy.deepcopy(teacher)
+    for module in (state.network, state.ema):
+        for copied in (module.student, module.teacher):  # type: ignore[union-attr]
+            take_over(copied, source)  # type: ignore[arg-type]
