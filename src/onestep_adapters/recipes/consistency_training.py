@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from onestep_adapters.networks import as_velocity
-from onestep_adapters.recipes.draws import draw, states_at
+from onestep_adapters.recipes.draws import Coupling, draw, states_at
 from onestep_adapters.recipes.options import PUBLISHED_SIGMA_DATA, Network, Training, not_negative, positive
 from onestep_adapters.recipes.problems import Problem
 from onestep_adapters.recipes.setting import Setting
@@ -61,6 +61,8 @@ class ConsistencyTraining:
     """Whose answer at the second state is the target: the network's own, as published, or its moving average's."""
     references: int = attrs.field(default=0, validator=not_negative)
     """Further data in an update, by which the pairs' second states become less random; 0, as published, for none."""
+    coupling: Coupling = "independent"
+    """Of data and noise; optimal, within a batch, makes the flow straighter. Published: independent."""
 
     def __attrs_post_init__(self) -> None:
         if not (self.first <= self.last and self.sigma_min < self.sigma_max):
@@ -109,7 +111,9 @@ class ConsistencyTraining:
         distance = squared_l2 if self.distance == "squared" else partial(pseudo_huber, c=width)
 
         def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-            drawn = draw(setting.problem, self.training.batch, generator, references=self.references)
+            drawn = draw(
+                setting.problem, self.training.batch, generator, references=self.references, coupling=self.coupling
+            )
             points = doubling_points(setting.state.step, total=steps, start=self.first, end=self.last)
             levels = karras_grid(points, sigma_min=self.sigma_min, sigma_max=self.sigma_max)[:-1]
             uniform = torch.rand(self.training.batch, generator=generator)

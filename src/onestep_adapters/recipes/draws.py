@@ -6,15 +6,20 @@ where the expected data given the state, among more data than the pair's own, ta
 stable target, https://arxiv.org/abs/2302.00670.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from onestep_adapters.recipes.problems import Batch, Problem
 from onestep_core import ddim, empirical_denoiser, velocity_from_data
+from onestep_core.errors import ConfigError
 from onestep_core.flow.paths import point_on_path
 from onestep_core.protocols import Path
+
+Coupling = Literal["independent", "optimal"]
+"""Pairs of data and noise: as they come; or, within a batch and a class, at the smallest total squared distance, which
+makes the flow straighter (minibatch optimal transport, https://arxiv.org/abs/2302.00482)."""
 
 
 class Draw(NamedTuple):
@@ -26,16 +31,44 @@ class Draw(NamedTuple):
     further: Batch | None = None
 
 
-def draw(problem: Problem, count: int, generator: torch.Generator, *, references: int = 0) -> Draw:
+def draw(
+    problem: Problem,
+    count: int,
+    generator: torch.Generator,
+    *,
+    references: int = 0,
+    coupling: Coupling = "independent",
+) -> Draw:
     """Training data, each with noise of its own, and ``references`` further data.
+
+    Args:
+        problem: where the data come from.
+        count: pairs.
+        generator: of all draws.
+        references: further data, for stable targets; they presume independent pairs.
+        coupling: whose noise is whose, see :data:`Coupling`.
+
+    Raises:
+        ConfigError: for ``references`` beside another coupling.
+        MissingExtraError: for the optimal coupling without scipy.
 
     Example:
         >>> from onestep_adapters.recipes.problems import open_problem
         >>> draw(open_problem("8gaussians"), 3, torch.Generator().manual_seed(0)).noise.shape
         torch.Size([3, 2])
     """
+    if references and coupling != "independent":
+        raise ConfigError(
+            f"references = {references} beside coupling = {coupling!r}: the expected data given a state are known for "
+            "independent pairs only; choose one"
+        )
     data, labels = problem.batch(count, generator)
     noise = torch.randn(data.shape, generator=generator)
+    if coupling == "optimal":
+        # scipy is an extra: other couplings work without it.
+        from onestep_adapters.data.transport import optimal_noise
+
+        noise = optimal_noise(data, noise, labels)
     return Draw(data, noise, labels, problem.batch(references, generator) if references else None)
 
 

@@ -7,7 +7,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from onestep_adapters.recipes.draws import Draw, draw, states_at
+from onestep_adapters.recipes.draws import Coupling, Draw, draw, states_at
 from onestep_adapters.recipes.flow_matching import FlowMatching
 from onestep_adapters.recipes.options import PUBLISHED_SIGMA_DATA, Network, Training, not_negative, positive
 from onestep_adapters.recipes.problems import Problem
@@ -62,6 +62,8 @@ class EasyConsistency:
     """Whose answer at the second state is the target: the network's own, as published, or its moving average's."""
     references: int = attrs.field(default=0, validator=not_negative)
     """Further data in an update, by which the pairs' second states become less random; 0, as published, for none."""
+    coupling: Coupling = "independent"
+    """Of data and noise; optimal, within a batch, makes the flow straighter. Published: independent."""
 
     @property
     def evaluations(self) -> int:
@@ -86,7 +88,9 @@ class EasyConsistency:
         """The stages, spread over ``steps`` updates."""
 
         def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-            drawn = draw(setting.problem, self.training.batch, generator, references=self.references)
+            drawn = draw(
+                setting.problem, self.training.batch, generator, references=self.references, coupling=self.coupling
+            )
             sigma = log_normal_times(
                 torch.randn(self.training.batch, generator=generator), mean=self.mean, std=self.std
             )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from onestep_adapters.networks import as_average_velocity
+from onestep_adapters.recipes.draws import Coupling, draw
 from onestep_adapters.recipes.flow_matching import mixed_times
 from onestep_adapters.recipes.options import Network, Training, not_negative, positive, share
 from onestep_adapters.recipes.problems import Batch, Problem
@@ -58,6 +59,8 @@ class AverageVelocityRecipe(ABC):
     references: int = attrs.field(default=0, validator=not_negative)
     """Data drawn beside the batch, whose mean velocity given the state replaces that of the pair, with less variance:
     stable targets, https://arxiv.org/abs/2302.00670. 0: the pair's own, as published."""
+    coupling: Coupling = "independent"
+    """Of data and noise; optimal, within a batch, makes the flow straighter. Published: independent."""
 
     @property
     def evaluations(self) -> int:
@@ -78,15 +81,13 @@ class AverageVelocityRecipe(ABC):
         """Source and target times of a batch, of which the first ``moving`` jump."""
 
     def points(self, problem: Problem, generator: torch.Generator) -> Points:
-        """A batch with its noise and times on the path, drawn in this order."""
-        data, labels = problem.batch(self.training.batch, generator)
-        noise = torch.randn(data.shape, generator=generator)
-        t, s = self.times(len(data), generator)
-        z, v = self.path(data, noise, t)
-        if self.references:
-            others = problem.batch(self.references, generator)
-            v = _mean_velocity(z, v, t, Batch(data, labels), others, path=self.path)
-        return Points(z, v, t, s, labels)
+        """Times, a batch and its noise, drawn in this order, on the path."""
+        t, s = self.times(self.training.batch, generator)
+        drawn = draw(problem, self.training.batch, generator, references=self.references, coupling=self.coupling)
+        z, v = self.path(drawn.data, drawn.noise, t)
+        if drawn.further is not None:
+            v = _mean_velocity(z, v, t, Batch(drawn.data, drawn.labels), drawn.further, path=self.path)
+        return Points(z, v, t, s, drawn.labels)
 
     def parts(self, problem: Problem, generator: torch.Generator) -> Parts:
         """Likewise, divided."""

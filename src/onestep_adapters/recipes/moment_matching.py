@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from onestep_adapters.networks import as_flow_map
-from onestep_adapters.recipes.draws import draw, states_at
+from onestep_adapters.recipes.draws import Coupling, draw, states_at
 from onestep_adapters.recipes.options import Network, Training, not_negative, positive
 from onestep_adapters.recipes.problems import Problem
 from onestep_adapters.recipes.setting import Setting
@@ -52,6 +52,8 @@ class MomentMatching:
     """Of the weight's sigmoid."""
     references: int = attrs.field(default=0, validator=not_negative)
     """Further data in an update, by which the pairs' second states become less random; 0, as published, for none."""
+    coupling: Coupling = "independent"
+    """Of data and noise; optimal, within a batch, makes the flow straighter. Published: independent."""
 
     def __attrs_post_init__(self) -> None:
         if self.training.batch % self.particles or not self.earliest < 0.5:
@@ -92,7 +94,9 @@ class MomentMatching:
         dimension = torch.Size(setting.problem.shape).numel()
 
         def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-            drawn = draw(setting.problem, self.training.batch, generator, references=self.references)
+            drawn = draw(
+                setting.problem, self.training.batch, generator, references=self.references, coupling=self.coupling
+            )
             latest = sample_uniform(groups, low=self.earliest, high=1 - self.earliest, generator=generator)
             times = (latest, latest * torch.rand(groups, generator=generator))
             t, s = (time.repeat_interleave(self.particles) for time in times)

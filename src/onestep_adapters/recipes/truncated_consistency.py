@@ -68,7 +68,9 @@ class TruncatedConsistency(EasyConsistency):
     def _second(
         self, setting: Setting, network: nn.Module, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        drawn = draw(setting.problem, self.training.batch, generator, references=self.references)
+        drawn = draw(
+            setting.problem, self.training.batch, generator, references=self.references, coupling=self.coupling
+        )
         uniform = torch.rand(self.training.batch, generator=generator)
         levels = truncated_log_normal_times(
             uniform, mean=self.second_mean, std=self.second_std, low=self.transition, high=_LARGEST
