@@ -1,6 +1,7 @@
 """Laws in the plane against their closed forms; the digits' splits."""
 
 import hashlib
+import itertools
 import math
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from onestep_adapters.data import TOYS, Checkerboard, EightGaussians, SwissRoll, TwoMoons, UnequalMixture
+from onestep_adapters.data.transport import optimal_noise
 from onestep_core.errors import ConfigError, MissingExtraError, OneStepError
 
 COUNT = 40_000
@@ -133,3 +135,29 @@ def test_without_scikit_learn_the_extra_is_named():
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert "MissingExtraError" in shown
     assert "pip install 'onestep[digits]'" in shown
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 3, 3)])
+def test_optimal_noise_is_the_best_order_and_an_order(shape):
+    g = torch.Generator().manual_seed(3)
+    data, noise = (torch.randn(6, *shape, generator=g) for _ in "ab")
+    found = optimal_noise(data, noise)
+    costs = [((data - noise[list(order)]) ** 2).sum() for order in itertools.permutations(range(6))]
+    torch.testing.assert_close(((data - found) ** 2).sum(), torch.stack(costs).min())
+    assert sorted(found.flatten(1).tolist()) == sorted(noise.flatten(1).tolist())
+
+
+def test_optimal_noise_stays_within_its_class():
+    g = torch.Generator().manual_seed(4)
+    labels = torch.randint(0, 3, (40,), generator=g)
+    data, noise = torch.randn(40, 2, generator=g), torch.randn(40, 2, generator=g)
+    found = optimal_noise(data, noise, labels)
+    for k in range(3):
+        own = labels == k
+        assert sorted(found[own].tolist()) == sorted(noise[own].tolist())
+        torch.testing.assert_close(found[own], optimal_noise(data[own], noise[own]))
+
+
+def test_optimal_noise_refuses_two_shapes():
+    with pytest.raises(ConfigError, match="one shape"):
+        optimal_noise(torch.zeros(3, 2), torch.zeros(4, 2))

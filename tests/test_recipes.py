@@ -22,6 +22,7 @@ from onestep_adapters.recipes import (
     find_method,
     open_problem,
 )
+from onestep_adapters.recipes.draws import draw
 from onestep_adapters.recipes.drifting import Drifting
 from onestep_adapters.recipes.evaluation import evaluate_runs
 from onestep_adapters.recipes.moment_matching import MomentMatching
@@ -253,6 +254,17 @@ def test_references_take_variance_from_the_velocity_and_leave_its_mean(data):
     error = removed.std(0) / len(removed) ** 0.5
     assert (removed.mean(0).abs() <= 4.5 * error + 1e-6).all()
     assert mean.v.flatten(1).var(0).sum() < 0.98 * own.v.flatten(1).var(0).sum()
+
+
+def test_optimal_pairs_are_nearer_and_leave_the_data_as_they_were():
+    apart, near = (
+        draw(open_problem("8gaussians"), 200, torch.Generator().manual_seed(0), coupling=coupling)
+        for coupling in ("independent", "optimal")
+    )
+    assert torch.equal(apart.data, near.data)
+    assert (near.data - near.noise).square().mean() < 0.8 * (apart.data - apart.noise).square().mean()
+    with pytest.raises(ConfigError, match="independent"):
+        draw(open_problem("8gaussians"), 5, torch.Generator(), coupling="optimal", references=5)
 
 
 def test_the_first_of_a_batch_jump_and_the_rest_stays():

@@ -9,19 +9,17 @@ from torch import Tensor
 
 from onestep_adapters.data.digits import load_digits
 from onestep_adapters.metrics.plots import curves, image_grid
-from onestep_adapters.recipes import FlowMatching, find_method
+from onestep_adapters.recipes import find_method
 from onestep_adapters.recipes.digits import digits_evaluation
 from onestep_adapters.recipes.evaluation import ImageReport, digits_classifier, evaluate_runs
 from onestep_adapters.recipes.problems import DIGITS
 from onestep_adapters.recipes.runs import Run, resume_or_start
-from onestep_adapters.training import StepRecord, save_checkpoint
+from onestep_adapters.recipes.watching import COARSE_STEPS, distance_to, histories, watched
+from onestep_adapters.training import StepRecord
 from onestep_core.fields import energy_distance
 
 METHODS = ("flow-matching", "meanflow", "drifting", "meanflow-released", "drifting-released")
 """What the demo trains; the published settings have rows of their own, also where they lose."""
-
-_POINTS = 8
-_QUICK_STEPS = 10
 
 
 class Demo:
@@ -42,12 +40,13 @@ class Demo:
             self.runs[name] = resume_or_start(folder / name, name, DIGITS, recipe, resume=True)
         self._validation = digits_evaluation("validation")
         self._classifier = digits_classifier(self._validation, self._validation)
+        self._distance = distance_to(self._validation.held_out, self._classifier.features)
 
     def trainings(self) -> Iterator[tuple[str, Run, Iterator[StepRecord]]]:
         """Each unfinished run with the updates to iterate."""
         for name, run in self.runs.items():
             if not run.finished:
-                yield name, run, self._watched(run, self.folder / name)
+                yield name, run, watched(run, self.folder / name, self._distance)
 
     def finish(self) -> Iterator[str]:
         """Write report and pictures; yields lines to print."""
@@ -60,26 +59,6 @@ class Demo:
         total = sum(run.seconds for run in runs)
         yield f"trained in {total:.0f} s; see {self.folder}/report.md, samples.png, curves.png"
 
-    def _watched(self, run: Run, folder: Path) -> Iterator[StepRecord]:
-        """The updates, with the validation distance at a few of them, kept in the run's history."""
-        every = max(1, run.recipe.training.steps // _POINTS)
-        for record in run.updates(folder):
-            if record.step % every == 0:
-                run.state.history[-1]["validation"] = self._distance(run)
-            yield record
-        # The last distance came after the last checkpoint.
-        save_checkpoint(folder, run.state)
-
-    def _distance(self, run: Run) -> float:
-        """Squared energy distance to the validation images, in the classifier's features."""
-        recipe = run.recipe
-        quick = attrs.evolve(recipe, sampling_steps=_QUICK_STEPS) if isinstance(recipe, FlowMatching) else recipe
-        count = len(self._validation.held_out)
-        generator = torch.Generator().manual_seed(1)
-        samples, _ = attrs.evolve(run, recipe=quick).samples(count, generator=generator)
-        features = self._classifier.features
-        return float(energy_distance(features(samples), features(self._validation.held_out)))
-
     def _pictures(self) -> None:
         real = load_digits().train
         sets: dict[str, Tensor] = {}
@@ -90,16 +69,12 @@ class Demo:
             sets[title], _ = run.samples(40, generator=torch.Generator().manual_seed(2), labels=asked)
             labels[title] = asked
         image_grid(real.images, sets, real_labels=real.labels, labels=labels).savefig(self.folder / "samples.png")
-        histories = {
-            name: [(entry["step"], entry["validation"]) for entry in run.state.history if "validation" in entry]
-            for name, run in self.runs.items()
-        }
         floor = energy_distance(*(self._classifier.features(x) for x in (self._validation.held_out, real.images)))
         curves(
-            {name: history for name, history in histories.items() if history},
+            histories(self.runs),
             floor=float(floor),
             ylabel="squared energy distance to the validation split, in classifier features",
-            title=f"Training (flow matching sampled in {_QUICK_STEPS} steps here)",
+            title=f"Training (flow matching sampled in {COARSE_STEPS} steps here)",
             logarithmic=False,
         ).savefig(self.folder / "curves.png")
 

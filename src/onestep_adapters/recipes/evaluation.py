@@ -64,6 +64,7 @@ class ToyReport:
     verdicts: dict[str, ToyVerdict]
     yardstick: str | None
     costs: dict[str, str]
+    notes: dict[str, str]
     draws: int
 
     def write(self, folder: str | os.PathLike[str]) -> str:
@@ -77,6 +78,7 @@ class ToyReport:
             "scores": {name: _plain(score) for name, score in self.scores.items()},
             "verdicts": {name: _plain(verdict) for name, verdict in self.verdicts.items()},
             "costs": self.costs,
+            "notes": self.notes,
             "environment": environment(),
         }
         for name, written in (("report.md", text), ("report.json", json.dumps(content, indent=1) + "\n")):
@@ -105,7 +107,8 @@ class ToyReport:
             lines.append(
                 f"| {name} | {score.score:.4f} ± {score.se:.4f} | {modes} | {spread} | {said} | {self.costs[name]} |"
             )
-        return "\n".join(lines) + "\n"
+        told = [f"- **{name}**: {note}" for name, note in self.notes.items() if note]
+        return "\n".join([*lines, "", *told]) + "\n" if told else "\n".join(lines) + "\n"
 
 
 def _plain(value: object) -> object:
@@ -235,5 +238,6 @@ def _toys(runs: list[Run], yardstick: Run | None, *, repeats: int, seed: int) ->
             name: f"{run.recipe.evaluations} evaluations, {run.state.step} steps, {run.seconds:.0f} s"
             for name, run in names.items()
         },
+        {name: find_method(run.method).notes for name, run in names.items()},
         repeats,
     )

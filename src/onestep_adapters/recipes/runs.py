@@ -174,7 +174,7 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
         >>> open_run("/nowhere")
         Traceback (most recent call last):
         ...
-        onestep_adapters.training.checkpoint.CheckpointError: ...
+        onestep_adapters.training.folder.CheckpointError: /nowhere does not exist, expected the folder of a run: check the path
     """
     config: dict[str, Any] = read_run(folder).config
     try:

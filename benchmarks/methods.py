@@ -1,0 +1,104 @@
+"""Every method of the table, trained and judged: ``python -m benchmarks.methods``.
+
+For each data set the methods are trained one after another into ``FOLDER/DATA/METHOD``; what is complete there is kept
+and what was cut off goes on. Then all of them are measured together, on the test split where there is one, and
+``benchmarks/results/`` gets ``methods-DATA.md`` and ``.json``, ``methods-DATA.png`` with samples and
+``methods-DATA-curves.png`` with the distance to validation data over the training.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+
+from onestep_adapters.metrics.plots import curves, image_grid, toy_scatter
+from onestep_adapters.recipes import METHODS, find_method
+from onestep_adapters.recipes.evaluation import digits_classifier, evaluate_runs
+from onestep_adapters.recipes.problems import DIGITS
+from onestep_adapters.recipes.runs import Run, resume_or_start
+from onestep_adapters.recipes.watching import COARSE_STEPS, distance_to, histories, watched
+
+RESULTS = Path(__file__).parent / "results"
+DATA = ("8gaussians", "checkerboard", DIGITS)
+POINTS = 2000
+
+
+def train(data: str, methods: list[str], folder: Path) -> dict[str, Run]:
+    """Complete runs of the methods, one line each."""
+    if data == DIGITS:
+        from onestep_adapters.recipes.digits import digits_evaluation
+
+        validation = digits_evaluation("validation")
+        distance = distance_to(validation.held_out, digits_classifier(validation, validation).features)
+    else:
+        distance = None
+    runs = {}
+    for name in methods:
+        run = resume_or_start(folder / data / name, name, data, find_method(name).options(data), resume=True)
+        if not run.finished:
+            for _ in run.teaching():
+                pass
+            seen = distance or distance_to(
+                run.problem.law.sample(POINTS, generator=torch.Generator().manual_seed(9))  # type: ignore[attr-defined]
+            )
+            for _ in watched(run, folder / data / name, seen):
+                pass
+        print(f"{data}: {name} trained in {run.seconds:.0f} s", flush=True)
+        runs[name] = run
+    return runs
+
+
+def judge(data: str, runs: dict[str, Run]) -> None:
+    """Report, samples and curves."""
+    written = evaluate_runs(list(runs.values()), None, split="test", repeats=5, seed=0)
+    written.write(RESULTS / ".draft")
+    for kind in ("md", "json"):
+        (RESULTS / ".draft" / f"report.{kind}").replace(RESULTS / f"methods-{data}.{kind}")
+    (RESULTS / ".draft").rmdir()
+    generator = torch.Generator().manual_seed(2)
+    if data == DIGITS:
+        from onestep_adapters.data.digits import load_digits
+
+        real = load_digits().train
+        asked = torch.arange(10).repeat_interleave(3)
+        sets = {name: run.samples(30, generator=generator, labels=asked)[0] for name, run in runs.items()}
+        labels = dict.fromkeys(sets, asked)
+        picture = image_grid(real.images, sets, real_labels=real.labels, labels=labels)
+    else:
+        law = next(iter(runs.values())).problem.law  # type: ignore[attr-defined]
+        sets = {name: run.samples(3000, generator=generator)[0] for name, run in runs.items()}
+        picture = toy_scatter(law.sample(3000, generator=generator), sets, columns=5, title=data)
+    picture.savefig(RESULTS / f"methods-{data}.png")
+    known = histories(runs)
+    if known:
+        curves(
+            known,
+            ylabel="squared energy distance to validation data",
+            title=f"{data} (flow matching sampled in {COARSE_STEPS} steps here)",
+        ).savefig(RESULTS / f"methods-{data}-curves.png")
+    print((RESULTS / f"methods-{data}.md").read_text(), flush=True)
+
+
+def main() -> None:
+    """Train and judge what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", nargs="+", default=DATA, help="data sets; %(default)s")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), metavar="METHOD", help="all, in their order")
+    parser.add_argument("--folder", type=Path, default=Path("runs/methods"), help="of the runs; %(default)s")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch; %(default)s")
+    parser.add_argument("--train-only", action="store_true", help="leave the judging to a later call")
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    os.environ.setdefault("ONESTEP_TEACHERS", str(chosen.folder / "teachers"))
+    RESULTS.mkdir(exist_ok=True)
+    for data in chosen.data:
+        runs = train(data, chosen.methods, chosen.folder)
+        if not chosen.train_only:
+            judge(data, runs)
+
+
+if __name__ == "__main__":
+    main()
