@@ -161,3 +161,14 @@ def test_optimal_noise_stays_within_its_class():
 def test_optimal_noise_refuses_two_shapes():
     with pytest.raises(ConfigError, match="one shape"):
         optimal_noise(torch.zeros(3, 2), torch.zeros(4, 2))
+    with pytest.raises(ConfigError, match="size = 0"):
+        optimal_noise(torch.zeros(3, 2), torch.zeros(3, 2), size=0)
+
+
+def test_optimal_noise_in_parts():
+    g = torch.Generator().manual_seed(5)
+    data, noise = torch.randn(10, 2, generator=g), torch.randn(10, 2, generator=g)
+    found = optimal_noise(data, noise, size=4)
+    for start in (0, 4, 8):
+        part = slice(start, start + 4)
+        torch.testing.assert_close(found[part], optimal_noise(data[part], noise[part]))

@@ -13,8 +13,8 @@ except ImportError as error:
     ) from error
 
 
-def optimal_noise(data: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-    """The noise in the order that brings each sample nearest to its own, in squared distance over the batch.
+def optimal_noise(data: Tensor, noise: Tensor, labels: Tensor | None = None, *, size: int = 128) -> Tensor:
+    """The noise in the order that brings data and noise nearest to one another, in squared distance.
 
         argmin over permutations p of  sum_i |data_i - noise_p(i)|^2
 
@@ -27,12 +27,14 @@ def optimal_noise(data: Tensor, noise: Tensor, labels: Tensor | None = None) -> 
         data: ``[batch, *shape]``.
         noise: of the same shape.
         labels: classes, ``[batch]``, or ``None``.
+        size: at most so many samples, next to one another in the batch, share their noise: the time grows with the
+            cube of it.
 
     Returns:
         A permutation of ``noise`` along the batch, ``[batch, *shape]``.
 
     Raises:
-        ConfigError: if the two shapes differ.
+        ConfigError: if the two shapes differ, or ``size`` is not positive.
         MissingExtraError: at the import of this module, without scipy.
 
     Source: Pooladian et al., Multisample Flow Matching, https://arxiv.org/abs/2304.14772; Tong et al., Improving and
@@ -44,9 +46,11 @@ def optimal_noise(data: Tensor, noise: Tensor, labels: Tensor | None = None) -> 
     """
     if data.shape != noise.shape:
         raise ConfigError(f"data {tuple(data.shape)} and noise {tuple(noise.shape)}: expected one shape")
+    if size < 1:
+        raise ConfigError(f"size = {size}: expected at least one sample")
     ordered = noise.clone()
     groups = [torch.arange(len(data))] if labels is None else [(labels == k).nonzero()[:, 0] for k in labels.unique()]
-    for rows in groups:
+    for rows in (part for group in groups for part in group.split(size)):
         cost = torch.cdist(data[rows].flatten(1).double(), noise[rows].flatten(1).double()).square()
         _, columns = linear_sum_assignment(cost.cpu().numpy())
         ordered[rows] = noise[rows[torch.from_numpy(columns).to(rows.device)]]

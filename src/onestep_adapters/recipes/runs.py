@@ -171,10 +171,10 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
         ConfigError: if this version does not know the run's method or options.
 
     Example:
-        >>> open_run("/nowhere")
+        >>> open_run("/nowhere")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        onestep_adapters.training.folder.CheckpointError: /nowhere does not exist, expected the folder of a run: check the path
+        onestep_adapters.training.folder.CheckpointError: /nowhere does not exist...
     """
     config: dict[str, Any] = read_run(folder).config
     try:
