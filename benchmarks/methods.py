@@ -15,10 +15,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 
 from onestep_adapters.metrics.plots import curves, image_grid, toy_scatter
-from onestep_adapters.recipes import METHODS, find_method
+from onestep_adapters.recipes import METHODS, FlowMatching, find_method
 from onestep_adapters.recipes.evaluation import digits_classifier, evaluate_runs
 from onestep_adapters.recipes.problems import DIGITS
 from onestep_adapters.recipes.runs import Run, resume_or_start
+from onestep_adapters.recipes.teachers import teacher_folder
 from onestep_adapters.recipes.watching import COARSE_STEPS, distance_to, histories, watched
 
 RESULTS = Path(__file__).parent / "results"
@@ -37,14 +38,17 @@ def train(data: str, methods: list[str], folder: Path) -> dict[str, Run]:
         distance = None
     runs = {}
     for name in methods:
-        run = resume_or_start(folder / data / name, name, data, find_method(name).options(data), resume=True)
+        recipe = find_method(name).options(data)
+        # The yardstick is a teacher too, and trained once.
+        place = teacher_folder(data, recipe) if isinstance(recipe, FlowMatching) else folder / data / name
+        run = resume_or_start(place, name, data, recipe, resume=True)
         if not run.finished:
             for _ in run.teaching():
                 pass
             seen = distance or distance_to(
                 run.problem.law.sample(POINTS, generator=torch.Generator().manual_seed(9))  # type: ignore[attr-defined]
             )
-            for _ in watched(run, folder / data / name, seen):
+            for _ in watched(run, place, seen):
                 pass
         print(f"{data}: {name} trained in {run.seconds:.0f} s", flush=True)
         runs[name] = run
