@@ -168,7 +168,7 @@ METHODS: dict[str, Method] = {
     "reflow": Method(
         "a teacher's noise and data, joined by straight lines, one step",
         Reflow(_IMAGE_TEACHER, _IMAGE_TRAINING, _IMAGES, at_noise=0.5, pairs=8000),
-        Reflow(_PLANE_TEACHER, _PLANE_TRAINING, _PLANE, at_noise=0.5),
+        Reflow(_PLANE_TUTOR, _PLANE_TRAINING, _PLANE, at_noise=0.5),
         "",
     ),
     "progressive": Method(
