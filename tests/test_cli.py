@@ -138,7 +138,7 @@ def test_the_demo_in_a_few_steps(tmp_path, capsys, monkeypatch):
     files = {file.name for file in tmp_path.iterdir()}
     assert {"report.md", "report.json", "samples.png", "curves.png"} <= files
     text = (tmp_path / "report.md").read_text()
-    for method in ("flow-matching", "meanflow-distillation", "drifting", "meanflow-released", "drifting-released"):
+    for method in ("flow-matching", "rectified-meanflow", "drifting", "meanflow-released", "drifting-released"):
         assert f"| {method} |" in text
     assert "No notes were passed in" not in text
     capsys.readouterr()

@@ -14,6 +14,7 @@ from onestep_adapters.recipes import (
     METHODS,
     AlphaFlow,
     MeanFlow,
+    RectifiedMeanFlow,
     Reflow,
     Setting,
     Shortcut,
@@ -30,6 +31,7 @@ from onestep_adapters.recipes.options import Network, Training, from_dict
 from onestep_adapters.recipes.problems import PROBLEMS
 from onestep_adapters.recipes.runs import Run, open_run, resume_or_start, start_run
 from onestep_adapters.recipes.samples import write_samples
+from onestep_adapters.recipes.students import teacher_ends
 from onestep_adapters.training import CheckpointError
 from onestep_core.errors import ConfigError
 
@@ -54,7 +56,7 @@ def tiny(method, data="8gaussians", steps=3, **changes):
     if recipe.teacher is not None:
         taught = attrs.evolve(recipe.teacher.training, steps=2, batch=20)
         changes = {"teacher": attrs.evolve(recipe.teacher, training=taught, network=TINY), **changes}
-    if isinstance(recipe, Reflow):
+    if isinstance(recipe, Reflow | RectifiedMeanFlow):
         changes = {"pairs": 40, "solver_steps": 1, **changes}
     return attrs.evolve(recipe, training=training, network=TINY, **changes)
 
@@ -142,6 +144,8 @@ def test_a_run_comes_back_as_it_was(tmp_path):
         "progressive",
         "consistency-distillation",
         "truncated-consistency",
+        "rectified-meanflow",
+        "meanflow-distillation",
     ],
 )
 def test_an_interrupted_run_goes_on_to_the_bit(method, tmp_path):
@@ -300,15 +304,19 @@ def test_shortcuts_are_dyadic_and_run_from_noise_to_data():
 
 
 @pytest.mark.parametrize("data", ["8gaussians", "digits"])
-def test_reflow_learns_from_what_its_teacher_makes_of_the_noise(data):
+def test_pairs_are_what_a_teacher_makes_of_the_noise(data):
     """A constant velocity shifts the noise, whatever the solver; the noise is the same when it is asked for again."""
-    problem = open_problem(data)
-    recipe = Reflow(pairs=30, solver_steps=3)
-    noise, (made, labels) = recipe.ends(lambda z, t, label: torch.full_like(z, 0.5), problem)
+    run = start_run("reflow", data, tiny("reflow", data))
+    problem = run.problem
+
+    def ends(teacher):
+        return teacher_ends(Setting(problem, run.state, teacher), 30, steps=3, seed=4)
+
+    noise, (made, labels) = ends(lambda z, t, label: torch.full_like(z, 0.5))
     assert noise.shape == made.shape == (30, *problem.shape)
     assert (labels is None) == (problem.classes is None)
     torch.testing.assert_close(made, noise - 0.5, atol=1e-5, rtol=0)
-    again, _ = recipe.ends(lambda z, t, label: 0 * z, problem)
+    again, _ = ends(lambda z, t, label: 0 * z)
     assert torch.equal(noise, again)
 
 
@@ -391,3 +399,9 @@ def test_the_second_stage_of_tcm_leaves_the_first_as_it_was():
     assert len(kept) == 3
     for early in kept:
         assert torch.equal(early, average)
+
+
+def test_rectified_meanflow_leaves_the_coupling_to_its_teacher():
+    for option in ({"references": 5}, {"coupling": "optimal"}):
+        with pytest.raises(ConfigError, match="teacher couples"):
+            RectifiedMeanFlow(**option)

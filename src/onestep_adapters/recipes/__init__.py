@@ -24,6 +24,7 @@ from onestep_adapters.recipes.problems import DIGITS, PROBLEMS, Problem
 from onestep_adapters.recipes.problems import open_problem as open_problem
 from onestep_adapters.recipes.progressive import Progressive as Progressive
 from onestep_adapters.recipes.rectified_flow import Reflow as Reflow
+from onestep_adapters.recipes.rectified_meanflow import RectifiedMeanFlow as RectifiedMeanFlow
 from onestep_adapters.recipes.setting import Setting as Setting
 from onestep_adapters.recipes.shortcut import Shortcut as Shortcut
 from onestep_adapters.recipes.shortcut import SplitMeanFlow as SplitMeanFlow
@@ -121,6 +122,12 @@ METHODS: dict[str, Method] = {
         "average velocity of a trained flow, one step",
         MeanFlow(_IMAGE_TRAINING, _IMAGES, power=0.5, teacher=_IMAGE_TEACHER),
         MeanFlow(_PLANE_TRAINING, _PLANE, teacher=_PLANE_TUTOR),
+        "",
+    ),
+    "rectified-meanflow": Method(
+        "average velocity between noise and what a flow makes of it, one step",
+        RectifiedMeanFlow(_IMAGE_TRAINING, _IMAGES, power=0.5, teacher=_IMAGE_TEACHER, pairs=10_000),
+        RectifiedMeanFlow(_PLANE_TRAINING, _PLANE, teacher=_PLANE_TUTOR),
         "",
     ),
     "meanflow-released": Method(

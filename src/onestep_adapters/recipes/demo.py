@@ -21,7 +21,7 @@ from onestep_core.fields import energy_distance
 YARDSTICK = "flow-matching"
 """The method of many steps; MeanFlow learns from it too, so that it is trained once."""
 
-METHODS = (YARDSTICK, "meanflow-distillation", "drifting", "meanflow-released", "drifting-released")
+METHODS = (YARDSTICK, "rectified-meanflow", "drifting", "meanflow-released", "drifting-released")
 """What the demo trains, in this order; the published settings have rows of their own, also where they lose."""
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from onestep_adapters.networks import as_average_velocity
-from onestep_adapters.recipes.draws import Coupling, draw
+from onestep_adapters.recipes.draws import Coupling, Draw, draw
 from onestep_adapters.recipes.flow_matching import mixed_times
 from onestep_adapters.recipes.options import Network, Training, not_negative, positive, share
 from onestep_adapters.recipes.problems import Batch, Problem
@@ -83,7 +83,12 @@ class AverageVelocityRecipe(ABC):
     def points(self, problem: Problem, generator: torch.Generator) -> Points:
         """Times, a batch and its noise, drawn in this order, on the path."""
         t, s = self.times(self.training.batch, generator)
-        drawn = draw(problem, self.training.batch, generator, references=self.references, coupling=self.coupling)
+        return self.placed(
+            draw(problem, self.training.batch, generator, references=self.references, coupling=self.coupling), t, s
+        )
+
+    def placed(self, drawn: Draw, t: Tensor, s: Tensor) -> Points:
+        """Pairs on the path, with their jumps."""
         z, v = self.path(drawn.data, drawn.noise, t)
         if drawn.further is not None:
             v = _mean_velocity(z, v, t, Batch(drawn.data, drawn.labels), drawn.further, path=self.path)

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from onestep_adapters.networks import as_velocity
 from onestep_adapters.recipes.flow_matching import FlowMatching, mixed_times
 from onestep_adapters.recipes.options import Network, Training, positive, share
-from onestep_adapters.recipes.problems import Batch, Problem
+from onestep_adapters.recipes.problems import Problem
 from onestep_adapters.recipes.setting import Setting
-from onestep_adapters.samplers import one_step, sample_ode
+from onestep_adapters.recipes.students import teacher_ends
+from onestep_adapters.samplers import one_step
 from onestep_adapters.training import LossStep
 from onestep_core import (
     Linear,
@@ -20,9 +21,6 @@ from onestep_core import (
     mse,
     rectified_flow_regression,
 )
-from onestep_core.errors import ConfigError
-
-_CHUNK = 2000
 
 
 @attrs.frozen
@@ -62,24 +60,9 @@ class Reflow:
         """The velocity network."""
         return self.network.build(problem, 1, generator)
 
-    @torch.no_grad()
-    def ends(self, teacher: nn.Module, problem: Problem) -> tuple[Tensor, Batch]:
-        """Noise, and what the teacher makes of it; drawn from a generator with the training's seed."""
-        generator = torch.Generator().manual_seed(self.training.seed)
-        noise = torch.randn(self.pairs, *problem.shape, generator=generator)
-        labels = problem.labels(self.pairs, generator)
-        chunks = zip(noise.split(_CHUNK), [None] * self.pairs if labels is None else labels.split(_CHUNK), strict=False)
-        data = [
-            sample_ode(as_velocity(teacher, label=label), part, path=Linear(), steps=self.solver_steps)
-            for part, label in chunks
-        ]
-        return noise, Batch(torch.cat(data), labels)
-
     def loss_step(self, setting: Setting) -> LossStep:
         """One update's loss."""
-        if setting.teacher is None:
-            raise ConfigError("rectified flow needs a teacher: expected Setting.teacher, a trained velocity network")
-        noise, (data, classes) = self.ends(setting.teacher, setting.problem)
+        noise, (data, classes) = teacher_ends(setting, self.pairs, steps=self.solver_steps, seed=self.training.seed)
 
         def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
             index = torch.randint(self.pairs, (self.training.batch,), generator=generator)
