@@ -195,6 +195,7 @@ from onestep_core.flow import velocity_from_flow_map as velocity_from_flow_map
 from onestep_core.flow import velocity_scalings as velocity_scalings
 from onestep_core.flow import vp_grid as vp_grid
 from onestep_core.flow import with_graph as with_graph
+from onestep_core.objectives import Divergence as Divergence
 from onestep_core.objectives import ImprovedMeanFlow as ImprovedMeanFlow
 from onestep_core.objectives import alpha_flow_regression as alpha_flow_regression
 from onestep_core.objectives import consistency_regression as consistency_regression

@@ -1,5 +1,6 @@
 """Rectified flow on a teacher's pairs, and knowledge distillation of them: one step from the noise."""
 
+from pathlib import Path
 from typing import Literal
 
 import attrs
@@ -9,9 +10,10 @@ from torch import Tensor, nn
 from onestep_adapters.networks import as_velocity
 from onestep_adapters.recipes.flow_matching import FlowMatching, mixed_times
 from onestep_adapters.recipes.options import Network, Training, positive, share
+from onestep_adapters.recipes.pairs import teacher_pairs
 from onestep_adapters.recipes.problems import Batch, Problem
 from onestep_adapters.recipes.setting import Setting
-from onestep_adapters.samplers import one_step, sample_ode
+from onestep_adapters.samplers import one_step
 from onestep_adapters.training import LossStep
 from onestep_core import (
     Linear,
@@ -22,15 +24,13 @@ from onestep_core import (
 )
 from onestep_core.errors import ConfigError
 
-_CHUNK = 2000
-
 
 @attrs.frozen
 class Reflow:
     """Learn the straight lines between noise and what a teacher makes of it; sample by one Euler step.
 
-    The pairs are made before the first update, ``2 solver_steps`` evaluations of the teacher each, and made again
-    alike where a run is continued.
+    The pairs are made before the first update, ``2 solver_steps`` evaluations of the teacher each, and kept beside it
+    for the runs that ask for the same ones.
     """
 
     teacher: FlowMatching = attrs.field(factory=FlowMatching)
@@ -62,24 +62,17 @@ class Reflow:
         """The velocity network."""
         return self.network.build(problem, 1, generator)
 
-    @torch.no_grad()
-    def ends(self, teacher: nn.Module, problem: Problem) -> tuple[Tensor, Batch]:
+    def ends(self, teacher: nn.Module, problem: Problem, kept: Path | None = None) -> tuple[Tensor, Batch]:
         """Noise, and what the teacher makes of it; drawn from a generator with the training's seed."""
-        generator = torch.Generator().manual_seed(self.training.seed)
-        noise = torch.randn(self.pairs, *problem.shape, generator=generator)
-        labels = problem.labels(self.pairs, generator)
-        chunks = zip(noise.split(_CHUNK), [None] * self.pairs if labels is None else labels.split(_CHUNK), strict=False)
-        data = [
-            sample_ode(as_velocity(teacher, label=label), part, path=Linear(), steps=self.solver_steps)
-            for part, label in chunks
-        ]
-        return noise, Batch(torch.cat(data), labels)
+        return teacher_pairs(
+            teacher, problem, count=self.pairs, solver_steps=self.solver_steps, seed=self.training.seed, kept=kept
+        )
 
     def loss_step(self, setting: Setting) -> LossStep:
         """One update's loss."""
         if setting.teacher is None:
             raise ConfigError("rectified flow needs a teacher: expected Setting.teacher, a trained velocity network")
-        noise, (data, classes) = self.ends(setting.teacher, setting.problem)
+        noise, (data, classes) = self.ends(setting.teacher, setting.problem, setting.kept)
 
         def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
             index = torch.randint(self.pairs, (self.training.batch,), generator=generator)

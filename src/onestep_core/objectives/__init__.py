@@ -9,6 +9,7 @@ from onestep_core.objectives.continuous_consistency import (
     continuous_consistency_regression as continuous_consistency_regression,
 )
 from onestep_core.objectives.denoising import denoising_regression as denoising_regression
+from onestep_core.objectives.distribution_matching import Divergence as Divergence
 from onestep_core.objectives.distribution_matching import density_ratio as density_ratio
 from onestep_core.objectives.distribution_matching import (
     distribution_matching_regression as distribution_matching_regression,
