@@ -35,7 +35,6 @@ from onestep_core import (
     non_saturating_generator,
     ratio_means,
     reverse_kl,
-    sample_uniform,
     score_identity_loss,
     softened_reverse_kl,
     squared_hellinger,
@@ -110,7 +109,7 @@ class DistributionMatching:
     """Updates of the fake score for one of the generator."""
     opponent_pace: float = attrs.field(default=1.0, validator=positive)
     """Learning rate of the fake score, in units of the generator's."""
-    steps: int = attrs.field(default=1, validator=positive)
+    generator_steps: int = attrs.field(default=1, validator=positive)
     """Steps of the generator. Several are trained by backward simulation: on what its own sampler leaves."""
     entry: float = attrs.field(default=1.0, validator=share)
     """Time at which the generator is asked first, 1 the noise end; SiD's is where the noise is five times the data."""
@@ -118,6 +117,9 @@ class DistributionMatching:
     """Smallest time at which scores are compared."""
     latest: float = attrs.field(default=0.98, validator=share)
     """Largest."""
+    nearness: float = attrs.field(default=1.0, validator=positive)
+    """Power of the uniform numbers that times are: above 1 scores are compared, and the fake one learnt, nearer to the
+    data. Published: 1."""
 
     def __attrs_post_init__(self) -> None:
         if not 0 < self.earliest < self.latest < 1 or not self.entry > 0:
@@ -134,7 +136,7 @@ class DistributionMatching:
             raise ConfigError(
                 "a kernel has no features for a head and no gradient for the identity: give fake = network, or neither"
             )
-        if self.regression and (self.teacher_from == ORACLE or self.steps > 1):
+        if self.regression and (self.teacher_from == ORACLE or self.generator_steps > 1):
             raise ConfigError("pairs are made by a trained teacher for a generator of one step: leave regression at 0")
 
     @property
@@ -145,12 +147,12 @@ class DistributionMatching:
     @property
     def evaluations(self) -> int:
         """Network evaluations a sample."""
-        return self.steps
+        return self.generator_steps
 
     @property
     def calls(self) -> int:
         """Forward passes in an update with one step: generator, teacher and fake score, and those of the fake score's
-        own updates; a generator of several steps simulates ``steps - 1`` more at most, each time."""
+        own updates; a generator of several steps simulates ``generator_steps - 1`` more at most, each time."""
         if self.fake == "kernel":
             return 1 + (self.teacher_from != ORACLE) + (self.regression > 0)
         own = self.ratio * (2 + self.adversarial_head)
@@ -235,19 +237,19 @@ class DistributionMatching:
             self._enter(noise),
             self._grid(),
             path=PATH,
-            noise=standard_normal(torch.Generator().manual_seed(0)) if self.steps > 1 else None,
+            noise=standard_normal(torch.Generator().manual_seed(0)) if self.generator_steps > 1 else None,
             renoise=renoise_clean,
         )
 
     def _grid(self) -> list[float]:
-        return [self.entry * (1 - k / self.steps) for k in range(self.steps)] + [PATH.data_time]
+        return [self.entry * (1 - k / self.generator_steps) for k in range(self.generator_steps)] + [PATH.data_time]
 
     def _enter(self, noise: Tensor) -> Tensor:
         return self.entry * noise
 
     def _times(self, count: int, generator: torch.Generator, *, whole: bool = False) -> Tensor:
         low, high = (0.0, 1.0) if whole else (self.earliest, self.latest)
-        return sample_uniform(count, low=low, high=high, generator=generator)
+        return low + (high - low) * torch.rand(count, generator=generator) ** self.nearness
 
     def _samples(
         self, network: nn.Module, problem: Problem, generator: torch.Generator
@@ -256,7 +258,7 @@ class DistributionMatching:
         count = self.training.batch
         noise, labels = torch.randn(count, *problem.shape, generator=generator), problem.labels(count, generator)
         student = straight_consistency(network, labels)
-        last = int(torch.randint(self.steps, (), generator=generator)) if self.steps > 1 else 0
+        last = int(torch.randint(self.generator_steps, (), generator=generator)) if self.generator_steps > 1 else 0
         grid = self._grid()[: last + 1]
         z = backward_simulation(
             student, self._enter(noise), grid, path=PATH, noise=standard_normal(generator), renoise=renoise_clean

@@ -1,5 +1,6 @@
 """A run: a folder that holds a training, and everything one does with it."""
 
+import copy
 import json
 import os
 import time
@@ -9,11 +10,12 @@ from typing import Any
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from onestep_adapters.recipes import Recipe, Setting, TwoPlayers, find_method, open_problem
 from onestep_adapters.recipes.options import from_dict
 from onestep_adapters.recipes.problems import Problem
+from onestep_adapters.recipes.students import take_over
 from onestep_adapters.recipes.teachers import ORACLE, ChoosesTeacher, made_folder, teacher_folder
 from onestep_adapters.training import (
     CheckpointError,
@@ -186,10 +188,10 @@ def start_run(method: str, data: str, recipe: Recipe | None = None) -> Run:
         config=config,
         opponent=None if second is None else new_opponent(second, learning_rate=options.learning_rate),
     )
-    return Run(method, data, recipe, problem, state, _teacher(problem, recipe))
+    return Run(method, data, recipe, problem, state, _teacher(problem, recipe, network))
 
 
-def _teacher(problem: Problem, recipe: Recipe) -> Run | None:
+def _teacher(problem: Problem, recipe: Recipe, student: nn.Module) -> Run | None:
     chosen = recipe.teacher_from if isinstance(recipe, ChoosesTeacher) else ""
     if recipe.teacher is None or chosen == ORACLE:
         return None
@@ -212,6 +214,7 @@ def _teacher(problem: Problem, recipe: Recipe) -> Run | None:
             f"{chosen} stopped at {teacher.state.step} of {teacher.recipe.training.steps} updates: finish the teacher "
             "first, by onestep train flow-matching --resume"
         )
+    take_over(copy.deepcopy(student), teacher.state.ema)
     return teacher
 
 
