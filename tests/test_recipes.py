@@ -13,12 +13,14 @@ from onestep_adapters.backbones import MLP
 from onestep_adapters.recipes import (
     METHODS,
     AlphaFlow,
+    DistributionMatching,
     MeanFlow,
     Reflow,
     Setting,
     Shortcut,
     SolutionFlow,
     TerminalVelocity,
+    TwoPlayers,
     find_method,
     open_problem,
 )
@@ -53,7 +55,7 @@ def tiny(method, data="8gaussians", steps=3, **changes):
     if recipe.teacher is not None:
         taught = attrs.evolve(recipe.teacher.training, steps=2, batch=20)
         changes = {"teacher": attrs.evolve(recipe.teacher, training=taught, network=TINY), **changes}
-    if isinstance(recipe, Reflow):
+    if isinstance(recipe, Reflow | DistributionMatching):
         changes = {"pairs": 40, "solver_steps": 1, **changes}
     return attrs.evolve(recipe, training=training, network=TINY, **changes)
 
@@ -111,6 +113,9 @@ def test_a_sampler_and_an_update_call_the_network_as_often_as_they_say(method):
     loss_step = recipe.loss_step(setting_of(run))
     with counted() as found:
         loss_step(network, torch.Generator().manual_seed(0))
+        if isinstance(recipe, TwoPlayers):
+            for _ in range(recipe.ratio):
+                recipe.opponent_step(setting_of(run))(run.state.opponent.network, torch.Generator().manual_seed(0))
     assert found["passes"] == recipe.calls
 
 
