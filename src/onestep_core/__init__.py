@@ -24,7 +24,6 @@ from onestep_core.errors import NumericalWarning as NumericalWarning
 from onestep_core.errors import OneStepError as OneStepError
 from onestep_core.errors import PerformanceWarning as PerformanceWarning
 from onestep_core.fields import Drift as Drift
-from onestep_core.fields import Normalizer as Normalizer
 from onestep_core.fields import Potentials as Potentials
 from onestep_core.fields import denoising_error as denoising_error
 from onestep_core.fields import distances as distances

@@ -22,23 +22,12 @@ What multiplies ``R - F`` in print, before any normaliser:
 ====================================  ====================================================================
 """
 
-from typing import Protocol, runtime_checkable
-
 import torch
-from torch import Tensor
 
 from onestep_core.precision import frozen
+from onestep_core.protocols import Normalizer
 from onestep_core.shapes import expand_like, per_sample_mean
 from onestep_core.typing import PerSample, Sample, Time, typed
-
-
-@runtime_checkable
-class Normalizer(Protocol):
-    """From samples and their denoised estimates under the real law to a divisor, ``[batch]``."""
-
-    def __call__(self, samples: Tensor, real_denoised: Tensor, /) -> Tensor:
-        """The divisor of every sample's displacement."""
-        ...
 
 
 @typed

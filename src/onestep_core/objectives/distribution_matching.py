@@ -35,10 +35,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
-from onestep_core.fields import Normalizer, denoising_error, score_gap
+from onestep_core.fields import denoising_error, score_gap
 from onestep_core.flow import frozen_value
 from onestep_core.precision import frozen
-from onestep_core.protocols import Denoiser, Path
+from onestep_core.protocols import Denoiser, Normalizer, Path
 from onestep_core.regression import Regression, pull, snr
 from onestep_core.shapes import per_sample_mean
 from onestep_core.typing import PerSample, Sample, Time, typed

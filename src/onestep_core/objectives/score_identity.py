@@ -20,9 +20,9 @@ through ``z`` and **through both denoisers** to the generator. Their parameters 
 
 from functools import partial
 
-from onestep_core.fields import Normalizer, denoising_error
+from onestep_core.fields import denoising_error
 from onestep_core.precision import frozen, full
-from onestep_core.protocols import Denoiser
+from onestep_core.protocols import Denoiser, Normalizer
 from onestep_core.shapes import expand_like, per_sample_sum
 from onestep_core.typing import PerSample, Sample, Time, typed
 
