@@ -96,11 +96,18 @@ def knowledge_distillation(net, data, z, v, t, s):
     return one.knowledge_distillation_regression(net, z, data, t, s)
 
 
-def distribution_matching(net, data, z, v, t, s, **options):
-    samples = net(z, t)
-    state, path = one.Linear()(samples, v, t).z, one.Linear()
+LINE = one.Linear()
+
+
+def matched(net, z, v, t):
+    """Samples, their noised states, and two denoisers."""
+    samples = net(LINE(z, v, t).z, t)
     real, fake = (lambda z, t, shrink=shrink: shrink * torch.sin(z) for shrink in (0.5, 0.8))
-    return one.distribution_matching_regression(real, fake, samples, state, t, path=path, **options)
+    return real, fake, samples, LINE(samples, v, t).z, t
+
+
+def distribution_matching(net, data, z, v, t, s, **options):
+    return one.distribution_matching_regression(*matched(net, z, v, t), path=LINE, **options)
 
 
 def f_distill(net, data, z, v, t, s):
@@ -109,9 +116,7 @@ def f_distill(net, data, z, v, t, s):
 
 def score_identity(net, data, z, v, t, s):
     """No pair: the loss of a sample, against nothing."""
-    samples = net(z, t)
-    real, fake = (lambda z, t, shrink=shrink: shrink * torch.sin(z) for shrink in (0.5, 0.8))
-    loss = one.score_identity_loss(real, fake, samples, one.Linear()(samples, v, t).z, t, alpha=1.2)
+    loss = one.score_identity_loss(*matched(net, z, v, t), alpha=1.2)
     return one.Regression(loss, torch.zeros_like(loss))
 
 

@@ -1,5 +1,6 @@
 """Distribution matching from a teacher: DMD, DMD2, f-distill and SiD, a generator and a fake score in turns."""
 
+from functools import partial
 from typing import Literal
 
 import attrs
@@ -20,6 +21,7 @@ from onestep_adapters.samplers import backward_simulation, consistency_multistep
 from onestep_adapters.training import LossStep
 from onestep_core import (
     data_from_velocity,
+    denoising_error,
     density_ratio,
     distribution_matching_regression,
     empirical_denoiser,
@@ -82,7 +84,10 @@ class DistributionMatching:
     alpha: float = 1.2
     """Of the score identity."""
     normalized: bool = True
-    """Divide the gap by the mean distance that the teacher moves a sample, as published."""
+    """Divide the gap by the mean distance that the teacher moves a sample, as published; or it is one of scores."""
+    epsilon: float = attrs.field(default=0.0, validator=not_negative)
+    """Added to that distance, in units of the data: gaps of samples that the teacher hardly moves, which are mostly
+    errors, then count less. Published: 0, and 1e-6 in FastGen."""
     divergence: Literal[
         "reverse-kl",
         "forward-kl",
@@ -295,9 +300,9 @@ class DistributionMatching:
             logs = {"identity": total}
         else:
             scale = None if logits is None else self._scale(logits, t)
-            options = {} if self.normalized else {"normalizer": None}
+            normalizer = partial(denoising_error, epsilon=self.epsilon) if self.normalized else None
             pair = distribution_matching_regression(
-                real, lambda z, t: estimate, samples, z, t, path=PATH, scale=scale, **options
+                real, lambda z, t: estimate, samples, z, t, path=PATH, scale=scale, normalizer=normalizer
             )
             total = mse(*pair).mean()
             logs = {"gap": total}
