@@ -26,6 +26,7 @@ from onestep_core.fields import (
 from onestep_core.protocols import Form
 
 TWO_MODES = GaussianMixture.isotropic([0.3, 0.7], [[-1.0, 0.5], [1.0, 0.0]], 0.5)
+ONE_MODE = GaussianMixture.isotropic([1.0], [[0.2, 0.1]], 0.8)
 EXACT_AVERAGE = partial(TWO_MODES.average_velocity, path=flow.Linear(), steps=6)
 EXACT_VELOCITY = partial(TWO_MODES.velocity, path=flow.Linear())
 
@@ -186,6 +187,14 @@ def _trajectory(network: Any, p: strategies.Problem) -> regression.Regression:
     return objectives.consistency_trajectory_regression(network, exact, step, p.z, z_m, p.t, p.m, p.s, end=0.0)
 
 
+def _matching(network: Any, p: strategies.Problem, **options: Any) -> regression.Regression:
+    """The network is a generator; the noise of its samples is the pair's data, which it has not seen."""
+    samples = network(p.noise)
+    z, _ = _LINE(samples, p.data, p.t)
+    denoisers = (partial(law.denoiser, path=_LINE) for law in (TWO_MODES, ONE_MODE))
+    return objectives.distribution_matching_regression(*denoisers, samples, z, p.t, path=_LINE, **options)
+
+
 OBJECTIVES: dict[str, tuple[Any, dict[str, Any]]] = {
     "flow_matching": (
         lambda network, p: objectives.flow_matching_regression(network, p.z, p.v, p.t),
@@ -314,6 +323,8 @@ OBJECTIVES: dict[str, tuple[Any, dict[str, Any]]] = {
         ),
         {"exact": _oracle("flow_map", steps=8), "marginal": True},
     ),
+    "distribution_matching": (_matching, {"compiled": True}),
+    "distribution_matching_of_scores": (partial(_matching, normalizer=None), {"compiled": True}),
     "drifting": (
         lambda network, p: objectives.drifting_regression(network(p.noise), p.data, field=FIELDS["drift_both"][0]),
         {"independent": False},

@@ -13,6 +13,7 @@ from onestep_adapters.backbones import MLP
 from onestep_adapters.recipes import (
     METHODS,
     AlphaFlow,
+    DistributionMatching,
     MeanFlow,
     RectifiedMeanFlow,
     Reflow,
@@ -20,6 +21,7 @@ from onestep_adapters.recipes import (
     Shortcut,
     SolutionFlow,
     TerminalVelocity,
+    TwoPlayers,
     find_method,
     open_problem,
 )
@@ -28,10 +30,10 @@ from onestep_adapters.recipes.drifting import Drifting
 from onestep_adapters.recipes.evaluation import evaluate_runs
 from onestep_adapters.recipes.moment_matching import MomentMatching
 from onestep_adapters.recipes.options import Network, Training, from_dict
+from onestep_adapters.recipes.pairs import teacher_pairs
 from onestep_adapters.recipes.problems import PROBLEMS
 from onestep_adapters.recipes.runs import Run, open_run, resume_or_start, start_run
 from onestep_adapters.recipes.samples import write_samples
-from onestep_adapters.recipes.students import teacher_ends
 from onestep_adapters.training import CheckpointError
 from onestep_core.errors import ConfigError
 
@@ -56,7 +58,7 @@ def tiny(method, data="8gaussians", steps=3, **changes):
     if recipe.teacher is not None:
         taught = attrs.evolve(recipe.teacher.training, steps=2, batch=20)
         changes = {"teacher": attrs.evolve(recipe.teacher, training=taught, network=TINY), **changes}
-    if isinstance(recipe, Reflow | RectifiedMeanFlow):
+    if isinstance(recipe, Reflow | RectifiedMeanFlow | DistributionMatching):
         changes = {"pairs": 40, "solver_steps": 1, **changes}
     return attrs.evolve(recipe, training=training, network=TINY, **changes)
 
@@ -114,6 +116,9 @@ def test_a_sampler_and_an_update_call_the_network_as_often_as_they_say(method):
     loss_step = recipe.loss_step(setting_of(run))
     with counted() as found:
         loss_step(network, torch.Generator().manual_seed(0))
+        if isinstance(recipe, TwoPlayers):
+            for _ in range(recipe.ratio):
+                recipe.opponent_step(setting_of(run))(run.state.opponent.network, torch.Generator().manual_seed(0))
     assert found["passes"] == recipe.calls
 
 
@@ -306,11 +311,10 @@ def test_shortcuts_are_dyadic_and_run_from_noise_to_data():
 @pytest.mark.parametrize("data", ["8gaussians", "digits"])
 def test_pairs_are_what_a_teacher_makes_of_the_noise(data):
     """A constant velocity shifts the noise, whatever the solver; the noise is the same when it is asked for again."""
-    run = start_run("reflow", data, tiny("reflow", data))
-    problem = run.problem
+    problem = open_problem(data)
 
     def ends(teacher):
-        return teacher_ends(Setting(problem, run.state, teacher), 30, steps=3, seed=4)
+        return teacher_pairs(teacher, problem, count=30, solver_steps=3, seed=4)
 
     noise, (made, labels) = ends(lambda z, t, label: torch.full_like(z, 0.5))
     assert noise.shape == made.shape == (30, *problem.shape)

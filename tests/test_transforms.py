@@ -96,7 +96,35 @@ def knowledge_distillation(net, data, z, v, t, s):
     return one.knowledge_distillation_regression(net, z, data, t, s)
 
 
+LINE = one.Linear()
+
+
+def matched(net, z, v, t):
+    """Samples, their noised states, and two denoisers."""
+    samples = net(LINE(z, v, t).z, t)
+    real, fake = (lambda z, t, shrink=shrink: shrink * torch.sin(z) for shrink in (0.5, 0.8))
+    return real, fake, samples, LINE(samples, v, t).z, t
+
+
+def distribution_matching(net, data, z, v, t, s, **options):
+    return one.distribution_matching_regression(*matched(net, z, v, t), path=LINE, **options)
+
+
+def f_distill(net, data, z, v, t, s):
+    return distribution_matching(net, data, z, v, t, s, scale=one.forward_kl(one.density_ratio(data)))
+
+
+def score_identity(net, data, z, v, t, s):
+    """No pair: the loss of a sample, against nothing."""
+    loss = one.score_identity_loss(*matched(net, z, v, t), alpha=1.2)
+    return one.Regression(loss, torch.zeros_like(loss))
+
+
 TRAJECTORY = {
+    "distribution matching": (distribution_matching, 1),
+    "distribution matching, of scores": (partial(distribution_matching, normalizer=None), 1),
+    "distribution matching, scaled by a density ratio": (f_distill, 1),
+    "score identity": (score_identity, 1),
     "consistency": (consistency, 1),
     "consistency, some at the end": (partial(consistency, end=0.4), 1),
     "flow matching": (flow_matching, 1),

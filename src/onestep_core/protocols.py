@@ -219,5 +219,12 @@ class Field(Protocol):
     ) -> Drift: ...
 
 
+@runtime_checkable
+class Normalizer(Protocol):
+    """From samples and their denoised estimates under the real law to a divisor, ``[batch]``."""
+
+    def __call__(self, samples: Tensor, real_denoised: Tensor, /) -> Tensor: ...
+
+
 Times: TypeAlias = Tensor | Sequence[float]
 """A grid of times, ``[steps + 1]``, in the order in which they are visited."""

@@ -1,6 +1,6 @@
 """Recipes: each wires an objective, its times and weights, a network and a sampler; one table names them all."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from onestep_adapters.recipes.consistency_distillation import ConsistencyDistill
 from onestep_adapters.recipes.consistency_training import ConsistencyTraining as ConsistencyTraining
 from onestep_adapters.recipes.consistency_trajectory import ConsistencyTrajectory as ConsistencyTrajectory
 from onestep_adapters.recipes.continuous_consistency import ContinuousConsistency as ContinuousConsistency
+from onestep_adapters.recipes.distribution_matching import DistributionMatching as DistributionMatching
 from onestep_adapters.recipes.drifting import Drifting as Drifting
 from onestep_adapters.recipes.easy_consistency import EasyConsistency as EasyConsistency
 from onestep_adapters.recipes.flow_matching import FlowMatching as FlowMatching
@@ -69,6 +70,29 @@ class Recipe(Protocol):
         ...
 
 
+@runtime_checkable
+class TwoPlayers(Protocol):
+    """What a recipe has besides where a second network learns in turns with the first."""
+
+    @property
+    def ratio(self) -> int:
+        """Updates of the second network for one of the first."""
+        ...
+
+    @property
+    def opponent_pace(self) -> float:
+        """Its learning rate, in units of the first one's."""
+        ...
+
+    def build_opponent(self, problem: Problem) -> nn.Module | None:
+        """A fresh second network; none where the options need none."""
+        ...
+
+    def opponent_step(self, setting: Setting) -> LossStep:
+        """The loss of one of its updates."""
+        ...
+
+
 class Method(NamedTuple):
     """A line of the table."""
 
@@ -97,6 +121,9 @@ _PLANE_JUMPS = Training(steps=5000, batch=512, learning_rate=3e-3)
 _IMAGE_TEACHER = FlowMatching(_IMAGE_TRAINING, _IMAGES)
 _PLANE_TEACHER = FlowMatching(_PLANE_TRAINING, _PLANE)
 _PLANE_TUTOR = FlowMatching(Training(steps=4000, batch=256, learning_rate=2e-3), _PLANE, coupling="optimal")
+
+_IMAGE_MATCHING = Training(steps=500, batch=64, learning_rate=5e-4)
+_PLANE_MATCHING = Training(steps=2000, batch=256, learning_rate=5e-4)
 
 _PUBLISHED_MEANFLOW: dict[str, float] = {"power": 1.0, "moving": 0.25, "uniform_share": 0.0, "mean": -0.4}
 
@@ -245,6 +272,30 @@ METHODS: dict[str, Method] = {
         ConsistencyTrajectory(_PLANE_TRAINING, _PLANE, _PLANE_TUTOR, ends=0.5, adversarial=1.0),
         "As without the adversary, and a hinge discriminator after a quarter of the training. Trains and samples; "
         "its quality was not measured.",
+    ),
+    "dmd": Method(
+        "a teacher's score against that of the samples, beside the teacher's pairs (DMD), one step",
+        DistributionMatching(_IMAGE_MATCHING, _IMAGES, _IMAGE_TEACHER, ratio=1, regression=0.25),
+        DistributionMatching(_PLANE_MATCHING, _PLANE, _PLANE_TUTOR, ratio=1, regression=0.25),
+        "",
+    ),
+    "dmd2": Method(
+        "a teacher's score against that of the samples, and a head on the fake score (DMD2), one step",
+        DistributionMatching(_IMAGE_MATCHING, _IMAGES, _IMAGE_TEACHER, adversarial=0.01),
+        DistributionMatching(_PLANE_MATCHING, _PLANE, _PLANE_TUTOR, adversarial=0.01),
+        "",
+    ),
+    "sid": Method(
+        "score identities of a teacher and of the samples (SiD), one step",
+        DistributionMatching(_IMAGE_MATCHING, _IMAGES, _IMAGE_TEACHER, loss="identity", ratio=1),
+        DistributionMatching(_PLANE_MATCHING, _PLANE, _PLANE_TUTOR, loss="identity", ratio=1),
+        "",
+    ),
+    "f-distill": Method(
+        "DMD2 along another divergence, here Jensen and Shannon's (f-distill), one step",
+        DistributionMatching(_IMAGE_MATCHING, _IMAGES, _IMAGE_TEACHER, adversarial=0.01, divergence="jensen-shannon"),
+        DistributionMatching(_PLANE_MATCHING, _PLANE, _PLANE_TUTOR, adversarial=0.01, divergence="jensen-shannon"),
+        "",
     ),
     "moment-matching": Method(
         "jumps that agree as distributions (IMM), one step",

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from onestep_adapters.networks import as_velocity
 from onestep_adapters.recipes.flow_matching import FlowMatching, mixed_times
 from onestep_adapters.recipes.options import Network, Training, positive, share
+from onestep_adapters.recipes.pairs import teacher_pairs
 from onestep_adapters.recipes.problems import Problem
 from onestep_adapters.recipes.setting import Setting
-from onestep_adapters.recipes.students import teacher_ends
+from onestep_adapters.recipes.students import required_teacher
 from onestep_adapters.samplers import one_step
 from onestep_adapters.training import LossStep
 from onestep_core import (
@@ -27,8 +28,8 @@ from onestep_core import (
 class Reflow:
     """Learn the straight lines between noise and what a teacher makes of it; sample by one Euler step.
 
-    The pairs are made before the first update, ``2 solver_steps`` evaluations of the teacher each, and made again
-    alike where a run is continued.
+    The pairs are made before the first update, ``2 solver_steps`` evaluations of the teacher each, and kept beside it
+    for the runs that ask for the same ones.
     """
 
     teacher: FlowMatching = attrs.field(factory=FlowMatching)
@@ -62,7 +63,14 @@ class Reflow:
 
     def loss_step(self, setting: Setting) -> LossStep:
         """One update's loss."""
-        noise, (data, classes) = teacher_ends(setting, self.pairs, steps=self.solver_steps, seed=self.training.seed)
+        noise, (data, classes) = teacher_pairs(
+            required_teacher(setting),
+            setting.problem,
+            count=self.pairs,
+            solver_steps=self.solver_steps,
+            seed=self.training.seed,
+            kept=setting.kept,
+        )
 
         def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
             index = torch.randint(self.pairs, (self.training.batch,), generator=generator)

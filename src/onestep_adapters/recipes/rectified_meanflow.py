@@ -9,8 +9,9 @@ from onestep_adapters.recipes.draws import Draw
 from onestep_adapters.recipes.flow_matching import FlowMatching
 from onestep_adapters.recipes.jumps import EulerianRecipe
 from onestep_adapters.recipes.options import positive
+from onestep_adapters.recipes.pairs import teacher_pairs
 from onestep_adapters.recipes.setting import Setting
-from onestep_adapters.recipes.students import start_from_teacher, teacher_ends
+from onestep_adapters.recipes.students import required_teacher, start_from_teacher
 from onestep_adapters.training import LossStep
 from onestep_core import meanflow_regression, squared_l2
 from onestep_core.errors import ConfigError
@@ -49,7 +50,14 @@ class RectifiedMeanFlow(EulerianRecipe):
     def loss_step(self, setting: Setting) -> LossStep:
         """One update's loss."""
         start_from_teacher(setting)
-        noise, (data, classes) = teacher_ends(setting, self.pairs, steps=self.solver_steps, seed=self.training.seed)
+        noise, (data, classes) = teacher_pairs(
+            required_teacher(setting),
+            setting.problem,
+            count=self.pairs,
+            solver_steps=self.solver_steps,
+            seed=self.training.seed,
+            kept=setting.kept,
+        )
 
         def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
             t, s = self.times(self.training.batch, generator)

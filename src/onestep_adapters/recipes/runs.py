@@ -1,5 +1,6 @@
 """A run: a folder that holds a training, and everything one does with it."""
 
+import copy
 import json
 import os
 import time
@@ -9,12 +10,13 @@ from typing import Any
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from onestep_adapters.recipes import FlowMatching, Recipe, Setting, find_method, open_problem
+from onestep_adapters.recipes import Recipe, Setting, TwoPlayers, find_method, open_problem
 from onestep_adapters.recipes.options import from_dict
 from onestep_adapters.recipes.problems import Problem
-from onestep_adapters.recipes.teachers import teacher_folder
+from onestep_adapters.recipes.students import take_over
+from onestep_adapters.recipes.teachers import ORACLE, ChoosesTeacher, made_folder, teacher_folder
 from onestep_adapters.training import (
     CheckpointError,
     StepRecord,
@@ -22,9 +24,11 @@ from onestep_adapters.training import (
     cosine,
     latest_checkpoint,
     load_checkpoint,
+    new_opponent,
     new_state,
     read_run,
     train,
+    train_two_players,
     warmed_decay,
 )
 from onestep_core.errors import ConfigError
@@ -73,17 +77,39 @@ class Run:
         options = self.recipe.training
         for _ in self.teaching():
             pass
-        teacher = None if self.teacher is None else self.teacher.state.ema
+        recipe, rate = self.recipe, cosine(options.learning_rate, options.steps, min(options.warmup, options.steps - 1))
+        loss_step, every = recipe.loss_step(self._setting()), None if folder is None else options.checkpoint_every
+        if isinstance(recipe, TwoPlayers) and self.state.opponent is not None:
+            return train_two_players(
+                self.state,
+                loss_step,
+                recipe.opponent_step(self._setting()),
+                steps=options.steps,
+                ratio=recipe.ratio,
+                learning_rate=rate,
+                opponent_learning_rate=lambda step: recipe.opponent_pace * rate(step),
+                ema=warmed_decay(options.ema),
+                clip=options.clip,
+                opponent_clip=options.clip,
+                checkpoint_every=every,
+                folder=folder,
+            )
         return train(
             self.state,
-            self.recipe.loss_step(Setting(self.problem, self.state, teacher)),
+            loss_step,
             steps=options.steps,
-            learning_rate=cosine(options.learning_rate, options.steps, min(options.warmup, options.steps - 1)),
+            learning_rate=rate,
             ema=warmed_decay(options.ema),
             clip=options.clip,
-            checkpoint_every=None if folder is None else options.checkpoint_every,
+            checkpoint_every=every,
             folder=folder,
         )
+
+    def _setting(self) -> Setting:
+        if self.teacher is None:
+            return Setting(self.problem, self.state)
+        state = self.teacher.state
+        return Setting(self.problem, self.state, state.ema, made_folder(state.config))
 
     def teaching(self) -> Iterator[StepRecord]:
         """Train the teacher to its end, one record an update, into the folder where teachers are kept."""
@@ -153,14 +179,43 @@ def start_run(method: str, data: str, recipe: Recipe | None = None) -> Run:
     options = recipe.training
     network = recipe.build(problem, torch.Generator().manual_seed(options.seed))
     config = {"method": method, "data": data, "options": attrs.asdict(recipe)}  # type: ignore[arg-type]
-    state = new_state(method, network, learning_rate=options.learning_rate, seed=options.seed, config=config)
-    return Run(method, data, recipe, problem, state, _teacher(data, recipe.teacher))
+    second = recipe.build_opponent(problem) if isinstance(recipe, TwoPlayers) else None
+    state = new_state(
+        method,
+        network,
+        learning_rate=options.learning_rate,
+        seed=options.seed,
+        config=config,
+        opponent=None if second is None else new_opponent(second, learning_rate=options.learning_rate),
+    )
+    return Run(method, data, recipe, problem, state, _teacher(problem, recipe, network))
 
 
-def _teacher(data: str, options: FlowMatching | None) -> Run | None:
-    if options is None:
+def _teacher(problem: Problem, recipe: Recipe, student: nn.Module) -> Run | None:
+    chosen = recipe.teacher_from if isinstance(recipe, ChoosesTeacher) else ""
+    if recipe.teacher is None or chosen == ORACLE:
         return None
-    return resume_or_start(teacher_folder(data, options), "flow-matching", data, options, resume=True)
+    if not chosen:
+        folder = teacher_folder(problem.name, recipe.teacher)
+        return resume_or_start(folder, "flow-matching", problem.name, recipe.teacher, resume=True)
+    teacher = open_run(chosen)
+    if teacher.method != "flow-matching":
+        raise ConfigError(
+            f"{chosen} is a run of {teacher.method!r}: a teacher predicts the velocity of the linear path, so give a "
+            "run of 'flow-matching'"
+        )
+    if (teacher.problem.shape, teacher.problem.classes) != (problem.shape, problem.classes):
+        raise ConfigError(
+            f"{chosen} learnt samples of {teacher.problem.shape} in {teacher.problem.classes or 'no'} classes, "
+            f"{problem.name} has {problem.shape} in {problem.classes or 'no'}: give a teacher of the same data"
+        )
+    if not teacher.finished:
+        raise ConfigError(
+            f"{chosen} stopped at {teacher.state.step} of {teacher.recipe.training.steps} updates: finish the teacher "
+            "first, by onestep train flow-matching --resume"
+        )
+    take_over(copy.deepcopy(student), teacher.state.ema)
+    return teacher
 
 
 def open_run(folder: str | os.PathLike[str]) -> Run:

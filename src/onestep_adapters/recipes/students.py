@@ -12,16 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from onestep_adapters.networks import as_velocity
-from onestep_adapters.recipes.problems import Batch
 from onestep_adapters.recipes.setting import Setting
-from onestep_adapters.samplers import sample_ode
 from onestep_adapters.training import TrainingState
-from onestep_core import Linear
 from onestep_core.errors import ConfigError
 from onestep_core.protocols import Velocity
-
-_CHUNK = 500
-"""Samples that a teacher makes at a time."""
 
 
 def required_teacher(setting: Setting) -> nn.Module:
@@ -38,28 +32,6 @@ def required_teacher(setting: Setting) -> nn.Module:
 def teacher_velocity(setting: Setting, labels: Tensor | None) -> Velocity:
     """The teacher's velocity on the linear path, for one batch's classes."""
     return as_velocity(required_teacher(setting), label=labels)
-
-
-@torch.no_grad()
-def teacher_ends(setting: Setting, count: int, *, steps: int, seed: int) -> tuple[Tensor, Batch]:
-    """Noise ``[count, *shape]``, and what the teacher makes of it with its classes: the coupling of its flow.
-
-    Args:
-        setting: with a teacher of the linear path.
-        count: pairs.
-        steps: Heun steps a pair, two evaluations of the teacher each.
-        seed: of noise and classes; the same pairs come again where a run is continued.
-
-    Raises:
-        ConfigError: without a teacher.
-    """
-    teacher, problem = required_teacher(setting), setting.problem
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(count, *problem.shape, generator=generator)
-    labels = problem.labels(count, generator)
-    chunks = zip(noise.split(_CHUNK), [None] * count if labels is None else labels.split(_CHUNK), strict=False)
-    data = [sample_ode(as_velocity(teacher, label=label), part, path=Linear(), steps=steps) for part, label in chunks]
-    return noise, Batch(torch.cat(data), labels)
 
 
 @torch.no_grad()

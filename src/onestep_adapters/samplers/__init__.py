@@ -1,6 +1,7 @@
 """From noise to samples, in one step or many."""
 
 from onestep_adapters.samplers.gamma import gamma_multistep as gamma_multistep
+from onestep_adapters.samplers.multistep import backward_simulation as backward_simulation
 from onestep_adapters.samplers.multistep import consistency_multistep as consistency_multistep
 from onestep_adapters.samplers.multistep import multistep as multistep
 from onestep_adapters.samplers.multistep import noised_multistep as noised_multistep

@@ -167,3 +167,44 @@ def consistency_multistep(
         return full(consistency(z, t))
 
     return noised_multistep(to_the_end, z, grid.times, end, path=path, noise=noise, renoise=renoise)
+
+
+@torch.no_grad()
+@typed
+def backward_simulation(
+    consistency: ConsistencyFunction,
+    z: Sample,
+    times: Times,
+    *,
+    path: Path,
+    noise: Noise | None,
+    renoise: Renoise = transition,
+) -> Sample:
+    """The states in which a sampler of several steps meets its own function at ``times[-1]``, without a graph.
+
+    A student of several steps is trained on these: the step that is trained takes what the steps before it left, as in
+    sampling. On *data* with noise, the forward process, it would be trained where it is never asked, and its own errors
+    would never be corrected.
+
+    Args:
+        consistency: the student, ``(z, t) -> state at the data end``.
+        z: states at the first time, ``[batch, *shape]``.
+        times: of the sampler, from the noise end to the time in question, at least one: the states ``z`` themselves.
+        path: see :func:`consistency_multistep`, as for the other arguments and the errors.
+        noise: see there; the last draw is needed here.
+        renoise: see there.
+
+    Returns:
+        States at the last time, ``[batch, *shape]``, in at least float32.
+
+    Source: Yin et al., Improved Distribution Matching Distillation, section 4.5, https://arxiv.org/abs/2405.14867.
+
+    Example:
+        >>> from onestep_core.flow import Linear
+        >>> z, noise = torch.ones(1, 2), torch.zeros(1, 1, 2)
+        >>> backward_simulation(lambda z, t: 0 * z + 4, z, [1.0, 0.5], path=Linear(), noise=noise)
+        tensor([[2., 2.]])
+    """
+    if len(times) == 1:
+        return full(z)
+    return consistency_multistep(consistency, z, times, path=path, noise=noise, renoise=renoise)

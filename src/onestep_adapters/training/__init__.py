@@ -16,5 +16,8 @@ from onestep_adapters.training.loop import StepRecord as StepRecord
 from onestep_adapters.training.loop import TrainingError as TrainingError
 from onestep_adapters.training.loop import cosine as cosine
 from onestep_adapters.training.loop import train as train
+from onestep_adapters.training.state import Opponent as Opponent
 from onestep_adapters.training.state import TrainingState as TrainingState
+from onestep_adapters.training.state import new_opponent as new_opponent
 from onestep_adapters.training.state import new_state as new_state
+from onestep_adapters.training.two_player import train_two_players as train_two_players

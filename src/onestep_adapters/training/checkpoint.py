@@ -1,6 +1,6 @@
 """Checkpoints that survive a crash at any instant, and say clearly what is wrong with one that did not.
 
-    folder/step-000500.safetensors    network, EMA, optimiser and generator
+    folder/step-000500.safetensors    network, EMA, optimiser and generator; the opponent and its optimiser, if any
     folder/step-000500.json           format, step, method, config, history; size and sha256 of the tensors
     folder/latest.json                which of them counts
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from onestep_adapters.training.folder import (
     FORMAT,
@@ -73,7 +74,7 @@ def save_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> Pat
         "step": state.step,
         "config": state.config,
         "history": state.history,
-        "optimizer": numbers,
+        **numbers,
         "tensors": {
             "file": f"{stem}.safetensors",
             "bytes": len(data),
@@ -114,14 +115,16 @@ def load_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> Tra
     file, description = read_description(folder)
     check_same_run(file, description, state)
     tensors = _tensors(folder, description)
-    groups = _groups(file, description["optimizer"]["groups"], state)
-    modules = {"network": state.network, "ema": state.ema}
-    parts: dict[str, dict[str, Tensor]] = {part: {} for part in (*modules, "optimizer", "generator")}
+    modules, optimizers = _players(state)
+    if missing := sorted(optimizers.keys() - description.keys()):
+        raise CheckpointError(f"{file} has no {missing}: build the state without an opponent, as the saved one was")
+    parts: dict[str, dict[str, Tensor]] = {part: {} for part in (*modules, *optimizers, "generator")}
+    known = set(parts)
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
         parts.setdefault(part, {})[rest] = tensor
-    if unknown := sorted(parts.keys() - {*modules, "optimizer", "generator"}):
-        raise CheckpointError(f"{file} holds tensors of {unknown}, expected network, ema, optimizer and generator")
+    if unknown := sorted(parts.keys() - known):
+        raise CheckpointError(f"{file} holds tensors of {unknown}, expected those of {sorted(known)}")
     for part, module in modules.items():
         _compare(file, part, parts[part], module)
     saved = parts["generator"].get("state")
@@ -130,10 +133,14 @@ def load_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> Tra
             f"{file} holds no state for a generator on {state.generator.device}: continue on the kind of device on "
             "which the run began"
         )
-    optimizer = _optimizer_state(file, parts["optimizer"], description["optimizer"]["numbers"], groups, state)
+    restored = {
+        part: _optimizer_state(file, part, parts[part], description[part], optimizer)
+        for part, optimizer in optimizers.items()
+    }
     for part, module in modules.items():
         module.load_state_dict(parts[part])
-    state.optimizer.load_state_dict({"state": optimizer, "param_groups": groups})
+    for part, optimizer in optimizers.items():
+        optimizer.load_state_dict(restored[part])
     state.generator.set_state(saved)
     state.step, state.history, state.config = description["step"], description["history"], description["config"]
     return state
@@ -156,21 +163,32 @@ def _tensors(folder: Path, description: dict[str, Any]) -> dict[str, Tensor]:
         raise CheckpointError(f"{file} is not a safetensors file ({error}): {damaged}") from error
 
 
+def _players(state: TrainingState) -> tuple[dict[str, nn.Module], dict[str, Optimizer]]:
+    """The modules and the optimisers of a state, by the names that their tensors begin with."""
+    modules, optimizers = {"network": state.network, "ema": state.ema}, {"optimizer": state.optimizer}
+    if state.opponent is not None:
+        modules["opponent"] = state.opponent.network
+        optimizers["opponent_optimizer"] = state.opponent.optimizer
+    return modules, optimizers
+
+
 def _collect(state: TrainingState) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """All tensors by name, and what the optimiser keeps beside them."""
-    tensors = {"generator.state": state.generator.get_state()}
-    for part, module in (("network", state.network), ("ema", state.ema)):
+    """All tensors by name, and what the optimisers keep beside them, by optimiser."""
+    tensors, kept = {"generator.state": state.generator.get_state()}, {}
+    modules, optimizers = _players(state)
+    for part, module in modules.items():
         tensors |= {f"{part}.{name}": tensor for name, tensor in module.state_dict().items()}
-    optimizer, numbers = state.optimizer.state_dict(), {}
-    for index, values in optimizer["state"].items():
-        for name, value in values.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer.{index}.{name}"] = value
-            else:
-                numbers[f"{index}.{name}"] = value
+    for part, optimizer in optimizers.items():
+        described, numbers = optimizer.state_dict(), {}
+        for index, values in described["state"].items():
+            for name, value in values.items():
+                if isinstance(value, Tensor):
+                    tensors[f"{part}.{index}.{name}"] = value
+                else:
+                    numbers[f"{index}.{name}"] = value
+        kept[part] = {"groups": described["param_groups"], "numbers": numbers}
     # The format refuses tensors that share memory.
-    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    return copies, {"groups": optimizer["param_groups"], "numbers": numbers}
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, kept
 
 
 def _compare(file: Path, part: str, saved: dict[str, Tensor], module: nn.Module) -> None:
@@ -189,11 +207,11 @@ def _compare(file: Path, part: str, saved: dict[str, Tensor], module: nn.Module)
             )
 
 
-def _groups(file: Path, saved: list[dict[str, Any]], state: TrainingState) -> list[dict[str, Any]]:
+def _groups(file: Path, part: str, saved: list[dict[str, Any]], optimizer: Optimizer) -> list[dict[str, Any]]:
     """The saved parameter groups, with lists where JSON lost a tuple."""
-    own = state.optimizer.state_dict()["param_groups"]
+    own = optimizer.state_dict()["param_groups"]
     if [group["params"] for group in saved] != [group["params"] for group in own]:
-        raise CheckpointError(f"{file} has an optimiser of other parameters: build the optimiser as the saved one was")
+        raise CheckpointError(f"{file} has an {part} of other parameters: build the optimiser as the saved one was")
     return [
         {key: tuple(value) if isinstance(now.get(key), tuple) else value for key, value in group.items()}
         for group, now in zip(saved, own, strict=True)
@@ -201,21 +219,23 @@ def _groups(file: Path, saved: list[dict[str, Any]], state: TrainingState) -> li
 
 
 def _optimizer_state(
-    file: Path, tensors: dict[str, Tensor], numbers: dict[str, Any], groups: list[dict[str, Any]], state: TrainingState
-) -> dict[int, dict[str, Any]]:
+    file: Path, part: str, tensors: dict[str, Tensor], saved: dict[str, Any], optimizer: Optimizer
+) -> dict[str, Any]:
+    """What ``load_state_dict`` of the optimiser takes."""
+    groups = _groups(file, part, saved["groups"], optimizer)
     parameters = dict(
         zip(
             (index for group in groups for index in group["params"]),
-            (parameter for group in state.optimizer.param_groups for parameter in group["params"]),
+            (parameter for group in optimizer.param_groups for parameter in group["params"]),
             strict=True,
         )
     )
     restored: dict[int, dict[str, Any]] = {}
-    for name, value in (tensors | numbers).items():
+    for name, value in (tensors | saved["numbers"]).items():
         index, _, key = name.partition(".")
         parameter = parameters.get(int(index))
         fits = not isinstance(value, Tensor) or value.ndim == 0 or parameter is None or value.shape == parameter.shape
         if parameter is None or not fits:
-            raise CheckpointError(f"{file} has optimizer.{name}, which fits no parameter: build the optimiser as saved")
+            raise CheckpointError(f"{file} has {part}.{name}, which fits no parameter: build the optimiser as saved")
         restored.setdefault(int(index), {})[key] = value
-    return restored
+    return {"state": restored, "param_groups": groups}

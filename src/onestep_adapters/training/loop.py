@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
 
 from onestep_adapters.training.checkpoint import save_checkpoint
 from onestep_adapters.training.ema import update_ema
@@ -87,21 +88,56 @@ def train(
         >>> [record.step for record in run]
         [1, 2, 3]
     """
+    if clip is not None and not clip > 0:
+        raise ConfigError(f"clip = {clip!r}: expected a positive norm, or None for no clipping")
+
+    def update() -> StepRecord:
+        start = time.perf_counter()
+        decay = checked_decay(ema, state.step)
+        loss, norm, logs = descend(
+            state, state.network, state.optimizer, loss_step, learning_rate=learning_rate, clip=clip, folder=folder
+        )
+        update_ema(state.ema, state.network, decay=decay)
+        state.step += 1
+        return StepRecord(state.step, loss, norm, time.perf_counter() - start, logs)
+
+    return updates(
+        state, update, steps=steps, checkpoint_every=checkpoint_every, folder=folder, history_every=history_every
+    )
+
+
+def updates(
+    state: TrainingState,
+    update: Callable[[], StepRecord],
+    *,
+    steps: int,
+    checkpoint_every: int | None,
+    folder: str | os.PathLike[str] | None,
+    history_every: int,
+) -> Iterator[StepRecord]:
+    """The part of a loop that every kind of update shares: records, history and checkpoints.
+
+    Args:
+        state: moved on by ``update``.
+        update: makes one and returns its record; raises with the state as it was.
+        steps: as for :func:`train`, like the other arguments and the errors.
+        checkpoint_every: see there.
+        folder: see there.
+        history_every: see there.
+    """
     for name, count in (("checkpoint_every", checkpoint_every), ("history_every", history_every)):
         if count is not None and count < 1:
             raise ConfigError(f"{name} = {count!r}: expected at least 1")
     if steps < 0:
         raise ConfigError(f"steps = {steps!r}: expected a number that is not negative")
-    if clip is not None and not clip > 0:
-        raise ConfigError(f"clip = {clip!r}: expected a positive norm, or None for no clipping")
     if checkpoint_every is not None and folder is None:
         raise ConfigError(f"checkpoint_every = {checkpoint_every} without a folder: give folder=")
     if folder is not None:
         check_folder(folder, state)
 
-    def updates() -> Iterator[StepRecord]:
+    def records() -> Iterator[StepRecord]:
         while state.step < steps:
-            record = _update(state, loss_step, learning_rate, ema, clip, folder)
+            record = update()
             if record.step % history_every == 0 or record.step == steps:
                 state.history.append(record._asdict())
             due = record.step == steps or (checkpoint_every is not None and record.step % checkpoint_every == 0)
@@ -109,52 +145,73 @@ def train(
                 save_checkpoint(folder, state)
             yield record
 
-    return updates()
+    return records()
 
 
-def _update(
+class Descent(NamedTuple):
+    """One step of one optimiser: the loss before it, the gradient's norm before clipping, the logs."""
+
+    loss: float
+    gradient_norm: float
+    logs: dict[str, float]
+
+
+def checked_decay(ema: Schedule, step: int) -> float:
+    """The EMA's decay of an update.
+
+    Raises:
+        ConfigError: if it is not in [0, 1].
+    """
+    if not 0 <= (decay := ema(step)) <= 1:
+        raise ConfigError(f"the EMA's decay at update {step} is {decay!r}: expected a number in [0, 1]")
+    return decay
+
+
+def descend(
     state: TrainingState,
+    network: nn.Module,
+    optimizer: Optimizer,
     loss_step: LossStep,
+    *,
     learning_rate: Schedule,
-    ema: Schedule,
     clip: float | None,
     folder: str | os.PathLike[str] | None,
-) -> StepRecord:
-    start = time.perf_counter()
+) -> Descent:
+    """One step of ``optimizer`` down ``loss_step(network, state.generator)``: gradient, checks, clipping.
+
+    Raises:
+        TrainingError: before any parameter is touched and with the generator as it was, as :func:`train` says.
+    """
+    rate = learning_rate(state.step)
+    if not (math.isfinite(rate) and rate >= 0):
+        raise ConfigError(f"the learning rate of update {state.step} is {rate!r}: expected a number, not negative")
     drawn = state.generator.get_state()
-    state.optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad(set_to_none=True)
     try:
-        loss, logs = loss_step(state.network, state.generator)
+        loss, logs = loss_step(network, state.generator)
         value, numbers = _number("loss", loss), {name: _number(name, log) for name, log in logs.items()}
         if not math.isfinite(value):
             raise _failure(state, folder, f"the loss is {value}", numbers)
         if not loss.requires_grad:
             raise _failure(state, folder, "the loss depends on no parameter", numbers)
         loss.backward()
-        parameters = [p for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if not parameters:
             raise _failure(state, folder, "no parameter of the optimiser has a gradient", numbers)
         norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not math.isfinite(length := norm.item()):
             raise _failure(state, folder, f"the gradient norm is {length} at a loss of {value}", numbers)
-        rate, decay = learning_rate(state.step), ema(state.step)
-        if not (math.isfinite(rate) and rate >= 0):
-            raise ConfigError(f"the learning rate of update {state.step} is {rate!r}: expected a number, not negative")
-        if not 0 <= decay <= 1:
-            raise ConfigError(f"the EMA's decay at update {state.step} is {decay!r}: expected a number in [0, 1]")
     except BaseException:
         state.generator.set_state(drawn)
-        state.optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         raise
     if clip is not None:
         clip_grads_with_norm_(parameters, clip, norm)
-    for group in state.optimizer.param_groups:
+    for group in optimizer.param_groups:
         group["lr"] = rate
-    state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
-    update_ema(state.ema, state.network, decay=decay)
-    state.step += 1
-    return StepRecord(state.step, value, length, time.perf_counter() - start, numbers)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return Descent(value, length, numbers)
 
 
 def _number(name: str, value: Any) -> float:

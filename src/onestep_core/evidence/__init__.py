@@ -1,5 +1,6 @@
 """Evidence: oracles whose answers are known, and monitors of what a loss does not show."""
 
+from onestep_core.evidence.calibration import calibration as calibration
 from onestep_core.evidence.monitors import RealisedDrift as RealisedDrift
 from onestep_core.evidence.monitors import TrajectoryTerms as TrajectoryTerms
 from onestep_core.evidence.monitors import affinity_saturation as affinity_saturation

@@ -19,5 +19,7 @@ from onestep_core.fields.kernels import squared_distances as squared_distances
 from onestep_core.fields.mean_shift import mean_shift_field as mean_shift_field
 from onestep_core.fields.released import notebook_drift as notebook_drift
 from onestep_core.fields.released import released_drift as released_drift
+from onestep_core.fields.score import denoising_error as denoising_error
+from onestep_core.fields.score import score_gap as score_gap
 from onestep_core.protocols import Drift as Drift
 from onestep_core.protocols import Potentials as Potentials

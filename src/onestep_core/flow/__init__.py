@@ -22,6 +22,7 @@ from onestep_core.flow.derivatives import with_graph as with_graph
 from onestep_core.flow.empirical import empirical_denoiser as empirical_denoiser
 from onestep_core.flow.empirical import empirical_velocity as empirical_velocity
 from onestep_core.flow.grids import StepTimes as StepTimes
+from onestep_core.flow.grids import central_steps as central_steps
 from onestep_core.flow.grids import discrete_levels as discrete_levels
 from onestep_core.flow.grids import few_step_grid as few_step_grid
 from onestep_core.flow.grids import halved_step as halved_step

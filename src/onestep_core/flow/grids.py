@@ -384,3 +384,31 @@ def few_step_grid(
     index = torch.linspace(levels - 2, 2, steps + 1, dtype=torch.float64, device=device).long()
     grid = discrete_levels(index, levels=levels, dtype=dtype)
     return torch.cat([grid[:-1], grid.new_zeros(1)])
+
+
+def central_steps(total: int, *, low: float = 0.02, high: float = 0.98) -> range:
+    """``int(low total), ..., min(int(high total), total - 1)``: the steps of a grid without its two ends.
+
+    Score gaps are drawn at these: next to the data both scores are rough, next to the noise they say nothing.
+
+    Args:
+        total: steps of the whole grid, numbered from 0.
+        low: share of the grid where the range begins; 0.02 as published.
+        high: share where it ends.
+
+    Raises:
+        ConfigError: if no step is left, or the shares are not between 0 and 1.
+
+    Source: Yin et al., One-step Diffusion with Distribution Matching Distillation, section 3.2,
+    https://arxiv.org/abs/2311.18828; tianweiy/DMD2, ``min_step_percent`` and ``max_step_percent``.
+
+    Example:
+        >>> central_steps(1000)
+        range(20, 981)
+    """
+    if not 0 <= low <= high <= 1:
+        raise ConfigError(f"shares from {low} to {high}: expected 0 <= low <= high <= 1")
+    steps = range(int(low * total), min(int(high * total) + 1, total))
+    if not steps:
+        raise ConfigError(f"no step of {total} between the shares {low} and {high}: expected at least one")
+    return steps

@@ -27,6 +27,7 @@ from onestep_core.regression.weights import normalize_tangent as normalize_tange
 from onestep_core.regression.weights import rescale_residual as rescale_residual
 from onestep_core.regression.weights import separate_means as separate_means
 from onestep_core.regression.weights import sigmoid_elbo as sigmoid_elbo
+from onestep_core.regression.weights import signal as signal
 from onestep_core.regression.weights import snr as snr
 from onestep_core.regression.weights import snr_plus_one as snr_plus_one
 from onestep_core.regression.weights import soft_min_snr as soft_min_snr

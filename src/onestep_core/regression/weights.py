@@ -187,6 +187,21 @@ def soft_min_snr(sigma: Time, *, sigma_data: float) -> PerSample:
 
 
 @typed
+def signal(t: Time, *, path: Path) -> PerSample:
+    """``alpha(t)``, the share of the data in a state: DMD's weight of its normalised score gap.
+
+    Source: Yin et al., One-step Diffusion with Distribution Matching Distillation, eq. 7 and 8,
+    https://arxiv.org/abs/2311.18828.
+
+    Example:
+        >>> from onestep_core.flow import Linear
+        >>> signal(torch.tensor([0.25]), path=Linear())
+        tensor([0.7500])
+    """
+    return frozen(path.coefficients(frozen(t))[0])
+
+
+@typed
 def snr(t: Time, *, path: Path) -> PerSample:
     """``alpha(t)^2 / sigma(t)^2``, the signal-to-noise ratio of any path; infinite where there is no noise.
 

@@ -1,6 +1,6 @@
 """The table from a group's name to its test."""
 
-from tests.golden.groups import average, consistency, distillation, drifting, flow, samplers, trajectory
+from tests.golden.groups import average, consistency, distillation, drifting, flow, matching, samplers, trajectory
 from tests.golden.harness import Group
 
 GROUPS: dict[str, Group] = {
@@ -14,6 +14,8 @@ GROUPS: dict[str, Group] = {
     "ctm_G": trajectory.ctm_parameterisations,
     "ctm_loss": trajectory.ctm_loss,
     "ctm_sampler": samplers.ctm_sampler,
+    "dmd2_edm": matching.dmd2_edm,
+    "dmd2_sd": matching.dmd2_sd,
     "drifting": drifting.drifting,
     "drifting_cfg_sampling": flow.drifting_cfg_sampling,
     "drifting_toy": drifting.drifting_toy,
@@ -24,6 +26,7 @@ GROUPS: dict[str, Group] = {
     "fastgen_cm": consistency.fastgen_cm,
     "fastgen_mf_head": flow.fastgen_mf_head,
     "fastgen_ts": flow.fastgen_ts,
+    "fdistill": matching.fdistill,
     "imf": average.imf,
     "imm": distillation.imm,
     "kdiff": samplers.kdiff,
@@ -32,6 +35,7 @@ GROUPS: dict[str, Group] = {
     "pymeanflow": flow.pymeanflow,
     "scm": trajectory.scm,
     "shortcut": average.shortcut,
+    "sid": matching.sid,
     "tcm": consistency.tcm,
     "tvm": average.tvm,
 }

@@ -1,0 +1,325 @@
+"""Distribution matching from a teacher: DMD, DMD2, f-distill and SiD, a generator and a fake score in turns."""
+
+from functools import partial
+from typing import Literal
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from onestep_adapters.backbones import Critic
+from onestep_adapters.networks import frozen
+from onestep_adapters.recipes.flow_matching import FlowMatching
+from onestep_adapters.recipes.options import Network, Training, not_negative, positive, share
+from onestep_adapters.recipes.pairs import teacher_pairs
+from onestep_adapters.recipes.problems import Problem
+from onestep_adapters.recipes.setting import Setting
+from onestep_adapters.recipes.straight import PATH, straight_consistency
+from onestep_adapters.recipes.students import required_teacher, start_from_teacher, take_over
+from onestep_adapters.recipes.teachers import ORACLE, oracle_denoiser
+from onestep_adapters.samplers import backward_simulation, consistency_multistep, standard_normal
+from onestep_adapters.training import LossStep
+from onestep_core import (
+    data_from_velocity,
+    denoising_error,
+    density_ratio,
+    distribution_matching_regression,
+    empirical_denoiser,
+    f_divergence_scale,
+    flow_matching_regression,
+    forward_kl,
+    jeffreys,
+    jensen_shannon,
+    knowledge_distillation_regression,
+    mse,
+    neyman,
+    non_saturating_discriminator,
+    non_saturating_generator,
+    ratio_means,
+    reverse_kl,
+    score_identity_loss,
+    softened_reverse_kl,
+    squared_hellinger,
+)
+from onestep_core.errors import ConfigError
+from onestep_core.evidence import calibration
+from onestep_core.flow import renoise_clean
+from onestep_core.objectives import Divergence
+from onestep_core.protocols import Denoiser
+
+DIVERGENCES: dict[str, Divergence] = {
+    "reverse-kl": reverse_kl,
+    "forward-kl": forward_kl,
+    "jensen-shannon": jensen_shannon,
+    "softened-reverse-kl": softened_reverse_kl,
+    "neyman": neyman,
+    "squared-hellinger": squared_hellinger,
+    "jeffreys": jeffreys,
+}
+"""What f-distill can be asked to lessen."""
+
+_BINS = 10
+
+
+@attrs.frozen
+class DistributionMatching:
+    """A generator follows the gap between the teacher's score and that of its own samples, which a second network
+    learns.
+
+    Generator and fake score start as the teacher. The generator is asked at ``entry``, where pure noise takes the place
+    of the state; what it makes of it are the samples. An update is ``ratio`` of the fake score's and then one of the
+    generator's. The history has both losses and ``opponent_calibration``: the slope of samples on what the fake score
+    expected of them, 1 where it keeps up.
+    """
+
+    training: Training = Training()
+    network: Network = Network()
+    teacher: FlowMatching = attrs.field(factory=FlowMatching)
+    """Whose score is real; its network is the student's, which starts from its weights."""
+    teacher_from: str = ""
+    """Another teacher: the folder of a finished flow-matching run on the same data, or "oracle", the law's exact score
+    (8gaussians and unequal), from which no network can start. Nothing: the teacher above."""
+    loss: Literal["gap", "identity"] = "gap"
+    """gap: samples are pulled along the score gap (DMD). identity: the score identity (SiD)."""
+    alpha: float = 1.2
+    """Of the score identity."""
+    normalized: bool = True
+    """Divide the gap by the mean distance that the teacher moves a sample, as published; or it is one of scores."""
+    epsilon: float = attrs.field(default=0.0, validator=not_negative)
+    """Added to that distance, in units of the data: gaps of samples that the teacher hardly moves, which are mostly
+    errors, then count less. Published: 0, and 1e-6 in FastGen."""
+    divergence: Literal[
+        "reverse-kl",
+        "forward-kl",
+        "jensen-shannon",
+        "softened-reverse-kl",
+        "neyman",
+        "squared-hellinger",
+        "jeffreys",
+    ] = "reverse-kl"
+    """Which the gap descends; any but the reverse KL needs the adversary, whose logits give the ratio of densities."""
+    adversarial: float = attrs.field(default=0.0, validator=not_negative)
+    """Factor of the generator's adversarial term; 0 leaves the head on the fake score's features out."""
+    adversarial_told: float = attrs.field(default=0.1, validator=not_negative)
+    """Factor of the discriminator's loss beside the fake score's."""
+    regression: float = attrs.field(default=0.0, validator=not_negative)
+    """Factor of the regression onto the teacher's own samples from the same noise (DMD); 0 makes no pairs."""
+    pairs: int = attrs.field(default=5000, validator=positive)
+    """How many of those."""
+    solver_steps: int = attrs.field(default=25, validator=positive)
+    """Heun steps of the teacher for a pair."""
+    fake: Literal["network", "kernel"] = "network"
+    """network: a fake score that learns. kernel: the batch itself as the samples' law, and no second network."""
+    ratio: int = attrs.field(default=5, validator=positive)
+    """Updates of the fake score for one of the generator."""
+    opponent_pace: float = attrs.field(default=1.0, validator=positive)
+    """Learning rate of the fake score, in units of the generator's."""
+    generator_steps: int = attrs.field(default=1, validator=positive)
+    """Steps of the generator. Several are trained by backward simulation: on what its own sampler leaves."""
+    entry: float = attrs.field(default=1.0, validator=share)
+    """Time at which the generator is asked first, 1 the noise end; SiD's is where the noise is five times the data."""
+    earliest: float = attrs.field(default=0.02, validator=share)
+    """Smallest time at which scores are compared."""
+    latest: float = attrs.field(default=0.98, validator=share)
+    """Largest."""
+    nearness: float = attrs.field(default=1.0, validator=positive)
+    """Power of the uniform numbers that times are: above 1 scores are compared, and the fake one learnt, nearer to the
+    data. Published: 1."""
+
+    def __attrs_post_init__(self) -> None:
+        if not 0 < self.earliest < self.latest < 1 or not self.entry > 0:
+            raise ConfigError(
+                f"scores between {self.earliest} and {self.latest}, entry at {self.entry}: expected two times in order "
+                "strictly between 0 and 1, and an entry above 0"
+            )
+        if self.divergence != "reverse-kl" and not self.adversarial_head:
+            raise ConfigError(
+                f"divergence {self.divergence!r} without an adversary: its logits give the ratio of densities, so give "
+                "adversarial a positive number"
+            )
+        if self.fake == "kernel" and (self.adversarial or self.loss == "identity"):
+            raise ConfigError(
+                "a kernel has no features for a head and no gradient for the identity: give fake = network, or neither"
+            )
+        if self.regression and (self.teacher_from == ORACLE or self.generator_steps > 1):
+            raise ConfigError("pairs are made by a trained teacher for a generator of one step: leave regression at 0")
+
+    @property
+    def adversarial_head(self) -> bool:
+        """Whether the fake score has a head."""
+        return self.adversarial > 0
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations a sample."""
+        return self.generator_steps
+
+    @property
+    def calls(self) -> int:
+        """Forward passes in an update with one step: generator, teacher and fake score, and those of the fake score's
+        own updates; a generator of several steps simulates ``generator_steps - 1`` more at most, each time."""
+        if self.fake == "kernel":
+            return 1 + (self.teacher_from != ORACLE) + (self.regression > 0)
+        own = self.ratio * (2 + self.adversarial_head)
+        return 2 + (self.teacher_from != ORACLE) + (self.regression > 0) + own
+
+    def build(self, problem: Problem, generator: torch.Generator) -> nn.Module:
+        """The generator: a velocity network, whose expected data are the samples."""
+        if self.teacher_from == ORACLE:
+            oracle_denoiser(problem)
+        return self.network.build(problem, 1, generator)
+
+    def build_opponent(self, problem: Problem) -> nn.Module | None:
+        """The fake score, a velocity network, with or without a head."""
+        if self.fake == "kernel":
+            return None
+        generator = torch.Generator().manual_seed(self.training.seed + 1)
+        score = self.network.build(problem, 1, generator)
+        return Critic(score, width=self.network.width, generator=generator) if self.adversarial_head else score
+
+    def loss_step(self, setting: Setting) -> LossStep:
+        """One update of the generator."""
+        self._start(setting)
+        pairs = None
+        if self.regression:
+            pairs = teacher_pairs(
+                required_teacher(setting),
+                setting.problem,
+                count=self.pairs,
+                solver_steps=self.solver_steps,
+                seed=self.training.seed,
+                kept=setting.kept,
+            )
+
+        def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+            samples, labels = self._samples(network, setting.problem, generator)
+            t = self._times(len(samples), generator)
+            z, _ = PATH(samples, torch.randn(samples.shape, generator=generator), t)
+            total, logs = self._matching(setting, samples, z, t, labels)
+            if pairs is not None:
+                noise, made = pairs
+                index = torch.randint(len(noise), (len(samples),), generator=generator)
+                classes = None if made.labels is None else made.labels[index]
+                one, zero = torch.ones(len(index)), torch.zeros(len(index))
+                pair = knowledge_distillation_regression(
+                    lambda z, t, s: self.generate(network, z, classes), noise[index], made.data[index], one, zero
+                )
+                regression = mse(*pair).mean()
+                total, logs = total + self.regression * regression, {**logs, "regression": regression}
+            return total, logs
+
+        return loss
+
+    def opponent_step(self, setting: Setting) -> LossStep:
+        """One update of the fake score, and of its head."""
+
+        def loss(opponent: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+            problem = setting.problem
+            with torch.no_grad():
+                samples, labels = self._samples(setting.state.network, problem, generator)
+            t = self._times(len(samples), generator, whole=True)
+            z, v = PATH(samples, torch.randn(samples.shape, generator=generator), t)
+            prediction, logits = _judged(opponent, z, t, labels)
+            pair = flow_matching_regression(lambda z, t: prediction, z, v, t)
+            matching = mse(*pair).mean()
+            denoised = data_from_velocity(z, pair.prediction, t, path=PATH)
+            logs = {"matching": matching, "calibration": calibration(denoised, samples)}
+            if logits is None:
+                return matching, logs
+            data, classes = problem.batch(len(samples), generator)
+            noised, _ = PATH(data, torch.randn(data.shape, generator=generator), t)
+            real = _judged(opponent, noised, t, classes)[1]
+            assert real is not None
+            told = non_saturating_discriminator(real, logits).mean()
+            return matching + self.adversarial_told * told, {**logs, "discriminator": told}
+
+        return loss
+
+    def generate(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
+        """Samples from noise; ``labels`` are the classes asked for. Noise between steps is the same at each call."""
+        return consistency_multistep(
+            straight_consistency(network, labels),
+            self._enter(noise),
+            self._grid(),
+            path=PATH,
+            noise=standard_normal(torch.Generator().manual_seed(0)) if self.generator_steps > 1 else None,
+            renoise=renoise_clean,
+        )
+
+    def _grid(self) -> list[float]:
+        return [self.entry * (1 - k / self.generator_steps) for k in range(self.generator_steps)] + [PATH.data_time]
+
+    def _enter(self, noise: Tensor) -> Tensor:
+        return self.entry * noise
+
+    def _times(self, count: int, generator: torch.Generator, *, whole: bool = False) -> Tensor:
+        low, high = (0.0, 1.0) if whole else (self.earliest, self.latest)
+        return low + (high - low) * torch.rand(count, generator=generator) ** self.nearness
+
+    def _samples(
+        self, network: nn.Module, problem: Problem, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the generator makes, at one of its steps; the steps before are its own sampler's."""
+        count = self.training.batch
+        noise, labels = torch.randn(count, *problem.shape, generator=generator), problem.labels(count, generator)
+        student = straight_consistency(network, labels)
+        last = int(torch.randint(self.generator_steps, (), generator=generator)) if self.generator_steps > 1 else 0
+        grid = self._grid()[: last + 1]
+        z = backward_simulation(
+            student, self._enter(noise), grid, path=PATH, noise=standard_normal(generator), renoise=renoise_clean
+        )
+        return student(z, torch.full((count,), grid[-1])), labels
+
+    def _start(self, setting: Setting) -> None:
+        """Before the first update generator, average and fake score become the teacher, where there are its weights."""
+        if self.teacher_from == ORACLE:
+            return
+        start_from_teacher(setting)
+        opponent = setting.state.opponent
+        if setting.state.step == 0 and opponent is not None:
+            score = opponent.network.score if isinstance(opponent.network, Critic) else opponent.network
+            take_over(score, required_teacher(setting))
+
+    def _real(self, setting: Setting, labels: Tensor | None) -> Denoiser:
+        if self.teacher_from == ORACLE:
+            return oracle_denoiser(setting.problem)
+        return straight_consistency(frozen(required_teacher(setting)), labels)  # type: ignore[arg-type]
+
+    def _matching(
+        self, setting: Setting, samples: Tensor, z: Tensor, t: Tensor, labels: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        real, opponent = self._real(setting, labels), setting.state.opponent
+        if opponent is None:
+            allowed = None if labels is None else labels[:, None] == labels
+            estimate, logits = empirical_denoiser(z, samples, t, path=PATH, allowed=allowed), None
+        else:
+            prediction, logits = _judged(frozen(opponent.network), z, t, labels)
+            estimate = data_from_velocity(z, prediction, t, path=PATH)
+        if self.loss == "identity":
+            total = score_identity_loss(real, lambda z, t: estimate, samples, z, t, alpha=self.alpha).mean()
+            logs = {"identity": total}
+        else:
+            scale = None if logits is None else self._scale(logits, t)
+            normalizer = partial(denoising_error, epsilon=self.epsilon) if self.normalized else None
+            pair = distribution_matching_regression(
+                real, lambda z, t: estimate, samples, z, t, path=PATH, scale=scale, normalizer=normalizer
+            )
+            total = mse(*pair).mean()
+            logs = {"gap": total}
+        if logits is not None:
+            fooled = non_saturating_generator(logits).mean()
+            total, logs = total + self.adversarial * fooled, {**logs, "adversarial": fooled}
+        return total, logs
+
+    def _scale(self, logits: Tensor, t: Tensor) -> Tensor | None:
+        if self.divergence == "reverse-kl":
+            return None
+        ends = {"low": self.earliest, "high": self.latest}
+        means = ratio_means(density_ratio(logits), t, torch.ones(_BINS), **ends)
+        return f_divergence_scale(logits, t, divergence=DIVERGENCES[self.divergence], means=means, **ends)
+
+
+def _judged(network, z: Tensor, t: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The velocity of a fake score, and its head's logits if it has one."""
+    out = network(z, t, label=labels)
+    return (out, None) if isinstance(out, Tensor) else out
