@@ -134,6 +134,7 @@ def test_the_demo_in_a_few_steps(tmp_path, capsys, monkeypatch):
     yardstick = METHODS["flow-matching"]
     coarse = yardstick._replace(digits=attrs.evolve(yardstick.digits, sampling_steps=2))
     monkeypatch.setitem(METHODS, "flow-matching", coarse)
+    monkeypatch.setenv("ONESTEP_TEACHERS", str(tmp_path / "teachers"))
     assert run("demo", "--folder", tmp_path, "--steps", 8) == 0
     files = {file.name for file in tmp_path.iterdir()}
     assert {"report.md", "report.json", "samples.png", "curves.png"} <= files
