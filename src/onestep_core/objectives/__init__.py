@@ -11,6 +11,7 @@ from onestep_core.objectives.continuous_consistency import (
 from onestep_core.objectives.denoising import denoising_regression as denoising_regression
 from onestep_core.objectives.drifting import drifting_regression as drifting_regression
 from onestep_core.objectives.drifting import drifting_regressions as drifting_regressions
+from onestep_core.objectives.drifting import feature_normalized as feature_normalized
 from onestep_core.objectives.flow_matching import flow_matching_regression as flow_matching_regression
 from onestep_core.objectives.improved_meanflow import ImprovedMeanFlow as ImprovedMeanFlow
 from onestep_core.objectives.improved_meanflow import improved_meanflow_regression as improved_meanflow_regression
