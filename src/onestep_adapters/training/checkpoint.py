@@ -1,6 +1,6 @@
 """Checkpoints that survive a crash at any instant, and say clearly what is wrong with one that did not.
 
-    folder/step-000500.safetensors    network, EMA, optimiser and generator
+    folder/step-000500.safetensors    network, EMA, optimiser, generator and memory
     folder/step-000500.json           format, step, method, config, history; size and sha256 of the tensors
     folder/latest.json                which of them counts
 
@@ -115,13 +115,15 @@ def load_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> Tra
     check_same_run(file, description, state)
     tensors = _tensors(folder, description)
     groups = _groups(file, description["optimizer"]["groups"], state)
-    modules = {"network": state.network, "ema": state.ema}
+    modules = _modules(state)
     parts: dict[str, dict[str, Tensor]] = {part: {} for part in (*modules, "optimizer", "generator")}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
         parts.setdefault(part, {})[rest] = tensor
     if unknown := sorted(parts.keys() - {*modules, "optimizer", "generator"}):
-        raise CheckpointError(f"{file} holds tensors of {unknown}, expected network, ema, optimizer and generator")
+        raise CheckpointError(
+            f"{file} holds tensors of {unknown}, expected {', '.join(modules)}, optimizer and generator"
+        )
     for part, module in modules.items():
         _compare(file, part, parts[part], module)
     saved = parts["generator"].get("state")
@@ -156,10 +158,16 @@ def _tensors(folder: Path, description: dict[str, Any]) -> dict[str, Tensor]:
         raise CheckpointError(f"{file} is not a safetensors file ({error}): {damaged}") from error
 
 
+def _modules(state: TrainingState) -> dict[str, nn.Module]:
+    """The modules of a run by the part of the file that holds their state."""
+    modules = {"network": state.network, "ema": state.ema}
+    return modules if state.memory is None else {**modules, "memory": state.memory}
+
+
 def _collect(state: TrainingState) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """All tensors by name, and what the optimiser keeps beside them."""
     tensors = {"generator.state": state.generator.get_state()}
-    for part, module in (("network", state.network), ("ema", state.ema)):
+    for part, module in _modules(state).items():
         tensors |= {f"{part}.{name}": tensor for name, tensor in module.state_dict().items()}
     optimizer, numbers = state.optimizer.state_dict(), {}
     for index, values in optimizer["state"].items():

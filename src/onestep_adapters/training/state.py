@@ -26,6 +26,7 @@ class TrainingState:
         step: updates made so far.
         history: one dictionary an update, as recorded by ``train``; JSON.
         config: what built the run; JSON.
+        memory: what the run keeps between updates beside its network, a queue of samples for one; saved with it.
 
     Example:
         >>> state = new_state("flow matching", nn.Linear(2, 2), learning_rate=1e-3, seed=0)
@@ -41,6 +42,7 @@ class TrainingState:
     step: int = 0
     history: list[dict[str, Any]] = attrs.field(factory=list)
     config: dict[str, Any] = attrs.field(factory=dict)
+    memory: nn.Module | None = None
 
 
 def new_state(
@@ -52,6 +54,7 @@ def new_state(
     weight_decay: float = 0.0,
     seed: int = 0,
     config: dict[str, Any] | None = None,
+    memory: nn.Module | None = None,
 ) -> TrainingState:
     """A run at step 0: AdamW, an EMA that equals the network, a generator on the network's device.
 
@@ -63,6 +66,7 @@ def new_state(
         weight_decay: AdamW's, per unit of learning rate, not negative.
         seed: of the generator.
         config: what built the run, JSON; kept as JSON keeps it (tuples become lists).
+        memory: a module whose state belongs to the run although nothing trains it; ``None`` for none.
 
     Returns:
         The state. Its EMA is in evaluation mode and takes no gradient.
@@ -97,4 +101,4 @@ def new_state(
     ema = copy.deepcopy(network).requires_grad_(False).eval()
     optimizer = AdamW(parameters, lr=learning_rate, betas=betas, weight_decay=weight_decay)
     generator = torch.Generator(device=parameters[0].device).manual_seed(seed)
-    return TrainingState(method, network, ema, optimizer, generator, config=kept)
+    return TrainingState(method, network, ema, optimizer, generator, config=kept, memory=memory)
