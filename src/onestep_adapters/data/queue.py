@@ -157,6 +157,11 @@ class SampleQueue(nn.Module):
         """Samples that are kept of each class, ``[classes]``."""
         return self.by_class.counts
 
+    @property
+    def total(self) -> int:
+        """Samples that are kept whatever their class."""
+        return 0 if self.of_all is None else int(self.of_all.counts)
+
     def push(self, samples: Tensor, labels: Tensor | None = None) -> None:
         """Take in real samples ``[n, *shape]`` with their classes ``[n]``; without labels all are of class 0.
 
