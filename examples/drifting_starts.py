@@ -58,7 +58,6 @@ MOTIONS = {
     "mean-shift, falling": Motion(falling(_shift, first=4.0), 1.0),
     "attraction-repulsion, falling": Motion(falling(_both), 2.0),
     "sinkhorn, falling": Motion(falling(_sinkhorn), 2.0),
-    "released, large temperatures": Motion(lambda _: partial(released_drift, temperatures=(0.2, 0.5, 1.0)), 0.05),
     "mean-shift, fine": Motion(lambda _: _shift(0.15), 1.0),
     "attraction-repulsion, fine": Motion(lambda _: _both(0.15), 2.0),
     "released": Motion(lambda _: partial(released_drift, temperatures=(0.02, 0.05, 0.2)), 0.05),

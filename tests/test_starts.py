@@ -14,7 +14,7 @@ _SPEC = importlib.util.spec_from_file_location("drifting_starts", SOURCE)
 example = importlib.util.module_from_spec(_SPEC)  # type: ignore[arg-type]
 _SPEC.loader.exec_module(example)  # type: ignore[union-attr]
 
-HOME = ("mean-shift, falling", "attraction-repulsion, falling", "sinkhorn, falling", "released, large temperatures")
+HOME = ("mean-shift, falling", "attraction-repulsion, falling", "sinkhorn, falling")
 LOST = ("mean-shift, fine", "attraction-repulsion, fine", "released")
 
 
