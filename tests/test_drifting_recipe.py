@@ -1,5 +1,7 @@
 """The drifting recipe: guidance as an input, positives from a queue, an encoder, and what the display shows."""
 
+import math
+
 import attrs
 import pytest
 import torch
@@ -197,7 +199,7 @@ def test_monitors_measure_what_an_update_did(relative, locations):
     unit = cloud.norm() / drift.samples.norm()
     moved = 0.5 * unit * drift.field
     moved = moved.unflatten(0, (groups, locations)).transpose(1, 2).flatten(0, 1)
-    images = torch.randn(12, 1, 8, 8, generator=g)
+    images = torch.randn(20, 1, 8, 8, generator=g)
     options = {"temperature": 0.5, "alpha": None, "again": lambda: {"a": features["a"] + moved}}
     first = monitors.logs(0, images, images, **options)
     assert {"energy", "felt", "saturated"} <= first.keys()
@@ -209,10 +211,23 @@ def test_monitors_measure_what_an_update_did(relative, locations):
     assert "cosine" not in monitors.logs(2, images, images, **options)
 
 
+def test_the_spread_is_that_within_a_class():
+    """Classes that differ from one another, each collapsed to a point."""
+    monitors = DriftMonitors(open_problem("digits"), (0.5,), seed=0, relative=False)
+    monitors.watched("a", named_field("mean-shift", (0.5,), relative=False, gain=1.0))(*torch.randn(2, 4, 3))
+    real = torch.randn(40, 1, 8, 8) + torch.arange(10.0).repeat_interleave(4)[:, None, None, None]
+    options = {"temperature": 0.5, "alpha": None, "again": dict}
+    means = real.unflatten(0, (10, 4)).mean(1).repeat_interleave(4, 0)
+    halved = (real + means) / 2
+    found = [float(monitors.logs(1, x, real, **options)["spread"]) for x in (means, halved, real)]
+    assert found == pytest.approx([0.0, 0.5, 1.0], abs=1e-4)
+
+
 def test_a_training_logs_its_monitors_and_they_are_affordable():
     _, records = trained("unequal", steps=EVERY + 2)
     assert records[0].logs.keys() >= {"energy", "modes", "felt", "saturated", "spread", "drift 1"}
     assert records[1].logs.keys() >= {"cosine", "length"}
+    assert all(math.isfinite(number) for record in records for number in record.logs.values())
     assert records[2].logs.keys() == {"spread", "drift 1"}
     assert records[EVERY].logs["energy"] < records[0].logs["energy"]
     assert set().union(*(record.logs for record in records)) <= set(recipe().monitors)

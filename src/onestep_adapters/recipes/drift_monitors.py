@@ -1,9 +1,9 @@
 """What is shown while a drifting generator trains, since its loss says nothing.
 
-Every update: the raw drift norm of every temperature and the spread of samples against data. Every ``EVERY``-th: how
-many positives a sample feels, the share that feels one alone, the held-out energy distance, the error of the mode
-masses where the law names its modes, and the mass that guidance asks for and no law has. One update later: what the
-update did to the same noise, against what the field asked for.
+Every update: the raw drift norm of every temperature, and the spread of samples against data, class by class. Every
+``EVERY``-th: how many positives a sample feels, the share that feels one alone, the held-out energy distance, the error
+of the mode masses where the law names its modes, and the mass that guidance asks for and no law has. One update later:
+what the update did to the same noise, against what the field asked for.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -60,12 +60,6 @@ class _Seen(NamedTuple):
     extra: Tensor | None
     drift: Drift
 
-    @property
-    def unit(self) -> Tensor:
-        """What the coordinates were divided by."""
-        tiny = torch.finfo(self.samples.dtype).tiny
-        return frozen(self.samples).norm() / frozen(self.drift.samples).norm().clamp(min=tiny)
-
 
 class _Asked(NamedTuple):
     """Samples of one update by feature, their units, the displacements asked for, and the same noise, mapped anew."""
@@ -88,7 +82,7 @@ class DriftMonitors:
         self._held_out = problem.held_out(HELD_OUT, torch.Generator().manual_seed(seed))
         self._law = getattr(problem, "law", None)
         self._norms = norm_names(temperatures)
-        self._relative = relative
+        self._relative, self._groups = relative, problem.classes or 1
         self._seen: dict[str, _Seen] = {}
         self._asked: _Asked | None = None
 
@@ -124,7 +118,7 @@ class DriftMonitors:
             again: what :data:`Encoded` says; called once in the next update.
         """
         norms = torch.stack([drift_norm(seen.drift) for seen in self._seen.values()]).mean(0)
-        numbers = dict(zip(self._norms, norms, strict=True)) | {"spread": spread(samples, positives)}
+        numbers = dict(zip(self._norms, norms, strict=True)) | {"spread": self._spread(samples, positives)}
         if self._asked is not None:
             numbers |= self._realised(self._asked)
             self._asked = None
@@ -135,6 +129,11 @@ class DriftMonitors:
                 nearest = torch.cdist(samples.flatten(1), self._law.means).argmin(1)  # type: ignore[union-attr]
                 numbers["modes"] = mode_mass_error(nearest, self._law.weights)  # type: ignore[union-attr]
         return numbers
+
+    def _spread(self, samples: Tensor, positives: Tensor) -> Tensor:
+        """Within a class: that classes differ from one another does not hide that one has collapsed."""
+        pairs = zip(samples.chunk(self._groups), positives.chunk(self._groups), strict=True)
+        return torch.stack([spread(mine, theirs) for mine, theirs in pairs]).mean()
 
     def _affinities(self, temperature: float, alpha: Tensor | None) -> dict[str, Tensor]:
         felt, saturated, deficits = [], [], []
@@ -152,12 +151,12 @@ class DriftMonitors:
         numbers = {"felt": torch.stack(felt).mean(), "saturated": torch.stack(saturated).mean()}
         return numbers | ({"deficit": torch.stack(deficits).mean()} if deficits else {})
 
-    @staticmethod
-    def _realised(asked: _Asked) -> dict[str, Tensor]:
+    def _realised(self, asked: _Asked) -> dict[str, Tensor]:
         after = asked.again()
         found = []
         for name, seen in asked.seen.items():
-            unit, shape = seen.unit, (-1, seen.drift.field.shape[-1])
+            channels = seen.drift.field.shape[-1]
+            unit, shape = seen.drift.scale / channels**0.5 if self._relative else 1.0, (-1, channels)
             moved = _as_clouds(after[name], seen.samples)
             found.append(
                 realised_drift(
