@@ -80,7 +80,7 @@ def draw_picture(results: dict[str, Trained], file: str) -> None:
             axes.set_ylim(bottom=0)
         picture = result.images.reshape(10, 8, 8, 8).permute(1, 2, 0, 3).reshape(64, 80)
         row[-1].imshow(picture, cmap="gray", vmin=-1, vmax=1)
-        row[-1].set(title=f"{name}: samples, a class a column", xticks=[], yticks=[])
+        row[-1].set(title="a class a column", xticks=[], yticks=[])
     figure.savefig(file, dpi=80)
 
 
