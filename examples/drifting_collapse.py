@@ -78,7 +78,7 @@ def draw_picture(results: dict[str, Trained], file: str) -> None:
             axes.plot(*zip(*result.numbers[number], strict=True))
             axes.set(title=f"{name}: {number}", xlabel="update")
             axes.set_ylim(bottom=0)
-        picture = result.images.reshape(10, 8, 8, 8).permute(1, 2, 0, 3).reshape(64, 80)
+        picture = result.images.reshape(10, 8, 8, 8).permute(1, 2, 0, 3).reshape(64, 80).numpy()
         row[-1].imshow(picture, cmap="gray", vmin=-1, vmax=1)
         row[-1].set(title="a class a column", xticks=[], yticks=[])
     figure.savefig(file, dpi=80)

@@ -55,7 +55,7 @@ def draw_picture(drawn: dict[str, dict[float, Tensor]], file: str) -> None:
     cells = figure.subplots(len(drawn) * len(SCALES), 1)
     rows = ((name, alpha, images) for name, by_scale in drawn.items() for alpha, images in by_scale.items())
     for axes, (name, alpha, images) in zip(cells, rows, strict=True):
-        axes.imshow(images.squeeze(1).permute(1, 0, 2).reshape(8, -1), cmap="gray", vmin=-1, vmax=1)
+        axes.imshow(images.squeeze(1).permute(1, 0, 2).reshape(8, -1).numpy(), cmap="gray", vmin=-1, vmax=1)
         axes.set(xticks=[], yticks=[], ylabel=f"alpha {alpha:g}", title=name if alpha == SCALES[0] else "")
     figure.savefig(file, dpi=90)
 

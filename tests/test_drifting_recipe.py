@@ -1,6 +1,8 @@
 """The drifting recipe: guidance as an input, positives from a queue, an encoder, and what the display shows."""
 
+import importlib.util
 import math
+from pathlib import Path
 
 import attrs
 import pytest
@@ -240,6 +242,38 @@ def test_held_out_data_are_not_training_data():
     images = problem._images  # type: ignore[attr-defined]
     # Some digits occur twice in the source; nearly none does.
     assert sum(bool((images == image).flatten(1).all(1).any()) for image in held_out) < 4
+
+
+# The examples.
+
+
+def example(name):
+    source = Path(__file__).parent.parent / "examples" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, source)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_a_sample_feels_sees_the_collapse_first(tmp_path):
+    collapse = example("drifting_collapse")
+    results = {name: collapse.train(name, steps=45) for name in collapse.RUNS}
+    found = {name: collapse.alarms(result.numbers) for name, result in results.items()}
+    first, *others = found["released"].values()
+    assert first is not None
+    assert others == [None, None, None]
+    assert set(found["mean-shift"].values()) == {None}
+    collapse.draw_picture(results, str(tmp_path / "collapse.png"))
+    assert (tmp_path / "collapse.png").stat().st_size > 10_000
+
+
+def test_guided_digits_are_drawn(tmp_path):
+    digits = example("drifting_digits")
+    runs = {encoder: digits.train(encoder, steps=2) for encoder in ("pixels", "random")}
+    drawn = {name: digits.samples(run, each=1) for name, run in runs.items()}
+    assert all(images.shape == (10, 1, 8, 8) for scales in drawn.values() for images in scales.values())
+    digits.draw_picture(drawn, str(tmp_path / "digits.png"))
+    assert (tmp_path / "digits.png").stat().st_size > 5_000
 
 
 # The command line.
