@@ -17,6 +17,7 @@ MODULES = [
     "onestep_adapters.samplers",
     "onestep_adapters.data",
     "onestep_adapters.data.digits",
+    "onestep_adapters.encoders",
     "onestep_adapters.metrics",
     "onestep_adapters.metrics.plots",
     "onestep_adapters.recipes",

@@ -223,7 +223,7 @@ def test_problems_draw_everything_from_their_generator(data):
 
     def draws(seed):
         g = torch.Generator().manual_seed(seed)
-        found = [*problem.batch(6, g), problem.groups(3, g), problem.labels(5, g)]
+        found = [*problem.batch(6, g), problem.groups(3, g), problem.held_out(4, g), problem.labels(5, g)]
         return [tensor for tensor in found if tensor is not None]
 
     torch.manual_seed(0)

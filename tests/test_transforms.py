@@ -231,6 +231,9 @@ FIELDS = {
     ),
     "released": one.released_drift,
     "notebook": partial(one.notebook_drift, temperature=0.5),
+    "in feature units": one.feature_normalized(
+        lambda length: partial(one.mean_shift_field, kernel=partial(one.laplace, temperature=0.3 * length))
+    ),
 }
 
 

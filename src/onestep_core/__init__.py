@@ -121,6 +121,7 @@ from onestep_core.flow import from_duration as from_duration
 from onestep_core.flow import from_log_step as from_log_step
 from onestep_core.flow import from_reversed as from_reversed
 from onestep_core.flow import frozen_value as frozen_value
+from onestep_core.flow import guidance_scales as guidance_scales
 from onestep_core.flow import guided_velocity as guided_velocity
 from onestep_core.flow import halved_step as halved_step
 from onestep_core.flow import halving_steps as halving_steps
@@ -161,6 +162,7 @@ from onestep_core.flow import relative_step as relative_step
 from onestep_core.flow import renoise as renoise
 from onestep_core.flow import renoise_clean as renoise_clean
 from onestep_core.flow import reverse as reverse
+from onestep_core.flow import sample_guidance_scales as sample_guidance_scales
 from onestep_core.flow import sample_log_normal as sample_log_normal
 from onestep_core.flow import sample_logit_normal as sample_logit_normal
 from onestep_core.flow import sample_uniform as sample_uniform
@@ -206,6 +208,7 @@ from onestep_core.objectives import distribution_matching_regression as distribu
 from onestep_core.objectives import drifting_regression as drifting_regression
 from onestep_core.objectives import drifting_regressions as drifting_regressions
 from onestep_core.objectives import f_divergence_scale as f_divergence_scale
+from onestep_core.objectives import feature_normalized as feature_normalized
 from onestep_core.objectives import flow_matching_regression as flow_matching_regression
 from onestep_core.objectives import forward_kl as forward_kl
 from onestep_core.objectives import improved_meanflow_regression as improved_meanflow_regression

@@ -22,6 +22,8 @@ class Sample:
     """Samples."""
     seed: int = 0
     """Of classes and noise."""
+    alpha: float | None = None
+    """Guidance scale, for a drifting run that was trained with --largest-alpha: 1 is none, more is stronger."""
     out: Path | None = None
     """Files to write, without their endings; samples.npz and samples.png in the run's folder by default."""
 
@@ -36,6 +38,8 @@ def main(arguments: Sequence[str]) -> int:
     )
     use_threads()
     run = open_run(chosen.run)
+    if chosen.alpha is not None:
+        run = run.guided(chosen.alpha)
     stem = chosen.run / "samples" if chosen.out is None else chosen.out
     drawn = write_samples(run, stem, count=chosen.count, seed=chosen.seed)
     each = run.recipe.evaluations

@@ -60,10 +60,16 @@ def _values(instance: Any) -> dict[str, Any]:
     return {a.name: getattr(instance, a.name) for a in attrs.fields(type(instance))}
 
 
-def progress(updates: Iterator[Any], *, done: int, total: int, title: str) -> Iterator[Any]:
-    """Pass the records of a training through, showing a bar with loss and monitors; plain lines without a terminal."""
+def progress(
+    updates: Iterator[Any], *, done: int, total: int, title: str, shown: Sequence[str] | None = None
+) -> Iterator[Any]:
+    """Pass the records of a training through, showing a bar with loss and monitors; plain lines without a terminal.
+
+    ``shown`` names the numbers to show, the last known of each; loss and all that was logged by default.
+    """
+    numbers = _Numbers(shown)
     if not console.is_terminal:
-        yield from _lines(updates, total, title)
+        yield from _lines(updates, total, title, numbers)
         return
     columns = (
         TextColumn("{task.description}"),
@@ -76,21 +82,30 @@ def progress(updates: Iterator[Any], *, done: int, total: int, title: str) -> It
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(title, total=total, completed=done, numbers="")
         for record in updates:
-            bar.update(task, completed=record.step, numbers=_numbers(record))
+            bar.update(task, completed=record.step, numbers=numbers.after(record))
             yield record
 
 
-def _lines(updates: Iterator[Any], total: int, title: str) -> Iterator[Any]:
+def _lines(updates: Iterator[Any], total: int, title: str, numbers: "_Numbers") -> Iterator[Any]:
     last = time.monotonic()
     for record in updates:
+        line = numbers.after(record)
         if record.step == total or time.monotonic() - last > 10:
             last = time.monotonic()
-            say(f"{title}  {record.step}/{total}  {_numbers(record)}")
+            say(f"{title}  {record.step}/{total}  {line}")
         yield record
 
 
-def _numbers(record: Any) -> str:
-    return "  ".join(f"{name} {value:.3g}" for name, value in {"loss": record.loss, **record.logs}.items())
+class _Numbers:
+    """The last known value of every number; some are not measured in every update."""
+
+    def __init__(self, shown: Sequence[str] | None) -> None:
+        self._shown, self._known = shown, dict[str, float]()
+
+    def after(self, record: Any) -> str:
+        self._known |= {"loss": record.loss, **record.logs}
+        names = self._known if self._shown is None else [name for name in self._shown if name in self._known]
+        return "  ".join(f"{name} {self._known[name]:.3g}" for name in names)
 
 
 def use_threads() -> None:

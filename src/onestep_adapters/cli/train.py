@@ -8,6 +8,7 @@ from onestep_adapters.cli.terminal import options, progress, say, use_threads
 from onestep_adapters.recipes import METHODS, find_method
 from onestep_adapters.recipes.problems import DIGITS, PROBLEMS
 from onestep_adapters.recipes.runs import resume_or_start
+from onestep_adapters.recipes.setting import Monitored
 from onestep_core.errors import ConfigError
 
 HELP = f"""Train a generator into a run folder.
@@ -62,7 +63,9 @@ def main(arguments: Sequence[str]) -> int:
         steps = run.teacher.recipe.training.steps
         for _ in progress(run.teaching(), done=run.teacher.state.step, total=steps, title=title):
             pass
-    for _ in progress(run.updates(folder), done=run.state.step, total=total, title=f"{name} on {place.data}"):
+    title = f"{name} on {place.data}"
+    shown = recipe.monitors if isinstance(recipe, Monitored) else None
+    for _ in progress(run.updates(folder), done=run.state.step, total=total, title=title, shown=shown):
         pass
     say(f"{folder}: {total} updates in {run.seconds:.0f} s. Next: onestep sample {folder}, onestep evaluate {folder}")
     return 0

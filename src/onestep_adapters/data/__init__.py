@@ -1,5 +1,6 @@
-"""Data: laws in the plane; real digits in :mod:`onestep_adapters.data.digits`, which needs an extra."""
+"""Data: laws in the plane, queues of samples; real digits in :mod:`onestep_adapters.data.digits`, an extra."""
 
+from onestep_adapters.data.queue import SampleQueue as SampleQueue
 from onestep_adapters.data.toys import TOYS as TOYS
 from onestep_adapters.data.toys import Checkerboard as Checkerboard
 from onestep_adapters.data.toys import EightGaussians as EightGaussians

@@ -37,6 +37,7 @@ from onestep_adapters.metrics.toys import ToyReference as ToyReference
 from onestep_adapters.metrics.toys import ToyScore as ToyScore
 from onestep_adapters.metrics.toys import ToyVerdict as ToyVerdict
 from onestep_adapters.metrics.toys import average as average
+from onestep_adapters.metrics.toys import mode_scores as mode_scores
 from onestep_adapters.metrics.toys import passes as passes
 from onestep_adapters.metrics.toys import toy_reference as toy_reference
 from onestep_adapters.metrics.toys import toy_score as toy_score

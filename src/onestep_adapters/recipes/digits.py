@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from onestep_adapters.data.digits import load_digits, quantize
+from onestep_adapters.data.digits import Labelled, load_digits, quantize
 from onestep_adapters.metrics import Evaluation
 from onestep_adapters.recipes.problems import DIGITS, Batch
 from onestep_core.errors import ConfigError
@@ -19,8 +19,8 @@ class DigitsProblem:
     level, and every method's samples are rounded back to the levels: densities of whole numbers do not exist.
 
     Args:
-        images: ``[n, 1, 8, 8]`` in [-1, 1].
-        labels: ``[n]``, 0 to 9.
+        train: images ``[n, 1, 8, 8]`` in [-1, 1] and labels ``[n]``, 0 to 9.
+        validation: others, for :meth:`held_out`.
 
     Raises:
         ConfigError: if a class is missing.
@@ -33,9 +33,10 @@ class DigitsProblem:
     shape: tuple[int, ...] = (1, 8, 8)
     classes: int | None = 10
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self._images, self._labels = images, labels
-        self._members = [(labels == k).nonzero().squeeze(1) for k in range(10)]
+    def __init__(self, train: Labelled, validation: Labelled) -> None:
+        self._images, self._labels = train
+        self._validation = validation.images
+        self._members = [(self._labels == k).nonzero().squeeze(1) for k in range(10)]
         if not all(len(m) for m in self._members):
             missing = [k for k, m in enumerate(self._members) if not len(m)]
             raise ConfigError(f"no training image of the classes {missing}: expected all ten digits")
@@ -43,7 +44,7 @@ class DigitsProblem:
     def batch(self, count: int, generator: torch.Generator) -> Batch:
         """Images drawn with replacement, dequantised."""
         index = torch.randint(len(self._images), (count,), generator=generator)
-        return Batch(self._dequantised(index, generator), self._labels[index])
+        return Batch(self._dequantised(self._images[index], generator), self._labels[index])
 
     def groups(self, each: int, generator: torch.Generator) -> Tensor:
         """``each`` different images of every class (fewer where a class has fewer is an error), dequantised."""
@@ -51,7 +52,11 @@ class DigitsProblem:
         if each > smallest:
             raise ConfigError(f"{each} positives of every class were asked for; the smallest class has {smallest}")
         picks = [m[torch.randperm(len(m), generator=generator)[:each]] for m in self._members]
-        return self._dequantised(torch.cat(picks), generator)
+        return self._dequantised(self._images[torch.cat(picks)], generator)
+
+    def held_out(self, count: int, generator: torch.Generator) -> Tensor:
+        """The first ``count`` images of the validation split, dequantised."""
+        return self._dequantised(self._validation[:count], generator)
 
     def labels(self, count: int, generator: torch.Generator) -> Tensor:
         """Classes of training images drawn with replacement."""
@@ -61,8 +66,8 @@ class DigitsProblem:
         """Rounded to the 17 grey levels in [-1, 1]."""
         return quantize(samples)
 
-    def _dequantised(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        images = self._images[index]
+    @staticmethod
+    def _dequantised(images: Tensor, generator: torch.Generator) -> Tensor:
         return images + _LEVEL * (torch.rand(images.shape, generator=generator) - 0.5)
 
 
@@ -73,8 +78,8 @@ def digits_problem() -> DigitsProblem:
         >>> digits_problem().shape
         (1, 8, 8)
     """
-    train = load_digits().train
-    return DigitsProblem(train.images, train.labels)
+    splits = load_digits()
+    return DigitsProblem(splits.train, splits.validation)
 
 
 def digits_evaluation(split: str) -> Evaluation:

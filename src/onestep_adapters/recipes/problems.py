@@ -52,6 +52,10 @@ class Problem(Protocol):
         """``each`` training samples of every class, the classes contiguous."""
         ...
 
+    def held_out(self, count: int, generator: torch.Generator) -> Tensor:
+        """At most ``count`` samples that no update sees, for monitors: fresh draws, or the validation split."""
+        ...
+
     def labels(self, count: int, generator: torch.Generator) -> Tensor | None:
         """Classes to generate, with the frequencies of the training data."""
         ...
@@ -90,6 +94,10 @@ class ToyProblem:
     def groups(self, each: int, generator: torch.Generator) -> Tensor:
         """One group: ``each`` fresh draws."""
         return self.law.sample(each, generator=generator)
+
+    def held_out(self, count: int, generator: torch.Generator) -> Tensor:
+        """Fresh draws."""
+        return self.law.sample(count, generator=generator)
 
     def labels(self, count: int, generator: torch.Generator) -> None:
         """No classes."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from onestep_adapters.recipes import Recipe, Setting, TwoPlayers, find_method, open_problem
 from onestep_adapters.recipes.options import from_dict
 from onestep_adapters.recipes.problems import Problem
+from onestep_adapters.recipes.setting import Guided, Remembering
 from onestep_adapters.recipes.students import take_over
 from onestep_adapters.recipes.teachers import ORACLE, ChoosesTeacher, made_folder, teacher_folder
 from onestep_adapters.training import (
@@ -148,6 +149,16 @@ class Run:
             parts.append(self.recipe.generate(self.state.ema, noise, asked))
         return self.problem.finish(torch.cat(parts)), labels
 
+    def guided(self, alpha: float) -> "Run":
+        """The same run, sampling at guidance scale ``alpha``; the state is shared.
+
+        Raises:
+            ConfigError: if the method takes no scale, or this run was not trained at such a one.
+        """
+        if not isinstance(self.recipe, Guided):
+            raise ConfigError(f"{self.method} takes no guidance scale at sampling: leave alpha out")
+        return attrs.evolve(self, recipe=self.recipe.with_alpha(alpha))  # type: ignore[arg-type]
+
     def milliseconds_per_1000(self) -> float:
         """Time to generate 1,000 samples, the better of three."""
         times = []
@@ -179,6 +190,7 @@ def start_run(method: str, data: str, recipe: Recipe | None = None) -> Run:
     options = recipe.training
     network = recipe.build(problem, torch.Generator().manual_seed(options.seed))
     config = {"method": method, "data": data, "options": attrs.asdict(recipe)}  # type: ignore[arg-type]
+    memory = recipe.memory(problem) if isinstance(recipe, Remembering) else None
     second = recipe.build_opponent(problem) if isinstance(recipe, TwoPlayers) else None
     state = new_state(
         method,
@@ -186,6 +198,7 @@ def start_run(method: str, data: str, recipe: Recipe | None = None) -> Run:
         learning_rate=options.learning_rate,
         seed=options.seed,
         config=config,
+        memory=memory,
         opponent=None if second is None else new_opponent(second, learning_rate=options.learning_rate),
     )
     return Run(method, data, recipe, problem, state, _teacher(problem, recipe, network))

@@ -1,6 +1,6 @@
 """Checkpoints that survive a crash at any instant, and say clearly what is wrong with one that did not.
 
-    folder/step-000500.safetensors    network, EMA, optimiser and generator; the opponent and its optimiser, if any
+    folder/step-000500.safetensors    network, EMA, optimiser and generator; memory; the opponent and its optimiser
     folder/step-000500.json           format, step, method, config, history; size and sha256 of the tensors
     folder/latest.json                which of them counts
 
@@ -166,6 +166,8 @@ def _tensors(folder: Path, description: dict[str, Any]) -> dict[str, Tensor]:
 def _players(state: TrainingState) -> tuple[dict[str, nn.Module], dict[str, Optimizer]]:
     """The modules and the optimisers of a state, by the names that their tensors begin with."""
     modules, optimizers = {"network": state.network, "ema": state.ema}, {"optimizer": state.optimizer}
+    if state.memory is not None:
+        modules["memory"] = state.memory
     if state.opponent is not None:
         modules["opponent"] = state.opponent.network
         optimizers["opponent_optimizer"] = state.opponent.optimizer

@@ -41,6 +41,7 @@ class TrainingState:
         config: what built the run; JSON.
         opponent: a second player with an optimiser of its own, moved by
             :func:`~onestep_adapters.training.train_two_players`, or ``None``.
+        memory: what the run keeps between updates beside its network, a queue of samples for one; saved with it.
 
     Example:
         >>> state = new_state("flow matching", nn.Linear(2, 2), learning_rate=1e-3, seed=0)
@@ -57,6 +58,7 @@ class TrainingState:
     history: list[dict[str, Any]] = attrs.field(factory=list)
     config: dict[str, Any] = attrs.field(factory=dict)
     opponent: Opponent | None = None
+    memory: nn.Module | None = None
 
 
 def new_state(
@@ -69,6 +71,7 @@ def new_state(
     seed: int = 0,
     config: dict[str, Any] | None = None,
     opponent: Opponent | None = None,
+    memory: nn.Module | None = None,
 ) -> TrainingState:
     """A run at step 0: AdamW, an EMA that equals the network, a generator on the network's device.
 
@@ -81,6 +84,7 @@ def new_state(
         seed: of the generator.
         config: what built the run, JSON; kept as JSON keeps it (tuples become lists).
         opponent: a second player.
+        memory: a module whose state belongs to the run although nothing trains it; ``None`` for none.
 
     Returns:
         The state. Its EMA is in evaluation mode and takes no gradient.
@@ -104,7 +108,7 @@ def new_state(
     ema = copy.deepcopy(network).requires_grad_(False).eval()
     device = optimizer.param_groups[0]["params"][0].device
     generator = torch.Generator(device=device).manual_seed(seed)
-    return TrainingState(method, network, ema, optimizer, generator, config=kept, opponent=opponent)
+    return TrainingState(method, network, ema, optimizer, generator, config=kept, opponent=opponent, memory=memory)
 
 
 def new_opponent(

@@ -6,6 +6,8 @@ from onestep_core.evidence.monitors import TrajectoryTerms as TrajectoryTerms
 from onestep_core.evidence.monitors import affinity_saturation as affinity_saturation
 from onestep_core.evidence.monitors import drift_norm as drift_norm
 from onestep_core.evidence.monitors import effective_sample_size as effective_sample_size
+from onestep_core.evidence.monitors import guidance_deficit as guidance_deficit
+from onestep_core.evidence.monitors import held_out_energy as held_out_energy
 from onestep_core.evidence.monitors import mode_mass_error as mode_mass_error
 from onestep_core.evidence.monitors import mode_masses as mode_masses
 from onestep_core.evidence.monitors import realised_drift as realised_drift

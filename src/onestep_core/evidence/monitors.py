@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
+from onestep_core.fields import energy_distance
 from onestep_core.precision import frozen
 from onestep_core.protocols import Drift
 from onestep_core.regression import Regression, mse
@@ -111,6 +112,54 @@ def realised_drift(before: Sample, after: Sample, field: Sample) -> RealisedDrif
     tiny = torch.finfo(moved.dtype).tiny
     cosine = per_sample_sum(moved * asked) / (lengths[0] * lengths[1]).clamp(min=tiny)
     return RealisedDrift(cosine.mean(), lengths[0].mean() / lengths[1].mean().clamp(min=tiny))
+
+
+@typed
+def held_out_energy(samples: Float[Tensor, "n *shape"], held_out: Float[Tensor, "m *shape"]) -> Float[Tensor, ""]:
+    """The unbiased squared energy distance of samples to data that took no part in training: 0 is the data's law.
+
+    The one number here that vanishes for equal laws only. Around zero it scatters, and is negative half of the time.
+
+    Args:
+        samples: ``[n, *shape]``, at least two.
+        held_out: ``[m, *shape]``, at least two; fresh draws, or a validation split.
+
+    Raises:
+        ConfigError: with fewer than two points.
+
+    Source: Szekely and Rizzo, Energy statistics, https://doi.org/10.1016/j.jspi.2013.03.018.
+
+    Example:
+        >>> held_out_energy(torch.zeros(2, 1, 1), torch.ones(2, 1, 1))
+        tensor(2.)
+    """
+    return energy_distance(frozen(samples).flatten(1), frozen(held_out).flatten(1))
+
+
+@typed
+def guidance_deficit(
+    log_ratio: Float[Tensor, "n"], *, alpha: float | Float[Tensor, ""] | Float[Tensor, "n"]
+) -> Float[Tensor, ""]:
+    """``E_null max(0, (alpha - 1) - alpha p_c / p_null)``: how much the law that guidance asks for is negative.
+
+    A guided drift is balanced where ``q = alpha p_c - (alpha - 1) p_null``. That is a law where this number is zero.
+    Where ``p_c < (1 - 1 / alpha) p_null`` somewhere, it is not: no generator balances the field, mass is driven out of
+    those places, and what remains depends on the kernel. The number is the mass of the negative part.
+
+    Args:
+        log_ratio: ``log p_c - log p_null`` at unconditional samples, ``[n]``; for a classifier the log posterior of the
+            class less its log share, for kernel densities the difference of two ``logsumexp - log count``.
+        alpha: guidance scale, at least 1, a number or ``[n]``.
+
+    Source: Deng et al., Generative Modeling via Drifting, section on guidance, https://arxiv.org/abs/2602.04770.
+
+    Example:
+        Half of the unconditional samples belong to the class, half do not:
+
+        >>> guidance_deficit(torch.tensor([0.6931, -torch.inf]), alpha=2.0)
+        tensor(0.5000)
+    """
+    return ((alpha - 1) - alpha * frozen(log_ratio).exp()).clamp(min=0).mean()
 
 
 @typed

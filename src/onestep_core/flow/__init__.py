@@ -124,6 +124,7 @@ from onestep_core.flow.times import between as between
 from onestep_core.flow.times import boundary_times as boundary_times
 from onestep_core.flow.times import discretized_log_normal as discretized_log_normal
 from onestep_core.flow.times import dyadic_times as dyadic_times
+from onestep_core.flow.times import guidance_scales as guidance_scales
 from onestep_core.flow.times import interval_around as interval_around
 from onestep_core.flow.times import keep_apart as keep_apart
 from onestep_core.flow.times import limit_duration as limit_duration
@@ -134,6 +135,7 @@ from onestep_core.flow.times import lower_noise_ratio as lower_noise_ratio
 from onestep_core.flow.times import not_after as not_after
 from onestep_core.flow.times import ordered as ordered
 from onestep_core.flow.times import power_law as power_law
+from onestep_core.flow.times import sample_guidance_scales as sample_guidance_scales
 from onestep_core.flow.times import sample_log_normal as sample_log_normal
 from onestep_core.flow.times import sample_logit_normal as sample_logit_normal
 from onestep_core.flow.times import sample_uniform as sample_uniform

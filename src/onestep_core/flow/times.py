@@ -165,6 +165,38 @@ def power_law(uniform: Time, *, low: float, high: float, power: float) -> Time:
 
 
 @typed
+def guidance_scales(
+    uniform: Time, chance: Time, *, low: float = 1.0, high: float = 4.0, power: float = 3.0, plain: float = 0.0
+) -> Time:
+    """Guidance scales in training: 1 where ``chance < plain``, elsewhere :func:`power_law` of ``uniform``, ``[batch]``.
+
+    A generator that takes the scale as an input is trained with one a class and update; most should be small, and some
+    exactly 1, which is no guidance.
+
+    Args:
+        uniform: draws of the scale, from ``U(0, 1)``, ``[batch]``.
+        chance: draws of whether there is guidance, from ``U(0, 1)``, ``[batch]``.
+        low: smallest scale, positive; 1 is no guidance.
+        high: largest scale.
+        power: of the density ``alpha^-power``; 3 or 5 in the paper.
+        plain: share of the scales that are 1; a half in the paper's largest model.
+
+    Raises:
+        ConfigError: if ``0 < low <= high`` or ``0 <= plain <= 1`` does not hold.
+
+    Source: Deng et al., Generative Modeling via Drifting, appendix A, https://arxiv.org/abs/2602.04770;
+    lambertae/drifting, ``train.py`` (``no_cfg_frac`` is the plain share).
+
+    Example:
+        >>> guidance_scales(torch.tensor([1.0, 1.0]), torch.tensor([0.3, 0.7]), plain=0.5).round(decimals=4)
+        tensor([1., 4.])
+    """
+    if not 0 <= plain <= 1:
+        raise ConfigError(f"plain = {plain}: expected a share between 0 and 1")
+    return torch.where(chance < plain, 1.0, power_law(uniform, low=low, high=high, power=power))
+
+
+@typed
 def ordered(t: Time, s: Time) -> TimePair:
     """The later of two times as the source, the earlier as the target: for paths with the noise at the end.
 
@@ -492,6 +524,30 @@ def sample_log_normal(
     _checked(low, high, path)
     draw = torch.rand(count, generator=generator, device=device, dtype=dtype)
     return truncated_log_normal_times(draw, mean=mean, std=std, low=low, high=high).clamp(low, high)
+
+
+def sample_guidance_scales(
+    count: int,
+    *,
+    low: float = 1.0,
+    high: float = 4.0,
+    power: float = 3.0,
+    plain: float = 0.0,
+    generator: torch.Generator | None = None,
+    device: Device = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Draw ``count`` scales by :func:`guidance_scales`. Otherwise as :func:`sample_uniform`.
+
+    Raises:
+        ConfigError: as :func:`guidance_scales`.
+
+    Example:
+        >>> bool((sample_guidance_scales(100) <= 4).all())
+        True
+    """
+    uniform, chance = torch.rand(2, count, generator=generator, device=device, dtype=dtype)
+    return guidance_scales(uniform, chance, low=low, high=high, power=power, plain=plain)
 
 
 @typed

@@ -25,6 +25,7 @@ from onestep_core.objectives.distribution_matching import softened_reverse_kl as
 from onestep_core.objectives.distribution_matching import squared_hellinger as squared_hellinger
 from onestep_core.objectives.drifting import drifting_regression as drifting_regression
 from onestep_core.objectives.drifting import drifting_regressions as drifting_regressions
+from onestep_core.objectives.drifting import feature_normalized as feature_normalized
 from onestep_core.objectives.flow_matching import flow_matching_regression as flow_matching_regression
 from onestep_core.objectives.improved_meanflow import ImprovedMeanFlow as ImprovedMeanFlow
 from onestep_core.objectives.improved_meanflow import improved_meanflow_regression as improved_meanflow_regression

@@ -9,15 +9,25 @@ one evaluation. The value of the loss is ``|V|^2``: where the field is normalise
 field that vanishes does not by itself say that the laws are equal. Watch :mod:`onestep_core.evidence` instead.
 
 Samples interact, so the field is computed for whole groups and per-sample transforms apply to the pull alone.
+
+Of images the field is computed in features: ``features -> field of each feature -> pull -> distance -> sum``. Two
+normalisations make one set of temperatures and one learning rate fit every feature. Of the *feature*: coordinates are
+divided so that the mean distance is ``sqrt(channel)`` (:func:`feature_normalized`). Of the *drift*: the displacement at
+each temperature is brought to unit root mean square (:func:`onestep_core.fields.multi_temperature` with
+``normalize=True``). The released loss is both, around :func:`onestep_core.fields.drift_field` with ``softmax_both`` and
+an affinity floor; :func:`onestep_core.fields.released_drift` has it in one piece.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
-from onestep_core.protocols import Field
+from onestep_core.fields import distances
+from onestep_core.precision import frozen
+from onestep_core.protocols import Drift, Field
 from onestep_core.regression import Regression, pull
 from onestep_core.shapes import clouds, uncloud
 from onestep_core.typing import Sample, typed
@@ -117,12 +127,88 @@ def drifting_regression(
     )
 
 
+_DISTANCE_FLOOR = 1e-4
+_UNIT_FLOOR = 1e-3
+_ROWS = 1024
+
+
+def feature_normalized(field: Callable[[float], Field]) -> Field:
+    """A field in coordinates in which the mean distance of a sample to its targets is ``sqrt(channel)``.
+
+    ``s = mean(d w) / mean(w)`` over all pairs of samples and targets of the call, each ``d`` at least 1e-4; samples and
+    targets are divided by ``u = max(s / sqrt(channel), 1e-3)``. Features of any size and dimension then have
+    temperatures and displacements of one size.
+
+    Args:
+        field: from ``sqrt(channel)``, the mean distance that it will see, to a field: temperatures relative to the mean
+            distance are multiplied by it.
+
+    Returns:
+        A field with the same arguments. Its drift has ``samples = x / u``, the displacement in the same units, and
+        ``scale = s``. One scale for the whole call: the locations of a feature share it, and groups influence one
+        another.
+
+    Source: Deng et al., Generative Modeling via Drifting, appendix A.6, https://arxiv.org/abs/2602.04770.
+
+    Example:
+        The released algorithm, of its parts:
+
+        >>> import torch
+        >>> from functools import partial
+        >>> from onestep_core.fields import drift_field, laplace, multi_temperature, released_drift, softmax_both
+        >>> def at(temperature):
+        ...     kernel = partial(laplace, temperature=temperature)
+        ...     return partial(drift_field, kernel=kernel, coupling=softmax_both, affinity_floor=1e-3)
+        >>> composed = feature_normalized(
+        ...     lambda length: multi_temperature(at, [length * r for r in (0.02, 0.05, 0.2)], normalize=True)
+        ... )
+        >>> x, y = torch.randn(6, 3), torch.randn(8, 3)
+        >>> torch.allclose(composed(x, y).field, released_drift(x, y).field, atol=1e-4)
+        True
+    """
+
+    def normalized(
+        samples: Tensor, positives: Tensor, negatives: Tensor | None = None, /, *rest: Any, **keywords: Any
+    ) -> Drift:
+        extra = keywords.get("extra_negatives")
+        sets = [
+            (samples if negatives is None else negatives, keywords.get("negative_weights")),
+            (extra, keywords.get("extra_weights")),
+            (positives, keywords.get("positive_weights")),
+        ]
+        scale = _mean_distance(frozen(samples), [(frozen(y), w) for y, w in sets if y is not None])
+        channels = samples.shape[-1]
+        unit = (scale / channels**0.5).clamp(min=_UNIT_FLOOR)
+        if extra is not None:
+            keywords = {**keywords, "extra_negatives": extra / unit}
+        drift = field(channels**0.5)(
+            samples / unit, positives / unit, None if negatives is None else negatives / unit, *rest, **keywords
+        )
+        return drift._replace(scale=scale)
+
+    return normalized
+
+
+def _mean_distance(x: Tensor, sets: list[tuple[Tensor, Tensor | None]]) -> Tensor:
+    """``mean(d w) / mean(w)`` of every pair, 0-d, in blocks of rows."""
+    total, mass = x.new_zeros(()), x.new_zeros(())
+    for y, weights in sets:
+        w = y.new_ones(y.shape[:-1]) if weights is None else frozen(weights).to(y)
+        for start in range(0, x.shape[-2], _ROWS):
+            total = (
+                total
+                + (distances(x[..., start : start + _ROWS, :], y).clamp(min=_DISTANCE_FLOOR) * w.unsqueeze(-2)).sum()
+            )
+        mass = mass + w.sum()
+    return total / (x.shape[-2] * mass)
+
+
 def drifting_regressions(
     generated: Mapping[str, Tensor],
     positives: Mapping[str, Tensor],
     negatives: Mapping[str, Tensor] | None = None,
     *,
-    field: Field,
+    field: Field | Mapping[str, Field],
     groups: int = 1,
     extra_negatives: Mapping[str, Tensor] | None = None,
     extra_weights: Tensor | None = None,
@@ -133,7 +219,7 @@ def drifting_regressions(
         generated: features of the samples by name, each ``[batch, location, channel]``, with their graph.
         positives: the same features of real samples.
         negatives: of explicit negatives, or ``None``.
-        field: used for every feature; it sees the channels of that feature.
+        field: used for every feature, or one for each by name; it sees the channels of that feature.
         groups: classes, contiguous in every batch.
         extra_negatives: of real unconditional samples.
         extra_weights: as in :func:`drifting_regression`, shared by all features.
@@ -156,18 +242,25 @@ def drifting_regressions(
     """
     if not generated:
         raise ConfigError("no features: expected a mapping from names to [batch, location, channel]")
-    for name, others in (("positives", positives), ("negatives", negatives), ("extra_negatives", extra_negatives)):
+    fields = field if isinstance(field, Mapping) else dict.fromkeys(generated, field)
+    for name, others in (
+        ("positives", positives),
+        ("negatives", negatives),
+        ("extra_negatives", extra_negatives),
+        ("fields", fields),
+    ):
         if others is not None and set(others) != set(generated):
             raise ConfigError(
                 f"{name} lack the features {sorted(set(generated) - set(others))} and have the unexpected "
-                f"{sorted(set(others) - set(generated))}: apply the same feature function to every set"
+                f"{sorted(set(others) - set(generated))}: apply the same feature function to every set, and "
+                "name a field for each feature or give one for all"
             )
     return {
         key: drifting_regression(
             samples,
             positives[key],
             None if negatives is None else negatives[key],
-            field=field,
+            field=fields[key],
             groups=groups,
             extra_negatives=None if extra_negatives is None else extra_negatives[key],
             extra_weights=extra_weights,

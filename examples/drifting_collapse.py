@@ -1,0 +1,101 @@
+"""The released small temperatures on raw pixels, and which monitor sees the collapse first.
+
+    python examples/drifting_collapse.py collapse.png
+
+Two equal networks learn the digits, half a minute on one core: one along the released field, whose temperatures are
+0.02, 0.05 and 0.2 of the mean distance, one by mean shift at a temperature of the data's size. In 64 dimensions nearly
+all distances are alike, so at a small temperature a sample feels the nearest few of its positives and only the floor
+under the affinities, a pull towards the mean of the class, is left of the others. The released loss falls a little, as
+if all were well. Each monitor raises an alarm at a fixed threshold, which the second network never crosses.
+"""
+
+import argparse
+from typing import NamedTuple
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from onestep_adapters.recipes import Drifting, Network, Training
+from onestep_adapters.recipes.runs import start_run
+
+POSITIVES = 64
+RUNS = {
+    "released": {"field": "released", "temperatures": (0.02, 0.05, 0.2)},
+    "mean-shift": {"field": "mean-shift", "temperatures": (1.0,)},
+}
+
+
+class Trained(NamedTuple):
+    """Numbers by name, each a list of (update, value), and one sample of every class, eight times."""
+
+    numbers: dict[str, list[tuple[int, float]]]
+    images: Tensor
+
+
+def train(name: str, *, steps: int, seed: int = 0) -> Trained:
+    recipe = Drifting(
+        Training(steps=steps, batch=160, learning_rate=3e-3, seed=seed),
+        Network("conv", width=16, depth=2),
+        positives=POSITIVES,
+        **RUNS[name],  # type: ignore[arg-type]
+    )
+    run = start_run("drifting", "digits", recipe)
+    numbers: dict[str, list[tuple[int, float]]] = {}
+    for record in run.updates():
+        for key, value in {"loss": record.loss, **record.logs}.items():
+            numbers.setdefault(key, []).append((record.step, value))
+    labels = torch.arange(10).repeat_interleave(8)
+    return Trained(numbers, run.samples(80, generator=torch.Generator().manual_seed(1), labels=labels)[0])
+
+
+def _first(values: list[tuple[int, float]], alarming: list[bool]) -> int | None:
+    return next((update for (update, _), alarm in zip(values, alarming, strict=True) if alarm), None)
+
+
+def alarms(numbers: dict[str, list[tuple[int, float]]]) -> dict[str, int | None]:
+    """The update in which each monitor first crosses its threshold, or ``None``."""
+    felt, saturated, spread, loss = (numbers[name] for name in ("felt", "saturated", "spread", "loss"))
+    widest, spreads = 0.0, []
+    for _, value in spread:
+        widest = max(widest, value)
+        spreads.append(value < 0.75 * widest)
+    return {
+        f"felt: fewer than {POSITIVES // 8} of {POSITIVES} positives": _first(
+            felt, [v < POSITIVES / 8 for _, v in felt]
+        ),
+        "spread within a class: below 3/4 of its largest": _first(spread, spreads),
+        "saturated: a tenth feels one positive alone": _first(saturated, [v > 0.1 for _, v in saturated]),
+        "loss: up by a half": _first(loss, [v > 1.5 * loss[0][1] for _, v in loss]),
+    }
+
+
+def draw_picture(results: dict[str, Trained], file: str) -> None:
+    shown = ("loss", "felt", "spread", "energy")
+    figure = Figure(figsize=(15, 6), layout="constrained")
+    for row, (name, result) in zip(figure.subplots(len(results), len(shown) + 1), results.items(), strict=True):
+        for axes, number in zip(row, shown, strict=False):
+            axes.plot(*zip(*result.numbers[number], strict=True))
+            axes.set(title=f"{name}: {number}", xlabel="update")
+            axes.set_ylim(bottom=0)
+        picture = result.images.reshape(10, 8, 8, 8).permute(1, 2, 0, 3).reshape(64, 80).numpy()
+        row[-1].imshow(picture, cmap="gray", vmin=-1, vmax=1)
+        row[-1].set(title="a class a column", xticks=[], yticks=[])
+    figure.savefig(file, dpi=80)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("file", help="where the picture goes, for example collapse.png")
+    parser.add_argument("--steps", type=int, default=240, help="updates of each network")
+    arguments = parser.parse_args()
+    results = {name: train(name, steps=arguments.steps) for name in RUNS}
+    for name, result in results.items():
+        print(f"{name}: held-out energy distance {result.numbers['energy'][-1][1]:.3f} at the end")
+        for monitor, update in alarms(result.numbers).items():
+            print(f"  {monitor}: {'no alarm' if update is None else f'alarm in update {update}'}")
+    draw_picture(results, arguments.file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""Drifting above its fields: normalisations, features, guidance, monitors."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch.func import grad
+
+from onestep_core import (
+    drift_field,
+    drift_negative_weight,
+    drifting_regression,
+    drifting_regressions,
+    feature_normalized,
+    guidance_scales,
+    laplace,
+    mean_shift_field,
+    mse,
+    multi_temperature,
+    power_law,
+    released_drift,
+    sample_guidance_scales,
+    softmax_both,
+)
+from onestep_core.errors import ConfigError
+from onestep_core.evidence import GaussianMixture, guidance_deficit, held_out_energy
+from onestep_core.flow import Linear
+
+F64 = torch.float64
+TEMPERATURES = (0.02, 0.05, 0.2)
+
+
+def clouds(*shape, seed=0, shift=0.0):
+    return torch.randn(*shape, dtype=F64, generator=torch.Generator().manual_seed(seed)) + shift
+
+
+def at(temperature, floor=1e-3):
+    return partial(
+        drift_field, kernel=partial(laplace, temperature=temperature), coupling=softmax_both, affinity_floor=floor
+    )
+
+
+COMPOSED = feature_normalized(lambda length: multi_temperature(at, [length * r for r in TEMPERATURES], normalize=True))
+
+
+# Normalisation.
+
+
+@pytest.mark.parametrize("size", [1e-2, 1.0, 1e4])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_released_drift_is_composed_of_its_parts(weighted, size):
+    """Equal wherever no distance comes near the floor of 1e-4, groups and weights included."""
+    x, y, extra = (size * clouds(3, n, 4, seed=n, shift=n / 9) for n in (5, 6, 4))
+    keywords = {"extra_negatives": extra}
+    if weighted:
+        names = {"negative_weights": 5, "extra_weights": 4, "positive_weights": 6}
+        keywords |= {name: clouds(3, n, seed=9 * n).exp() for name, n in names.items()}
+    composed, released = (field(x, y, **keywords) for field in (COMPOSED, released_drift))
+    torch.testing.assert_close(composed, released, rtol=1e-10, atol=1e-12)
+
+
+def test_features_in_other_units_and_more_channels_have_one_drift():
+    """Scaling changes nothing in normalised units; the mean distance is sqrt(channel) whatever the channels are."""
+    x, y = clouds(7, 3), clouds(9, 3, seed=1, shift=1.0)
+    seen = []
+
+    def field(length):
+        def recorded(samples, positives, negatives=None, **keywords):
+            seen.append((length, torch.cdist(samples, positives).mean()))
+            return mean_shift_field(
+                samples, positives, negatives, kernel=partial(laplace, temperature=0.3 * length), **keywords
+            )
+
+        return recorded
+
+    plain, scaled = (feature_normalized(field)(c * x, c * y, y.flip(0) * c) for c in (1.0, 50.0))
+    torch.testing.assert_close(scaled.field, plain.field, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(scaled.scale, 50 * plain.scale, rtol=1e-12, atol=0)
+    assert [length for length, _ in seen] == [math.sqrt(3)] * 2
+    assert all(0.4 < float(mean) / math.sqrt(3) < 1.6 for _, mean in seen)
+
+
+def test_a_normalised_field_is_differentiable_through_its_samples_alone():
+    x, y = clouds(6, 2), clouds(5, 2, seed=1)
+
+    def loss(x, y):
+        return mse(*drifting_regression(x, y, field=COMPOSED)).sum()
+
+    towards_x, towards_y = grad(loss, argnums=(0, 1))(x, y)
+    drift = COMPOSED(x, y)
+    unit = drift.scale / math.sqrt(2)
+    torch.testing.assert_close(towards_x, -2 * drift.field / (2 * unit), rtol=1e-10, atol=1e-12)
+    assert not towards_y.any()
+
+
+# Features.
+
+
+def test_every_feature_can_have_its_own_field():
+    sets = [{"a": clouds(4, 1, 3, seed=s), "b": clouds(4, 5, 2, seed=s + 9)} for s in (0, 1)]
+    fields = {"a": at(0.3), "b": COMPOSED}
+    pairs = drifting_regressions(*sets, field=fields, groups=2)
+    for name, field in fields.items():
+        alone = drifting_regression(sets[0][name], sets[1][name], field=field, groups=2)
+        torch.testing.assert_close(pairs[name], alone, rtol=0, atol=0)
+    assert not torch.allclose(pairs["a"].target, drifting_regressions(*sets, field=COMPOSED, groups=2)["a"].target)
+    with pytest.raises(ConfigError, match=r"fields lack the features \['b'\] and have the unexpected \['c'\]"):
+        drifting_regressions(*sets, field={"a": at(0.3), "c": COMPOSED})
+
+
+# Guidance.
+
+
+def test_scales_are_a_power_law_beside_a_share_of_ones():
+    u = (torch.arange(10_000, dtype=F64) + 0.5) / 10_000
+    scales = guidance_scales(u, u.flip(0), low=1.5, high=4.0, power=5.0, plain=0.25)
+    assert torch.equal(scales[-2500:], torch.ones(2500, dtype=F64))
+    torch.testing.assert_close(scales[:-2500], power_law(u[:-2500], low=1.5, high=4.0, power=5.0))
+    drawn = sample_guidance_scales(4000, plain=0.5, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(drawn, sample_guidance_scales(4000, plain=0.5, generator=torch.Generator().manual_seed(0)))
+    assert float((drawn == 1).float().mean()) == pytest.approx(0.5, abs=0.03)
+    assert float(drawn.max()) <= 4
+    with pytest.raises(ConfigError, match="plain = 2"):
+        guidance_scales(u, u, plain=2)
+
+
+def modes(weights):
+    return GaussianMixture.isotropic(weights, [[-1.0], [1.0]], 0.25)
+
+
+CONDITIONAL, NULL = (0.4, 0.6), (0.6, 0.4)
+
+
+def guided(alpha):
+    """Masses of ``alpha p_c - (alpha - 1) p_null``, a law for alpha up to 3."""
+    return tuple(alpha * c - (alpha - 1) * n for c, n in zip(CONDITIONAL, NULL, strict=True))
+
+
+def mean_field(own, alpha, *, count=1500, seed=0, temperature=0.6):
+    """The field at fixed places when the generated law is ``own``: averages of a small cloud's repulsion."""
+    generator = torch.Generator().manual_seed(seed)
+    samples, positives, null = (
+        modes(weights).sample(count, generator=generator) for weights in (own, CONDITIONAL, NULL)
+    )
+    places = torch.linspace(-1.5, 1.5, 31, dtype=F64)[:, None]
+    weight = drift_negative_weight(torch.tensor([alpha], dtype=F64), generated=count + 1, unconditional=count)
+    return mean_shift_field(
+        places,
+        positives,
+        samples,
+        kernel=partial(laplace, temperature=temperature),
+        extra_negatives=null,
+        extra_weights=weight.expand(count),
+    ).field
+
+
+@pytest.mark.parametrize("alpha", [1.0, 1.5, 2.5])
+def test_the_guided_field_is_balanced_where_the_oracle_says(alpha):
+    """At ``q = alpha p_c - (alpha - 1) p_null`` it vanishes, at the conditional law itself it does not."""
+    there = mean_field(guided(alpha), alpha).abs().max()
+    assert float(there) < 0.08
+    if alpha > 1:
+        assert float(mean_field(CONDITIONAL, alpha).abs().max()) > 2.5 * float(there)
+
+
+def test_the_guided_balance_is_reached_at_the_rate_of_sampling():
+    sizes = [500, 2000, 8000]
+    errors = [
+        sum(float(mean_field(guided(2.0), 2.0, count=n, seed=s).square().mean()) for s in range(4)) ** 0.5
+        for n in sizes
+    ]
+    slope = math.log(errors[-1] / errors[0]) / math.log(sizes[-1] / sizes[0])
+    assert -0.75 < slope < -0.3
+
+
+def test_the_deficit_is_the_negative_mass():
+    """Of two well separated modes it is the negative weight; inside the range where a law exists it is zero."""
+    null = modes(NULL).sample(20_000, generator=torch.Generator().manual_seed(0))
+    zero = torch.zeros(len(null), dtype=F64)
+    ratio = modes(CONDITIONAL).log_density(null, zero, path=Linear()) - modes(NULL).log_density(
+        null, zero, path=Linear()
+    )
+    for alpha, missing in ((1.0, 0.0), (2.5, 0.0), (3.0, 0.0), (4.0, 0.2), (6.0, 0.6)):
+        assert min(guided(alpha)) == pytest.approx(-missing) or missing == 0
+        assert float(guidance_deficit(ratio, alpha=alpha)) == pytest.approx(missing, abs=0.01)
+
+
+# Monitors.
+
+
+def test_held_out_energy_orders_samples_by_what_is_wrong_with_them():
+    generator = torch.Generator().manual_seed(0)
+    data, held_out, near, far = (torch.randn(500, 1, 2, 2, generator=generator) for _ in range(4))
+    energies = [float(held_out_energy(x.requires_grad_(), held_out)) for x in (data, near + 0.3, far * 0.3, far * 0.0)]
+    assert energies == sorted(energies)
+    assert abs(energies[0]) < 0.02
