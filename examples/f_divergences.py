@@ -4,7 +4,7 @@
 
 Two modes of masses 0.3 and 0.7 are the data. A generator that knows only the right one is trained by distribution
 matching, once for every divergence, for two or three seconds each on one core. Nothing else is learnt: the real score
-is the exact one of the mixture, and the samples' law is the batch itself with the noise around it. That gives the fake
+is the exact one of the mixture, and the samples' law is the batch itself with the noise around it, which gives the fake
 score and the ratio of densities, so what differs is the divergence. Scores are compared at small noise alone, up to
 ``LATEST``: beyond it the noised modes merge, and every divergence finds the other one.
 """

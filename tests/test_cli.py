@@ -62,7 +62,8 @@ def test_a_teacher_has_options_of_its_own_and_is_trained_once(tmp_path, capsys, 
     config = read_run(folder).config["options"]
     assert config["training"]["steps"] == 3
     assert config["teacher"]["training"]["steps"] == 2
-    assert len(list((tmp_path / "teachers").iterdir())) == 1
+    assert len(list((tmp_path / "teachers").glob("8gaussians-*"))) == 1
+    assert len(list((tmp_path / "teachers" / "made").rglob("pairs-*"))) == 1
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,8 @@ _PLANE_TEACHER = FlowMatching(_PLANE_TRAINING, _PLANE)
 _PLANE_TUTOR = FlowMatching(Training(steps=4000, batch=256, learning_rate=2e-3), _PLANE, coupling="optimal")
 
 _IMAGE_MATCHING = Training(steps=500, batch=64, learning_rate=5e-4)
-_PLANE_MATCHING = Training(steps=2000, batch=256, learning_rate=5e-4)
+_PLANE_MATCHING = Training(steps=1500, batch=256, learning_rate=1e-3)
+_NEAR_DATA: dict[str, float] = {"entry": 0.75, "nearness": 2.5, "epsilon": 0.05}
 
 _PUBLISHED_MEANFLOW: dict[str, float] = {"power": 1.0, "moving": 0.25, "uniform_share": 0.0, "mean": -0.4}
 
@@ -275,27 +276,43 @@ METHODS: dict[str, Method] = {
     ),
     "dmd": Method(
         "a teacher's score against that of the samples, beside the teacher's pairs (DMD), one step",
-        DistributionMatching(_IMAGE_MATCHING, _IMAGES, _IMAGE_TEACHER, ratio=1, regression=0.25),
-        DistributionMatching(_PLANE_MATCHING, _PLANE, _PLANE_TUTOR, ratio=1, regression=0.25),
-        "",
+        DistributionMatching(_IMAGE_MATCHING, _IMAGES, _IMAGE_TEACHER, ratio=1, regression=0.25, **_NEAR_DATA),
+        DistributionMatching(_PLANE_MATCHING, _PLANE, _PLANE_TUTOR, ratio=1, regression=0.25, **_NEAR_DATA),
+        "DMD's pairs beside the score gap, with the numbers of dmd2. Trains and samples; its quality was not measured.",
     ),
     "dmd2": Method(
         "a teacher's score against that of the samples, and a head on the fake score (DMD2), one step",
-        DistributionMatching(_IMAGE_MATCHING, _IMAGES, _IMAGE_TEACHER, adversarial=0.01),
-        DistributionMatching(_PLANE_MATCHING, _PLANE, _PLANE_TUTOR, adversarial=0.01),
-        "",
+        DistributionMatching(_IMAGE_MATCHING, _IMAGES, _IMAGE_TEACHER, ratio=3, adversarial=0.01, **_NEAR_DATA),
+        DistributionMatching(_PLANE_MATCHING, _PLANE, _PLANE_TUTOR, ratio=3, adversarial=0.01, **_NEAR_DATA),
+        "8 Gaussians, seed 0, three draws of 4,000, *without* the adversary: score 0.0144, masses within 0.039, mode "
+        "std up to 1.27, a miss: a twentieth of the samples lies between modes. Published times, entry at the noise "
+        "end, no epsilon and five updates of the fake score for one: 0.0083, 0.025 and 1.41. With an adversary of "
+        "factor 0.03, three updates for one and 1,000 steps: 0.067 and 2.04. Other seeds and data were not measured.",
     ),
     "sid": Method(
         "score identities of a teacher and of the samples (SiD), one step",
-        DistributionMatching(_IMAGE_MATCHING, _IMAGES, _IMAGE_TEACHER, loss="identity", ratio=1),
-        DistributionMatching(_PLANE_MATCHING, _PLANE, _PLANE_TUTOR, loss="identity", ratio=1),
-        "",
+        DistributionMatching(
+            _IMAGE_MATCHING, _IMAGES, _IMAGE_TEACHER, loss="identity", ratio=2, entry=0.75, nearness=2.0
+        ),
+        DistributionMatching(_PLANE_MATCHING, _PLANE, _PLANE_TUTOR, loss="identity", ratio=2, entry=0.75, nearness=2.0),
+        "8 Gaussians, seed 0, 900 of 1,500 updates at a learning rate of 5e-4, two draws of 2,000: score 0.070, masses "
+        "within 0.034, mode std up to 1.75, a miss, still falling. The preset itself was not measured.",
     ),
     "f-distill": Method(
         "DMD2 along another divergence, here Jensen and Shannon's (f-distill), one step",
-        DistributionMatching(_IMAGE_MATCHING, _IMAGES, _IMAGE_TEACHER, adversarial=0.01, divergence="jensen-shannon"),
-        DistributionMatching(_PLANE_MATCHING, _PLANE, _PLANE_TUTOR, adversarial=0.01, divergence="jensen-shannon"),
-        "",
+        DistributionMatching(
+            _IMAGE_MATCHING,
+            _IMAGES,
+            _IMAGE_TEACHER,
+            ratio=3,
+            adversarial=0.01,
+            divergence="jensen-shannon",
+            **_NEAR_DATA,
+        ),
+        DistributionMatching(
+            _PLANE_MATCHING, _PLANE, _PLANE_TUTOR, ratio=3, adversarial=0.01, divergence="jensen-shannon", **_NEAR_DATA
+        ),
+        "The numbers of dmd2. Trains and samples; its quality was not measured.",
     ),
     "moment-matching": Method(
         "jumps that agree as distributions (IMM), one step",

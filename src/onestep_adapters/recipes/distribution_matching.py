@@ -1,7 +1,8 @@
 """Distribution matching from a teacher: DMD, DMD2, f-distill and SiD, a generator and a fake score in turns."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal, cast
 
 import attrs
 import torch
@@ -63,8 +64,7 @@ _BINS = 10
 
 @attrs.frozen
 class DistributionMatching:
-    """A generator follows the gap between the teacher's score and that of its own samples, which a second network
-    learns.
+    """A generator follows the gap between the teacher's score and that of its samples, which a second network learns.
 
     Generator and fake score start as the teacher. The generator is asked at ``entry``, where pure noise takes the place
     of the state; what it makes of it are the samples. An update is ``ratio`` of the fake score's and then one of the
@@ -156,8 +156,10 @@ class DistributionMatching:
 
     @property
     def calls(self) -> int:
-        """Forward passes in an update with one step: generator, teacher and fake score, and those of the fake score's
-        own updates; a generator of several steps simulates ``generator_steps - 1`` more at most, each time."""
+        """Forward passes in an update: generator, teacher, fake score, and those of the fake score's own updates.
+
+        Of a generator of one step; one of several simulates at most ``generator_steps - 1`` more each time.
+        """
         if self.fake == "kernel":
             return 1 + (self.teacher_from != ORACLE) + (self.regression > 0)
         own = self.ratio * (2 + self.adversarial_head)
@@ -228,8 +230,7 @@ class DistributionMatching:
                 return matching, logs
             data, classes = problem.batch(len(samples), generator)
             noised, _ = PATH(data, torch.randn(data.shape, generator=generator), t)
-            real = _judged(opponent, noised, t, classes)[1]
-            assert real is not None
+            real = cast(Tensor, _judged(opponent, noised, t, classes)[1])
             told = non_saturating_discriminator(real, logits).mean()
             return matching + self.adversarial_told * told, {**logs, "discriminator": told}
 
@@ -239,7 +240,7 @@ class DistributionMatching:
         """Samples from noise; ``labels`` are the classes asked for. Noise between steps is the same at each call."""
         return consistency_multistep(
             straight_consistency(network, labels),
-            self._enter(noise),
+            self.entry * noise,
             self._grid(),
             path=PATH,
             noise=standard_normal(torch.Generator().manual_seed(0)) if self.generator_steps > 1 else None,
@@ -248,9 +249,6 @@ class DistributionMatching:
 
     def _grid(self) -> list[float]:
         return [self.entry * (1 - k / self.generator_steps) for k in range(self.generator_steps)] + [PATH.data_time]
-
-    def _enter(self, noise: Tensor) -> Tensor:
-        return self.entry * noise
 
     def _times(self, count: int, generator: torch.Generator, *, whole: bool = False) -> Tensor:
         low, high = (0.0, 1.0) if whole else (self.earliest, self.latest)
@@ -266,7 +264,7 @@ class DistributionMatching:
         last = int(torch.randint(self.generator_steps, (), generator=generator)) if self.generator_steps > 1 else 0
         grid = self._grid()[: last + 1]
         z = backward_simulation(
-            student, self._enter(noise), grid, path=PATH, noise=standard_normal(generator), renoise=renoise_clean
+            student, self.entry * noise, grid, path=PATH, noise=standard_normal(generator), renoise=renoise_clean
         )
         return student(z, torch.full((count,), grid[-1])), labels
 
@@ -319,7 +317,7 @@ class DistributionMatching:
         return f_divergence_scale(logits, t, divergence=DIVERGENCES[self.divergence], means=means, **ends)
 
 
-def _judged(network, z: Tensor, t: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def _judged(network: Callable[..., Any], z: Tensor, t: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """The velocity of a fake score, and its head's logits if it has one."""
     out = network(z, t, label=labels)
     return (out, None) if isinstance(out, Tensor) else out
