@@ -22,9 +22,9 @@ from onestep_core.fields.kernels import squared_distances as squared_distances
 from onestep_core.fields.mean_shift import mean_shift_field as mean_shift_field
 from onestep_core.fields.released import notebook_drift as notebook_drift
 from onestep_core.fields.released import released_drift as released_drift
-from onestep_core.fields.sinkhorn import sinkhorn_field as sinkhorn_field
 from onestep_core.fields.temperatures import geometric_temperature as geometric_temperature
 from onestep_core.fields.temperatures import multi_temperature as multi_temperature
 from onestep_core.fields.temperatures import stepped_temperature as stepped_temperature
+from onestep_core.fields.transport import sinkhorn_field as sinkhorn_field
 from onestep_core.protocols import Drift as Drift
 from onestep_core.protocols import Potentials as Potentials

@@ -72,7 +72,7 @@ def kernel_gradient_field(
         positive_weights=positive_weights,
         negative_weights=negative_weights,
         extra_weights=extra_weights,
-        keys=keys,
+        keys=keys or _itself,
     )
 
     def log_density(log_k: Tensor, weights: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ def mmd_field(
         positive_weights=positive_weights,
         negative_weights=negative_weights,
         extra_weights=extra_weights,
-        keys=keys,
+        keys=keys or _itself,
     )
 
     def witness(log_k: Tensor, weights: Tensor) -> Tensor:
@@ -166,13 +166,18 @@ def energy_field(
         positive_weights=positive_weights,
         negative_weights=negative_weights,
         extra_weights=extra_weights,
-        keys=keys,
+        keys=keys or _itself,
     )
 
     def closeness(apart: Tensor, weights: Tensor) -> Tensor:
         return -(apart * weights).sum(-1) / weights.sum(-1)
 
     return _difference(samples, sets, distances, closeness, keys, block_size)
+
+
+def _itself(points: Tensor) -> Tensor:
+    """Points as their own keys, about no centre: differences of near-duplicates keep every digit."""
+    return points
 
 
 def _difference(
@@ -184,7 +189,7 @@ def _difference(
     block_size: int | None,
 ) -> Drift:
     """The gradient of ``value(kernel, weights)`` of the positives minus that of the negatives, row by row."""
-    x = sets.samples if keys is None else frozen(samples)
+    x = frozen(samples)
 
     def slope(part: slice, *, themselves: bool) -> Tensor:
         targets = sets.target_keys[..., part, :]

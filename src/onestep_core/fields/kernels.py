@@ -167,8 +167,8 @@ def near(x: Tensor, y: Tensor, y_squares: Tensor, *, own: int | None, out: Tenso
             out.copy_(exact.add_(a.square().sum(-1).unsqueeze(-1)))
         else:
             group, row = group[suspect], row[suspect]
-            for pairs in zip(*(index.split(_PAIRS) for index in (group, row, column)), strict=True):
-                g, i, j = pairs
+            for start in range(0, len(row), _PAIRS):
+                g, i, j = (index[start : start + _PAIRS] for index in (group, row, column))
                 out[g, i, j] = (x[g, i] - y[g, j]).square().sum(-1)
     if itself is not None:
         itself.zero_()

@@ -111,7 +111,10 @@ def released_drift(
     chosen = [(part, sets.targets[..., part, :] / unit) for part in (sets.negative, sets.positive)]
 
     def kernel(temperature: float) -> Radial:
-        return Radial(lambda r: r.clamp_(min=_DISTANCE_FLOOR).div_(length * -temperature))
+        def log_k(r: Tensor) -> Tensor:
+            return r.clamp_(min=_DISTANCE_FLOOR).div_(length * -temperature)
+
+        return Radial(log_k)
 
     affinities = Affinities(
         sets.samples,
