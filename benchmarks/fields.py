@@ -3,7 +3,7 @@
     python -m benchmarks.fields               # what a laptop bears in a minute
     python -m benchmarks.fields --large       # the shapes of the targets, and memory up to 65,536 points
 
-``field``: attraction-repulsion under the Laplace kernel at three temperatures, softmax over both axes, each displacement
+``field``: attraction-repulsion under the Laplace kernel at three temperatures, softmax over both axes, each field
 at unit root mean square, samples repelling one another. ``batched``: the same in many small groups, the shape of an
 ImageNet training.
 """

@@ -26,7 +26,8 @@ _RMS_FLOOR = 1e-8
 
 def balance(negative: Sums, positive: Sums) -> Tensor:
     """``S_neg P - S_pos N``: no difference tensor, and the samples' own coordinates cancel exactly."""
-    return negative.totals.unsqueeze(-1) * positive.products - positive.totals.unsqueeze(-1) * negative.products
+    towards = negative.totals.unsqueeze(-1) * positive.products
+    return torch.addcmul(towards, positive.totals.unsqueeze(-1), negative.products, value=-1)
 
 
 def unbalance(x: Tensor, negative: Sums, positive: Sums, attraction: float, repulsion: float) -> Tensor:

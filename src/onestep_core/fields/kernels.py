@@ -138,6 +138,11 @@ def profile(kernel: Kernel) -> Profile | None:
     return None
 
 
+def squared_lengths(x: Tensor) -> Tensor:
+    """``|x_i|^2``, without a copy of the points."""
+    return torch.linalg.vector_norm(x, dim=-1).square()
+
+
 def near(x: Tensor, y: Tensor, y_squares: Tensor, *, own: int | None, out: Tensor) -> Tensor:
     """``|x_i - y_j|`` of ``[group, n, channel]`` and ``[group, m, channel]``, written to ``out [group, n, m]``.
 
@@ -151,7 +156,7 @@ def near(x: Tensor, y: Tensor, y_squares: Tensor, *, own: int | None, out: Tenso
             difference = x[..., channel : channel + 1] - y[..., channel].unsqueeze(-2)
             out.addcmul_(difference, difference)
         return out.sqrt_()
-    x_squares = x.square().sum(-1)
+    x_squares = squared_lengths(x)
     _expanded(x, y, y_squares * (1 - _CANCELLED), out)
     itself = None if own is None else out.diagonal(own, -2, -1)
     if itself is not None:

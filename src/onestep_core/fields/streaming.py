@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
-from onestep_core.fields.kernels import distances, near, profile
+from onestep_core.fields.kernels import distances, near, profile, squared_lengths
 from onestep_core.precision import no_autocast
 from onestep_core.protocols import Coupling, Kernel, Potentials
 
@@ -82,7 +82,7 @@ def distance_blocks(
             yield rows, distances(x[..., rows, :], y)
         return
     a, b = (points.reshape(-1, *points.shape[-2:]) for points in (x, y))
-    squares = b.square().sum(-1)
+    squares = squared_lengths(b)
     buffer = x.new_empty(len(a) * slices[0].stop * y.shape[-2])
     for rows in slices:
         shape = (len(a), rows.stop - rows.start, y.shape[-2])
