@@ -10,15 +10,19 @@ from onestep_core import flow, objectives, regression
 from onestep_core.evidence import GaussianMixture
 from onestep_core.fields import (
     drift_field,
+    energy_field,
     gaussian,
     inverse_multiquadric,
+    kernel_gradient_field,
     laplace,
     matern,
     mean_shift_field,
+    mmd_field,
     multi_temperature,
     notebook_drift,
     released_drift,
     sinkhorn,
+    sinkhorn_field,
     softmax_both,
     softmax_rows,
     unnormalized,
@@ -65,6 +69,13 @@ FIELDS: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
     "mean_shift": (partial(mean_shift_field, kernel=_SHARP), {}),
     "mean_shift_both": (partial(mean_shift_field, kernel=_BELL, coupling=softmax_both), {}),
+    "mean_shift_corrected": (partial(mean_shift_field, kernel=_BELL, bias_correction=True), {}),
+    "sinkhorn_divergence": (partial(sinkhorn_field, epsilon=0.5, iterations=5), {}),
+    "sinkhorn_divergence_alternating": (partial(sinkhorn_field, epsilon=0.5, iterations=5, symmetric=False), {}),
+    "kernel_gradient": (partial(kernel_gradient_field, kernel=_BELL), {}),
+    "kernel_gradient_of_matern": (partial(kernel_gradient_field, kernel=KERNELS["matern_3"][0], block_size=2), {}),
+    "mmd": (partial(mmd_field, kernel=_BELL), {}),
+    "energy": (energy_field, {}),
     "three_temperatures": (
         multi_temperature(
             lambda t: partial(drift_field, kernel=partial(laplace, temperature=t), coupling=softmax_both),

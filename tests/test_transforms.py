@@ -222,6 +222,12 @@ FIELDS = {
     "drift, Sinkhorn": partial(one.drift_field, kernel=LAPLACE, coupling=partial(one.sinkhorn, iterations=3)),
     "drift, streamed": partial(one.drift_field, kernel=LAPLACE, coupling=one.softmax_both, block_size=3),
     "mean shift": partial(one.mean_shift_field, kernel=LAPLACE),
+    "mean shift, corrected": partial(one.mean_shift_field, kernel=LAPLACE, bias_correction=True),
+    "unbalanced": partial(one.drift_field, kernel=LAPLACE, coupling=one.softmax_both, attraction=2.0),
+    "Sinkhorn divergence": partial(one.sinkhorn_field, epsilon=0.5, iterations=3),
+    "kernel gradient": partial(one.kernel_gradient_field, kernel=LAPLACE, block_size=3),
+    "MMD": partial(one.mmd_field, kernel=LAPLACE),
+    "energy": one.energy_field,
     "several temperatures": one.multi_temperature(
         lambda temperature: partial(
             one.drift_field, kernel=partial(one.laplace, temperature=temperature), coupling=one.softmax_both

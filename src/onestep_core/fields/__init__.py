@@ -1,7 +1,6 @@
 """Clouds: kernels, couplings, drift fields and divergences."""
 
 from onestep_core.fields.attraction_repulsion import drift_field as drift_field
-from onestep_core.fields.attraction_repulsion import multi_temperature as multi_temperature
 from onestep_core.fields.couplings import sinkhorn as sinkhorn
 from onestep_core.fields.couplings import softmax_both as softmax_both
 from onestep_core.fields.couplings import softmax_rows as softmax_rows
@@ -10,6 +9,10 @@ from onestep_core.fields.divergences import energy_distance as energy_distance
 from onestep_core.fields.divergences import mmd as mmd
 from onestep_core.fields.divergences import sinkhorn_divergence as sinkhorn_divergence
 from onestep_core.fields.divergences import sliced_wasserstein as sliced_wasserstein
+from onestep_core.fields.kernel_gradient import energy_field as energy_field
+from onestep_core.fields.kernel_gradient import kernel_gradient_field as kernel_gradient_field
+from onestep_core.fields.kernel_gradient import mmd_field as mmd_field
+from onestep_core.fields.kernels import Radial as Radial
 from onestep_core.fields.kernels import distances as distances
 from onestep_core.fields.kernels import gaussian as gaussian
 from onestep_core.fields.kernels import inverse_multiquadric as inverse_multiquadric
@@ -21,5 +24,9 @@ from onestep_core.fields.released import notebook_drift as notebook_drift
 from onestep_core.fields.released import released_drift as released_drift
 from onestep_core.fields.score import denoising_error as denoising_error
 from onestep_core.fields.score import score_gap as score_gap
+from onestep_core.fields.temperatures import geometric_temperature as geometric_temperature
+from onestep_core.fields.temperatures import multi_temperature as multi_temperature
+from onestep_core.fields.temperatures import stepped_temperature as stepped_temperature
+from onestep_core.fields.transport import sinkhorn_field as sinkhorn_field
 from onestep_core.protocols import Drift as Drift
 from onestep_core.protocols import Potentials as Potentials

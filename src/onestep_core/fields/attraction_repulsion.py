@@ -9,7 +9,6 @@ give zero; that zero implies equal laws is *not* implied, and depends on kernel 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -19,7 +18,7 @@ from onestep_core.errors import ConfigError
 from onestep_core.fields.clouds import gather
 from onestep_core.fields.streaming import Affinities, Sums
 from onestep_core.precision import full
-from onestep_core.protocols import Coupling, Drift, Field, Kernel
+from onestep_core.protocols import Coupling, Drift, Kernel
 from onestep_core.typing import typed
 
 _RMS_FLOOR = 1e-8
@@ -27,7 +26,15 @@ _RMS_FLOOR = 1e-8
 
 def balance(negative: Sums, positive: Sums) -> Tensor:
     """``S_neg P - S_pos N``: no difference tensor, and the samples' own coordinates cancel exactly."""
-    return negative.totals.unsqueeze(-1) * positive.products - positive.totals.unsqueeze(-1) * negative.products
+    towards = negative.totals.unsqueeze(-1) * positive.products
+    return torch.addcmul(towards, positive.totals.unsqueeze(-1), negative.products, value=-1)
+
+
+def unbalance(x: Tensor, negative: Sums, positive: Sums, attraction: float, repulsion: float) -> Tensor:
+    """``a S_neg (P - S_pos x) - r S_pos (N - S_neg x)``: what :func:`balance` is with both factors one."""
+    s_negative, s_positive = negative.totals.unsqueeze(-1), positive.totals.unsqueeze(-1)
+    towards, away = attraction * s_negative * positive.products, repulsion * s_positive * negative.products
+    return towards - away + (repulsion - attraction) * s_negative * s_positive * x
 
 
 def evaluated(samples: Tensor, field: Tensor) -> Drift:
@@ -49,6 +56,8 @@ def drift_field(
     extra_weights: Float[Tensor, "*groups u"] | None = None,
     keys: Callable[[Tensor], Tensor] | None = None,
     affinity_floor: float = 0.0,
+    attraction: float = 1.0,
+    repulsion: float = 1.0,
     block_size: int | None = None,
 ) -> Drift:
     """``V_i = sum_{p, n} A_ip A_in (y_p - y_n)``, positives and negatives coupled together.
@@ -66,6 +75,9 @@ def drift_field(
         extra_weights: factor of each extra negative's, ``[.., u]``.
         keys: features in which distances are measured, ``[.., k, channel] -> [.., k, key]``.
         affinity_floor: smallest affinity, before the weights; 1e-3 in the released code.
+        attraction: factor of the part ``(sum_n A_in) sum_p A_ip (y_p - x_i)``.
+        repulsion: factor of the part ``(sum_p A_ip) sum_n A_in (y_n - x_i)``. Unless both factors are equal, equal
+            sets no longer give zero: for ablations.
         block_size: rows of the kernel matrix held at a time; ``None`` chooses by shape.
 
     Returns:
@@ -88,6 +100,43 @@ def drift_field(
         >>> bool((drift.field > 0).all())
         True
     """
+    (drift,) = drift_fields(
+        samples,
+        positives,
+        negatives,
+        kernels=[kernel],
+        coupling=coupling,
+        extra_negatives=extra_negatives,
+        positive_weights=positive_weights,
+        negative_weights=negative_weights,
+        extra_weights=extra_weights,
+        keys=keys,
+        affinity_floor=affinity_floor,
+        attraction=attraction,
+        repulsion=repulsion,
+        block_size=block_size,
+    )
+    return drift
+
+
+def drift_fields(
+    samples: Tensor,
+    positives: Tensor,
+    negatives: Tensor | None = None,
+    *,
+    kernels: Sequence[Kernel],
+    coupling: Coupling,
+    extra_negatives: Tensor | None = None,
+    positive_weights: Tensor | None = None,
+    negative_weights: Tensor | None = None,
+    extra_weights: Tensor | None = None,
+    keys: Callable[[Tensor], Tensor] | None = None,
+    affinity_floor: float = 0.0,
+    attraction: float = 1.0,
+    repulsion: float = 1.0,
+    block_size: int | None = None,
+) -> list[Drift]:
+    """:func:`drift_field` for several kernels, which share the distances."""
     if affinity_floor < 0:
         raise ConfigError(f"affinity_floor = {affinity_floor}: expected zero or more")
     sets = gather(
@@ -103,56 +152,20 @@ def drift_field(
     affinities = Affinities(
         sets.sample_keys,
         sets.target_keys,
-        kernel,
-        self_penalty=torch.inf if sets.repel_one_another else None,
+        kernels,
+        self_penalties=[torch.inf] * len(kernels) if sets.repel_one_another else None,
         block_size=block_size,
     )
     chosen = [(part, sets.targets[..., part, :]) for part in (sets.negative, sets.positive)]
     potentials = affinities.potentials(coupling)
-    negative, positive = affinities.apply(potentials, chosen, weights=sets.weights, floor=affinity_floor)
-    return evaluated(samples, balance(negative, positive))
-
-
-def multi_temperature(field: Callable[[float], Field], temperatures: Sequence[float], *, normalize: bool) -> Field:
-    """The sum of one field at several temperatures, each brought to unit root mean square first or not.
-
-    Args:
-        field: from a temperature to a field.
-        temperatures: positive, at least one.
-        normalize: divide each displacement by its root mean square over the whole call (at least 1e-4). The sum
-            then says nothing about progress; ``force_norms``, one mean square a temperature, does.
-
-    Returns:
-        A field with the same arguments.
-
-    Raises:
-        ConfigError: without a temperature, or with one that is not positive.
-
-    Source: Deng et al., Generative Modeling via Drifting, appendix A.6, https://arxiv.org/abs/2602.04770.
-
-    Example:
-        >>> from functools import partial
-        >>> from onestep_core.fields import laplace, mean_shift_field
-        >>> field = multi_temperature(
-        ...     lambda t: partial(mean_shift_field, kernel=partial(laplace, temperature=t)), (0.1, 1.0), normalize=True
-        ... )
-        >>> field(torch.zeros(2, 1), torch.ones(3, 1)).force_norms.shape
-        torch.Size([2])
-    """
-    if not temperatures or not all(t > 0 for t in temperatures):
-        raise ConfigError(f"temperatures = {tuple(temperatures)}: expected at least one, all positive")
-    fields = [field(t) for t in temperatures]
-
-    def summed(
-        samples: Tensor, positives: Tensor, negatives: Tensor | None = None, /, *rest: Any, **keywords: Any
-    ) -> Drift:
-        drifts = [f(samples, positives, negatives, *rest, **keywords) for f in fields]
-        total = torch.zeros_like(drifts[0].field)
-        for drift in drifts:
-            total = total + (normalized(drift) if normalize else drift.field)
-        return drifts[0]._replace(field=total, force_norms=torch.cat([d.force_norms for d in drifts]))
-
-    return summed
+    drifts: list[Drift] = []
+    for negative, positive in affinities.apply(potentials, chosen, weights=sets.weights, floor=affinity_floor):
+        if attraction == repulsion == 1:
+            field = balance(negative, positive)
+        else:
+            field = unbalance(sets.samples, negative, positive, attraction, repulsion)
+        drifts.append(evaluated(samples, field))
+    return drifts
 
 
 def normalized(drift: Drift) -> Tensor:

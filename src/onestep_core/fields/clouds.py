@@ -73,14 +73,14 @@ def gather(
         )
     x = frozen(samples)
     centre = raw[-1].mean(-2, keepdim=True)
-    targets = torch.cat(raw, -2)
-    sample_keys, target_keys = x - centre, targets - centre
+    moved, targets = x - centre, torch.cat([r - centre for r in raw], -2)
+    sample_keys, target_keys = moved, targets
     if keys is not None:
         sample_keys = frozen(keys(x))
         target_keys = torch.cat([frozen(keys(r)) for r in raw], -2)
     return Clouds(
-        x - centre,
-        targets - centre,
+        moved,
+        targets,
         sample_keys,
         target_keys,
         weights,

@@ -12,6 +12,7 @@ potential 0 (its affinities are zero whatever the potential).
 """
 
 import torch
+from torch import Tensor
 
 from onestep_core.errors import ConfigError
 from onestep_core.protocols import Potentials, Rows
@@ -54,19 +55,30 @@ def softmax_both(rows: Rows, columns: Rows) -> Potentials:
     return Potentials(rows() / 2, columns() / 2)
 
 
-def sinkhorn(rows: Rows, columns: Rows, *, iterations: int, symmetric: bool = True) -> Potentials:
-    """Sinkhorn's scaling from zero: rows and columns both tend to a constant sum.
+def sinkhorn(
+    rows: Rows,
+    columns: Rows,
+    *,
+    iterations: int,
+    symmetric: bool = True,
+    row_sums: Tensor | None = None,
+    column_sums: Tensor | None = None,
+) -> Potentials:
+    """Sinkhorn's scaling from zero: rows and columns both tend to given sums, or to a constant sum.
 
     ``symmetric``: both potentials at once, averaged with the old ones, ``row = (row + rows(column)) / 2``; one such
     step is :func:`softmax_both`. Otherwise alternating, ``row = rows(column)`` and then ``column = columns(row)``:
-    columns sum to one exactly. With ``n`` samples and ``m`` targets the symmetric form settles at a total mass of
-    ``sqrt(n m)``.
+    the sums of the columns are exact. Without given sums and with ``n`` samples and ``m`` targets the symmetric form
+    settles at a total mass of ``sqrt(n m)``, so do two sets of given sums with different totals, at their geometric
+    mean.
 
     Args:
         rows: the reduction over targets.
         columns: the reduction over samples.
         iterations: how many, at least 1.
         symmetric: which of the two.
+        row_sums: of the affinity over the targets, ``[.., n]``, positive; ``None``: 1.
+        column_sums: of the affinity over the samples, ``[.., m]``, positive; ``None``: 1.
 
     Raises:
         ConfigError: if there is no iteration.
@@ -78,21 +90,30 @@ def sinkhorn(rows: Rows, columns: Rows, *, iterations: int, symmetric: bool = Tr
         >>> log_k = torch.tensor([[0.0, 1.0], [2.0, 0.0]])
         >>> row, column = sinkhorn(
         ...     lambda c=0: (log_k - c).logsumexp(1), lambda r=torch.zeros(2): (log_k - r[:, None]).logsumexp(0),
-        ...     iterations=50,
+        ...     iterations=50, row_sums=torch.tensor([0.2, 0.8]), column_sums=torch.tensor([0.5, 0.5]),
         ... )
         >>> (log_k - row[:, None] - column).exp().sum(1).round(decimals=4)
-        tensor([1., 1.])
+        tensor([0.2000, 0.8000])
     """
     if iterations < 1:
         raise ConfigError(f"iterations = {iterations}: expected at least one; `unnormalized` is none")
+
+    def row_update(column: Tensor | None = None) -> Tensor:
+        reduced = rows() if column is None else rows(column)
+        return reduced if row_sums is None else reduced - row_sums.to(reduced).log()
+
+    def column_update(row: Tensor | None = None) -> Tensor:
+        reduced = columns() if row is None else columns(row)
+        return reduced if column_sums is None else reduced - column_sums.to(reduced).log()
+
     if symmetric:
-        row, column = rows() / 2, columns() / 2
+        row, column = row_update() / 2, column_update() / 2
         for _ in range(iterations - 1):
-            row, column = (row + rows(column)) / 2, (column + columns(row)) / 2
+            row, column = (row + row_update(column)) / 2, (column + column_update(row)) / 2
         return Potentials(row, column)
-    row = rows()
-    column = columns(row)
+    row = row_update()
+    column = column_update(row)
     for _ in range(iterations - 1):
-        row = rows(column)
-        column = columns(row)
+        row = row_update(column)
+        column = column_update(row)
     return Potentials(row, column)

@@ -173,7 +173,7 @@ def sinkhorn_divergence(
         return distances(a, b).square() / (-2 * epsilon)
 
     def transport(a: Tensor, b: Tensor) -> Tensor:
-        pairs = Affinities(a, b, kernel)
+        pairs = Affinities(a, b, [kernel])
         log_n, log_m = (torch.tensor(float(len(c))).log().to(a) for c in (a, b))
         f, g = a.new_zeros(len(a)), b.new_zeros(len(b))
         for _ in range(iterations):

@@ -3,8 +3,10 @@
 A kernel takes two clouds ``x [.., n, channel]`` and ``y [.., m, channel]`` and returns ``log k(x_i, y_j)``,
 ``[.., n, m]``. Logarithms, because a drift at a small temperature lives where ``exp`` underflows.
 
-All four depend on the Euclidean distance alone. Its value and gradient are safe at zero (the gradient there is
-zero). A kernel on features is composed, ``k(phi(x), phi(y))``: fields take ``keys=phi`` for it.
+All four depend on the Euclidean distance alone, through a profile. Value and gradient are safe at zero (the gradient
+there is zero), so a field that needs the gradient of a kernel takes it by differentiation. A kernel on features is
+composed, ``k(phi(x), phi(y))``: fields take ``keys=phi`` for it. A kernel of your own in the form of :class:`Radial`
+shares one matrix of distances with others, as those here do.
 
 Distances between near-duplicates need care in float32: the expansion ``|x|^2 + |y|^2 - 2 x.y`` loses them. Few
 channels are subtracted directly; many are expanded in float64 about a common centre, so that what is lost
@@ -12,6 +14,9 @@ is far below the resolution of the inputs.
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -19,10 +24,19 @@ from torch import Tensor
 
 from onestep_core.errors import ConfigError
 from onestep_core.precision import full, no_autocast
+from onestep_core.protocols import Kernel
 from onestep_core.typing import typed
 
 _DIRECT_CHANNELS = 8
 _DIRECT_ELEMENTS = 2**21
+_CANCELLED = 0.02
+"""Share of ``|x|^2 + |y|^2`` below which a squared distance is computed by subtraction."""
+_DEAR = 128
+"""How many pairs of a product cost as much as one by subtraction."""
+_PAIRS = 2**12
+
+Profile: TypeAlias = Callable[[Tensor], Tensor]
+"""``log k`` from distances, element by element; it may overwrite them."""
 
 
 def _positive(name: str, value: float) -> None:
@@ -72,6 +86,108 @@ def distances(
     squares = squared_distances(x, y)
     apart = squares > 0
     return torch.where(apart, torch.where(apart, squares, 1.0).sqrt(), 0.0)
+
+
+def _laplace(r: Tensor, *, temperature: float) -> Tensor:
+    return r.mul_(-1 / temperature)
+
+
+def _gaussian(r: Tensor, *, bandwidth: float) -> Tensor:
+    return r.square_().mul_(-0.5 / bandwidth**2)
+
+
+def _matern(r: Tensor, *, smoothness: float, lengthscale: float) -> Tensor:
+    r.mul_(math.sqrt(2 * smoothness) / lengthscale)
+    if smoothness == 0.5:
+        return r.neg_()
+    polynomial = r.clone() if smoothness == 1.5 else r.square().div_(3).add_(r)
+    return torch.sub(polynomial.log1p_(), r, out=r)
+
+
+def _inverse_multiquadric(r: Tensor, *, scale: float) -> Tensor:
+    return r.square_().div_(scale**2).log1p_().div_(-2)
+
+
+class Radial(NamedTuple):
+    """A kernel that is a function of the Euclidean distance: fields evaluate the distances once for several.
+
+    Args:
+        profile: ``log k`` from distances, element by element. It may work in place: each call gets distances of
+            its own.
+
+    Example:
+        >>> rational = Radial(lambda r: -r.square().log1p())
+        >>> rational(torch.tensor([[0.0]]), torch.tensor([[1.0]]))
+        tensor([[-0.6931]])
+    """
+
+    profile: Profile
+
+    def __call__(self, x: Tensor, y: Tensor, /) -> Tensor:
+        """``log k(x_i, y_j)``, ``[.., n, m]``."""
+        return self.profile(distances(x, y))
+
+
+def profile(kernel: Kernel) -> Profile | None:
+    """The profile of a :class:`Radial` kernel, or of one of this file with its numbers bound; else ``None``."""
+    if isinstance(kernel, Radial):
+        return kernel.profile
+    if isinstance(kernel, partial) and not kernel.args:
+        known = _PROFILES.get(kernel.func)
+        return None if known is None else partial(known, **kernel.keywords)
+    return None
+
+
+def squared_lengths(x: Tensor) -> Tensor:
+    """``|x_i|^2``, without a copy of the points."""
+    return torch.linalg.vector_norm(x, dim=-1).square()
+
+
+def near(x: Tensor, y: Tensor, y_squares: Tensor, *, own: int | None, out: Tensor) -> Tensor:
+    """``|x_i - y_j|`` of ``[group, n, channel]`` and ``[group, m, channel]``, written to ``out [group, n, m]``.
+
+    Eager, without gradient. The expansion in the points' own precision, and anew by subtraction wherever it cancels, so
+    that every pair is as exact as one of distant points; where many cancel, the whole is expanded in float64. ``own``:
+    ``x`` is ``y[:, own : own + n]``, at distance zero from itself. ``y_squares``: ``|y_j|^2``.
+    """
+    if x.shape[-1] <= _DIRECT_CHANNELS:
+        torch.sub(x[..., :1], y[..., 0].unsqueeze(-2), out=out).square_()
+        for channel in range(1, x.shape[-1]):
+            difference = x[..., channel : channel + 1] - y[..., channel].unsqueeze(-2)
+            out.addcmul_(difference, difference)
+        return out.sqrt_()
+    x_squares = squared_lengths(x)
+    _expanded(x, y, y_squares * (1 - _CANCELLED), out)
+    itself = None if own is None else out.diagonal(own, -2, -1)
+    if itself is not None:
+        itself.fill_(torch.inf)
+    group, row = (out.amin(-1) < x_squares * (_CANCELLED - 1)).nonzero(as_tuple=True)
+    out.add_(x_squares.unsqueeze(-1)).add_((y_squares * _CANCELLED).unsqueeze(-2))
+    if len(row):
+        bound = _CANCELLED * (x_squares[group, row].unsqueeze(-1) + y_squares[group])
+        suspect, column = (out[group, row] < bound).nonzero(as_tuple=True)
+        if len(suspect) * _DEAR > out.numel():
+            a, b = x.double(), y.double()
+            exact = _expanded(a, b, b.square().sum(-1), torch.empty_like(out, dtype=torch.float64))
+            out.copy_(exact.add_(a.square().sum(-1).unsqueeze(-1)))
+        else:
+            group, row = group[suspect], row[suspect]
+            for start in range(0, len(row), _PAIRS):
+                g, i, j = (index[start : start + _PAIRS] for index in (group, row, column))
+                out[g, i, j] = (x[g, i] - y[g, j]).square().sum(-1)
+    if itself is not None:
+        itself.zero_()
+    return out.clamp_(min=0.0).sqrt_()
+
+
+def _expanded(x: Tensor, y: Tensor, squares: Tensor, out: Tensor) -> Tensor:
+    """``squares_j - 2 x_i . y_j``, written to ``out``."""
+    with no_autocast(x):
+        if len(x) == 1:
+            torch.addmm(squares[0], x[0], y[0].mT, alpha=-2, out=out[0])
+        else:
+            torch.baddbmm(squares.unsqueeze(-2), x, y.mT, alpha=-2, out=out)
+    return out
 
 
 @typed
@@ -164,3 +280,12 @@ def inverse_multiquadric(
     """
     _positive("scale", scale)
     return -(squared_distances(x, y) / scale**2).log1p() / 2
+
+
+_PROFILES: dict[Any, Callable[..., Tensor]] = {
+    laplace: _laplace,
+    gaussian: _gaussian,
+    matern: _matern,
+    inverse_multiquadric: _inverse_multiquadric,
+}
+"""The same kernels on distances that are at hand, in place."""

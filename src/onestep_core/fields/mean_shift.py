@@ -4,10 +4,19 @@
 
 Each side is a weighted mean, so its length is that of a distance however far the samples are from the data, and
 neither side can starve the other: the first form of the drifting paper, not the one it released. With a Gaussian
-kernel it is ``bandwidth^2`` times the difference of the smoothed scores.
+kernel it is ``bandwidth^2`` times the difference of the smoothed scores, ``grad log sum_p w k - grad log sum_n w k``:
+the score field of kernel density estimates. For other kernels that is
+:func:`onestep_core.fields.kernel_gradient_field`.
+
+From a batch of ``n`` points a weighted mean is off by ``-E[k^2 (y - m)] / (n E[k]^2)`` on average, since its
+denominator is random as well. The same batch estimates that, so it can be added back:
+
+    m + sum_j a_j^2 (y_j - m) = sum_j a_j (1 + a_j - sum_l a_l^2) y_j     a_j = A_ij / sum_l A_il
+
+whose weights still sum to one and are not negative. What remains is of order ``1 / n^2``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -34,12 +43,33 @@ def mean_shift_field(
     negative_weights: Float[Tensor, "*groups q_or_n"] | None = None,
     extra_weights: Float[Tensor, "*groups u"] | None = None,
     keys: Callable[[Tensor], Tensor] | None = None,
+    attraction: float = 1.0,
+    repulsion: float = 1.0,
+    bias_correction: bool = False,
     block_size: int | None = None,
 ) -> Drift:
     """``V_i`` = affinity-weighted mean of the positives minus that of the negatives.
 
     Integer weights equal repetition of points wherever the coupling normalises no columns. Arguments as
     :func:`onestep_core.fields.drift_field`; the coupling is found for positives and for negatives separately.
+
+    Args:
+        samples: points to move, ``[.., n, channel]``.
+        positives: real points, ``[.., p, channel]``.
+        negatives: exactly these repel, ``[.., q, channel]``; ``None``: the samples repel one another.
+        kernel: log-kernel.
+        coupling: of each side by itself.
+        extra_negatives: real points that repel as well, ``[.., u, channel]``.
+        positive_weights: ``[.., p]``.
+        negative_weights: ``[.., q]`` or ``[.., n]``.
+        extra_weights: ``[.., u]``.
+        keys: features in which distances are measured.
+        attraction: factor of ``(mean of the positives) - x_i``.
+        repulsion: factor of ``(mean of the negatives) - x_i``. Unless both are equal, equal sets no longer give zero:
+            for ablations.
+        bias_correction: take the bias of both means from ``O(1 / n)`` to ``O(1 / n^2)``, for independent points; a
+            weight is then not a repetition. Meant for couplings that normalise no columns.
+        block_size: rows of the kernel matrix held at a time; ``None`` chooses by shape.
 
     Returns:
         A :class:`Drift`, scale 1.
@@ -50,7 +80,8 @@ def mean_shift_field(
         jaxtyping.TypeCheckError: if channels or leading axes differ.
 
     Source: Deng et al., Generative Modeling via Drifting, eq. of ``V+`` and ``V-``, https://arxiv.org/abs/2602.04770;
-    Fukunaga and Hostetler, mean shift, https://doi.org/10.1109/TIT.1975.1055330.
+    Fukunaga and Hostetler, mean shift, https://doi.org/10.1109/TIT.1975.1055330; Zhang et al., Analytical Correction
+    for Subsampling Bias in Drifting Models, https://arxiv.org/abs/2604.27239.
 
     Example:
         >>> from functools import partial
@@ -60,6 +91,43 @@ def mean_shift_field(
         tensor([[-1.],
                 [ 1.]])
     """
+    (drift,) = mean_shift_fields(
+        samples,
+        positives,
+        negatives,
+        kernels=[kernel],
+        coupling=coupling,
+        extra_negatives=extra_negatives,
+        positive_weights=positive_weights,
+        negative_weights=negative_weights,
+        extra_weights=extra_weights,
+        keys=keys,
+        attraction=attraction,
+        repulsion=repulsion,
+        bias_correction=bias_correction,
+        block_size=block_size,
+    )
+    return drift
+
+
+def mean_shift_fields(
+    samples: Tensor,
+    positives: Tensor,
+    negatives: Tensor | None = None,
+    *,
+    kernels: Sequence[Kernel],
+    coupling: Coupling = softmax_rows,
+    extra_negatives: Tensor | None = None,
+    positive_weights: Tensor | None = None,
+    negative_weights: Tensor | None = None,
+    extra_weights: Tensor | None = None,
+    keys: Callable[[Tensor], Tensor] | None = None,
+    attraction: float = 1.0,
+    repulsion: float = 1.0,
+    bias_correction: bool = False,
+    block_size: int | None = None,
+) -> list[Drift]:
+    """:func:`mean_shift_field` for several kernels, which share the distances."""
     sets = gather(
         samples,
         positives,
@@ -71,21 +139,40 @@ def mean_shift_field(
         keys=keys,
     )
 
-    def mean(part: slice, self_penalty: float | None) -> Tensor:
-        keys = sets.target_keys[..., part, :]
-        affinities = Affinities(sets.sample_keys, keys, kernel, self_penalty=self_penalty, block_size=block_size)
+    def means(part: slice, *, themselves: bool) -> list[Tensor]:
+        affinities = Affinities(
+            sets.sample_keys,
+            sets.target_keys[..., part, :],
+            kernels,
+            self_penalties=[torch.inf] * len(kernels) if themselves else None,
+            block_size=block_size,
+        )
         weights = None if sets.weights is None else sets.weights[..., part]
         everything = [(slice(None), sets.targets[..., part, :])]
-        (sums,) = affinities.apply(affinities.potentials(coupling), everything, weights=weights, floor=0.0)
-        return _mean(sums, sets.samples)
+        potentials = affinities.potentials(coupling)
+        first = affinities.apply(potentials, everything, weights=weights)
+        plain = [centre(sums, sets.samples) for (sums,) in first]
+        if not bias_correction:
+            return plain
+        second = affinities.apply(potentials, everything, weights=weights, power=2)
+        return [_corrected(m, of, squared) for m, (of,), (squared,) in zip(plain, first, second, strict=True)]
 
-    attraction = mean(sets.positive, None)
-    repulsion = mean(sets.negative, torch.inf if sets.repel_one_another else None)
-    return evaluated(samples, attraction - repulsion)
+    towards = means(sets.positive, themselves=False)
+    away = means(sets.negative, themselves=sets.repel_one_another)
+    fields = (attraction * t - repulsion * a for t, a in zip(towards, away, strict=True))
+    if attraction != repulsion:
+        fields = (field + (repulsion - attraction) * sets.samples for field in fields)
+    return [evaluated(samples, field) for field in fields]
 
 
-def _mean(sums: Sums, otherwise: Tensor) -> Tensor:
+def centre(sums: Sums, otherwise: Tensor) -> Tensor:
     """``products / totals``; the sample itself where nothing has any weight."""
     totals = sums.totals.unsqueeze(-1)
     some = totals > 0
     return torch.where(some, sums.products / torch.where(some, totals, 1.0), otherwise)
+
+
+def _corrected(mean: Tensor, sums: Sums, squared: Sums) -> Tensor:
+    """``m + sum_j a_j^2 (y_j - m)`` with ``a`` the shares of the affinities."""
+    mass = torch.where(sums.totals > 0, sums.totals, 1.0).square().unsqueeze(-1)
+    return mean + (squared.products - squared.totals.unsqueeze(-1) * mean) / mass

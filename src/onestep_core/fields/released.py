@@ -11,8 +11,8 @@ from onestep_core.errors import ConfigError
 from onestep_core.fields.attraction_repulsion import balance, evaluated, normalized
 from onestep_core.fields.clouds import gather
 from onestep_core.fields.couplings import softmax_both
-from onestep_core.fields.kernels import distances
-from onestep_core.fields.streaming import Affinities, Sums, block_rows
+from onestep_core.fields.kernels import Radial, distances
+from onestep_core.fields.streaming import Affinities, Sums, distance_blocks
 from onestep_core.precision import full, no_autocast
 from onestep_core.protocols import Drift
 from onestep_core.typing import typed
@@ -109,18 +109,24 @@ def released_drift(
     unit = (scale / samples.shape[-1] ** 0.5).clamp(min=_SCALE_FLOOR)
     length = scale.clamp(min=_SCALE_FLOOR)
     chosen = [(part, sets.targets[..., part, :] / unit) for part in (sets.negative, sets.positive)]
+
+    def kernel(temperature: float) -> Radial:
+        def log_k(r: Tensor) -> Tensor:
+            return r.clamp_(min=_DISTANCE_FLOOR).div_(length * -temperature)
+
+        return Radial(log_k)
+
+    affinities = Affinities(
+        sets.samples,
+        sets.targets,
+        [kernel(t) for t in temperatures],
+        self_penalties=[_SELF_PENALTY / t for t in temperatures],
+        block_size=block_size,
+    )
+    potentials = affinities.potentials(softmax_both)
     total = torch.zeros_like(sets.samples)
     norms: list[Tensor] = []
-    for temperature in temperatures:
-
-        def kernel(x: Tensor, y: Tensor, /, *, at: float = temperature) -> Tensor:
-            return distances(x, y).clamp(min=_DISTANCE_FLOOR) / (length * -at)
-
-        affinities = Affinities(
-            sets.samples, sets.targets, kernel, self_penalty=_SELF_PENALTY / temperature, block_size=block_size
-        )
-        potentials = affinities.potentials(softmax_both)
-        negative, positive = affinities.apply(potentials, chosen, weights=sets.weights, floor=affinity_floor)
+    for negative, positive in affinities.apply(potentials, chosen, weights=sets.weights, floor=affinity_floor):
         one = evaluated(samples, balance(negative, positive))
         total = total + normalized(one)
         norms.append(one.force_norms)
@@ -129,11 +135,10 @@ def released_drift(
 
 def _mean_distance(x: Tensor, y: Tensor, weights: Tensor | None, block_size: int | None) -> Tensor:
     """``mean(d w) / mean(w)`` over every pair of the call, 0-d."""
-    n, m = x.shape[-2], y.shape[-2]
-    size = block_rows(x[..., 0, 0].numel(), n, m, block_size)
+    m = y.shape[-2]
     total = x.new_zeros(())
-    for start in range(0, n, size):
-        d = distances(x[..., start : start + size, :], y).clamp(min=_DISTANCE_FLOOR)
+    for _, d in distance_blocks(x, y, themselves=True, block_size=block_size):
+        d = d.clamp_(min=_DISTANCE_FLOOR)
         total = total + (d if weights is None else d * weights.unsqueeze(-2)).sum()
     mass = x.new_ones(()) if weights is None else weights.mean()
     return total / (x[..., 0].numel() * m) / mass

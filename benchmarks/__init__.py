@@ -1,0 +1,1 @@
+"""Benchmarks: ratios against named rivals, measured in one run. ``python -m benchmarks.fields --help``."""

@@ -1,0 +1,168 @@
+"""Drift fields at size, against the dense textbook form, that form compiled, and KeOps.
+
+    python -m benchmarks.fields               # what a laptop bears in a minute
+    python -m benchmarks.fields --large       # the shapes of the targets, and memory up to 65,536 points
+
+``field``: attraction-repulsion under the Laplace kernel at three temperatures, softmax over both axes, each field
+at unit root mean square, samples repelling one another. ``batched``: the same in many small groups, the shape of an
+ImageNet training.
+"""
+
+import argparse
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import harness
+from onestep_core import drift_field, laplace, multi_temperature, softmax_both
+
+TEMPERATURES = (0.02, 0.05, 0.2)
+"""In units of the typical distance of two points."""
+SHAPES: dict[str, tuple[int, int, int, int, int]] = {
+    # groups, samples, positives, extra negatives, channels
+    "small": (1, 1024, 1024, 256, 256),
+    "field": (1, 4096, 4096, 1024, 256),
+    "field_16k": (1, 16384, 16384, 0, 64),
+    "field_65k": (1, 32768, 32768, 0, 16),
+    "batched_small": (8, 64, 64, 32, 640),
+    "batched": (64, 64, 64, 32, 640),
+}
+KEOPS_SHAPE = (1, 1024, 1024, 256, 64)
+
+
+def clouds(shape: tuple[int, int, int, int, int], dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """Samples, positives and extra negatives: normal, the samples shifted."""
+    groups, *counts, channels = shape
+    generator = torch.Generator().manual_seed(0)
+    sets = [torch.randn(groups, count, channels, generator=generator) for count in counts]
+    sets[0] += 0.1
+    return [points.to(dtype).squeeze(0) for points in sets]
+
+
+def dense(x: Tensor, y: Tensor, extra: Tensor, *, lengths: tuple[float, ...]) -> Tensor:
+    """Algorithm A1 of the drifting paper as one writes it down, with matrices of affinities."""
+    n, negatives = x.shape[-2], x.shape[-2] + extra.shape[-2]
+    targets = torch.cat([x, extra, y], -2)
+    distance = torch.cdist(x, targets)
+    own = torch.eye(n, targets.shape[-2], device=x.device, dtype=x.dtype)
+    distance = distance + 1e6 * own
+    total = torch.zeros_like(x)
+    for length in lengths:
+        logits = -distance / length
+        affinity = (logits.softmax(-1) * logits.softmax(-2)).sqrt()
+        negative, positive = affinity[..., :negatives], affinity[..., negatives:]
+        towards = positive * negative.sum(-1, keepdim=True)
+        away = negative * positive.sum(-1, keepdim=True)
+        field = towards @ y - away @ targets[..., :negatives, :]
+        total = total + field / field.square().mean().clamp(min=1e-8).sqrt()
+    return total
+
+
+def ours(x: Tensor, y: Tensor, extra: Tensor, *, lengths: tuple[float, ...]) -> Tensor:
+    """The library's field."""
+
+    def at(length: float) -> Any:
+        return partial(drift_field, kernel=partial(laplace, temperature=length), coupling=softmax_both)
+
+    keywords = {"extra_negatives": extra} if extra.shape[-2] else {}
+    return multi_temperature(at, lengths, normalize=True)(x, y, **keywords).field
+
+
+def keops(x: Tensor, y: Tensor, extra: Tensor, *, lengths: tuple[float, ...]) -> Tensor:
+    """The same with KeOps' symbolic matrices; self pairs are masked by their indices."""
+    from pykeops.torch import LazyTensor  # type: ignore[import-not-found]
+
+    targets, n = torch.cat([x, extra, y]), len(x)
+    i, j = (torch.arange(len(points), dtype=x.dtype)[:, None] for points in (x, targets))
+    own = (LazyTensor(i[:, None]) - LazyTensor(j[None])).square().ifelse(1e-3, 1.0, 0.0)
+    distance = ((LazyTensor(x[:, None]) - LazyTensor(targets[None])) ** 2).sum(-1).sqrt() + 1e6 * own
+    total = torch.zeros_like(x)
+    ones = torch.ones(len(targets), 1)
+    for length in lengths:
+        logits = distance * (-1 / length)
+        row, column = logits.logsumexp(1), logits.logsumexp(0)
+        affinity = (logits - LazyTensor(row[:, None] / 2) - LazyTensor(column[None] / 2)).exp()
+        is_positive = (torch.arange(len(targets)) >= n + len(extra)).to(x)[:, None]
+        positive, s_positive = affinity @ (is_positive * targets), affinity @ is_positive
+        negative, s_negative = affinity @ ((1 - is_positive) * targets), affinity @ (ones - is_positive)
+        field = s_negative * positive - s_positive * negative
+        total = total + field / field.square().mean().clamp(min=1e-8).sqrt()
+    return total
+
+
+RIVALS: dict[str, Callable[..., Tensor]] = {"dense": dense, "dense compiled": torch.compile(dense), "ours": ours}
+
+
+def call(rival: str, shape: str) -> Callable[[], Tensor]:
+    """A rival on its inputs; one thread of control, without gradient."""
+    sets = clouds(SHAPES[shape])
+    typical = math.sqrt(2 * SHAPES[shape][-1])
+    function = partial(RIVALS[rival], *sets, lengths=tuple(t * typical for t in TEMPERATURES))
+    return torch.no_grad()(function)
+
+
+def worst(shape: tuple[int, int, int, int, int]) -> float:
+    """Largest error of our float32, against the dense form in float64, with duplicates and a sample 200 times away."""
+    sets = clouds(shape)
+    sets[1][..., :50, :] = sets[0][..., :50, :]
+    sets[0][..., -1, :] *= 200
+    lengths = tuple(t * math.sqrt(2 * shape[-1]) for t in TEMPERATURES)
+    exact = dense(*(points.double() for points in sets), lengths=lengths)
+    return float((ours(*sets, lengths=lengths) - exact).abs().max() / exact.abs().max())
+
+
+def compare(shape: str, *, rounds: int) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for name, times in harness.interleaved({rival: call(rival, shape) for rival in RIVALS}, rounds=rounds).items():
+        memory = harness.peak_memory("benchmarks.fields", name, shape)
+        rows.append({"shape": shape, "rival": name, **times, "MiB": memory})
+    for row in rows:
+        row["memory ratio"] = row["MiB"] / rows[0]["MiB"]
+    return rows
+
+
+def with_keops() -> list[dict[str, Any]]:
+    """At a size that it can bear; nothing where it is not installed."""
+    try:
+        import pykeops  # type: ignore[import-not-found] # noqa: F401
+    except ImportError:
+        print("pykeops is not installed: pip install -e '.[bench]'")
+        return []
+    sets, lengths = clouds(KEOPS_SHAPE), tuple(t * math.sqrt(2 * KEOPS_SHAPE[-1]) for t in TEMPERATURES)
+    rivals = {name: partial(f, *sets, lengths=lengths) for name, f in {**RIVALS, "keops": keops}.items()}
+    times = harness.interleaved(rivals, rounds=3)
+    return [{"shape": "keops", "rival": name, **found} for name, found in times.items()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--large", action="store_true", help="the shapes of the targets; minutes, and 2 GiB of memory")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--measure", nargs=2, metavar=("RIVAL", "SHAPE"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.ones(1).sqrt()
+    if arguments.measure:
+        harness.measure(call(*arguments.measure))
+        return
+    rows: list[dict[str, Any]] = []
+    for shape in ("field", "batched") if arguments.large else ("small", "batched_small"):
+        rows += compare(shape, rounds=arguments.rounds)
+    error = worst(SHAPES["field" if arguments.large else "small"])
+    rows += with_keops()
+    if arguments.large:
+        for shape in ("field_16k", "field_65k"):
+            times = harness.interleaved({"ours": call("ours", shape)}, rounds=1)["ours"]
+            memory = harness.peak_memory("benchmarks.fields", "ours", shape)
+            rows.append({"shape": shape, "rival": "ours", "seconds": times["seconds"], "MiB": memory})
+    rows.append({"shape": "worst error", "rival": "ours", "ratio": error})
+    print(harness.record("fields-large" if arguments.large else "fields", rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""What every benchmark shares: rivals in turn, memory in fresh processes, a table, a dated record.
+
+Rivals run interleaved, one call each a round, so that a machine that slows down slows all of them; the number is the
+median ratio to the first rival within a round. Peak memory is that of a process of its own, which builds the same
+inputs and makes one call: its highest resident set, less what it held before the call (allocators included).
+"""
+
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+LIBRARIES = ("torch", "numpy", "pykeops")
+
+
+def interleaved(rivals: Mapping[str, Callable[[], Any]], *, rounds: int) -> dict[str, dict[str, float]]:
+    """Seconds a call and the ratio to the first rival, medians over the rounds; one call of each warms up."""
+    for call in rivals.values():
+        call()
+    seconds: dict[str, list[float]] = {name: [] for name in rivals}
+    for _ in range(rounds):
+        for name, call in rivals.items():
+            start = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - start)
+    first = next(iter(seconds.values()))
+    return {
+        name: {
+            "seconds": statistics.median(times),
+            "ratio": statistics.median(t / f for t, f in zip(times, first, strict=True)),
+        }
+        for name, times in seconds.items()
+    }
+
+
+def peak_memory(module: str, *arguments: str) -> float:
+    """MiB that one call added to the highest resident set of a fresh process: ``python -m module --measure ...``."""
+    command = [sys.executable, "-m", module, "--measure", *arguments]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def measure(call: Callable[[], Any]) -> None:
+    """Print what :func:`peak_memory` reads. Inputs must exist already; the warm-up loads the library's own code."""
+    torch.randn(64, 64) @ torch.randn(64, 64)
+    before = _highest()
+    call()
+    print((_highest() - before) / 1024)
+
+
+def _highest() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def hardware() -> dict[str, Any]:
+    """Where and with what the numbers were found."""
+    model = platform.processor()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    found = {d.metadata["Name"].lower() for d in metadata.distributions()}
+    return {
+        "processor": model,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in LIBRARIES if name in found},
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Rows with the same keys as aligned text."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    shown = [names, *([_text(row.get(name)) for name in names] for row in rows)]
+    widths = [max(len(line[i]) for line in shown) for i in range(len(names))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in shown)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def record(name: str, rows: list[dict[str, Any]]) -> Path:
+    """Print the table and write it with the hardware and versions to ``results``, one file a day and benchmark."""
+    now = datetime.now(UTC)
+    path = RESULTS / f"{name}-{now:%Y-%m-%d}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"when": f"{now:%Y-%m-%d %H:%M} UTC", **hardware(), "rows": rows}, indent=1) + "\n")
+    print(table(rows))
+    return path

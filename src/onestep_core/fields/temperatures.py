@@ -1,0 +1,132 @@
+"""Several temperatures: fields summed over them, and temperatures that fall as the training goes on.
+
+A small temperature resolves what is near and does not see what is far; the sum sees both, and a schedule from coarse to
+fine sees one after the other.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onestep_core.errors import ConfigError
+from onestep_core.fields.attraction_repulsion import drift_field, drift_fields, normalized
+from onestep_core.fields.mean_shift import mean_shift_field, mean_shift_fields
+from onestep_core.protocols import Drift, Field
+
+
+def multi_temperature(field: Callable[[float], Field], temperatures: Sequence[float], *, normalize: bool) -> Field:
+    """The sum of one field at several temperatures, each brought to unit root mean square first or not.
+
+    Fields that are partials of :func:`onestep_core.fields.drift_field` or
+    :func:`onestep_core.fields.mean_shift_field` and differ in nothing but their kernel share the distances.
+
+    Args:
+        field: from a temperature to a field.
+        temperatures: positive, at least one.
+        normalize: divide each displacement by its root mean square over the whole call (at least 1e-4). The sum
+            then says nothing about progress; ``force_norms``, one mean square a temperature, does.
+
+    Returns:
+        A field with the same arguments.
+
+    Raises:
+        ConfigError: without a temperature, or with one that is not positive.
+
+    Source: Deng et al., Generative Modeling via Drifting, appendix A.6, https://arxiv.org/abs/2602.04770.
+
+    Example:
+        >>> from functools import partial
+        >>> from onestep_core.fields import laplace, mean_shift_field
+        >>> field = multi_temperature(
+        ...     lambda t: partial(mean_shift_field, kernel=partial(laplace, temperature=t)), (0.1, 1.0), normalize=True
+        ... )
+        >>> field(torch.zeros(2, 1), torch.ones(3, 1)).force_norms.shape
+        torch.Size([2])
+    """
+    _all_positive(*temperatures)
+    fields = [field(t) for t in temperatures]
+    together = _together(fields)
+
+    def summed(
+        samples: Tensor, positives: Tensor, negatives: Tensor | None = None, /, *rest: Any, **keywords: Any
+    ) -> Drift:
+        if together is not None and not rest and "kernel" not in keywords:
+            drifts: list[Drift] = together(samples, positives, negatives, **keywords)
+        else:
+            drifts = [f(samples, positives, negatives, *rest, **keywords) for f in fields]
+        total = torch.zeros_like(drifts[0].field)
+        for drift in drifts:
+            total = total + (normalized(drift) if normalize else drift.field)
+        return drifts[0]._replace(field=total, force_norms=torch.cat([d.force_norms for d in drifts]))
+
+    return summed
+
+
+def _together(fields: Sequence[Field]) -> Callable[..., list[Drift]] | None:
+    """One function for fields that differ in their kernel alone; ``None`` for others."""
+    first = fields[0]
+    if not isinstance(first, partial) or first.func not in _SHARING:
+        return None
+    shared = {name: value for name, value in first.keywords.items() if name != "kernel"}
+    kernels: list[Any] = []
+    for other in fields:
+        if not isinstance(other, partial) or other.func is not first.func or other.args or first.args:
+            return None
+        theirs = {name: value for name, value in other.keywords.items() if name != "kernel"}
+        if "kernel" not in other.keywords or theirs.keys() != shared.keys():
+            return None
+        if any(theirs[name] is not value for name, value in shared.items()):
+            return None
+        kernels.append(other.keywords["kernel"])
+    return partial(_SHARING[first.func], kernels=kernels, **shared)
+
+
+_SHARING: dict[Any, Callable[..., list[Drift]]] = {drift_field: drift_fields, mean_shift_field: mean_shift_fields}
+
+
+def geometric_temperature(progress: float, *, start: float, end: float) -> float:
+    """``start (end / start)^progress``: the same factor in every share of the training, coarse to fine.
+
+    Args:
+        progress: share of the training that is over; clamped to 0..1.
+        start: temperature at 0, positive.
+        end: temperature at 1, positive.
+
+    Raises:
+        ConfigError: if a temperature is not positive.
+
+    Source: Drifting is secretly score matching, on annealing the bandwidth exponentially,
+    https://arxiv.org/abs/2603.09936.
+
+    Example:
+        >>> [round(geometric_temperature(p, start=1.0, end=0.01), 3) for p in (0, 0.5, 1)]
+        [1.0, 0.1, 0.01]
+    """
+    _all_positive(start, end)
+    return start * (end / start) ** min(max(progress, 0.0), 1.0)
+
+
+def stepped_temperature(progress: float, *, temperatures: Sequence[float]) -> float:
+    """The temperatures one after the other, each for an equal share of the training.
+
+    Args:
+        progress: share of the training that is over; clamped to 0..1.
+        temperatures: positive, at least one, coarse to fine.
+
+    Raises:
+        ConfigError: without a temperature, or with one that is not positive.
+
+    Example:
+        >>> [stepped_temperature(p, temperatures=(1.0, 0.3, 0.1)) for p in (0, 0.4, 1)]
+        [1.0, 0.3, 0.1]
+    """
+    _all_positive(*temperatures)
+    return temperatures[min(int(max(progress, 0.0) * len(temperatures)), len(temperatures) - 1)]
+
+
+def _all_positive(*temperatures: float) -> None:
+    if not temperatures or not all(t > 0 for t in temperatures):
+        raise ConfigError(f"temperatures = {temperatures}: expected at least one, all positive")
