@@ -16,7 +16,7 @@ is far below the resolution of the inputs.
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 from jaxtyping import Float
@@ -140,7 +140,7 @@ def profile(kernel: Kernel) -> Profile | None:
 
 def squared_lengths(x: Tensor) -> Tensor:
     """``|x_i|^2``, without a copy of the points."""
-    return torch.linalg.vector_norm(x, dim=-1).square()
+    return cast(Tensor, cast(Any, torch.linalg).vector_norm(x, dim=-1)).square()
 
 
 def near(x: Tensor, y: Tensor, y_squares: Tensor, *, own: int | None, out: Tensor) -> Tensor:
