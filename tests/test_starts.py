@@ -8,6 +8,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import torch
 
 SOURCE = Path(__file__).parent.parent / "examples" / "drifting_starts.py"
 _SPEC = importlib.util.spec_from_file_location("drifting_starts", SOURCE)

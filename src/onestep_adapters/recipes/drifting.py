@@ -16,7 +16,13 @@ from onestep_adapters.recipes.options import Network, Training, not_negative, po
 from onestep_adapters.recipes.problems import Problem
 from onestep_adapters.recipes.setting import Setting
 from onestep_adapters.training import LossStep
-from onestep_core import drift_negative_weight, drifting_regressions, mse, sample_guidance_scales
+from onestep_core import (
+    drift_negative_weight,
+    drifting_regressions,
+    geometric_temperature,
+    mse,
+    sample_guidance_scales,
+)
 from onestep_core.errors import ConfigError
 from onestep_core.protocols import Features, Field
 
@@ -88,7 +94,9 @@ class Drifting:
     temperatures: tuple[float, ...] = (1.0,)
     """Of the Laplace kernel, in units of the data; the fields are averaged (released: normalised and summed)."""
     final_temperatures: tuple[float, ...] | None = None
-    """Where the temperatures end: they move there geometrically over the training, coarse to fine. None: they stay."""
+    """Where the temperatures end: they move there geometrically, coarse to fine. None: they stay."""
+    cooling: float = attrs.field(default=1.0, validator=[share, positive])
+    """Share of the training in which the temperatures move; for the rest they are the final ones."""
     relative: bool = False
     """Temperatures are relative to the mean distance of each feature, in whose units the drift then is."""
     encoder: Literal["pixels", "random"] = "pixels"
@@ -163,7 +171,11 @@ class Drifting:
 
     def _temperatures_at(self, progress: float) -> tuple[float, ...]:
         ends = self.final_temperatures or self.temperatures
-        return tuple(a * (b / a) ** progress for a, b in zip(self.temperatures, ends, strict=True))
+        done = progress / self.cooling
+        return tuple(
+            geometric_temperature(done, start=start, end=end)
+            for start, end in zip(self.temperatures, ends, strict=True)
+        )
 
     def field_at(self, progress: float) -> Field:
         """The field at a share of the training, 0 to 1."""
