@@ -15,26 +15,48 @@ from jaxtyping import Float
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
-from onestep_core.fields.clouds import gather
-from onestep_core.fields.streaming import Affinities, Sums
-from onestep_core.precision import full
+from onestep_core.fields.clouds import Clouds, gather
+from onestep_core.fields.streaming import Affinities, joined
+from onestep_core.precision import full, no_autocast
 from onestep_core.protocols import Coupling, Drift, Kernel
 from onestep_core.typing import typed
 
 _RMS_FLOOR = 1e-8
 
 
-def balance(negative: Sums, positive: Sums) -> Tensor:
-    """``S_neg P - S_pos N``: no difference tensor, and the samples' own coordinates cancel exactly."""
-    towards = negative.totals.unsqueeze(-1) * positive.products
-    return torch.addcmul(towards, positive.totals.unsqueeze(-1), negative.products, value=-1)
+def signed(affinity: Tensor, sets: Clouds, attraction: float = 1.0, repulsion: float = 1.0) -> Tensor:
+    """``B_ip = a S_neg A_ip`` and ``B_in = -r S_pos A_in``, in place of ``A``: the field is ``sum_j B_ij (y_j - x_i)``.
+
+    With both factors one, rows sum to zero: one product with the targets is the field, without a difference tensor.
+    """
+    away, towards = affinity[..., sets.negative], affinity[..., sets.positive]
+    s_negative, s_positive = away.sum(-1, keepdim=True), towards.sum(-1, keepdim=True)
+    away.mul_(s_positive.mul_(-repulsion))
+    towards.mul_(s_negative.mul_(attraction))
+    return affinity
 
 
-def unbalance(x: Tensor, negative: Sums, positive: Sums, attraction: float, repulsion: float) -> Tensor:
-    """``a S_neg (P - S_pos x) - r S_pos (N - S_neg x)``: what :func:`balance` is with both factors one."""
-    s_negative, s_positive = negative.totals.unsqueeze(-1), positive.totals.unsqueeze(-1)
-    towards, away = attraction * s_negative * positive.products, repulsion * s_positive * negative.products
-    return towards - away + (repulsion - attraction) * s_negative * s_positive * x
+def displacements(
+    affinities: Affinities,
+    coupling: Coupling,
+    sets: Clouds,
+    *,
+    floor: float,
+    attraction: float = 1.0,
+    repulsion: float = 1.0,
+) -> list[Tensor]:
+    """The field of each kernel, ``[.., n, channel]``."""
+    parts: list[list[Tensor]] = []
+    for rows, kernel, affinity in affinities.blocks(affinities.potentials(coupling), weights=sets.weights, floor=floor):
+        factors = signed(affinity, sets, attraction, repulsion)
+        with no_autocast(factors):
+            field = factors @ sets.targets
+        if attraction != repulsion:
+            field = field - factors.sum(-1, keepdim=True) * sets.samples[..., rows, :]
+        if kernel == len(parts):
+            parts.append([])
+        parts[kernel].append(field)
+    return [joined(part, -2) for part in parts]
 
 
 def evaluated(samples: Tensor, field: Tensor) -> Drift:
@@ -156,16 +178,8 @@ def drift_fields(
         self_penalties=[torch.inf] * len(kernels) if sets.repel_one_another else None,
         block_size=block_size,
     )
-    chosen = [(part, sets.targets[..., part, :]) for part in (sets.negative, sets.positive)]
-    potentials = affinities.potentials(coupling)
-    drifts: list[Drift] = []
-    for negative, positive in affinities.apply(potentials, chosen, weights=sets.weights, floor=affinity_floor):
-        if attraction == repulsion == 1:
-            field = balance(negative, positive)
-        else:
-            field = unbalance(sets.samples, negative, positive, attraction, repulsion)
-        drifts.append(evaluated(samples, field))
-    return drifts
+    fields = displacements(affinities, coupling, sets, floor=affinity_floor, attraction=attraction, repulsion=repulsion)
+    return [evaluated(samples, field) for field in fields]
 
 
 def normalized(drift: Drift) -> Tensor:

@@ -73,7 +73,8 @@ def gather(
         )
     x = frozen(samples)
     centre = raw[-1].mean(-2, keepdim=True)
-    moved, targets = x - centre, torch.cat([r - centre for r in raw], -2)
+    targets = torch.cat(raw, -2).sub_(centre)
+    moved = targets[..., : x.shape[-2], :] if themselves else x - centre
     sample_keys, target_keys = moved, targets
     if keys is not None:
         sample_keys = frozen(keys(x))

@@ -148,14 +148,14 @@ def mean_shift_fields(
             block_size=block_size,
         )
         weights = None if sets.weights is None else sets.weights[..., part]
-        everything = [(slice(None), sets.targets[..., part, :])]
+        points = sets.targets[..., part, :]
         potentials = affinities.potentials(coupling)
-        first = affinities.apply(potentials, everything, weights=weights)
-        plain = [centre(sums, sets.samples) for (sums,) in first]
+        first = affinities.apply(potentials, points, weights=weights)
+        plain = [centre(sums, sets.samples) for sums in first]
         if not bias_correction:
             return plain
-        second = affinities.apply(potentials, everything, weights=weights, power=2)
-        return [_corrected(m, of, squared) for m, (of,), (squared,) in zip(plain, first, second, strict=True)]
+        second = affinities.apply(potentials, points, weights=weights, power=2)
+        return [_corrected(m, of, squared) for m, of, squared in zip(plain, first, second, strict=True)]
 
     towards = means(sets.positive, themselves=False)
     away = means(sets.negative, themselves=sets.repel_one_another)

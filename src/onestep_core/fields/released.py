@@ -8,11 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
-from onestep_core.fields.attraction_repulsion import balance, evaluated, normalized
+from onestep_core.fields.attraction_repulsion import displacements, evaluated, normalized, signed
 from onestep_core.fields.clouds import gather
 from onestep_core.fields.couplings import softmax_both
 from onestep_core.fields.kernels import Radial, distances
-from onestep_core.fields.streaming import Affinities, Sums, distance_blocks
+from onestep_core.fields.streaming import Affinities, distance_blocks
 from onestep_core.precision import full, no_autocast
 from onestep_core.protocols import Drift
 from onestep_core.typing import typed
@@ -108,7 +108,6 @@ def released_drift(
     scale = _mean_distance(sets.samples, sets.targets, sets.weights, block_size)
     unit = (scale / samples.shape[-1] ** 0.5).clamp(min=_SCALE_FLOOR)
     length = scale.clamp(min=_SCALE_FLOOR)
-    chosen = [(part, sets.targets[..., part, :] / unit) for part in (sets.negative, sets.positive)]
 
     def kernel(temperature: float) -> Radial:
         def log_k(r: Tensor) -> Tensor:
@@ -123,14 +122,12 @@ def released_drift(
         self_penalties=[_SELF_PENALTY / t for t in temperatures],
         block_size=block_size,
     )
-    potentials = affinities.potentials(softmax_both)
-    total = torch.zeros_like(sets.samples)
-    norms: list[Tensor] = []
-    for negative, positive in affinities.apply(potentials, chosen, weights=sets.weights, floor=affinity_floor):
-        one = evaluated(samples, balance(negative, positive))
-        total = total + normalized(one)
-        norms.append(one.force_norms)
-    return Drift(full(samples) / unit, total, scale, torch.cat(norms))
+    in_units = sets._replace(targets=sets.targets / unit)
+    drifts = [
+        evaluated(samples, field) for field in displacements(affinities, softmax_both, in_units, floor=affinity_floor)
+    ]
+    total = torch.stack([normalized(drift) for drift in drifts]).sum(0)
+    return Drift(full(samples) / unit, total, scale, torch.cat([drift.force_norms for drift in drifts]))
 
 
 def _mean_distance(x: Tensor, y: Tensor, weights: Tensor | None, block_size: int | None) -> Tensor:
@@ -194,7 +191,6 @@ def notebook_drift(
     index = torch.arange(d.shape[-1], device=d.device)
     k = (d.masked_fill(index[: d.shape[-2]].unsqueeze(-1) == index, 1e6) / -temperature).exp()
     affinity = k / (k.sum(-1, keepdim=True) * k.sum(-2, keepdim=True)).clamp(min=1e-12).sqrt()
-    shares = [(affinity[..., part], sets.targets[..., part, :]) for part in (sets.negative, sets.positive)]
     with no_autocast(d):
-        negative, positive = (Sums(share @ points, share.sum(-1)) for share, points in shares)
-    return evaluated(samples, balance(negative, positive))
+        field = signed(affinity, sets) @ sets.targets
+    return evaluated(samples, field)

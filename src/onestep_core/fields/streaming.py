@@ -133,6 +133,11 @@ class Affinities:
             return log_k.masked_fill(own, -math.inf)
         return torch.where(own, log_k - penalty, log_k)
 
+    def _evaluated(self) -> Iterator[tuple[slice, int, Tensor]]:
+        for kernel in range(len(self._kernels)):
+            for rows, log_k in self._blocks(kernel):
+                yield rows, kernel, log_k
+
     def _blocks(self, kernel: int, columns: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
         """Every block of one log-kernel."""
         for rows in self._slices:
@@ -200,7 +205,7 @@ class Affinities:
             (log_k if column is None else log_k - column.unsqueeze(-2)).logsumexp(-1)
             for _, log_k in self._blocks(kernel)
         ]
-        return _zero_if_masked(torch.cat(parts, -1) if len(parts) > 1 else parts[0])
+        return _zero_if_masked(joined(parts, -1))
 
     def columns(self, row: Tensor | None = None, *, kernel: int = 0) -> Tensor:
         """``logsumexp_i (log_k - row)``, ``[.., m]``; 0 where every pair is masked."""
@@ -223,58 +228,40 @@ class Affinities:
             coupling(partial(self.rows, kernel=k), partial(self.columns, kernel=k)) for k in range(len(self._kernels))
         ]
 
-    def _affinities(self, potentials: Sequence[Potentials], floor: float) -> Iterator[tuple[slice, int, Tensor]]:
-        if self._profiles:
-            for rows, kernel, log_k in self._sweep():
-                row, column = potentials[kernel]
-                affinity = log_k.sub_(row[..., rows].unsqueeze(-1)).sub_(column.unsqueeze(-2)).exp_()
-                yield rows, kernel, affinity.clamp_(min=floor) if floor > 0 else affinity
-            return
-        for kernel, (row, column) in enumerate(potentials):
-            for rows, log_k in self._blocks(kernel):
-                affinity = (log_k - row[..., rows].unsqueeze(-1) - column.unsqueeze(-2)).exp()
-                yield rows, kernel, affinity.clamp(min=floor) if floor > 0 else affinity
-
-    def apply(
-        self,
-        potentials: Sequence[Potentials],
-        sets: Sequence[tuple[slice, Tensor]],
-        *,
-        weights: Tensor | None,
-        floor: float = 0.0,
-        power: int = 1,
-    ) -> list[list[Sums]]:
-        """For each kernel and each set of targets: weighted affinities times values, and their row sums.
+    def blocks(
+        self, potentials: Sequence[Potentials], *, weights: Tensor | None = None, floor: float = 0.0
+    ) -> Iterator[tuple[slice, int, Tensor]]:
+        """Every block of every affinity, ``[.., rows, m]``, to be overwritten: which rows, which kernel.
 
         Args:
             potentials: of each kernel, row ``[.., n]`` and column ``[.., m]``.
-            sets: which targets, and their values ``[.., |set|, channel]``.
             weights: factor of each target, ``[.., m]``, after the coupling and the floor.
             floor: smallest affinity, before the weights.
-            power: of the weighted affinity.
         """
-        masses = None if weights is None else weights.pow(power)
-        weighted = [
-            (chosen, values if masses is None else values * masses[..., chosen].unsqueeze(-1))
-            for chosen, values in sets
-        ]
-        parts: list[list[list[Sums]]] = [[[] for _ in sets] for _ in self._kernels]
-        for _, kernel, affinity in self._affinities(potentials, floor):
+        for rows, kernel, log_k in self._sweep() if self._profiles else self._evaluated():
+            row, column = potentials[kernel]
+            row, column = row[..., rows].unsqueeze(-1), column.unsqueeze(-2)
+            swept = bool(self._profiles)
+            affinity = log_k.sub_(row).sub_(column).exp_() if swept else (log_k - row - column).exp()
+            if floor > 0:
+                affinity = affinity.clamp_(min=floor)
+            yield rows, kernel, affinity if weights is None else affinity * weights.unsqueeze(-2)
+
+    def apply(
+        self, potentials: Sequence[Potentials], values: Tensor, *, weights: Tensor | None, power: int = 1
+    ) -> list[Sums]:
+        """For each kernel: weighted affinities to a power, times ``values [.., m, channel]``, and their row sums."""
+        parts: list[list[Sums]] = [[] for _ in self._kernels]
+        for _, kernel, affinity in self.blocks(potentials, weights=weights):
             powered = affinity if power == 1 else affinity.pow(power)
-            for part, (chosen, values) in zip(parts[kernel], weighted, strict=True):
-                share = powered[..., chosen]
-                with no_autocast(values):
-                    totals = (
-                        share.sum(-1) if masses is None else (share @ masses[..., chosen].unsqueeze(-1)).squeeze(-1)
-                    )
-                    part.append(Sums(share @ values, totals))
-        return [[_joined(part) for part in of_kernel] for of_kernel in parts]
+            with no_autocast(values):
+                parts[kernel].append(Sums(powered @ values, powered.sum(-1)))
+        return [Sums(joined([s.products for s in part], -2), joined([s.totals for s in part], -1)) for part in parts]
 
 
-def _joined(parts: list[Sums]) -> Sums:
-    if len(parts) == 1:
-        return parts[0]
-    return Sums(torch.cat([s.products for s in parts], -2), torch.cat([s.totals for s in parts], -1))
+def joined(parts: list[Tensor], axis: int) -> Tensor:
+    """Blocks of rows as one tensor; a lone block is not copied."""
+    return torch.cat(parts, axis) if len(parts) > 1 else parts[0]
 
 
 def _zero_if_masked(potential: Tensor) -> Tensor:

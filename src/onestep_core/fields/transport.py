@@ -114,7 +114,7 @@ def sinkhorn_field(
             row_sums=points.new_full((n,), 1 / n),
             column_sums=masses / masses.sum(-1, keepdim=True),
         )
-        ((sums,),) = affinities.apply(affinities.potentials(coupling), [(slice(None), points)], weights=None)
+        (sums,) = affinities.apply(affinities.potentials(coupling), points, weights=None)
         return centre(sums, sets.samples)
 
     towards = transported(sets.positive, themselves=False)
