@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import onestep_core as core
 from onestep_adapters.testing import laws
 from onestep_core import (
     ConfigError,
@@ -503,3 +504,27 @@ def test_temperatures_fall_from_coarse_to_fine():
 def test_bad_configuration_is_named(call):
     with pytest.raises(ConfigError):
         call()
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        partial(core.laplace, temperature=-1.0),
+        partial(core.laplace, temperature=0.0),
+        partial(core.gaussian, bandwidth=-1.0),
+        partial(core.matern, smoothness=2.0, lengthscale=1.0),
+        partial(core.inverse_multiquadric, scale=0.0),
+    ],
+)
+def test_a_number_out_of_range_raises_through_a_field(kernel):
+    x, y = torch.randn(5, 3), torch.randn(4, 3)
+    with pytest.raises(ConfigError, match="expected"):
+        core.mean_shift_field(x, y, kernel=kernel)
+
+
+def test_near_duplicates_keep_their_distance_in_float32():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(700, 16, generator=g)
+    y = x + 2.5e-5 * torch.randn(700, 16, generator=g)
+    exact = (x.double() - y.double()).norm(dim=1)
+    assert (core.distances(x, y).diagonal().double() / exact - 1).abs().max() < 1e-5

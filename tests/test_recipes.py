@@ -174,7 +174,7 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
     list(resume_or_start(tmp_path, "meanflow", "8gaussians", recipe, resume=False).updates(tmp_path))
     with pytest.raises(CheckpointError, match="--resume"):
         resume_or_start(tmp_path, "meanflow", "8gaussians", recipe, resume=False)
-    with pytest.raises(CheckpointError, match="other options"):
+    with pytest.raises(CheckpointError, match=r"training\.steps is 3 there, 9 here"):
         resume_or_start(tmp_path, "meanflow", "8gaussians", tiny("meanflow", steps=9), resume=True)
 
 
@@ -409,3 +409,10 @@ def test_rectified_meanflow_leaves_the_coupling_to_its_teacher():
     for option in ({"references": 5}, {"coupling": "optimal"}):
         with pytest.raises(ConfigError, match="teacher couples"):
             RectifiedMeanFlow(**option)
+
+
+def test_a_teacher_of_another_network_is_refused_before_it_is_trained():
+    recipe = tiny("consistency-distillation")
+    other = attrs.evolve(recipe, network=attrs.evolve(recipe.network, width=recipe.network.width + 8))
+    with pytest.raises(ConfigError, match=r"give both the same .*--teacher\.network\.width"):
+        start_run("consistency-distillation", "8gaussians", other)

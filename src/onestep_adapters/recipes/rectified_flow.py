@@ -1,6 +1,6 @@
 """Rectified flow on a teacher's pairs, and knowledge distillation of them: one step from the noise."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 import torch
@@ -32,6 +32,8 @@ class Reflow:
     for the runs that ask for the same ones.
     """
 
+    any_teacher: ClassVar[bool] = True
+    """The student starts anew, so its network may be another one."""
     teacher: FlowMatching = attrs.field(factory=FlowMatching)
     training: Training = Training()
     network: Network = Network()

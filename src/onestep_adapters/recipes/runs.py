@@ -209,6 +209,11 @@ def _teacher(problem: Problem, recipe: Recipe, student: nn.Module) -> Run | None
     if recipe.teacher is None or chosen == ORACLE:
         return None
     if not chosen:
+        if not getattr(recipe, "any_teacher", False) and recipe.network != recipe.teacher.network:
+            raise ConfigError(
+                f"the student's network is {recipe.network} and the teacher's {recipe.teacher.network}: the student "
+                "starts from the teacher's weights, so give both the same (--width and --teacher.network.width, ...)"
+            )
         folder = teacher_folder(problem.name, recipe.teacher)
         return resume_or_start(folder, "flow-matching", problem.name, recipe.teacher, resume=True)
     teacher = open_run(chosen)
@@ -275,8 +280,24 @@ def resume_or_start(folder: str | os.PathLike[str], method: str, data: str, reci
     found = read_run(folder)
     if json.loads(json.dumps(run.state.config)) != found.config:
         raise CheckpointError(
-            f"{folder} holds {found.method} on {found.config.get('data')} with other options: resume with the same "
-            f"command line, or train into another --folder. There: {json.dumps(found.config.get('options'))}"
+            f"{folder} holds {found.method} on {found.config.get('data')}, and {method} on {data} was asked for; "
+            f"{_differences(run.state.config, found.config)}: resume with the command line of that run, or train into "
+            "another --folder"
         )
     load_checkpoint(folder, run.state)
     return run
+
+
+def _differences(given: dict[str, Any], there: dict[str, Any]) -> str:
+    """Options that two runs do not share, by their dotted names."""
+
+    def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in values.items():
+            found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        return found
+
+    one, other = (flat(json.loads(json.dumps(config.get("options") or {}))) for config in (given, there))
+    names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
+    told = [f"{name} is {other.get(name, 'absent')} there, {one.get(name, 'absent')} here" for name in names]
+    return "; ".join(told) or "the options are the same"

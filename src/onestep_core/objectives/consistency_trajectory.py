@@ -17,7 +17,9 @@ is soft, the published choice. The loss alone does not anchor the map. What does
 """
 
 import torch
+from torch import Tensor
 
+from onestep_core.flow import frozen_value
 from onestep_core.precision import full
 from onestep_core.protocols import FlowMap
 from onestep_core.regression import Regression, regression
@@ -82,5 +84,8 @@ def consistency_trajectory_regression(
     z, z_m, t, m, s = full(z), full(z_m), full(t), full(m), full(s)
     last = torch.full_like(s, end)
     prediction = outer(online(z, t, s), s, last)
-    target = outer(z_m, m, last) if inner is None else outer(inner(z_m, m, s), s, last)
-    return regression(prediction, target)
+
+    def end_of(z_m: Tensor, m: Tensor, s: Tensor, last: Tensor) -> Tensor:
+        return outer(z_m, m, last) if inner is None else outer(inner(z_m, m, s), s, last)
+
+    return regression(prediction, frozen_value(end_of, z_m, m, s, last))

@@ -29,6 +29,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
+from onestep_core.flow import frozen_value
 from onestep_core.precision import frozen
 from onestep_core.protocols import FlowMap, Kernel
 from onestep_core.regression import regression
@@ -103,7 +104,7 @@ def moment_matching_loss(
             f"a batch of {batch} in groups of {particles} particles: expected at least one particle, and groups that "
             "fill the batch; lay the particles of a group contiguously, with one t, m and s"
         )
-    made, wanted = regression(online(z, t, s), target(frozen(z_m), m, s))
+    made, wanted = regression(online(z, t, s), frozen_value(target, frozen(z_m), m, s))
     if length is not None:
         unit = expand_like(frozen(length), made)
         made, wanted = made / unit, wanted / unit

@@ -13,11 +13,13 @@ inherited and never repaired: the fixed point is its sampler, and the exact flow
 On the variance-exploding path two DDIM steps are two Euler steps of the probability flow.
 """
 
+from functools import partial
+
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from onestep_core.flow import data_of_ddim_step, ddim
+from onestep_core.flow import data_of_ddim_step, ddim, frozen_value
 from onestep_core.precision import frozen
 from onestep_core.protocols import Denoiser, Path
 from onestep_core.regression import Regression, regression
@@ -79,8 +81,8 @@ def progressive_regression(
         >>> loss = (mse(*pair) * truncated_snr(t, path=path)).mean()
     """
     start = frozen(z)
-    middle = ddim(teacher, start, t, m, path=path)
-    data = frozen(teacher(middle, m))
+    middle = ddim(partial(frozen_value, teacher), start, t, m, path=path)
+    data = frozen_value(teacher, middle, m)
     end = ddim(lambda z, t: data, middle, m, s, path=path)
     target = data_of_ddim_step(start, end, t, s, path=path)
     if last is not None:
