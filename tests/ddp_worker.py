@@ -43,7 +43,12 @@ def main():
         alone = Net(1)
         result["consistency one"] = consistency_gradients(alone, alone, slice(0, 8))
     (Path(sys.argv[1]) / f"{rank}.json").write_text(json.dumps(result))
+    dist.barrier()  # neither process leaves while the other still computes
     dist.destroy_process_group()
+    # Gloo's threads may still hold tensors when the interpreter is finalised, and then abort the process
+    # (https://github.com/pytorch/pytorch/pull/179291): everything is written, so leave without finalising.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
