@@ -10,8 +10,6 @@ import argparse
 import os
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 import torch
 
 from onestep_adapters.metrics.plots import curves, image_grid, toy_scatter
@@ -92,7 +90,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", default=DATA, help="data sets; %(default)s")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), metavar="METHOD", help="all, in their order")
     parser.add_argument("--folder", type=Path, default=Path("runs/methods"), help="of the runs; %(default)s")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch; %(default)s")
+    parser.add_argument("--threads", type=int, default=1, help="of torch; %(default)s")
     parser.add_argument("--train-only", action="store_true", help="leave the judging to a later call")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)

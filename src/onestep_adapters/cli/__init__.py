@@ -2,9 +2,6 @@
 
 import sys
 
-import onestep_adapters.cli.threads  # noqa: F401
-
-# isort: split
 from onestep_adapters.cli import demo, evaluate, sample, train
 from onestep_adapters.cli.terminal import fail
 from onestep_adapters.recipes import METHODS

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import attrs
 
-from onestep_adapters.cli.terminal import options, progress, say, use_threads
+from onestep_adapters.cli.terminal import options, progress_of_many, say, use_threads
 
 
 @attrs.frozen
@@ -16,6 +17,8 @@ class Options:
     """Runs, report and pictures; what is there already is not trained again."""
     steps: int | None = None
     """Updates of each method, for a quick look; the recipes' own by default."""
+    processes: Literal[1, 2] = 2
+    """Trainings at a time, of one thread each; 1 on a machine with one core."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -31,10 +34,9 @@ def main(arguments: Sequence[str]) -> int:
     from onestep_adapters.recipes.demo import Demo
 
     demo = Demo(chosen.folder, chosen.steps)
-    for name, run, updates in demo.trainings():
-        total = run.recipe.training.steps
-        for _ in progress(updates, done=run.state.step, total=total, title=f"{name:<18}"):
-            pass
+    steps = {name: (run.state.step, run.recipe.training.steps) for name, run in demo.runs.items() if not run.finished}
+    for _ in progress_of_many(demo.train(processes=chosen.processes), steps):
+        pass
     for line in demo.finish():
         say(line)
     return 0

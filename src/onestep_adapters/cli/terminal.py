@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar, get_type_hints
 
 import attrs
@@ -67,9 +67,18 @@ def progress(
 
     ``shown`` names the numbers to show, the last known of each; loss and all that was logged by default.
     """
-    numbers = _Numbers(shown)
+    titled = ((title, record) for record in updates)
+    for _, record in progress_of_many(titled, {title: (done, total)}, shown=shown):
+        yield record
+
+
+def progress_of_many(
+    updates: Iterator[tuple[str, Any]], steps: Mapping[str, tuple[int, int]], *, shown: Sequence[str] | None = None
+) -> Iterator[tuple[str, Any]]:
+    """Likewise for several trainings, a bar each; ``steps`` are the made and the wanted updates by title."""
+    numbers = {title: _Numbers(shown) for title in steps}
     if not console.is_terminal:
-        yield from _lines(updates, total, title, numbers)
+        yield from _lines(updates, {title: total for title, (_, total) in steps.items()}, numbers)
         return
     columns = (
         TextColumn("{task.description}"),
@@ -79,21 +88,27 @@ def progress(
         TimeRemainingColumn(),
         TextColumn("{task.fields[numbers]}"),
     )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(title, total=total, completed=done, numbers="")
-        for record in updates:
-            bar.update(task, completed=record.step, numbers=numbers.after(record))
-            yield record
+    with Progress(*columns, console=console) as bars:
+        tasks = {
+            title: bars.add_task(title, total=total, completed=done, numbers="", start=False)
+            for title, (done, total) in steps.items()
+        }
+        for title, record in updates:
+            bars.start_task(tasks[title])
+            bars.update(tasks[title], completed=record.step, numbers=numbers[title].after(record))
+            yield title, record
 
 
-def _lines(updates: Iterator[Any], total: int, title: str, numbers: "_Numbers") -> Iterator[Any]:
-    last = time.monotonic()
-    for record in updates:
-        line = numbers.after(record)
-        if record.step == total or time.monotonic() - last > 10:
-            last = time.monotonic()
-            say(f"{title}  {record.step}/{total}  {line}")
-        yield record
+def _lines(
+    updates: Iterator[tuple[str, Any]], totals: Mapping[str, int], numbers: "Mapping[str, _Numbers]"
+) -> Iterator[tuple[str, Any]]:
+    widest, last = max(map(len, totals), default=0), dict.fromkeys(totals, time.monotonic())
+    for title, record in updates:
+        line = numbers[title].after(record)
+        if record.step == totals[title] or time.monotonic() - last[title] > 10:
+            last[title] = time.monotonic()
+            say(f"{title:<{widest}}  {record.step}/{totals[title]}  {line}")
+        yield title, record
 
 
 class _Numbers:
@@ -109,6 +124,8 @@ class _Numbers:
 
 
 def use_threads() -> None:
-    """As many threads as there are cores for this process, unless the environment says otherwise."""
-    if "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0))))
+    """One thread, unless the environment's ``OMP_NUM_THREADS`` says otherwise: small networks gain little by more, lose
+    twenty times that where another process is busy, and give the same numbers on every machine.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)

@@ -1,6 +1,8 @@
 """The demo: three generators on real digits, what they make, and how good it is."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import attrs
@@ -15,14 +17,15 @@ from onestep_adapters.recipes.evaluation import ImageReport, digits_classifier, 
 from onestep_adapters.recipes.problems import DIGITS
 from onestep_adapters.recipes.runs import Run, resume_or_start
 from onestep_adapters.recipes.watching import COARSE_STEPS, distance_to, histories, watched
-from onestep_adapters.training import StepRecord
+from onestep_adapters.training import StepRecord, load_checkpoint, side_by_side
 from onestep_core.fields import energy_distance
 
 YARDSTICK = "flow-matching"
 """The method of many steps; MeanFlow learns from it too, so that it is trained once."""
 
-METHODS = (YARDSTICK, "rectified-meanflow", "drifting", "meanflow-released", "drifting-released")
-"""What the demo trains, in this order; the published settings have rows of their own, also where they lose."""
+LANES = ((YARDSTICK, "rectified-meanflow"), ("drifting", "meanflow-released", "drifting-released"))
+"""What the demo trains: two rows of trainings that take about as long, and do not wait for one another. The published
+settings have trainings of their own, also where they lose."""
 
 
 def _shorter(recipe: Recipe, steps: int) -> Recipe:
@@ -43,7 +46,7 @@ class Demo:
     def __init__(self, folder: Path, steps: int | None = None) -> None:
         self.folder = folder
         self.runs: dict[str, Run] = {}
-        for name in METHODS:
+        for name in chain(*LANES):
             recipe = find_method(name).options(DIGITS)
             if steps is not None:
                 recipe = _shorter(recipe, steps)
@@ -52,13 +55,29 @@ class Demo:
                 run.teacher = self.runs[YARDSTICK]
         self._validation = digits_evaluation("validation")
         self._classifier = digits_classifier(self._validation, self._validation)
-        self._distance = distance_to(self._validation.held_out, self._classifier.features)
 
-    def trainings(self) -> Iterator[tuple[str, Run, Iterator[StepRecord]]]:
-        """Each unfinished run with the updates to iterate."""
+    def train(self, *, processes: int = 1) -> Iterator[tuple[str, StepRecord]]:
+        """Names and updates of the unfinished runs.
+
+        Args:
+            processes: 1 trains one after another, here; with more, the two lanes train side by side, in processes of
+                their own (see :func:`onestep_adapters.training.side_by_side`).
+        """
+        jobs = [partial(self._lane, names) for names in LANES if not all(self.runs[name].finished for name in names)]
+        if processes == 1:
+            for job in jobs:
+                yield from job()
+            return
+        yield from side_by_side(jobs)
         for name, run in self.runs.items():
-            if not run.finished:
-                yield name, run, watched(run, self.folder / name, self._distance)
+            load_checkpoint(self.folder / name, run.state)
+
+    def _lane(self, names: Sequence[str]) -> Iterator[tuple[str, StepRecord]]:
+        distance = distance_to(self._validation.held_out, self._classifier.features)
+        for name in names:
+            if not self.runs[name].finished:
+                for record in watched(self.runs[name], self.folder / name, distance):
+                    yield name, record
 
     def finish(self) -> Iterator[str]:
         """Write report and pictures; yields lines to print."""
@@ -69,7 +88,7 @@ class Demo:
         if isinstance(written, ImageReport):
             yield from _verdicts(written)
         total = sum(run.seconds for run in runs)
-        yield f"trained in {total:.0f} s; see {self.folder}/report.md, samples.png, curves.png"
+        yield f"{total:.0f} s of training in all; see {self.folder}/report.md, samples.png, curves.png"
 
     def _pictures(self) -> None:
         real = load_digits().train

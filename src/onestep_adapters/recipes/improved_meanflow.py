@@ -30,7 +30,10 @@ class ImprovedMeanFlow(EulerianRecipe):
             z, v, t, s, labels = self.points(setting.problem, generator)
             average_velocity = as_average_velocity(network, label=labels)
             tangent = frozen_value(average_velocity, z, t, t)
-            raw = squared_l2(*improved_meanflow_regression(average_velocity, z, v, tangent, t, s, moving=self.jumping))
+            derivative = self.derivative(network, labels)
+            raw = squared_l2(
+                *improved_meanflow_regression(average_velocity, z, v, tangent, t, s, derivative=derivative)
+            )
             return (raw * self.weight(raw, z)).mean(), parts_apart(raw, self.jumping)
 
         return loss

@@ -5,7 +5,8 @@ matching says which flow it is.
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 import attrs
 import torch
@@ -19,7 +20,7 @@ from onestep_adapters.recipes.problems import Batch, Problem
 from onestep_adapters.samplers import one_step
 from onestep_core import Linear, TimePair, adaptive, empirical_velocity, expand_like, ordered, stay_where
 from onestep_core.errors import ConfigError
-from onestep_core.protocols import Path
+from onestep_core.protocols import Derivative, Path
 
 _NEAR = 1e-3
 """How close to the data end a time is beside the data."""
@@ -158,6 +159,28 @@ class EulerianRecipe(AnyJumpRecipe):
         if self.power == 0:
             return torch.full_like(raw, 1 / z[0].numel())
         return adaptive(raw, power=self.power, epsilon=self.epsilon)
+
+    def derivative(self, network: nn.Module, labels: Tensor | None) -> Derivative:
+        """Value of every pair, tangent of those that jump alone: on the others its factor is zero."""
+        first = slice(None, self.jumping)
+        of_jumps = as_average_velocity(network, label=None if labels is None else labels[first])
+
+        def value_and_slope(
+            function: Callable[..., Any],
+            primals: tuple[Any, ...],
+            tangents: tuple[Any, ...],
+            /,
+            *,
+            moving: int | None = None,
+        ) -> tuple[Any, Any]:
+            value = function(*primals)
+            slope = torch.zeros_like(value)
+            heads = (tuple(x.detach()[first] for x in given) for given in (primals, tangents))
+            with torch.no_grad():
+                slope[first] = torch.func.jvp(of_jumps, *heads)[1]
+            return value, slope
+
+        return value_and_slope
 
 
 def _mean_velocity(z: Tensor, v: Tensor, t: Tensor, own: Batch, others: Batch, *, path: Path) -> Tensor:

@@ -18,7 +18,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("pairs are kept with safetensors: pip install 'onestep[training]'") from error
 
-_CHUNK = 2000
+_CHUNK = 250
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ class RectifiedMeanFlow(EulerianRecipe):
     teacher: FlowMatching = attrs.field(factory=FlowMatching)  # type: ignore[misc]
     """Whose coupling is learnt; its network is the student's."""
     pairs: int = attrs.field(default=20_000, validator=positive)
-    """How many pairs."""
+    """How many pairs at most; no more than one for every sample of the training."""
     solver_steps: int = attrs.field(default=10, validator=positive)
     """Heun steps of the teacher for a pair."""
 
@@ -50,10 +50,11 @@ class RectifiedMeanFlow(EulerianRecipe):
     def loss_step(self, setting: Setting) -> LossStep:
         """One update's loss."""
         start_from_teacher(setting)
+        count = min(self.pairs, self.training.steps * self.training.batch)
         noise, (data, classes) = teacher_pairs(
             required_teacher(setting),
             setting.problem,
-            count=self.pairs,
+            count=count,
             solver_steps=self.solver_steps,
             seed=self.training.seed,
             kept=setting.kept,
@@ -61,11 +62,12 @@ class RectifiedMeanFlow(EulerianRecipe):
 
         def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
             t, s = self.times(self.training.batch, generator)
-            index = torch.randint(self.pairs, (self.training.batch,), generator=generator)
+            index = torch.randint(count, (self.training.batch,), generator=generator)
             drawn = Draw(data[index], noise[index], None if classes is None else classes[index])
             z, v, t, s, labels = self.placed(drawn, t, s)
             average_velocity = as_average_velocity(network, label=labels)
-            raw = squared_l2(*meanflow_regression(average_velocity, z, v, t, s, moving=self.jumping))
+            derivative = self.derivative(network, labels)
+            raw = squared_l2(*meanflow_regression(average_velocity, z, v, t, s, derivative=derivative))
             return (raw * self.weight(raw, z)).mean(), {"raw": raw.detach().mean() / z[0].numel()}
 
         return loss

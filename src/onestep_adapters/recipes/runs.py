@@ -120,7 +120,7 @@ class Run:
 
     @torch.no_grad()
     def samples(
-        self, count: int, *, generator: torch.Generator, labels: Tensor | None = None, chunk: int = 2000
+        self, count: int, *, generator: torch.Generator, labels: Tensor | None = None, chunk: int = 250
     ) -> tuple[Tensor, Tensor | None]:
         """``count`` samples of the averaged network, finished, and the classes that were asked for.
 
@@ -128,7 +128,7 @@ class Run:
             count: how many, at least 1.
             generator: of classes and noise.
             labels: classes to generate, ``[count]``; drawn like the training data's by default.
-            chunk: samples at a time.
+            chunk: samples at a time; few keep the activations of small networks in the cache.
 
         Raises:
             ConfigError: if ``count`` is not positive, or labels do not fit.

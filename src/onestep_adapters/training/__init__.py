@@ -16,6 +16,7 @@ from onestep_adapters.training.loop import StepRecord as StepRecord
 from onestep_adapters.training.loop import TrainingError as TrainingError
 from onestep_adapters.training.loop import cosine as cosine
 from onestep_adapters.training.loop import train as train
+from onestep_adapters.training.processes import side_by_side as side_by_side
 from onestep_adapters.training.state import Opponent as Opponent
 from onestep_adapters.training.state import TrainingState as TrainingState
 from onestep_adapters.training.state import new_opponent as new_opponent
