@@ -5,6 +5,7 @@ median ratio to the first rival within a round. Peak memory is that of a process
 inputs and makes one call: its highest resident set, less what it held before the call (allocators included).
 """
 
+import contextlib
 import json
 import platform
 import resource
@@ -44,22 +45,38 @@ def interleaved(rivals: Mapping[str, Callable[[], Any]], *, rounds: int) -> dict
     }
 
 
-def peak_memory(module: str, *arguments: str) -> float:
-    """MiB that one call added to the highest resident set of a fresh process: ``python -m module --measure ...``."""
-    command = [sys.executable, "-m", module, "--measure", *arguments]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+def peak_memory(module: str, *arguments: str, patience: float | None = None) -> float:
+    """MiB that one call added to the highest resident set of a fresh process: ``python -m module --measure ...``, in as
+    many threads as this one.
+    """
+    command = [sys.executable, "-m", module, "--threads", str(torch.get_num_threads()), "--measure", *arguments]
+    return float(
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=patience).stdout.split()[-1]
+    )
 
 
 def measure(call: Callable[[], Any]) -> None:
     """Print what :func:`peak_memory` reads. Inputs must exist already; the warm-up loads the library's own code."""
     torch.randn(64, 64) @ torch.randn(64, 64)
+    _forget_highest()
     before = _highest()
     call()
     print((_highest() - before) / 1024)
 
 
+def _forget_highest() -> None:
+    """Let the record of the highest resident set start here: a process inherits its parent's (Linux only)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def _highest() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """KiB, since the record was last cleared where the system tells that."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def hardware() -> dict[str, Any]:

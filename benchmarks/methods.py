@@ -71,8 +71,8 @@ def judge(data: str, runs: dict[str, Run]) -> None:
         picture = image_grid(real.images, sets, real_labels=real.labels, labels=labels)
     else:
         law = next(iter(runs.values())).problem.law  # type: ignore[attr-defined]
-        sets = {name: run.samples(3000, generator=generator)[0] for name, run in runs.items()}
-        picture = toy_scatter(law.sample(3000, generator=generator), sets, columns=5, title=data)
+        sets = {name: run.samples(1000, generator=generator)[0] for name, run in runs.items()}
+        picture = toy_scatter(law.sample(1000, generator=generator), sets, columns=5, title=data)
     picture.savefig(RESULTS / f"methods-{data}.png")
     known = histories(runs)
     if known:
