@@ -157,9 +157,7 @@ METHODS: dict[str, Method] = {
     ),
     "rectified-meanflow": Method(
         "average velocity between noise and what a flow makes of it, one step",
-        RectifiedMeanFlow(
-            _IMAGE_TRAINING, _IMAGES, moving=0.5, power=0.5, teacher=_IMAGE_TEACHER, pairs=10_000, solver_steps=6
-        ),
+        RectifiedMeanFlow(_IMAGE_TRAINING, _IMAGES, moving=0.5, power=0.5, teacher=_IMAGE_TEACHER, pairs=10_000),
         RectifiedMeanFlow(_PLANE_TRAINING, _PLANE, teacher=_PLANE_TUTOR),
         "Pairs of noise and what the teacher makes of it, from the teacher's weights: the flow between them is "
         "nearly straight. Of the variants tried on the digits' validation split (from data; the teacher's "
