@@ -142,11 +142,11 @@ class Run:
                 f"labels of shape {tuple(labels.shape)} for {count} samples of {self.data}, which has "
                 f"{self.problem.classes or 'no'} classes: expected one a sample, or none"
             )
-        parts = []
+        # Drawn at once, so that the samples do not depend on the chunk.
+        noise, parts = torch.randn(count, *self.problem.shape, generator=generator), []
         for start in range(0, count, chunk):
-            noise = torch.randn(min(chunk, count - start), *self.problem.shape, generator=generator)
-            asked = None if labels is None else labels[start : start + chunk]
-            parts.append(self.recipe.generate(self.state.ema, noise, asked))
+            here = slice(start, start + chunk)
+            parts.append(self.recipe.generate(self.state.ema, noise[here], None if labels is None else labels[here]))
         return self.problem.finish(torch.cat(parts)), labels
 
     def guided(self, alpha: float) -> "Run":
