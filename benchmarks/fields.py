@@ -153,8 +153,7 @@ def with_keops() -> list[dict[str, Any]]:
     """At a size that it can bear; nothing where it does not work."""
     if not able(["keops"], "keops"):
         return []
-    sets, lengths = clouds(SHAPES["keops"]), tuple(t * math.sqrt(2 * SHAPES["keops"][-1]) for t in TEMPERATURES)
-    rivals = {name: partial(f, *sets, lengths=lengths) for name, f in RIVALS.items() if name != "dense compiled"}
+    rivals = {name: call(name, "keops") for name in ("dense", "ours", "keops")}
     times = harness.interleaved(rivals, rounds=3)
     return [{"shape": "keops", "rival": name, **found} for name, found in times.items()]
 

@@ -283,6 +283,36 @@ def test_pytrees_and_a_tangent_function():
     assert calls == ["value", "tangent"]
 
 
+@pytest.mark.parametrize("moving", [0, 2, 5])
+def test_the_rows_that_move_have_the_derivative_of_the_whole(moving):
+    """Each row has its own conditioning, so another row's, or none, would give other numbers."""
+    net, own = network(), torch.randn(5, 1, dtype=F64)
+
+    def conditioned(rows):
+        return lambda z, t: {"a": net(torch.cat([z, t[:, None], own[:rows]], 1)), "b": (z.sum(1) * t * own[:rows, 0])}
+
+    z, v, t = torch.randn(5, 2, dtype=F64), torch.randn(5, 2, dtype=F64), torch.rand(5, dtype=F64)
+    arguments = conditioned(5), (z, t), (v, torch.ones_like(t))
+    value, whole = flow.two_pass(*arguments)
+    seen = []
+
+    def of_moving(z, t):
+        seen.append(len(z))
+        return conditioned(moving)(z, t)
+
+    same, tangent = flow.two_pass(*arguments, moving=moving, moving_function=of_moving)
+    assert seen == [moving]
+    for name in ("a", "b"):
+        assert same[name].equal(value[name])
+        torch.testing.assert_close(tangent[name][:moving], whole[name][:moving], rtol=1e-12, atol=0)
+        assert whole[name].ne(0).all()
+        assert tangent[name][moving:].eq(0).all()
+        assert tangent[name].shape == value[name].shape
+        assert not tangent[name].requires_grad
+    _, ignored = flow.two_pass(*arguments, moving=moving)
+    torch.testing.assert_close(ignored, whole)
+
+
 @pytest.mark.parametrize("derivative", [flow.two_pass, partial(flow.central_difference, step=1e-2)])
 def test_a_derivative_leaves_autocast_usable(derivative):
     """Casts made without graph must not be what a later forward pass finds in autocast's cache."""

@@ -1,9 +1,10 @@
 """Trainings side by side: what comes out, and what happens when one of them stops."""
 
+import multiprocessing
 import os
 import signal
 from functools import partial
-from itertools import count, islice
+from itertools import count
 
 import pytest
 import torch
@@ -38,6 +39,7 @@ def test_everything_arrives_each_in_its_order_from_one_thread():
 def test_an_error_is_raised_here_and_ends_the_others():
     with pytest.raises(ConfigError, match="width = -1"):
         list(side_by_side([failing, count]))
+    assert not multiprocessing.active_children()
 
 
 def test_a_killed_process_is_noticed():
@@ -46,7 +48,11 @@ def test_a_killed_process_is_noticed():
 
 
 def test_leaving_early_ends_the_processes():
-    assert list(islice(side_by_side([count]), 3)) == [0, 1, 2]
+    updates = side_by_side([count])
+    assert [next(updates) for _ in range(3)] == [0, 1, 2]
+    assert multiprocessing.active_children()
+    updates.close()
+    assert not multiprocessing.active_children()
 
 
 def test_the_demo_trains_the_same_in_one_process_and_in_two(tmp_path, monkeypatch):

@@ -124,8 +124,8 @@ class _Numbers:
 
 
 def use_threads() -> None:
-    """One thread, unless the environment's ``OMP_NUM_THREADS`` says otherwise: small networks gain little by more, lose
-    twenty times that where another process is busy, and give the same numbers on every machine.
+    """One thread, unless the environment's ``OMP_NUM_THREADS`` says otherwise: threads that wait for one another cost
+    more than small networks gain by them where the machine is busy, and one gives the same numbers everywhere.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)

@@ -53,7 +53,9 @@ class AlphaFlow(EulerianRecipe):
             a = as_average_velocity(network, label=labels)
             alpha = alpha_schedule(setting.state.step, begin=0, end=self.end * self.training.steps, final=self.final)
             if alpha == 0:
-                pair = meanflow_regression(a, z, v, t, s, moving=self.jumping)
+                pair = meanflow_regression(
+                    a, z, v, t, s, moving=self.jumping, derivative=self.derivative(network, labels)
+                )
             else:
                 pair = alpha_flow_regression(a, a, z, v, t, s, alpha=alpha)
             # A jump's residual is alpha times one that tends to MeanFlow's; the weight is that one's.

@@ -32,7 +32,9 @@ class ImprovedMeanFlow(EulerianRecipe):
             tangent = frozen_value(average_velocity, z, t, t)
             derivative = self.derivative(network, labels)
             raw = squared_l2(
-                *improved_meanflow_regression(average_velocity, z, v, tangent, t, s, derivative=derivative)
+                *improved_meanflow_regression(
+                    average_velocity, z, v, tangent, t, s, moving=self.jumping, derivative=derivative
+                )
             )
             return (raw * self.weight(raw, z)).mean(), parts_apart(raw, self.jumping)
 

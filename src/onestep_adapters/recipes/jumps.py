@@ -5,8 +5,8 @@ matching says which flow it is.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from functools import partial
+from typing import ClassVar, NamedTuple
 
 import attrs
 import torch
@@ -18,7 +18,7 @@ from onestep_adapters.recipes.flow_matching import mixed_times
 from onestep_adapters.recipes.options import Network, Training, not_negative, positive, share
 from onestep_adapters.recipes.problems import Batch, Problem
 from onestep_adapters.samplers import one_step
-from onestep_core import Linear, TimePair, adaptive, empirical_velocity, expand_like, ordered, stay_where
+from onestep_core import Linear, TimePair, adaptive, empirical_velocity, expand_like, ordered, stay_where, two_pass
 from onestep_core.errors import ConfigError
 from onestep_core.protocols import Derivative, Path
 
@@ -161,26 +161,9 @@ class EulerianRecipe(AnyJumpRecipe):
         return adaptive(raw, power=self.power, epsilon=self.epsilon)
 
     def derivative(self, network: nn.Module, labels: Tensor | None) -> Derivative:
-        """Value of every pair, tangent of those that jump alone: on the others its factor is zero."""
-        first = slice(None, self.jumping)
-        of_jumps = as_average_velocity(network, label=None if labels is None else labels[first])
-
-        def value_and_slope(
-            function: Callable[..., Any],
-            primals: tuple[Any, ...],
-            tangents: tuple[Any, ...],
-            /,
-            *,
-            moving: int | None = None,
-        ) -> tuple[Any, Any]:
-            value = function(*primals)
-            slope = torch.zeros_like(value)
-            heads = (tuple(x.detach()[first] for x in given) for given in (primals, tangents))
-            with torch.no_grad():
-                slope[first] = torch.func.jvp(of_jumps, *heads)[1]
-            return value, slope
-
-        return value_and_slope
+        """The derivative, found for the pairs that jump alone: on the others its factor is zero."""
+        first = None if labels is None else labels[: self.jumping]
+        return partial(two_pass, moving_function=as_average_velocity(network, label=first))
 
 
 def _mean_velocity(z: Tensor, v: Tensor, t: Tensor, own: Batch, others: Batch, *, path: Path) -> Tensor:

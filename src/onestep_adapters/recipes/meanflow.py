@@ -38,7 +38,7 @@ class MeanFlow(EulerianRecipe):
                     v = teacher_velocity(setting, labels)(z, t)
             average_velocity = as_average_velocity(network, label=labels)
             derivative = self.derivative(network, labels)
-            pair = meanflow_regression(average_velocity, z, v, t, s, derivative=derivative)
+            pair = meanflow_regression(average_velocity, z, v, t, s, moving=self.jumping, derivative=derivative)
             raw = squared_l2(*pair)
             return (raw * self.weight(raw, z)).mean(), {"raw": raw.detach().mean() / z[0].numel()}
 

@@ -17,7 +17,8 @@ function                      exact                     cost beside a plain forw
 Targets that are made of values alone use :func:`frozen_value`, which builds no graph either.
 
 ``moving=n`` says that only the first ``n`` rows of the tangent will be used (elsewhere its factor ``s - t`` is
-zero). It permits savings and asks for none: conditioning is closed over, so rows cannot be cut off here.
+zero). It permits savings and asks for none: conditioning is closed over, so rows can be cut off only where the caller
+gives the function of those rows (``moving_function`` of :func:`two_pass`).
 
 Forward mode needs operations that have it. ``scaled_dot_product_attention`` does only inside
 ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``; ``torch.cdist``, and batch normalisation in training mode
@@ -56,6 +57,20 @@ def _detached(tree: Any) -> Any:
         return leaf.detach() if isinstance(leaf, Tensor) else leaf
 
     return tree_map(detach, tree)
+
+
+def _rows(tree: Any, count: int) -> Any:
+    """The first rows of every tensor."""
+
+    def first(leaf: Any) -> Any:
+        return leaf[:count] if isinstance(leaf, Tensor) else leaf
+
+    return tree_map(first, tree)
+
+
+def _with_zeros(first: Any, whole: Any) -> Any:
+    """A tensor of the size of ``whole``: ``first``, and zeros."""
+    return torch.cat([first, torch.zeros_like(whole[len(first) :])]) if isinstance(whole, Tensor) else first
 
 
 def _transformed() -> bool:
@@ -107,6 +122,7 @@ def two_pass(
     *,
     moving: int | None = None,
     tangent_function: Callable[..., Any] | None = None,
+    moving_function: Callable[..., Any] | None = None,
 ) -> tuple[Any, Any]:
     """Value by an ordinary call, tangent by ``torch.func.jvp`` without graph: exact, plain memory.
 
@@ -114,10 +130,12 @@ def two_pass(
         function: of tensors or pytrees of them.
         primals: where, a tuple of its arguments.
         tangents: along what, of the same structure.
-        moving: accepted and not used; see the module.
+        moving: see the module; used with ``moving_function``.
         tangent_function: what the tangent pass calls, ``function`` by default. Under
             ``DistributedDataParallel`` give the network itself: forward mode through the wrapper raises
             when the module has buffers, while the ordinary call through the wrapper synchronises gradients.
+        moving_function: with ``moving=n``, ``function`` for the first ``n`` rows, with their conditioning alone: the
+            tangent pass calls it on those, and the tangent of the others is zero.
 
     Returns:
         ``(function(*primals), tangent)``; the tangent is detached, in reverse and forward mode.
@@ -133,8 +151,12 @@ def two_pass(
     """
     value = function(*primals)
     with _without_graph():
-        inputs = primals if _transformed() else _detached(primals)
-        _, tangent = _jvp(tangent_function or function, inputs, _detached(tangents))
+        inputs, along_what = primals if _transformed() else _detached(primals), _detached(tangents)
+        if moving is None or moving_function is None:
+            _, tangent = _jvp(tangent_function or function, inputs, along_what)
+        else:
+            _, first = _jvp(moving_function, _rows(inputs, moving), _rows(along_what, moving))
+            tangent = tree_map(_with_zeros, first, value)
     return value, _detached(tangent)
 
 
