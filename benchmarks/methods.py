@@ -54,12 +54,18 @@ def train(data: str, methods: list[str], folder: Path) -> dict[str, Run]:
 
 
 def judge(data: str, runs: dict[str, Run]) -> None:
-    """Report, samples and curves."""
+    """Report and pictures."""
     written = evaluate_runs(list(runs.values()), None, split="test", repeats=5, seed=0)
     written.write(RESULTS / ".draft")
     for kind in ("md", "json"):
         (RESULTS / ".draft" / f"report.{kind}").replace(RESULTS / f"methods-{data}.{kind}")
     (RESULTS / ".draft").rmdir()
+    draw(data, runs)
+    print((RESULTS / f"methods-{data}.md").read_text(), flush=True)
+
+
+def draw(data: str, runs: dict[str, Run]) -> None:
+    """Samples and curves."""
     generator = torch.Generator().manual_seed(2)
     if data == DIGITS:
         from onestep_adapters.data.digits import load_digits
@@ -81,7 +87,6 @@ def judge(data: str, runs: dict[str, Run]) -> None:
             ylabel="squared energy distance to validation data",
             title=f"{data} (flow matching sampled in {COARSE_STEPS} steps here)",
         ).savefig(RESULTS / f"methods-{data}-curves.png")
-    print((RESULTS / f"methods-{data}.md").read_text(), flush=True)
 
 
 def main() -> None:
