@@ -36,6 +36,8 @@ from onestep_core import (
     unnormalized,
 )
 from onestep_core.evidence import GaussianMixture
+from onestep_core.fields import streaming
+from onestep_core.fields.attraction_repulsion import drift_fields
 from tests.cases import KERNELS
 
 F64 = torch.float64
@@ -94,6 +96,22 @@ def test_swept_streamed_and_dense_agree(name, coupling, channels):
     ]
     for other in fields[1:]:
         torch.testing.assert_close(other.field, fields[0].field, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("kept", [0, 2 * 13 * 4, 2**24])
+@pytest.mark.parametrize("swept", [2 * 28 * 4, 2**22])
+@pytest.mark.parametrize("grouped", [1, 3 * (2 * 11 * 28 + 39 * 9), 2**20])
+def test_fields_do_not_depend_on_what_is_held(monkeypatch, kept, swept, grouped):
+    """Distances kept from sweep to sweep, rows in a block, groups in a block: only time and memory."""
+    x, y, extra = draw(5, 11, 9), draw(5, 13, 9, seed=1), draw(5, 4, 9, seed=2)
+    kernels = [partial(laplace, temperature=0.5), partial(gaussian, bandwidth=0.7)]
+    call = partial(drift_fields, x, y, coupling=partial(sinkhorn, iterations=3), extra_negatives=extra)
+    expected = call(kernels=[opaque(k) for k in kernels])
+    for name, count in (("_DENSE", kept), ("_SWEPT", swept), ("_GROUPED", grouped)):
+        monkeypatch.setattr(streaming, f"{name}_ELEMENTS", count)
+    for one, other in zip(call(kernels=kernels), expected, strict=True):
+        torch.testing.assert_close(one.field, other.field, rtol=1e-11, atol=1e-13)
+        torch.testing.assert_close(one.force_norms, other.force_norms, rtol=1e-11, atol=1e-13)
 
 
 @pytest.mark.parametrize("field", WHOLE.values(), ids=WHOLE)

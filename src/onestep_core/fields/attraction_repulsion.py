@@ -9,6 +9,7 @@ give zero; that zero implies equal laws is *not* implied, and depends on kernel 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from onestep_core.errors import ConfigError
 from onestep_core.fields.clouds import Clouds, gather
-from onestep_core.fields.streaming import Affinities, joined
-from onestep_core.precision import full, no_autocast
+from onestep_core.fields.kernels import squared_lengths
+from onestep_core.fields.streaming import Affinities
+from onestep_core.precision import full
 from onestep_core.protocols import Coupling, Drift, Kernel
 from onestep_core.typing import typed
 
@@ -46,22 +48,20 @@ def displacements(
     repulsion: float = 1.0,
 ) -> list[Tensor]:
     """The field of each kernel, ``[.., n, channel]``."""
-    parts: list[list[Tensor]] = []
-    for rows, kernel, affinity in affinities.blocks(affinities.potentials(coupling), weights=sets.weights, floor=floor):
-        factors = signed(affinity, sets, attraction, repulsion)
-        with no_autocast(factors):
-            field = factors @ sets.targets
-        if attraction != repulsion:
-            field = field - factors.sum(-1, keepdim=True) * sets.samples[..., rows, :]
-        if kernel == len(parts):
-            parts.append([])
-        parts[kernel].append(field)
-    return [joined(part, -2) for part in parts]
+    potentials = affinities.potentials(coupling)
+    factors = partial(signed, sets=sets, attraction=attraction, repulsion=repulsion)
+    if attraction == repulsion:
+        return affinities.products(potentials, sets.targets, weights=sets.weights, floor=floor, factors=factors)
+    counted = torch.cat([sets.targets, torch.ones_like(sets.targets[..., :1])], -1)
+    found = affinities.products(potentials, counted, weights=sets.weights, floor=floor, factors=factors)
+    return [sums[..., :-1] - sums[..., -1:] * sets.samples for sums in found]
 
 
 def evaluated(samples: Tensor, field: Tensor) -> Drift:
     """A drift in the units of the samples."""
-    return Drift(full(samples), field, field.new_ones(()), field.square().mean().reshape(1))
+    # By rows: nothing as large as the field is allocated.
+    mean_square = squared_lengths(field).mean() / field.shape[-1]
+    return Drift(full(samples), field, field.new_ones(()), mean_square.reshape(1))
 
 
 @typed
@@ -182,6 +182,13 @@ def drift_fields(
     return [evaluated(samples, field) for field in fields]
 
 
-def normalized(drift: Drift) -> Tensor:
-    """The displacement at unit root mean square, as released: the mean square is at least 1e-8."""
-    return drift.field / drift.force_norms.clamp(min=_RMS_FLOOR).sqrt()
+def summed_fields(drifts: Sequence[Drift], *, normalize: bool) -> Tensor:
+    """The sum of the displacements, each at unit root mean square or as it is.
+
+    As released, the mean square that divides is at least 1e-8.
+    """
+    first, *others = [(d.field, d.force_norms.clamp(min=_RMS_FLOOR).rsqrt() if normalize else 1.0) for d in drifts]
+    total = first[0] * first[1]
+    for field, factor in others:
+        total = total.addcmul_(field, factor if isinstance(factor, Tensor) else field.new_tensor(factor))
+    return total

@@ -37,6 +37,8 @@ _PAIRS = 2**12
 
 Profile: TypeAlias = Callable[[Tensor], Tensor]
 """``log k`` from distances, element by element; it may overwrite them."""
+Written: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""``log k`` from distances, which it leaves as they are, written to a second tensor."""
 
 
 def _positive(name: str, value: float) -> None:
@@ -88,24 +90,24 @@ def distances(
     return torch.where(apart, torch.where(apart, squares, 1.0).sqrt(), 0.0)
 
 
-def _laplace(r: Tensor, *, temperature: float) -> Tensor:
-    return r.mul_(-1 / temperature)
+def _laplace(r: Tensor, out: Tensor, *, temperature: float) -> Tensor:
+    return torch.mul(r, -1 / temperature, out=out)
 
 
-def _gaussian(r: Tensor, *, bandwidth: float) -> Tensor:
-    return r.square_().mul_(-0.5 / bandwidth**2)
+def _gaussian(r: Tensor, out: Tensor, *, bandwidth: float) -> Tensor:
+    return torch.mul(r, r, out=out).mul_(-0.5 / bandwidth**2)
 
 
-def _matern(r: Tensor, *, smoothness: float, lengthscale: float) -> Tensor:
-    r.mul_(math.sqrt(2 * smoothness) / lengthscale)
+def _matern(r: Tensor, out: Tensor, *, smoothness: float, lengthscale: float) -> Tensor:
+    torch.mul(r, math.sqrt(2 * smoothness) / lengthscale, out=out)
     if smoothness == 0.5:
-        return r.neg_()
-    polynomial = r.clone() if smoothness == 1.5 else r.square().div_(3).add_(r)
-    return torch.sub(polynomial.log1p_(), r, out=r)
+        return out.neg_()
+    polynomial = out.clone() if smoothness == 1.5 else out.square().div_(3).add_(out)
+    return torch.sub(polynomial.log1p_(), out, out=out)
 
 
-def _inverse_multiquadric(r: Tensor, *, scale: float) -> Tensor:
-    return r.square_().div_(scale**2).log1p_().div_(-2)
+def _inverse_multiquadric(r: Tensor, out: Tensor, *, scale: float) -> Tensor:
+    return torch.mul(r, r, out=out).div_(scale**2).log1p_().div_(-2)
 
 
 class Radial(NamedTuple):
@@ -128,10 +130,10 @@ class Radial(NamedTuple):
         return self.profile(distances(x, y))
 
 
-def profile(kernel: Kernel) -> Profile | None:
+def profile(kernel: Kernel) -> Written | None:
     """The profile of a :class:`Radial` kernel, or of one of this file with its numbers bound; else ``None``."""
     if isinstance(kernel, Radial):
-        return kernel.profile
+        return partial(_written, kernel.profile)
     if isinstance(kernel, partial) and not kernel.args:
         known = _PROFILES.get(kernel.func)
         if known is None:
@@ -140,6 +142,11 @@ def profile(kernel: Kernel) -> Profile | None:
         kernel(torch.zeros(1, 1), torch.zeros(1, 1))
         return partial(known, **kernel.keywords)
     return None
+
+
+def _written(profile: Profile, r: Tensor, out: Tensor) -> Tensor:
+    log_k = profile(out.copy_(r))
+    return log_k if log_k is out else out.copy_(log_k)
 
 
 def squared_lengths(x: Tensor) -> Tensor:
@@ -292,4 +299,4 @@ _PROFILES: dict[Any, Callable[..., Tensor]] = {
     matern: _matern,
     inverse_multiquadric: _inverse_multiquadric,
 }
-"""The same kernels on distances that are at hand, in place."""
+"""The same kernels on distances that are at hand."""

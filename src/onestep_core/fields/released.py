@@ -8,11 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
-from onestep_core.fields.attraction_repulsion import displacements, evaluated, normalized, signed
+from onestep_core.fields.attraction_repulsion import displacements, evaluated, signed, summed_fields
 from onestep_core.fields.clouds import gather
 from onestep_core.fields.couplings import softmax_both
 from onestep_core.fields.kernels import Radial, distances
-from onestep_core.fields.streaming import Affinities, distance_blocks
+from onestep_core.fields.streaming import Affinities, Distances
 from onestep_core.precision import full, no_autocast
 from onestep_core.protocols import Drift
 from onestep_core.typing import typed
@@ -126,7 +126,7 @@ def released_drift(
     drifts = [
         evaluated(samples, field) for field in displacements(affinities, softmax_both, in_units, floor=affinity_floor)
     ]
-    total = torch.stack([normalized(drift) for drift in drifts]).sum(0)
+    total = summed_fields(drifts, normalize=True)
     return Drift(full(samples) / unit, total, scale, torch.cat([drift.force_norms for drift in drifts]))
 
 
@@ -134,8 +134,8 @@ def _mean_distance(x: Tensor, y: Tensor, weights: Tensor | None, block_size: int
     """``mean(d w) / mean(w)`` over every pair of the call, 0-d."""
     m = y.shape[-2]
     total = x.new_zeros(())
-    for _, d in distance_blocks(x, y, themselves=True, block_size=block_size):
-        d = d.clamp_(min=_DISTANCE_FLOOR)
+    for _, d in Distances(x, y, themselves=True, block_size=block_size):
+        d = d.clamp(min=_DISTANCE_FLOOR)
         total = total + (d if weights is None else d * weights.unsqueeze(-2)).sum()
     mass = x.new_ones(()) if weights is None else weights.mean()
     return total / (x[..., 0].numel() * m) / mass

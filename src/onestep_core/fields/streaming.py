@@ -6,16 +6,19 @@ reduction, a block of rows at a time, in memory ``O((n + m) channel + block m)``
 rounding.
 
 Several kernels share what they can. Radial ones, on a processor and outside transforms, are *swept*: one block of
-distances serves all of them, and one exponential a kernel serves the sums over rows and over columns. Exponentials
-are taken below the row's largest, ``E_ij = exp(L_ij - top_i)``; then ``sum_i exp(top_i - c) E_ij`` is a column's sum
-in units of ``exp(c)``, where ``c`` is the largest ``top`` of the block. What underflows in it is below
-``tiny exp(c)``; a column whose sum is not far above that (no sample is near it) is reduced anew, exactly.
+distances serves all of them, their logarithms stand above one another in one buffer, so that one product serves them
+all, and the distances of the first blocks are kept for the next sweep. One exponential a kernel serves the sums over
+rows and over columns. Exponentials are taken below the row's largest, ``E_ij = exp(L_ij - top_i)``; then
+``sum_i exp(top_i - c) E_ij`` is a column's sum in units of ``exp(c)``, where ``c`` is the largest ``top`` of the block.
+What underflows in it is below ``tiny exp(c)``; a column whose sum is not far above that (no sample is near it) is
+reduced anew, exactly.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from types import EllipsisType
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -26,9 +29,14 @@ from onestep_core.precision import no_autocast
 from onestep_core.protocols import Coupling, Kernel, Potentials
 
 _DENSE_ELEMENTS = 2**24
-"""Up to here one matrix is kept (64 MiB in float32); beyond it, blocks of a quarter of that."""
-_SWEPT_ELEMENTS = 2**21
-"""Of a block that is swept: it stays in a processor's cache."""
+"""Up to here one matrix is kept (64 MiB in float32); beyond it, blocks of a quarter of that, or the first blocks."""
+_SWEPT_ELEMENTS = 2**22
+"""Of a block that is swept, all kernels together: they fit a processor's last cache, and a product has enough rows."""
+_GROUPED_ELEMENTS = 2**20
+"""Of several small groups that are swept together, their points included: they stay in a core's own cache."""
+
+Block: TypeAlias = tuple[slice | EllipsisType, slice]
+"""Which groups, and which of their rows."""
 
 
 class Sums(NamedTuple):
@@ -53,42 +61,83 @@ def block_rows(groups: int, n: int, m: int, block_size: int | None) -> int:
     return max(1, min(n, _DENSE_ELEMENTS // (4 * groups * m)))
 
 
-def _swept(*tensors: Tensor) -> bool:
-    """Whether values may be looked at and buffers be overwritten: on a processor, outside transforms and graphs."""
+def _steps(count: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+
+
+def _flat(points: Tensor) -> Tensor:
+    """``[group, n, channel]``."""
+    return points.reshape(-1, *points.shape[-2:])
+
+
+class Distances:
+    """``|x_i - y_j|`` in blocks; on a processor and outside transforms the first ones are kept from pass to pass.
+
+    Args:
+        x: points, ``[.., n, channel]``.
+        y: points, ``[.., m, channel]``.
+        themselves: the first ``n`` of ``y`` are ``x``.
+        kernels: how many matrices as large as a block the caller holds beside it.
+        block_size: rows a block; ``None`` chooses by shape.
+
+    Attributes:
+        swept: whether values may be looked at and buffers be overwritten; then blocks are ``[group, rows, m]`` of a
+            few groups at a time, to be left as they are and read before the next, else ``[.., rows, m]``.
+        blocks: of one pass.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, *, themselves: bool, kernels: int = 1, block_size: int | None) -> None:
+        groups, n, m = math.prod(x.shape[:-2]), x.shape[-2], y.shape[-2]
+        rows = block_rows(groups, n, m, block_size)
+        self.swept = _may_sweep(x, y)
+        self.blocks: list[Block] = [(..., part) for part in _steps(n, rows)]
+        if not self.swept:
+            self._x, self._y = x, y
+            return
+        self._x, self._y, self._themselves = _flat(x), _flat(y), themselves
+        self._squares = squared_lengths(self._y)
+        together = 1
+        if block_size is None:
+            together = max(1, _GROUPED_ELEMENTS // (kernels * n * m + (n + m) * x.shape[-1]))
+            rows = max(1, min(n, _SWEPT_ELEMENTS // (kernels * m)))
+        if rows < n:
+            together, rows = 1, rows if block_size is not None else max(1, rows - rows % 32 if rows > 32 else rows)
+        self.blocks = [(part, block) for part in _steps(groups, together) for block in _steps(n, rows)]
+        self.largest = min(together, groups) * rows * m
+        self._kept: list[Tensor] = []
+        self._buffer: Tensor | None = None
+
+    def __iter__(self) -> Iterator[tuple[Block, Tensor]]:
+        """One pass."""
+        if not self.swept:
+            for _, rows in self.blocks:
+                yield (..., rows), distances(self._x[..., rows, :], self._y)
+            return
+        for position, block in enumerate(self.blocks):
+            if position < len(self._kept):
+                yield block, self._kept[position]
+                continue
+            apart = self._block(*block)
+            if position == len(self._kept) and (position + 1) * self.largest <= _DENSE_ELEMENTS:
+                self._kept.append(apart)
+            else:
+                self._buffer = apart
+            yield block, apart
+
+    def _block(self, groups: slice | EllipsisType, rows: slice) -> Tensor:
+        x, y = self._x[groups, rows], self._y[groups]
+        shape = (len(x), x.shape[-2], y.shape[-2])
+        buffer, self._buffer = self._buffer, None
+        if buffer is None or buffer.numel() < math.prod(shape):
+            buffer = x.new_empty(shape)
+        out = buffer.view(-1)[: math.prod(shape)].view(shape)
+        return near(x, y, self._squares[groups], own=rows.start if self._themselves else None, out=out)
+
+
+def _may_sweep(*tensors: Tensor) -> bool:
     if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore
         return False
     return all(t.device.type == "cpu" and not t.requires_grad for t in tensors)
-
-
-def _rows(x: Tensor, y: Tensor, block_size: int | None, *, swept: bool) -> list[slice]:
-    groups, n, m = math.prod(x.shape[:-2]), x.shape[-2], y.shape[-2]
-    size = block_rows(groups, n, m, block_size)
-    if swept and block_size is None:
-        size = max(1, min(n, _SWEPT_ELEMENTS // (groups * m)))
-    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
-
-
-def distance_blocks(
-    x: Tensor, y: Tensor, *, themselves: bool, block_size: int | None
-) -> Iterator[tuple[slice, Tensor]]:
-    """``|x_i - y_j|``, ``[.., rows, m]``, a block of rows at a time; the next may overwrite the one before.
-
-    ``themselves``: the first ``n`` of ``y`` are ``x``.
-    """
-    swept = _swept(x, y)
-    slices = _rows(x, y, block_size, swept=swept)
-    if not swept:
-        for rows in slices:
-            yield rows, distances(x[..., rows, :], y)
-        return
-    a, b = (points.reshape(-1, *points.shape[-2:]) for points in (x, y))
-    squares = squared_lengths(b)
-    buffer = x.new_empty(len(a) * slices[0].stop * y.shape[-2])
-    for rows in slices:
-        shape = (len(a), rows.stop - rows.start, y.shape[-2])
-        out = buffer[: math.prod(shape)].view(shape)
-        block = near(a[:, rows], b, squares, own=rows.start if themselves else None, out=out)
-        yield rows, block.view(*x.shape[:-2], *shape[1:])
 
 
 class Affinities:
@@ -113,14 +162,15 @@ class Affinities:
         block_size: int | None = None,
     ) -> None:
         self._x, self._y, self._kernels, self._self_penalties = x, y, list(kernels), self_penalties
+        themselves = self_penalties is not None
+        self._distances = Distances(x, y, themselves=themselves, kernels=len(kernels), block_size=block_size)
         profiles = [profile(kernel) for kernel in kernels]
-        self._profiles = [p for p in profiles if p is not None] if _swept(x, y) and None not in profiles else []
-        self._block_size = block_size
-        self._slices = _rows(x, y, block_size, swept=bool(self._profiles))
+        self._profiles = [p for p in profiles if p is not None] if self._distances.swept and all(profiles) else []
+        self._slices = _steps(x.shape[-2], block_rows(math.prod(x.shape[:-2]), x.shape[-2], y.shape[-2], block_size))
         once = len(self._slices) == 1 and not self._profiles
         self._dense = [self._evaluate(self._slices[0], k) for k in range(len(kernels))] if once else None
-        self._apart: Tensor | None = None
-        self._sums: list[Potentials] | None = None
+        self._work: Tensor | None = None
+        self._sums: Potentials | None = None
 
     def _evaluate(self, rows: slice, kernel: int, columns: Tensor | None = None) -> Tensor:
         log_k = self._kernels[kernel](self._x[..., rows, :], self._y if columns is None else self._y[..., columns, :])
@@ -133,89 +183,87 @@ class Affinities:
             return log_k.masked_fill(own, -math.inf)
         return torch.where(own, log_k - penalty, log_k)
 
-    def _evaluated(self) -> Iterator[tuple[slice, int, Tensor]]:
-        for kernel in range(len(self._kernels)):
-            for rows, log_k in self._blocks(kernel):
-                yield rows, kernel, log_k
-
-    def _blocks(self, kernel: int, columns: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
-        """Every block of one log-kernel."""
+    def _evaluated(self, kernel: int, columns: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
+        """Every block of one log-kernel, ``[.., rows, m]``."""
         for rows in self._slices:
             dense = self._dense is not None and columns is None
             yield rows, self._dense[kernel] if dense else self._evaluate(rows, kernel, columns)  # type: ignore[index]
 
-    def _sweep(self) -> Iterator[tuple[slice, int, Tensor]]:
-        """Every block of every log-kernel, in one buffer: the next overwrites the one before."""
-        blocks: Iterator[tuple[slice, Tensor]]
-        if self._apart is None:
-            themselves = self._self_penalties is not None
-            blocks = distance_blocks(self._x, self._y, themselves=themselves, block_size=self._rows_a_block)
-        else:
-            blocks = iter([(self._slices[0], self._apart)])
-        work: Tensor | None = None
-        once, last = len(self._slices) == 1, len(self._profiles) - 1
-        for rows, apart in blocks:
-            if once:
-                self._apart = apart
-            for kernel, of in enumerate(self._profiles):
-                if once or kernel < last:
-                    work = torch.empty_like(apart) if work is None else work[..., : apart.shape[-2], :]
-                    log_k = of(work.copy_(apart))
-                else:
-                    log_k = of(apart)
+    def _sweep(self, kernels: Sequence[int]) -> Iterator[tuple[Block, Tensor]]:
+        """Every block of the log-kernels, ``[group, kernel, rows, m]``, in one buffer: the next overwrites the last."""
+        if self._work is None:
+            self._work = self._x.new_empty(self._distances.largest * len(self._kernels))
+        for block, apart in self._distances:
+            shape = (len(apart), len(kernels), *apart.shape[1:])
+            stack = self._work[: math.prod(shape)].view(shape)
+            for position, kernel in enumerate(kernels):
+                log_k = stack[:, position]
+                self._profiles[kernel](apart, log_k)
                 if self._self_penalties is not None:
-                    log_k.diagonal(rows.start, -2, -1).sub_(self._self_penalties[kernel])
-                yield rows, kernel, log_k
+                    log_k.diagonal(block[1].start, -2, -1).sub_(self._self_penalties[kernel])
+            yield block, stack
 
-    @property
-    def _rows_a_block(self) -> int:
-        return self._slices[0].stop
-
-    def _reduced(self) -> list[Potentials]:
-        """Both reductions of every swept kernel from zero potentials."""
+    def _reduced(self) -> Potentials:
+        """Both reductions of every swept kernel from zero potentials, ``[group, kernel, n]`` and ``[.., m]``."""
         if self._sums is not None:
             return self._sums
-        count, m, lead = len(self._profiles), self._y.shape[-2], self._x.shape[:-2]
-        row = self._x.new_empty(count, *lead, self._x.shape[-2])
-        column = self._x.new_full((count, *lead, m), -math.inf)
-        highest = self._x.new_full((count, *lead, 1), -math.inf)
-        for rows, kernel, log_k in self._sweep():
-            top = _zero_if_masked(log_k.amax(-1))
-            below = log_k.sub_(top.unsqueeze(-1)).exp_()
-            row[kernel][..., rows] = top + below.sum(-1).log()
+        groups, count = math.prod(self._x.shape[:-2]), len(self._profiles)
+        n, m = self._x.shape[-2], self._y.shape[-2]
+        row = self._x.new_empty(groups, count, n)
+        column = self._x.new_full((groups, count, m), -math.inf)
+        highest = self._x.new_full((groups, count, 1), -math.inf)
+        for (part, rows), stack in self._sweep(range(count)):
+            top = _zero_if_masked(stack.amax(-1))
+            below = stack.sub_(top.unsqueeze(-1)).exp_()
+            row[part, :, rows] = below.sum(-1).log_().add_(top)
             base = top.amax(-1, keepdim=True)
             with no_autocast(below):
-                part = ((top - base).exp().unsqueeze(-2) @ below).squeeze(-2)
-            torch.logaddexp(column[kernel], part.log_().add_(base), out=column[kernel])
-            torch.maximum(highest[kernel], base, out=highest[kernel])
+                summed = (top.sub_(base).exp_().unsqueeze(-2) @ below).squeeze(-2)
+            torch.logaddexp(column[part], summed.log_().add_(base), out=column[part])
+            torch.maximum(highest[part], base, out=highest[part])
         precision = torch.finfo(column.dtype)
-        lost = column < highest + math.log(precision.tiny * self._x.shape[-2] / precision.eps)
+        lost = column < highest + math.log(precision.tiny * n / precision.eps)
         for kernel in range(count):
-            anew = lost[kernel].reshape(-1, m).any(0).nonzero().squeeze(-1)
+            anew = lost[:, kernel].any(0).nonzero().squeeze(-1)
             if len(anew):
-                column[kernel][..., anew] = self._columns(None, kernel, anew)
-        self._sums = [Potentials(_zero_if_masked(r), _zero_if_masked(c)) for r, c in zip(row, column, strict=True)]
+                column[:, kernel, anew] = self._columns(None, kernel, anew).reshape(groups, -1)
+        self._sums = Potentials(_zero_if_masked(row), _zero_if_masked(column))
         return self._sums
 
     def rows(self, column: Tensor | None = None, *, kernel: int = 0) -> Tensor:
         """``logsumexp_j (log_k - column)``, ``[.., n]``; 0 where every pair is masked."""
-        if column is None and self._profiles:
-            return self._reduced()[kernel].row
-        parts = [
-            (log_k if column is None else log_k - column.unsqueeze(-2)).logsumexp(-1)
-            for _, log_k in self._blocks(kernel)
-        ]
-        return _zero_if_masked(joined(parts, -1))
+        shape = self._x.shape[:-1]
+        if not self._profiles:
+            parts = [
+                (log_k if column is None else log_k - column.unsqueeze(-2)).logsumexp(-1)
+                for _, log_k in self._evaluated(kernel)
+            ]
+            return _zero_if_masked(joined(parts, -1))
+        if column is None:
+            return self._reduced().row[:, kernel].reshape(shape)
+        column = column.reshape(-1, 1, 1, column.shape[-1])
+        row = self._x.new_empty(len(column), shape[-1])
+        for (part, rows), stack in self._sweep([kernel]):
+            row[part, rows] = stack.sub_(column[part]).logsumexp(-1).squeeze(1)
+        return _zero_if_masked(row).reshape(shape)
 
     def columns(self, row: Tensor | None = None, *, kernel: int = 0) -> Tensor:
         """``logsumexp_i (log_k - row)``, ``[.., m]``; 0 where every pair is masked."""
-        if row is None and self._profiles:
-            return self._reduced()[kernel].column
-        return _zero_if_masked(self._columns(row, kernel))
+        shape = self._y.shape[:-1]
+        if not self._profiles:
+            return _zero_if_masked(self._columns(row, kernel))
+        if row is None:
+            return self._reduced().column[:, kernel].reshape(shape)
+        row = row.reshape(-1, 1, row.shape[-1], 1)
+        column = self._x.new_full((len(row), shape[-1]), -math.inf)
+        for (part, rows), stack in self._sweep([kernel]):
+            summed = stack.sub_(row[part, :, rows]).logsumexp(-2).squeeze(1)
+            torch.logaddexp(column[part], summed, out=column[part])
+        return _zero_if_masked(column).reshape(shape)
 
     def _columns(self, row: Tensor | None, kernel: int, columns: Tensor | None = None) -> Tensor:
         total: Tensor | None = None
-        for rows, log_k in self._blocks(kernel, columns):
+        for rows, log_k in self._evaluated(kernel, columns):
             part = (log_k if row is None else log_k - row[..., rows].unsqueeze(-1)).logsumexp(-2)
             total = part if total is None else torch.logaddexp(total, part)
         if total is None:
@@ -228,35 +276,74 @@ class Affinities:
             coupling(partial(self.rows, kernel=k), partial(self.columns, kernel=k)) for k in range(len(self._kernels))
         ]
 
-    def blocks(
-        self, potentials: Sequence[Potentials], *, weights: Tensor | None = None, floor: float = 0.0
-    ) -> Iterator[tuple[slice, int, Tensor]]:
-        """Every block of every affinity, ``[.., rows, m]``, to be overwritten: which rows, which kernel.
+    def products(
+        self,
+        potentials: Sequence[Potentials],
+        values: Tensor,
+        *,
+        weights: Tensor | None = None,
+        floor: float = 0.0,
+        factors: Callable[[Tensor], Tensor] | None = None,
+    ) -> list[Tensor]:
+        """For each kernel: affinities ``[.., n, m]`` times ``values [.., m, channel]``.
 
         Args:
             potentials: of each kernel, row ``[.., n]`` and column ``[.., m]``.
+            values: what is summed.
             weights: factor of each target, ``[.., m]``, after the coupling and the floor.
             floor: smallest affinity, before the weights.
+            factors: makes of affinities ``[.., rows, m]``, which it may overwrite, what is multiplied in their place.
         """
-        for rows, kernel, log_k in self._sweep() if self._profiles else self._evaluated():
-            row, column = potentials[kernel]
-            row, column = row[..., rows].unsqueeze(-1), column.unsqueeze(-2)
-            swept = bool(self._profiles)
-            affinity = log_k.sub_(row).sub_(column).exp_() if swept else (log_k - row - column).exp()
+        if self._profiles:
+            return self._swept_products(potentials, values, weights, floor, factors)
+        parts: list[list[Tensor]] = [[] for _ in self._kernels]
+        for kernel, (row, column) in enumerate(potentials):
+            for rows, log_k in self._evaluated(kernel):
+                affinity = (log_k - row[..., rows].unsqueeze(-1) - column.unsqueeze(-2)).exp()
+                if floor > 0:
+                    affinity = affinity.clamp_(min=floor)
+                if weights is not None:
+                    affinity = affinity * weights.unsqueeze(-2)
+                with no_autocast(values):
+                    parts[kernel].append((affinity if factors is None else factors(affinity)) @ values)
+        return [joined(part, -2) for part in parts]
+
+    def _swept_products(
+        self,
+        potentials: Sequence[Potentials],
+        values: Tensor,
+        weights: Tensor | None,
+        floor: float,
+        factors: Callable[[Tensor], Tensor] | None,
+    ) -> list[Tensor]:
+        points, count, n = _flat(values), len(self._profiles), self._x.shape[-2]
+        row, column = (
+            torch.stack([each.reshape(len(points), -1) for each in of], 1) for of in zip(*potentials, strict=True)
+        )
+        of_targets = None if weights is None else weights.reshape(len(points), 1, 1, -1)
+        out = points.new_empty(len(points), count, n, points.shape[-1])
+        for (part, rows), stack in self._sweep(range(count)):
+            stack.sub_(row[part, :, rows].unsqueeze(-1)).sub_(column[part].unsqueeze(-2)).exp_()
             if floor > 0:
-                affinity = affinity.clamp_(min=floor)
-            yield rows, kernel, affinity if weights is None else affinity * weights.unsqueeze(-2)
+                stack.clamp_(min=floor)
+            if of_targets is not None:
+                stack.mul_(of_targets[part])
+            stacked = (stack if factors is None else factors(stack)).flatten(1, 2)
+            with no_autocast(values):
+                if stack.shape[-2] == n:
+                    torch.bmm(stacked, points[part], out=out[part].flatten(1, 2))
+                else:
+                    out[part, :, rows] = torch.bmm(stacked, points[part]).view(*stack.shape[:-1], -1)
+        return [out[:, kernel].view(*values.shape[:-2], n, values.shape[-1]) for kernel in range(count)]
 
     def apply(
         self, potentials: Sequence[Potentials], values: Tensor, *, weights: Tensor | None, power: int = 1
     ) -> list[Sums]:
         """For each kernel: weighted affinities to a power, times ``values [.., m, channel]``, and their row sums."""
-        parts: list[list[Sums]] = [[] for _ in self._kernels]
-        for _, kernel, affinity in self.blocks(potentials, weights=weights):
-            powered = affinity if power == 1 else affinity.pow(power)
-            with no_autocast(values):
-                parts[kernel].append(Sums(powered @ values, powered.sum(-1)))
-        return [Sums(joined([s.products for s in part], -2), joined([s.totals for s in part], -1)) for part in parts]
+        counted = torch.cat([values, torch.ones_like(values[..., :1])], -1)
+        factors = None if power == 1 else partial(torch.pow, exponent=power)
+        found = self.products(potentials, counted, weights=weights, factors=factors)
+        return [Sums(sums[..., :-1], sums[..., -1]) for sums in found]
 
 
 def joined(parts: list[Tensor], axis: int) -> Tensor:

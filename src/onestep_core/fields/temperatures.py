@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
-from onestep_core.fields.attraction_repulsion import drift_field, drift_fields, normalized
+from onestep_core.fields.attraction_repulsion import drift_field, drift_fields, summed_fields
 from onestep_core.fields.mean_shift import mean_shift_field, mean_shift_fields
 from onestep_core.protocols import Drift, Field
 
@@ -57,9 +57,7 @@ def multi_temperature(field: Callable[[float], Field], temperatures: Sequence[fl
             drifts: list[Drift] = together(samples, positives, negatives, **keywords)
         else:
             drifts = [f(samples, positives, negatives, *rest, **keywords) for f in fields]
-        total = torch.zeros_like(drifts[0].field)
-        for drift in drifts:
-            total = total + (normalized(drift) if normalize else drift.field)
+        total = summed_fields(drifts, normalize=normalize)
         return drifts[0]._replace(field=total, force_norms=torch.cat([d.force_norms for d in drifts]))
 
     return summed
