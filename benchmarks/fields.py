@@ -88,7 +88,7 @@ def keops(x: Tensor, y: Tensor, extra: Tensor, *, lengths: tuple[float, ...]) ->
 
     targets, n = torch.cat([x, extra, y]), len(x)
     i, j = (torch.arange(len(points), dtype=x.dtype)[:, None] for points in (x, targets))
-    own = (LazyTensor(i[:, None]) - LazyTensor(j[None])).square().ifelse(1e-3, 1.0, 0.0)
+    own = (0.5 - (LazyTensor(i[:, None]) - LazyTensor(j[None])).abs()).ifelse(1.0, 0.0)
     distance = ((LazyTensor(x[:, None]) - LazyTensor(targets[None])) ** 2).sum(-1).sqrt() + 1e6 * own
     total = torch.zeros_like(x)
     ones = torch.ones(len(targets), 1)

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 from torch import Tensor
 
 import onestep_core as core
@@ -538,6 +539,13 @@ def test_a_number_out_of_range_raises_through_a_field(kernel):
     x, y = torch.randn(5, 3), torch.randn(4, 3)
     with pytest.raises(ConfigError, match="expected"):
         core.mean_shift_field(x, y, kernel=kernel)
+
+
+@pytest.mark.parametrize("name", ["positive", "negative", "extra"])
+def test_weights_of_another_count_are_named(name):
+    x, y = torch.randn(5, 3), torch.randn(4, 3)
+    with pytest.raises((ConfigError, TypeCheckError), match="weights"):
+        drift_field(x, y, kernel=BELL, coupling=softmax_both, extra_negatives=y, **{f"{name}_weights": torch.ones(3)})
 
 
 def test_near_duplicates_keep_their_distance_in_float32():

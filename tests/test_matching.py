@@ -200,6 +200,7 @@ def test_a_kernel_in_place_of_the_fake_network_is_drifting_by_mean_shift():
 def test_a_sample_that_the_real_denoiser_leaves_alone_stays():
     x = torch.ones(1, 2)
     assert torch.equal(one.score_gap(x, x, 2 * x), torch.zeros(1, 2))
+    assert bool(one.score_gap(x, x * torch.nan, 2 * x).isnan().all()), "a teacher's failure is not hidden"
     assert bool(one.score_gap(x, x, 2 * x, normalizer=partial(one.denoising_error, epsilon=1e-6)).isfinite().all())
 
 
@@ -274,6 +275,8 @@ def test_the_samples_density_of_the_picture_is_one():
         lambda: one.ratio_means(torch.ones(1), torch.ones(1), torch.ones(2), low=1.0, high=1.0),
         lambda: one.central_steps(10, low=0.9, high=0.1),
         lambda: one.central_steps(0),
+        lambda: one.pseudo_huber(torch.ones(1, 1), torch.ones(1, 1), c=0.0),
+        lambda: one.karras(torch.ones(1), sigma_data=0.0),
     ],
 )
 def test_bad_numbers_are_refused_with_a_reason(make):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from onestep_adapters.backbones import Critic
-from onestep_adapters.recipes import METHODS, DistributionMatching, Reflow, Setting, open_problem
+from onestep_adapters.recipes import METHODS, DistributionMatching, FlowMatching, Reflow, Setting, open_problem
 from onestep_adapters.recipes.distribution_matching import DIVERGENCES
 from onestep_adapters.recipes.options import Network, Training
 from onestep_adapters.recipes.pairs import teacher_pairs
@@ -238,9 +238,9 @@ def test_the_oracle_is_a_teacher_and_nothing_is_trained_before(tmp_path):
     assert not (tmp_path / "teachers").exists()
 
 
-def trained(folder, method="flow-matching", data="8gaussians", steps=2):
+def trained(folder, method="flow-matching", data="8gaussians", steps=2, **changes):
     recipe = METHODS[method].options(data)
-    changes = {} if method != "drifting" else {"positives": 8}
+    changes = changes if method != "drifting" else {"positives": 8}
     recipe = attrs.evolve(recipe, training=Training(steps=2, batch=16, checkpoint_every=1), network=TINY, **changes)
     run = resume_or_start(folder, method, data, recipe, resume=False)
     for record in run.updates(folder):
@@ -264,8 +264,9 @@ def test_a_run_folder_is_a_teacher(tmp_path):
         (lambda path: trained(path / "run", "drifting"), ConfigError, "predicts the velocity"),
         (lambda path: trained(path / "run", data="digits"), ConfigError, "teacher of the same data"),
         (lambda path: trained(path / "run", steps=1), ConfigError, "finish the teacher"),
+        (lambda path: trained(path / "run", coupling="optimal"), ConfigError, "independent pairs only"),
     ],
-    ids=["missing", "another prediction", "another shape", "unfinished"],
+    ids=["missing", "another prediction", "another shape", "unfinished", "another coupling"],
 )
 def test_a_teacher_that_does_not_fit_is_refused_before_any_training(make, error, words, tmp_path):
     folder = make(tmp_path)
@@ -290,6 +291,7 @@ def test_an_oracle_that_is_not_known_is_refused_before_any_training(data):
     "make",
     [
         lambda: DistributionMatching(divergence="forward-kl"),
+        lambda: DistributionMatching(teacher=FlowMatching(coupling="optimal")),
         lambda: DistributionMatching(fake="kernel", adversarial=0.1),
         lambda: DistributionMatching(fake="kernel", loss="identity"),
         lambda: DistributionMatching(regression=0.1, teacher_from="oracle"),

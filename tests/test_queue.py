@@ -116,6 +116,8 @@ def test_short_and_empty_classes_are_errors_unless_repetition_is_chosen():
         (lambda: SampleQueue((2,), classes=2).push(torch.zeros(3, 1), torch.zeros(3)), r"expected \[n, 2\]"),
         (lambda: SampleQueue((2,), classes=2).push(torch.zeros(1, 2), torch.tensor([2])), "expected 0 to 1"),
         (lambda: SampleQueue((2,), classes=2).push(torch.zeros(1, 2), torch.tensor([-1])), "labels from -1"),
+        (lambda: SampleQueue((2,), classes=2).push(torch.zeros(1, 2), torch.zeros(1)), "expected integers"),
+        (lambda: SampleQueue((2,), classes=2).positives(1, classes=torch.tensor([-1])), "labels from -1"),
         (lambda: SampleQueue((2,), unconditional=0).unconditional(1), "keeps no unconditional"),
     ],
 )

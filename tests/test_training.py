@@ -89,6 +89,25 @@ def assert_equal(first, second):
 # Resuming.
 
 
+def test_dropout_draws_the_same_after_a_resumption_and_leaves_the_global_generator_alone(tmp_path):
+    def dropped(network, generator):
+        z = torch.randn(8, 2, generator=generator)
+        return nn.functional.dropout(network(z) - z.flip(1), 0.5).square().mean(), {}
+
+    whole, interrupted = fresh(), fresh()
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    run(whole, 8, dropped)
+    assert torch.equal(torch.get_rng_state(), before)
+    run(interrupted, 5, dropped, folder=tmp_path)
+    torch.manual_seed(2)
+    resumed = load_checkpoint(tmp_path, fresh(seed=99))
+    run(resumed, 8, dropped)
+    assert_equal(resumed, whole)
+    losses = [entry["loss"] for entry in whole.history]
+    assert len(set(losses)) == len(losses)
+
+
 @pytest.mark.parametrize("cut", [1, 7, 12])
 def test_resumed_equals_uninterrupted_to_the_bit(tmp_path, cut):
     whole = fresh()

@@ -185,6 +185,7 @@ class Idle(nn.Module):
     [
         lambda: play(new_state("demo", nn.Linear(2, 2)), 1, losses=[None, None]),
         lambda: play(fresh(), 1, ratio=0),
+        lambda: play(fresh(), 1, ratio=2.5),
         lambda: play(fresh(), 1, clip=0.0),
         lambda: play(fresh(), 1, opponent_clip=-1.0),
         lambda: play(fresh(), 1, checkpoint_every=1),

@@ -9,6 +9,7 @@ from onestep_adapters.recipes import METHODS, find_method
 from onestep_adapters.recipes.problems import DIGITS, PROBLEMS
 from onestep_adapters.recipes.runs import resume_or_start
 from onestep_adapters.recipes.setting import Monitored
+from onestep_adapters.training import latest_checkpoint
 from onestep_core.errors import ConfigError
 
 HELP = f"""Train a generator into a run folder.
@@ -53,6 +54,8 @@ def main(arguments: Sequence[str]) -> int:
     )
     use_threads()
     folder = place.folder or Path(f"runs/{name}-{place.data}")
+    if place.resume and not (folder.exists() and latest_checkpoint(folder)):
+        say(f"{folder} holds no checkpoint: starting anew")
     run = resume_or_start(folder, name, place.data, recipe, resume=place.resume)
     total = recipe.training.steps
     if run.finished:

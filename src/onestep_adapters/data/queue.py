@@ -77,8 +77,7 @@ class Rings(nn.Module):
                 f"samples of shape {tuple(samples.shape)} with {tuple(rows.shape)} labels: expected "
                 f"[n, {', '.join(map(str, self.samples.shape[2:]))}] and [n]"
             )
-        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < count:
-            raise ConfigError(f"labels from {int(rows.min())} to {int(rows.max())}: expected 0 to {count - 1}")
+        self._known(rows)
         rows, order = rows.long().sort(stable=True)
         arriving = torch.bincount(rows, minlength=count)
         rank = torch.arange(len(rows), device=rows.device) - (arriving.cumsum(0) - arriving)[rows]
@@ -91,8 +90,9 @@ class Rings(nn.Module):
         """``each`` samples of every row in ``rows``, ``[len(rows) * each, *shape]``, a row's contiguous.
 
         Raises:
-            ConfigError: if a row holds fewer than ``each`` and ``repeat`` is not set, or nothing.
+            ConfigError: if a row does not exist, holds fewer than ``each`` and ``repeat`` is not set, or nothing.
         """
+        self._known(rows)
         counts, capacity = self.counts[rows], self.samples.shape[1]
         short = counts < (1 if repeat else each)
         if each < 1 or bool(short.any()):
@@ -109,6 +109,15 @@ class Rings(nn.Module):
             place = nn.functional.pad(place, (0, each - place.shape[1]))
             place = torch.where(counts[:, None] < each, again.long(), place)
         return self.samples[rows[:, None], place].flatten(0, 1)
+
+    def _known(self, rows: Tensor) -> None:
+        last = len(self.pushed) - 1
+        if rows.dtype.is_floating_point or rows.dtype.is_complex or rows.dtype == torch.bool:
+            raise ConfigError(f"labels of {rows.dtype}: expected integers, 0 to {last}")
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) <= last:
+            raise ConfigError(
+                f"labels from {int(rows.min())} to {int(rows.max())}: expected 0 to {len(self.pushed) - 1}"
+            )
 
 
 class SampleQueue(nn.Module):

@@ -278,13 +278,13 @@ METHODS: dict[str, Method] = {
     "dmd": Method(
         "a teacher's score against that of the samples, beside the teacher's pairs (DMD), one step",
         DistributionMatching(_IMAGE_MATCHING, _IMAGES, _IMAGE_TEACHER, ratio=1, regression=0.25, **_NEAR_DATA),
-        DistributionMatching(_PLANE_MATCHING, _PLANE, _PLANE_TUTOR, ratio=1, regression=0.25, **_NEAR_DATA),
+        DistributionMatching(_PLANE_MATCHING, _PLANE, _PLANE_TEACHER, ratio=1, regression=0.25, **_NEAR_DATA),
         "DMD's pairs beside the score gap, with the numbers of dmd2.",
     ),
     "dmd2": Method(
         "a teacher's score against that of the samples, and a head on the fake score (DMD2), one step",
         DistributionMatching(_IMAGE_MATCHING, _IMAGES, _IMAGE_TEACHER, ratio=3, adversarial=0.01, **_NEAR_DATA),
-        DistributionMatching(_PLANE_MATCHING, _PLANE, _PLANE_TUTOR, ratio=3, adversarial=0.01, **_NEAR_DATA),
+        DistributionMatching(_PLANE_MATCHING, _PLANE, _PLANE_TEACHER, ratio=3, adversarial=0.01, **_NEAR_DATA),
         "Without the adversary, and with the published times and five updates of the fake score for one, a "
         "twentieth of the samples lay between modes; entry below the noise end and nearness 2.5 leave fewer "
         "there.",
@@ -294,7 +294,9 @@ METHODS: dict[str, Method] = {
         DistributionMatching(
             _IMAGE_MATCHING, _IMAGES, _IMAGE_TEACHER, loss="identity", ratio=2, entry=0.75, nearness=2.0
         ),
-        DistributionMatching(_PLANE_MATCHING, _PLANE, _PLANE_TUTOR, loss="identity", ratio=2, entry=0.75, nearness=2.0),
+        DistributionMatching(
+            _PLANE_MATCHING, _PLANE, _PLANE_TEACHER, loss="identity", ratio=2, entry=0.75, nearness=2.0
+        ),
         "Two updates of the fake score for one.",
     ),
     "f-distill": Method(
@@ -309,7 +311,13 @@ METHODS: dict[str, Method] = {
             **_NEAR_DATA,
         ),
         DistributionMatching(
-            _PLANE_MATCHING, _PLANE, _PLANE_TUTOR, ratio=3, adversarial=0.01, divergence="jensen-shannon", **_NEAR_DATA
+            _PLANE_MATCHING,
+            _PLANE,
+            _PLANE_TEACHER,
+            ratio=3,
+            adversarial=0.01,
+            divergence="jensen-shannon",
+            **_NEAR_DATA,
         ),
         "The numbers of dmd2.",
     ),

@@ -112,8 +112,15 @@ class Demo:
 
 def _verdicts(written: ImageReport) -> Iterator[str]:
     report = written.report
+    sound = all(verdict.passed for verdict in report.verdicts.get(report.yardstick or "", ()))
     for row in report.rows:
         missed = [verdict.name for verdict in report.verdicts[row.label] if not verdict.passed]
         against = "the floor" if row.label == report.yardstick else "the yardstick"
-        said = f"misses {', '.join(missed)}" if missed else "passes every bar"
+        said = (
+            f"misses {', '.join(missed)}"
+            if missed
+            else "passes every bar"
+            if sound
+            else "meets every bar, but the yardstick does not"
+        )
         yield f"{row.label:<20}against {against}: {said}"

@@ -132,6 +132,8 @@ class DistributionMatching:
                 f"scores between {self.earliest} and {self.latest}, entry at {self.entry}: expected two times in order "
                 "strictly between 0 and 1, and an entry above 0"
             )
+        if not self.teacher_from:
+            knows_a_score(self.teacher)
         if self.divergence != "reverse-kl" and not self.adversarial_head:
             raise ConfigError(
                 f"divergence {self.divergence!r} without an adversary: its logits give the ratio of densities, so give "
@@ -315,6 +317,22 @@ class DistributionMatching:
         ends = {"low": self.earliest, "high": self.latest}
         means = ratio_means(density_ratio(logits), t, torch.ones(_BINS), **ends)
         return f_divergence_scale(logits, t, divergence=DIVERGENCES[self.divergence], means=means, **ends)
+
+
+def knows_a_score(teacher: FlowMatching) -> None:
+    """Refuse a teacher whose velocity is not that of independent pairs.
+
+    Raises:
+        ConfigError: under another coupling the expected data given a state are no denoiser, so they tell no score.
+
+    Example:
+        >>> knows_a_score(FlowMatching())
+    """
+    if teacher.coupling != "independent":
+        raise ConfigError(
+            f"a teacher trained with coupling = {teacher.coupling!r} beside a score that is compared with it: the "
+            "expected data of its states tell a score for independent pairs only; give teacher.coupling = independent"
+        )
 
 
 def _judged(network: Callable[..., Any], z: Tensor, t: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from onestep_adapters.recipes import Recipe, Setting, TwoPlayers, find_method, open_problem
+from onestep_adapters.recipes.distribution_matching import knows_a_score
 from onestep_adapters.recipes.options import from_dict
 from onestep_adapters.recipes.problems import Problem
 from onestep_adapters.recipes.setting import Guided, Remembering
@@ -232,6 +233,7 @@ def _teacher(problem: Problem, recipe: Recipe, student: nn.Module) -> Run | None
             f"{chosen} stopped at {teacher.state.step} of {teacher.recipe.training.steps} updates: finish the teacher "
             "first, by onestep train flow-matching --resume"
         )
+    knows_a_score(teacher.recipe)  # type: ignore[arg-type]
     take_over(copy.deepcopy(student), teacher.state.ema)
     return teacher
 

@@ -2,9 +2,11 @@
 
 It is a generator. The caller's ``for`` sees a record after every update and may print, evaluate or stop; a loop
 that is left early, or a process that is killed, continues from the latest checkpoint bit for bit, on the same
-machine and build, provided that ``loss_step`` draws from the generator that it is given and from nothing else.
+machine and build, provided that ``loss_step`` draws from the generator that it is given or, as dropout does, from
+torch's global one, which follows from it.
 """
 
+import contextlib
 import math
 import os
 import time
@@ -188,7 +190,8 @@ def descend(
     drawn = state.generator.get_state()
     optimizer.zero_grad(set_to_none=True)
     try:
-        loss, logs = loss_step(network, state.generator)
+        with own_randomness(state):
+            loss, logs = loss_step(network, state.generator)
         value, numbers = _number("loss", loss), {name: _number(name, log) for name, log in logs.items()}
         if not math.isfinite(value):
             raise _failure(state, folder, f"the loss is {value}", numbers)
@@ -212,6 +215,21 @@ def descend(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return Descent(value, length, numbers)
+
+
+@contextlib.contextmanager
+def own_randomness(state: TrainingState) -> Iterator[None]:
+    """Inside, torch's global generator follows from the run's: dropout draws the same after a resumption.
+
+    The run's generator is not moved on, and the global one is put back.
+    """
+    device = state.generator.device
+    twin = torch.Generator(device=device)
+    twin.set_state(state.generator.get_state())
+    seed = int(torch.randint(2**62, (), generator=twin, device=device)) + state.step
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def _number(name: str, value: Any) -> float:

@@ -92,8 +92,10 @@ def train_two_players(
     opponent = state.opponent
     if opponent is None:
         raise ConfigError("the state has no opponent: make it by new_state(..., opponent=new_opponent(network))")
-    if ratio < 1:
-        raise ConfigError(f"ratio = {ratio!r}: expected at least one update of the opponent for one of the network")
+    if not isinstance(ratio, int) or ratio < 1:
+        raise ConfigError(
+            f"ratio = {ratio!r}: expected a whole number of updates of the opponent for one of the network, at least one"
+        )
     for name, norm in (("clip", clip), ("opponent_clip", opponent_clip)):
         if norm is not None and not norm > 0:
             raise ConfigError(f"{name} = {norm!r}: expected a positive norm, or None for no clipping")

@@ -43,7 +43,7 @@ def gather(
 
     Raises:
         ConfigError: if there is no sample, no positive or no negative; with self pairs masked a lone sample has no
-            negative (``alone=True`` permits it); if weights are given for a set that is not.
+            negative (``alone=True`` permits it); if weights are given for a set that is not, or not one a point.
     """
     if samples.shape[-2] < 1 or positives.shape[-2] < 1:
         raise ConfigError(
@@ -64,6 +64,12 @@ def gather(
     given = [negative_weights, extra_weights, positive_weights]
     if extra_negatives is None:
         given.pop(1)
+    for points, mass in zip(sets, given, strict=True):
+        if mass is not None and mass.shape != points.shape[:-1]:
+            raise ConfigError(
+                f"weights of shape {tuple(mass.shape)} for points of shape {tuple(points.shape)}: expected "
+                f"{tuple(points.shape[:-1])}, one weight a point"
+            )
     raw = [frozen(s) for s in sets]
     weights = None
     if any(w is not None for w in given):

@@ -98,5 +98,5 @@ def score_gap(
     gap = frozen(real_denoised) - frozen(fake_denoised)
     if normalizer is not None:
         size = expand_like(frozen(normalizer(samples, real_denoised)), gap)
-        gap = torch.where(size > 0, gap / torch.where(size > 0, size, 1.0), 0.0)
+        gap = torch.where(size == 0, 0.0, gap / torch.where(size == 0, 1.0, size))
     return gap if scale is None else gap * expand_like(frozen(scale), gap)

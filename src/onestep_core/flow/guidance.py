@@ -27,6 +27,9 @@ def classifier_free(
         unconditional: the same with the null condition.
         scale: 1 is the conditional network, 0 the unconditional one, more extrapolates.
 
+    Raises:
+        ConfigError: at a call, if the two answers differ in shape.
+
     Source: Ho and Salimans, Classifier-Free Diffusion Guidance, eq. 6 (there ``1 + w`` is the scale),
     https://arxiv.org/abs/2207.12598.
 
@@ -37,8 +40,13 @@ def classifier_free(
     """
 
     def guided(*arguments: Tensor) -> Tensor:
-        base = full(unconditional(*arguments))
-        return base + scale * (full(conditional(*arguments)) - base)
+        base, towards = full(unconditional(*arguments)), full(conditional(*arguments))
+        if base.shape != towards.shape:
+            raise ConfigError(
+                f"the conditional answer has shape {tuple(towards.shape)} and the unconditional one "
+                f"{tuple(base.shape)}: expected the same"
+            )
+        return base + scale * (towards - base)
 
     return guided
 

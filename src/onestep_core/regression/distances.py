@@ -7,6 +7,7 @@ on their value, so the name says which it is.
 
 import torch
 
+from onestep_core.errors import ConfigError
 from onestep_core.precision import full
 from onestep_core.shapes import per_sample_mean, per_sample_sum
 from onestep_core.typing import PerSample, Sample, typed
@@ -94,6 +95,7 @@ def pseudo_huber(p: Sample, q: Sample, *, c: float) -> PerSample:
             ``0.00054 * sqrt(dimension)``.
 
     Raises:
+        ConfigError: if ``c`` is not positive: at zero distance the gradient would not exist. :func:`l2` is the limit.
         jaxtyping.TypeCheckError: if the shapes differ.
 
     Source: Song and Dhariwal, Improved Techniques for Training Consistency Models, eq. 7,
@@ -103,4 +105,6 @@ def pseudo_huber(p: Sample, q: Sample, *, c: float) -> PerSample:
         >>> pseudo_huber(torch.tensor([[3.0, 0.0]]), torch.zeros(1, 2), c=4.0)
         tensor([1.])
     """
+    if not c > 0:
+        raise ConfigError(f"c = {c}: expected a positive length")
     return (per_sample_sum((full(p) - full(q)).square()) + c**2).sqrt() - c

@@ -111,12 +111,17 @@ def karras(sigma: Time, *, sigma_data: float, power: float = 1.0) -> PerSample:
         sigma_data: standard deviation of the data, 0.5 for images in [-1, 1].
         power: 1/2 for losses in units of the data (``c_out`` in FastGen's consistency models).
 
+    Raises:
+        ConfigError: if ``sigma_data`` is not positive.
+
     Source: Karras et al., Elucidating the Design Space, table 1, https://arxiv.org/abs/2206.00364.
 
     Example:
         >>> karras(torch.tensor([0.5]), sigma_data=0.5)
         tensor([8.])
     """
+    if not sigma_data > 0:
+        raise ConfigError(f"sigma_data = {sigma_data}: expected a positive standard deviation")
     return (frozen(sigma) ** -2 + sigma_data**-2) ** power
 
 
