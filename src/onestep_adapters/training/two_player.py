@@ -94,7 +94,7 @@ def train_two_players(
         raise ConfigError("the state has no opponent: make it by new_state(..., opponent=new_opponent(network))")
     if not isinstance(ratio, int) or ratio < 1:
         raise ConfigError(
-            f"ratio = {ratio!r}: expected a whole number of updates of the opponent for one of the network, at least one"
+            f"ratio = {ratio!r}: expected whole updates of the opponent for one of the network, at least one"
         )
     for name, norm in (("clip", clip), ("opponent_clip", opponent_clip)):
         if norm is not None and not norm > 0:
