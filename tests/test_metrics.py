@@ -484,8 +484,11 @@ def test_pictures_are_drawn_without_pyplot(tmp_path):
     sets = {"one": images, "two": images[:7]}
     grid = plots.image_grid(images, sets, real_labels=labels, labels={"one": labels}, title="t")
     lines = plots.curves({"a": [(0, 1.0), (10, 0.1)], "b": [(0, 1.0), (10, 0.11)]}, floor=0.01, title="t")
+    many = {f"method {i}": [(0, 1.0), (10, 0.1 + i)] for i in range(len(plots.PALETTE) + 1)}
+    panels = plots.curves(many, floor=0.01, title="t")
+    assert [axes.texts[0].get_text() for axes in panels.get_axes()] == list(many)
     dots = plots.toy_scatter(normal(99, 2), {"a": normal(99, 2) * 3, "b": normal(9, 2)}, captions={"a": "score 1"})
-    for i, figure in enumerate((grid, lines, dots)):
+    for i, figure in enumerate((grid, lines, panels, dots)):
         figure.savefig(tmp_path / f"{i}.png")
         assert (tmp_path / f"{i}.png").stat().st_size > 3000
     assert "matplotlib.pyplot" not in sys.modules

@@ -25,6 +25,8 @@ _INK = "#22262b"
 _QUIET = "#8a9199"
 _LINE = "#d9dde1"
 _DPI = 160
+_LETTERS = 26
+"""Of a heading that fits its panel."""
 
 
 def image_grid(
@@ -106,6 +108,8 @@ def curves(
 ) -> Figure:
     """A validation distance over training, one line per method, with the floor of real data as a dashed line.
 
+    More methods than there are colours get a panel each, on the same axes, before the others in grey.
+
     Args:
         histories: by method, pairs of (step, distance).
         floor: the distance between two real sets.
@@ -123,6 +127,11 @@ def curves(
     """
     if not histories or not all(len(history) for history in histories.values()):
         raise ConfigError("expected at least one (step, distance) pair for each method")
+    everything = [value for history in histories.values() for _, value in history]
+    positive = min([*everything, *([] if floor is None else [floor])]) > 0
+    scale = "log" if logarithmic and positive else "linear"
+    if len(histories) > len(PALETTE):
+        return _panels(histories, floor=floor, xlabel=xlabel, ylabel=ylabel, title=title, scale=scale)
     figure = _figure(6.6, 3.8)
     axes = figure.add_axes((0.1, 0.14, 0.66, 0.68))
     ends = []
@@ -131,9 +140,7 @@ def curves(
         axes.plot(steps, values, color=colour, linewidth=1.7, solid_capstyle="round")
         axes.plot(steps[-1:], values[-1:], "o", color=colour, markersize=4)
         ends.append((float(values[-1]), name, colour))
-    everything = [value for history in histories.values() for _, value in history]
-    if logarithmic and min([*everything, *([] if floor is None else [floor])]) > 0:
-        axes.set_yscale("log")
+    axes.set_yscale(scale)
     if floor is not None:
         axes.axhline(floor, color=_QUIET, linewidth=1.1, linestyle=(0, (4, 3)))
         ends.append((floor, "floor (real data)", _QUIET))
@@ -147,6 +154,58 @@ def curves(
     if title:
         figure.text(0.1, 0.925, title, fontsize=10.5, color=_INK, fontweight="bold")
     _name_ends(axes, ends)
+    return figure
+
+
+def _panels(
+    histories: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    floor: float | None,
+    xlabel: str,
+    ylabel: str,
+    title: str,
+    scale: str,
+    columns: int = 5,
+) -> Figure:
+    side, tall, gap, head, left = 1.9, 1.15, 0.16, 0.3, 0.5
+    above, below = 0.72 if title else 0.4, 0.5
+    lines = -(-len(histories) // columns)
+    width, height = left + columns * (side + gap), above + lines * (tall + head) + below
+    figure = _figure(width, height)
+    first: Axes | None = None
+    for i, name in enumerate(histories):
+        row, column = divmod(i, columns)
+        place = (left + column * (side + gap), height - above - (row + 1) * (tall + head))
+        box = (place[0] / width, place[1] / height, side / width, tall / height)
+        axes = figure.add_axes(box, sharex=first, sharey=first)
+        first = first or axes
+        for other, history in histories.items():
+            steps, values = zip(*history, strict=True)
+            axes.plot(steps, values, color="#e4e7ea", linewidth=0.8, zorder=1 + (other == name))
+        steps, values = zip(*histories[name], strict=True)
+        axes.plot(steps, values, color=PALETTE[0], linewidth=1.7, zorder=3)
+        axes.plot(steps[-1:], values[-1:], "o", color=PALETTE[0], markersize=3.5, zorder=3)
+        if floor is not None:
+            axes.axhline(floor, color=_QUIET, linewidth=0.9, linestyle=(0, (4, 3)))
+        _open(axes)
+        axes.set_yscale(scale)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.locator_params(axis="x", nbins=3)
+        axes.tick_params(labelleft=column == 0, labelbottom=i + columns >= len(histories), labelsize=6.5)
+        axes.text(
+            0,
+            1.06,
+            name,
+            transform=axes.transAxes,
+            fontsize=min(8.0, 8.0 * (_LETTERS + 2) / len(name)),
+            color=_INK,
+            fontweight="bold",
+        )
+    dashed = "" if floor is None else "; dashed: real data"
+    figure.text(left / width, 1 - (above - 0.2) / height, f"{ylabel}{dashed}", fontsize=8, color=_QUIET)
+    figure.text(left / width, 0.12 / height, xlabel, fontsize=8, color=_INK)
+    if title:
+        figure.text(left / width, 1 - 0.1 / height, title, fontsize=10.5, color=_INK, fontweight="bold", va="top")
     return figure
 
 
@@ -206,7 +265,7 @@ def toy_scatter(
             1.11 if captions else 1.035,
             name,
             transform=axes.transAxes,
-            fontsize=9,
+            fontsize=min(9.0, 9.0 * _LETTERS / len(name)),
             color=_INK,
             va="bottom",
             fontweight="bold",
