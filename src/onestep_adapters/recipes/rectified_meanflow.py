@@ -8,7 +8,7 @@ from onestep_adapters.networks import as_average_velocity
 from onestep_adapters.recipes.draws import Draw
 from onestep_adapters.recipes.flow_matching import FlowMatching
 from onestep_adapters.recipes.jumps import EulerianRecipe
-from onestep_adapters.recipes.options import positive
+from onestep_adapters.recipes.options import positive, share
 from onestep_adapters.recipes.pairs import teacher_pairs
 from onestep_adapters.recipes.setting import Setting
 from onestep_adapters.recipes.students import required_teacher, start_from_teacher
@@ -33,6 +33,9 @@ class RectifiedMeanFlow(EulerianRecipe):
     """How many pairs at most; no more than one for every sample of the training."""
     solver_steps: int = attrs.field(default=10, validator=positive)
     """Heun steps of the teacher for a pair."""
+    known: float = attrs.field(default=0.0, validator=share)
+    """Share of the pairs without a jump that get the sampler's own, from noise to data, whose average velocity needs no
+    derivative: it is the pair's, ``noise - data``, since the teacher's trajectory joins them. Published: 0."""
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
@@ -62,6 +65,8 @@ class RectifiedMeanFlow(EulerianRecipe):
 
         def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
             t, s = self.times(self.training.batch, generator)
+            known = torch.arange(len(t)) >= len(t) - round(self.known * (len(t) - self.jumping))
+            t, s = t.masked_fill(known, self.path.noise_time), s.masked_fill(known, self.path.data_time)
             index = torch.randint(count, (self.training.batch,), generator=generator)
             drawn = Draw(data[index], noise[index], None if classes is None else classes[index])
             z, v, t, s, labels = self.placed(drawn, t, s)

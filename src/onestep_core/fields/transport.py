@@ -67,7 +67,8 @@ def sinkhorn_field(
         block_size: rows of the kernel matrix held at a time; ``None`` chooses by shape.
 
     Returns:
-        A :class:`Drift`, scale 1.
+        A :class:`Drift`, scale 1. Whole plans see their farthest point: exponents are costs over ``epsilon``, rounded
+        to the precision of the inputs, so give float64 where the largest squared distance is 10^4 ``epsilon`` or more.
 
     Raises:
         ConfigError: if ``epsilon`` is not positive, without an iteration, on an empty set, a lone sample with self
