@@ -21,7 +21,7 @@ from onestep_adapters.recipes.teachers import teacher_folder
 from onestep_adapters.recipes.watching import COARSE_STEPS, distance_to, histories, watched
 
 RESULTS = Path(__file__).parent / "results"
-DATA = ("8gaussians", "checkerboard", DIGITS)
+DATA = ("8gaussians", "checkerboard", "unequal", DIGITS)
 POINTS = 2000
 
 

@@ -280,7 +280,8 @@ def convergence(counts: list[int], draws: int) -> float:
     h, std = 0.5, 0.4
     p = ([0.3, 0.7], [[-1.0, 0.5], [1.0, 0.0]])
     q = ([0.6, 0.4], [[-0.8, 0.2], [0.9, -0.4]])
-    probes, zero = draw(12, 2, seed=7), torch.zeros(12, dtype=F64)
+    # Where the data are: far from them few points count, and the error is no average of many.
+    probes, zero = 0.6 * draw(12, 2, seed=7), torch.zeros(12, dtype=F64)
     smooth = [GaussianMixture.isotropic(*law, math.hypot(std, h)).score(probes, zero, path=Linear()) for law in (p, q)]
     exact = h**2 * (smooth[0] - smooth[1])
     sources = [GaussianMixture.isotropic(*law, std) for law in (p, q)]
@@ -301,7 +302,7 @@ def test_the_gaussian_field_converges_to_the_smoothed_score_difference():
 
 @pytest.mark.thorough
 def test_the_gaussian_field_converges_to_the_smoothed_score_difference_closely():
-    assert convergence([250, 1000, 4000, 16000], 60) == pytest.approx(-0.5, abs=0.04)
+    assert convergence([250, 1000, 4000, 16000], 200) == pytest.approx(-0.5, abs=0.04)
 
 
 def biases(counts: list[int], draws: int) -> tuple[float, float]:
