@@ -1,5 +1,6 @@
 """What theory says of drift fields, and that streamed, swept and dense evaluation agree."""
 
+import dataclasses
 import math
 from functools import partial
 
@@ -540,6 +541,96 @@ def test_a_number_out_of_range_raises_through_a_field(kernel):
     x, y = torch.randn(5, 3), torch.randn(4, 3)
     with pytest.raises(ConfigError, match="expected"):
         core.mean_shift_field(x, y, kernel=kernel)
+
+
+@pytest.mark.parametrize("lead", [(), (5,), (2, 3)])
+@pytest.mark.parametrize("size", [None, 3])
+@pytest.mark.parametrize("swept", [2**10, 2**22])
+def test_released_weights_of_one_are_none(lead, size, swept, monkeypatch):
+    monkeypatch.setattr(streaming, "_SWEPT_ELEMENTS", swept)
+    monkeypatch.setattr(streaming, "_GROUPED_ELEMENTS", swept)
+    x, y = draw(*lead, 21, 12), draw(*lead, 17, 12, seed=1)
+    plain, weighted = (
+        released_drift(x, y, positive_weights=w, block_size=size) for w in (None, torch.ones(*lead, 17, dtype=F64))
+    )
+    torch.testing.assert_close(weighted.scale, plain.scale)
+    torch.testing.assert_close(weighted.field, plain.field)
+
+
+def test_bias_correction_survives_tiny_affinities():
+    x, y, n = torch.tensor([[0.0], [9.0]]), torch.tensor([[-50.0], [-49.0]]), torch.tensor([[1.0]])
+    kernel = partial(laplace, temperature=1.0)
+    call = partial(mean_shift_field, x, y, n, kernel=kernel, coupling=unnormalized)
+    scaled = mean_shift_field(x + 49, y + 49, n + 49, kernel=kernel, bias_correction=True).field
+    assert bool(call(bias_correction=True).field.isfinite().all())
+    torch.testing.assert_close(call(bias_correction=True).field, scaled, rtol=1e-4, atol=1e-4)
+
+
+def test_float64_duplicates_have_no_distance():
+    x = draw(200, 16) + 30
+    both = torch.cat([x, x])
+    ((_, apart),) = streaming.Distances(both, both.clone(), themselves=False, block_size=None)
+    assert float(apart[0].diagonal().max()) == 0.0
+
+
+def test_several_temperatures_check_what_one_does():
+    field = multi_temperature(
+        lambda t: partial(drift_field, kernel=partial(laplace, temperature=t), coupling=softmax_both),
+        (0.1, 1.0),
+        normalize=True,
+    )
+    for wrong in (
+        (torch.ones(6, 12, dtype=torch.long), torch.randn(8, 12)),
+        (torch.randn(6, 12), torch.randn(8, 11)),
+        (torch.randn(6), torch.randn(6)),
+    ):
+        with pytest.raises(TypeCheckError):
+            field(*wrong)
+
+
+def test_kernels_of_any_making_are_kernels():
+    """Not hashable, with parameters that learn: the field is the same and has no gradient."""
+
+    @dataclasses.dataclass
+    class Made:
+        length: float
+
+        def __call__(self, x, y, *, factor=1.0):
+            return -core.distances(x, y) * factor / self.length
+
+    rate = torch.tensor(0.5, requires_grad=True)
+    x, y = torch.randn(5, 3), torch.randn(4, 3)
+    kernels = [partial(Made(0.5), factor=1.0), Radial(lambda r: -r / rate), lambda a, b: -core.distances(a, b) / rate]
+    for field in (partial(drift_field, coupling=softmax_both), mean_shift_field):
+        expected = field(x, y, kernel=SHARP).field
+        for kernel in kernels:
+            found = field(x, y, kernel=kernel).field
+            assert not found.requires_grad
+            torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("kernel", [SHARP, opaque(SHARP)], ids=["swept", "dense"])
+def test_a_coupling_may_give_one_column_for_all_groups(kernel):
+    def flat(rows, columns):
+        return core.Potentials(rows(), torch.zeros(9))
+
+    field = drift_field(torch.randn(3, 5, 2), torch.randn(3, 4, 2), kernel=kernel, coupling=flat).field
+    assert field.shape == (3, 5, 2)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        partial(drift_field, kernel=SHARP, coupling=softmax_both),
+        partial(mean_shift_field, kernel=SHARP),
+        released_drift,
+    ],
+)
+def test_no_groups_and_no_storage(field):
+    extra = {"temperatures": (0.2,)} if field is released_drift else {}
+    assert field(torch.zeros(0, 4, 12), torch.zeros(0, 3, 12), **extra).field.shape == (0, 4, 12)
+    shapes = field(torch.zeros(2, 4, 12, device="meta"), torch.zeros(2, 3, 12, device="meta"), **extra)
+    assert shapes.field.shape == (2, 4, 12)
 
 
 @pytest.mark.parametrize("name", ["positive", "negative", "extra"])

@@ -5,6 +5,8 @@ in it, so what the core computes around a network is float32 at least, whatever 
 float64 where the inputs are float64.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -24,6 +26,8 @@ def frozen(x: Tensor) -> Tensor:
     return full(x).detach()
 
 
-def no_autocast(x: Tensor) -> torch.autocast:
+def no_autocast(x: Tensor) -> AbstractContextManager[object]:
     """A context in which matrix products of tensors like ``x`` keep their precision under an outer autocast."""
+    if x.device.type == "meta":
+        return nullcontext()
     return torch.autocast(device_type=x.device.type, enabled=False)

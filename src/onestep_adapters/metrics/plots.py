@@ -5,6 +5,7 @@ no window, no change of anyone's style. ``figure.savefig("samples.png")`` writes
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ _INK = "#22262b"
 _QUIET = "#8a9199"
 _LINE = "#d9dde1"
 _DPI = 160
+_WIDE = 13.0
+"""Inches that pictures of many methods are wide at most; then come further lines."""
 _LETTERS = 26
 """Of a heading that fits its panel."""
 
@@ -40,7 +43,7 @@ def image_grid(
     real_name: str = "real",
     title: str = "",
 ) -> Figure:
-    """Real images beside one block per method; one class per row where labels are given.
+    """Real images beside one block per method, in several lines where there are many; one class per row with labels.
 
     Args:
         real: images in [-1, 1], ``[n, channel, height, width]`` with one or three channels.
@@ -76,24 +79,28 @@ def image_grid(
             raise ConfigError(
                 f"expected one label per image of {name!r}, [{len(images)}], got {list(labels[name].shape)}"
             )
-    cell = 0.3
-    width, height = len(blocks) * (across * cell + 0.18) + 0.45, rows * cell + (0.68 if title else 0.46)
+    cell, gap, head, left, above = 0.3, 0.18, 0.33, 0.32, 0.22 if title else 0.0
+    side, tall = across * cell, rows * cell
+    columns = min(len(blocks), max(1, int(_WIDE / (side + gap))))
+    lines = -(-len(blocks) // columns)
+    width, height = columns * (side + gap) + left + 0.1, lines * (tall + head + 0.1) + above
     figure = _figure(width, height)
-    left, top = 0.32 / width, 1 - (0.55 if title else 0.33) / height
-    step = (1 - left - 0.1 / width) / len(blocks)
     for i, (name, images) in enumerate(blocks.items()):
-        box = (left + i * step, 0.1 / height, step - 0.18 / width, top - 0.1 / height)
-        axes = figure.add_axes(box)
+        line, column = divmod(i, columns)
+        place = (left + column * (side + gap), height - above - (line + 1) * (tall + head + 0.1) + 0.1)
+        axes = figure.add_axes((place[0] / width, place[1] / height, side / width, tall / height))
         mosaic = _mosaic(images, labels.get(name), across, rows)
         axes.imshow(mosaic.numpy(), interpolation="nearest", vmin=0, vmax=1, cmap="gray", aspect="equal")
         axes.set_axis_off()
-        axes.set_title(name, fontsize=8.5, color=_INK, fontweight="bold" if i == 0 else "normal", pad=5)
-        if i == 0 and name in labels:
-            side = real.shape[2] + 1
+        fits = 8.5 * min(1.0, 14 * side / len(name))
+        axes.set_title(name, fontsize=fits, color=_INK, fontweight="bold" if i == 0 else "normal", pad=5)
+        if column == 0 and name in labels:
+            pixels = real.shape[2] + 1
             for row in range(rows):
-                axes.text(-1.6, row * side + side / 2, str(row), ha="right", va="center", fontsize=7.5, color=_QUIET)
+                y = row * pixels + pixels / 2
+                axes.text(-1.6, y, str(row), ha="right", va="center", fontsize=7.5, color=_QUIET)
     if title:
-        figure.text(left, 1 - 0.08 / height, title, fontsize=10, color=_INK, fontweight="bold", va="top")
+        figure.text(left / width, 1 - 0.08 / height, title, fontsize=10, color=_INK, fontweight="bold", va="top")
     return figure
 
 
@@ -116,7 +123,7 @@ def curves(
         xlabel: below.
         ylabel: above the axis.
         title: above everything.
-        logarithmic: distances on a logarithmic axis; where some are not positive it is linear.
+        logarithmic: distances on a logarithmic axis; where some are not positive it is linear, in panels near zero.
 
     Raises:
         ConfigError: without a history, or with an empty one.
@@ -128,9 +135,12 @@ def curves(
     if not histories or not all(len(history) for history in histories.values()):
         raise ConfigError("expected at least one (step, distance) pair for each method")
     everything = [value for history in histories.values() for _, value in history]
-    positive = min([*everything, *([] if floor is None else [floor])]) > 0
-    scale = "log" if logarithmic and positive else "linear"
+    scale: dict[str, Any] = {"value": "linear"}
+    if logarithmic and min([*everything, *([] if floor is None else [floor])]) > 0:
+        scale = {"value": "log"}
     if len(histories) > len(PALETTE):
+        if logarithmic and scale["value"] == "linear":
+            scale = {"value": "symlog", "linthresh": max(everything) / 100}
         return _panels(histories, floor=floor, xlabel=xlabel, ylabel=ylabel, title=title, scale=scale)
     figure = _figure(6.6, 3.8)
     axes = figure.add_axes((0.1, 0.14, 0.66, 0.68))
@@ -140,7 +150,7 @@ def curves(
         axes.plot(steps, values, color=colour, linewidth=1.7, solid_capstyle="round")
         axes.plot(steps[-1:], values[-1:], "o", color=colour, markersize=4)
         ends.append((float(values[-1]), name, colour))
-    axes.set_yscale(scale)
+    axes.set_yscale(**scale)
     if floor is not None:
         axes.axhline(floor, color=_QUIET, linewidth=1.1, linestyle=(0, (4, 3)))
         ends.append((floor, "floor (real data)", _QUIET))
@@ -164,7 +174,7 @@ def _panels(
     xlabel: str,
     ylabel: str,
     title: str,
-    scale: str,
+    scale: dict[str, Any],
     columns: int = 5,
 ) -> Figure:
     side, tall, gap, head, left = 1.9, 1.15, 0.16, 0.3, 0.5
@@ -188,7 +198,7 @@ def _panels(
         if floor is not None:
             axes.axhline(floor, color=_QUIET, linewidth=0.9, linestyle=(0, (4, 3)))
         _open(axes)
-        axes.set_yscale(scale)
+        axes.set_yscale(**scale)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.locator_params(axis="x", nbins=3)
         axes.tick_params(labelleft=column == 0, labelbottom=i + columns >= len(histories), labelsize=6.5)

@@ -141,17 +141,18 @@ def drift_field(
     return drift
 
 
+@typed
 def drift_fields(
-    samples: Tensor,
-    positives: Tensor,
-    negatives: Tensor | None = None,
+    samples: Float[Tensor, "*groups n channel"],
+    positives: Float[Tensor, "*groups p channel"],
+    negatives: Float[Tensor, "*groups q channel"] | None = None,
     *,
     kernels: Sequence[Kernel],
     coupling: Coupling,
-    extra_negatives: Tensor | None = None,
-    positive_weights: Tensor | None = None,
-    negative_weights: Tensor | None = None,
-    extra_weights: Tensor | None = None,
+    extra_negatives: Float[Tensor, "*groups u channel"] | None = None,
+    positive_weights: Float[Tensor, "*groups p"] | None = None,
+    negative_weights: Float[Tensor, "*groups q_or_n"] | None = None,
+    extra_weights: Float[Tensor, "*groups u"] | None = None,
     keys: Callable[[Tensor], Tensor] | None = None,
     affinity_floor: float = 0.0,
     attraction: float = 1.0,
@@ -159,7 +160,7 @@ def drift_fields(
     block_size: int | None = None,
 ) -> list[Drift]:
     """:func:`drift_field` for several kernels, which share the distances."""
-    if affinity_floor < 0:
+    if not affinity_floor >= 0:
         raise ConfigError(f"affinity_floor = {affinity_floor}: expected zero or more")
     sets = gather(
         samples,
@@ -171,14 +172,18 @@ def drift_fields(
         extra_weights=extra_weights,
         keys=keys,
     )
-    affinities = Affinities(
-        sets.sample_keys,
-        sets.target_keys,
-        kernels,
-        self_penalties=[torch.inf] * len(kernels) if sets.repel_one_another else None,
-        block_size=block_size,
-    )
-    fields = displacements(affinities, coupling, sets, floor=affinity_floor, attraction=attraction, repulsion=repulsion)
+    # A kernel may have parameters; a field has no gradient.
+    with torch.no_grad():
+        affinities = Affinities(
+            sets.sample_keys,
+            sets.target_keys,
+            kernels,
+            self_penalties=[torch.inf] * len(kernels) if sets.repel_one_another else None,
+            block_size=block_size,
+        )
+        fields = displacements(
+            affinities, coupling, sets, floor=affinity_floor, attraction=attraction, repulsion=repulsion
+        )
     return [evaluated(samples, field) for field in fields]
 
 
@@ -190,5 +195,5 @@ def summed_fields(drifts: Sequence[Drift], *, normalize: bool) -> Tensor:
     first, *others = [(d.field, d.force_norms.clamp(min=_RMS_FLOOR).rsqrt() if normalize else 1.0) for d in drifts]
     total = first[0] * first[1]
     for field, factor in others:
-        total = total.addcmul_(field, factor if isinstance(factor, Tensor) else field.new_tensor(factor))
+        total = torch.addcmul(total, field, factor if isinstance(factor, Tensor) else field.new_tensor(factor))
     return total

@@ -110,17 +110,18 @@ def mean_shift_field(
     return drift
 
 
+@typed
 def mean_shift_fields(
-    samples: Tensor,
-    positives: Tensor,
-    negatives: Tensor | None = None,
+    samples: Float[Tensor, "*groups n channel"],
+    positives: Float[Tensor, "*groups p channel"],
+    negatives: Float[Tensor, "*groups q channel"] | None = None,
     *,
     kernels: Sequence[Kernel],
     coupling: Coupling = softmax_rows,
-    extra_negatives: Tensor | None = None,
-    positive_weights: Tensor | None = None,
-    negative_weights: Tensor | None = None,
-    extra_weights: Tensor | None = None,
+    extra_negatives: Float[Tensor, "*groups u channel"] | None = None,
+    positive_weights: Float[Tensor, "*groups p"] | None = None,
+    negative_weights: Float[Tensor, "*groups q_or_n"] | None = None,
+    extra_weights: Float[Tensor, "*groups u"] | None = None,
     keys: Callable[[Tensor], Tensor] | None = None,
     attraction: float = 1.0,
     repulsion: float = 1.0,
@@ -154,11 +155,16 @@ def mean_shift_fields(
         plain = [centre(sums, sets.samples) for sums in first]
         if not bias_correction:
             return plain
-        second = affinities.apply(potentials, points, weights=weights, power=2)
-        return [_corrected(m, of, squared) for m, of, squared in zip(plain, first, second, strict=True)]
+        second = affinities.apply(potentials, points, weights=weights, factors=_squared_shares)
+        return [
+            mean + squares.products - squares.totals.unsqueeze(-1) * mean
+            for mean, squares in zip(plain, second, strict=True)
+        ]
 
-    towards = means(sets.positive, themselves=False)
-    away = means(sets.negative, themselves=sets.repel_one_another)
+    # A kernel may have parameters; a field has no gradient.
+    with torch.no_grad():
+        towards = means(sets.positive, themselves=False)
+        away = means(sets.negative, themselves=sets.repel_one_another)
     fields = (attraction * t - repulsion * a for t, a in zip(towards, away, strict=True))
     if attraction != repulsion:
         fields = (field + (repulsion - attraction) * sets.samples for field in fields)
@@ -172,7 +178,10 @@ def centre(sums: Sums, otherwise: Tensor) -> Tensor:
     return torch.where(some, sums.products / torch.where(some, totals, 1.0), otherwise)
 
 
-def _corrected(mean: Tensor, sums: Sums, squared: Sums) -> Tensor:
-    """``m + sum_j a_j^2 (y_j - m)`` with ``a`` the shares of the affinities."""
-    mass = torch.where(sums.totals > 0, sums.totals, 1.0).square().unsqueeze(-1)
-    return mean + (squared.products - squared.totals.unsqueeze(-1) * mean) / mass
+def _squared_shares(affinity: Tensor) -> Tensor:
+    """``a_j^2``, the shares before they are squared: squares of affinities underflow early. Zero where there are none.
+
+    With them the correction of a mean ``m`` is ``sum_j a_j^2 (y_j - m)``.
+    """
+    totals = affinity.sum(-1, keepdim=True)
+    return (affinity / torch.where(totals > 0, totals, 1.0)).square()

@@ -89,7 +89,7 @@ def released_drift(
         tensor(1.)
     """
     _always(negatives, "released_drift")
-    if not temperatures or not all(t > 0 for t in temperatures) or affinity_floor < 0:
+    if not temperatures or not all(t > 0 for t in temperatures) or not affinity_floor >= 0:
         raise ConfigError(
             f"temperatures = {temperatures}, affinity_floor = {affinity_floor}: expected at least one temperature, "
             "all positive, and a floor of zero or more"
@@ -134,9 +134,10 @@ def _mean_distance(x: Tensor, y: Tensor, weights: Tensor | None, block_size: int
     """``mean(d w) / mean(w)`` over every pair of the call, 0-d."""
     m = y.shape[-2]
     total = x.new_zeros(())
-    for _, d in Distances(x, y, themselves=True, block_size=block_size):
+    of_group = None if weights is None else weights.reshape(-1, 1, m)
+    for (groups, _), d in Distances(x, y, themselves=True, block_size=block_size):
         d = d.clamp(min=_DISTANCE_FLOOR)
-        total = total + (d if weights is None else d * weights.unsqueeze(-2)).sum()
+        total = total + (d if of_group is None else d * of_group[groups]).sum()
     mass = x.new_ones(()) if weights is None else weights.mean()
     return total / (x[..., 0].numel() * m) / mass
 

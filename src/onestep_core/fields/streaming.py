@@ -17,11 +17,11 @@ reduced anew, exactly.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from types import EllipsisType
 from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from onestep_core.errors import ConfigError
 from onestep_core.fields.kernels import distances, near, profile, squared_lengths
@@ -35,7 +35,7 @@ _SWEPT_ELEMENTS = 2**22
 _GROUPED_ELEMENTS = 2**20
 """Of several small groups that are swept together, their points included: they stay in a core's own cache."""
 
-Block: TypeAlias = tuple[slice | EllipsisType, slice]
+Block: TypeAlias = tuple[slice, slice]
 """Which groups, and which of their rows."""
 
 
@@ -67,11 +67,25 @@ def _steps(count: int, step: int) -> list[slice]:
 
 def _flat(points: Tensor) -> Tensor:
     """``[group, n, channel]``."""
-    return points.reshape(-1, *points.shape[-2:])
+    return points.reshape(math.prod(points.shape[:-2]), *points.shape[-2:])
+
+
+def _tiles(groups: int, n: int, m: int, channels: int, *, kernels: int, block_size: int | None) -> list[Block]:
+    """The blocks of a sweep: several small groups whole, or some rows of one group."""
+    rows = block_rows(groups, n, m, block_size)
+    if block_size is None:
+        rows = max(1, min(n, _SWEPT_ELEMENTS // (kernels * m)))
+        if 32 < rows < n:
+            rows -= rows % 32
+    whole = max(1, _GROUPED_ELEMENTS // (kernels * n * m + (n + m) * channels))
+    return [(part, block) for part in _steps(groups, whole if rows == n else 1) for block in _steps(n, rows)]
 
 
 class Distances:
-    """``|x_i - y_j|`` in blocks; on a processor and outside transforms the first ones are kept from pass to pass.
+    """``|x_i - y_j|`` in blocks ``[group, rows, m]``: leading axes are one. Blocks are to be left as they are.
+
+    On a processor and outside transforms the first ones are kept from pass to pass, and others are overwritten by the
+    next: read each before the next comes.
 
     Args:
         x: points, ``[.., n, channel]``.
@@ -81,50 +95,46 @@ class Distances:
         block_size: rows a block; ``None`` chooses by shape.
 
     Attributes:
-        swept: whether values may be looked at and buffers be overwritten; then blocks are ``[group, rows, m]`` of a
-            few groups at a time, to be left as they are and read before the next, else ``[.., rows, m]``.
+        swept: whether values may be looked at and buffers be overwritten.
         blocks: of one pass.
     """
 
     def __init__(self, x: Tensor, y: Tensor, *, themselves: bool, kernels: int = 1, block_size: int | None) -> None:
-        groups, n, m = math.prod(x.shape[:-2]), x.shape[-2], y.shape[-2]
-        rows = block_rows(groups, n, m, block_size)
-        self.swept = _may_sweep(x, y)
-        self.blocks: list[Block] = [(..., part) for part in _steps(n, rows)]
-        if not self.swept:
-            self._x, self._y = x, y
-            return
         self._x, self._y, self._themselves = _flat(x), _flat(y), themselves
-        self._squares = squared_lengths(self._y)
-        together = 1
-        if block_size is None:
-            together = max(1, _GROUPED_ELEMENTS // (kernels * n * m + (n + m) * x.shape[-1]))
-            rows = max(1, min(n, _SWEPT_ELEMENTS // (kernels * m)))
-        if rows < n:
-            together, rows = 1, rows if block_size is not None else max(1, rows - rows % 32 if rows > 32 else rows)
-        self.blocks = [(part, block) for part in _steps(groups, together) for block in _steps(n, rows)]
-        self.largest = min(together, groups) * rows * m
+        groups, n, m = len(self._x), x.shape[-2], y.shape[-2]
+        self.swept = may_sweep(x, y)
+        if self.swept:
+            self.blocks = _tiles(groups, n, m, x.shape[-1], kernels=kernels, block_size=block_size)
+        else:
+            self.blocks: list[Block] = [(slice(None), r) for r in _steps(n, block_rows(groups, n, m, block_size))]
+        self._squares: Tensor | None = None
         self._kept: list[Tensor] = []
         self._buffer: Tensor | None = None
 
+    @property
+    def largest(self) -> int:
+        """Elements of the largest block of a sweep."""
+        return max(((p.stop - p.start) * (r.stop - r.start) for p, r in self.blocks), default=0) * self._y.shape[-2]
+
     def __iter__(self) -> Iterator[tuple[Block, Tensor]]:
         """One pass."""
-        if not self.swept:
-            for _, rows in self.blocks:
-                yield (..., rows), distances(self._x[..., rows, :], self._y)
-            return
+        largest = self.largest if self.swept else 0
         for position, block in enumerate(self.blocks):
             if position < len(self._kept):
                 yield block, self._kept[position]
-                continue
-            apart = self._block(*block)
-            if position == len(self._kept) and (position + 1) * self.largest <= _DENSE_ELEMENTS:
-                self._kept.append(apart)
+            elif not self.swept:
+                yield block, distances(self._x[:, block[1]], self._y)
             else:
-                self._buffer = apart
-            yield block, apart
+                apart = self._block(*block)
+                if position == len(self._kept) and (position + 1) * largest <= _DENSE_ELEMENTS:
+                    self._kept.append(apart)
+                else:
+                    self._buffer = apart
+                yield block, apart
 
-    def _block(self, groups: slice | EllipsisType, rows: slice) -> Tensor:
+    def _block(self, groups: slice, rows: slice) -> Tensor:
+        if self._squares is None:
+            self._squares = squared_lengths(self._y)
         x, y = self._x[groups, rows], self._y[groups]
         shape = (len(x), x.shape[-2], y.shape[-2])
         buffer, self._buffer = self._buffer, None
@@ -134,10 +144,14 @@ class Distances:
         return near(x, y, self._squares[groups], own=rows.start if self._themselves else None, out=out)
 
 
-def _may_sweep(*tensors: Tensor) -> bool:
+def may_sweep(*tensors: Tensor) -> bool:
+    """Whether values may be looked at: plain tensors on a processor, outside transforms, graphs and tracing modes."""
     if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore
         return False
-    return all(t.device.type == "cpu" and not t.requires_grad for t in tensors)
+    if is_in_torch_dispatch_mode():
+        return False
+    plain = (Tensor, torch.nn.Parameter)
+    return all(type(t) in plain and t.device.type == "cpu" and not t.requires_grad for t in tensors)
 
 
 class Affinities:
@@ -241,7 +255,7 @@ class Affinities:
             return _zero_if_masked(joined(parts, -1))
         if column is None:
             return self._reduced().row[:, kernel].reshape(shape)
-        column = column.reshape(-1, 1, 1, column.shape[-1])
+        column = self._per_group(column)[:, None, None]
         row = self._x.new_empty(len(column), shape[-1])
         for (part, rows), stack in self._sweep([kernel]):
             row[part, rows] = stack.sub_(column[part]).logsumexp(-1).squeeze(1)
@@ -254,7 +268,7 @@ class Affinities:
             return _zero_if_masked(self._columns(row, kernel))
         if row is None:
             return self._reduced().column[:, kernel].reshape(shape)
-        row = row.reshape(-1, 1, row.shape[-1], 1)
+        row = self._per_group(row)[:, None, :, None]
         column = self._x.new_full((len(row), shape[-1]), -math.inf)
         for (part, rows), stack in self._sweep([kernel]):
             summed = stack.sub_(row[part, :, rows]).logsumexp(-2).squeeze(1)
@@ -262,13 +276,16 @@ class Affinities:
         return _zero_if_masked(column).reshape(shape)
 
     def _columns(self, row: Tensor | None, kernel: int, columns: Tensor | None = None) -> Tensor:
-        total: Tensor | None = None
-        for rows, log_k in self._evaluated(kernel, columns):
-            part = (log_k if row is None else log_k - row[..., rows].unsqueeze(-1)).logsumexp(-2)
-            total = part if total is None else torch.logaddexp(total, part)
-        if total is None:
-            raise ConfigError("no samples: expected at least one")
-        return total
+        parts = [
+            (log_k if row is None else log_k - row[..., rows].unsqueeze(-1)).logsumexp(-2)
+            for rows, log_k in self._evaluated(kernel, columns)
+        ]
+        return torch.stack(parts).logsumexp(0) if len(parts) > 1 else parts[0]
+
+    def _per_group(self, values: Tensor) -> Tensor:
+        """``[group, count]`` of values ``[.., count]``, or of ``[count]`` for all groups."""
+        lead = self._x.shape[:-2]
+        return values.expand(*lead, values.shape[-1]).reshape(math.prod(lead), values.shape[-1])
 
     def potentials(self, coupling: Coupling) -> list[Potentials]:
         """What ``coupling`` makes of the two reductions of each kernel."""
@@ -301,7 +318,7 @@ class Affinities:
             for rows, log_k in self._evaluated(kernel):
                 affinity = (log_k - row[..., rows].unsqueeze(-1) - column.unsqueeze(-2)).exp()
                 if floor > 0:
-                    affinity = affinity.clamp_(min=floor)
+                    affinity = affinity.clamp(min=floor)
                 if weights is not None:
                     affinity = affinity * weights.unsqueeze(-2)
                 with no_autocast(values):
@@ -317,10 +334,8 @@ class Affinities:
         factors: Callable[[Tensor], Tensor] | None,
     ) -> list[Tensor]:
         points, count, n = _flat(values), len(self._profiles), self._x.shape[-2]
-        row, column = (
-            torch.stack([each.reshape(len(points), -1) for each in of], 1) for of in zip(*potentials, strict=True)
-        )
-        of_targets = None if weights is None else weights.reshape(len(points), 1, 1, -1)
+        row, column = (torch.stack([self._per_group(each) for each in of], 1) for of in zip(*potentials, strict=True))
+        of_targets = None if weights is None else self._per_group(weights)[:, None, None]
         out = points.new_empty(len(points), count, n, points.shape[-1])
         for (part, rows), stack in self._sweep(range(count)):
             stack.sub_(row[part, :, rows].unsqueeze(-1)).sub_(column[part].unsqueeze(-2)).exp_()
@@ -337,11 +352,15 @@ class Affinities:
         return [out[:, kernel].view(*values.shape[:-2], n, values.shape[-1]) for kernel in range(count)]
 
     def apply(
-        self, potentials: Sequence[Potentials], values: Tensor, *, weights: Tensor | None, power: int = 1
+        self,
+        potentials: Sequence[Potentials],
+        values: Tensor,
+        *,
+        weights: Tensor | None,
+        factors: Callable[[Tensor], Tensor] | None = None,
     ) -> list[Sums]:
-        """For each kernel: weighted affinities to a power, times ``values [.., m, channel]``, and their row sums."""
+        """As :meth:`products`, beside the sums over the rows of what is multiplied."""
         counted = torch.cat([values, torch.ones_like(values[..., :1])], -1)
-        factors = None if power == 1 else partial(torch.pow, exponent=power)
         found = self.products(potentials, counted, weights=weights, factors=factors)
         return [Sums(sums[..., :-1], sums[..., -1]) for sums in found]
 

@@ -66,7 +66,10 @@ def multi_temperature(field: Callable[[float], Field], temperatures: Sequence[fl
 def _together(fields: Sequence[Field]) -> Callable[..., list[Drift]] | None:
     """One function for fields that differ in their kernel alone; ``None`` for others."""
     first = fields[0]
-    if not isinstance(first, partial) or first.func not in _SHARING:
+    if not isinstance(first, partial):
+        return None
+    several = next((several for function, several in _SHARING.items() if function is first.func), None)
+    if several is None:
         return None
     shared = {name: value for name, value in first.keywords.items() if name != "kernel"}
     kernels: list[Any] = []
@@ -79,7 +82,7 @@ def _together(fields: Sequence[Field]) -> Callable[..., list[Drift]] | None:
         if any(theirs[name] is not value for name, value in shared.items()):
             return None
         kernels.append(other.keywords["kernel"])
-    return partial(_SHARING[first.func], kernels=kernels, **shared)
+    return partial(several, kernels=kernels, **shared)
 
 
 _SHARING: dict[Any, Callable[..., list[Drift]]] = {drift_field: drift_fields, mean_shift_field: mean_shift_fields}
