@@ -71,8 +71,8 @@ def draw(data: str, runs: dict[str, Run]) -> None:
         from onestep_adapters.data.digits import load_digits
 
         real = load_digits().train
-        asked = torch.arange(10).repeat_interleave(3)
-        sets = {name: run.samples(30, generator=generator, labels=asked)[0] for name, run in runs.items()}
+        asked = torch.arange(10).repeat_interleave(4)
+        sets = {name: run.samples(40, generator=generator, labels=asked)[0] for name, run in runs.items()}
         labels = dict.fromkeys(sets, asked)
         picture = image_grid(real.images, sets, real_labels=real.labels, labels=labels)
     else:
