@@ -9,7 +9,7 @@ from torch import Tensor
 
 from onestep_core.errors import ConfigError
 from onestep_core.fields.attraction_repulsion import displacements, evaluated, signed, summed_fields
-from onestep_core.fields.clouds import gather
+from onestep_core.fields.clouds import Clouds, gather
 from onestep_core.fields.couplings import softmax_both
 from onestep_core.fields.kernels import Radial, distances
 from onestep_core.fields.streaming import Affinities, Distances
@@ -105,7 +105,8 @@ def released_drift(
         keys=None,
         alone=True,
     )
-    scale = _mean_distance(sets.samples, sets.targets, sets.weights, block_size)
+    apart = Distances(sets.samples, sets.targets, themselves=True, kernels=len(temperatures), block_size=block_size)
+    scale = _mean_distance(apart, sets)
     unit = (scale / samples.shape[-1] ** 0.5).clamp(min=_SCALE_FLOOR)
     length = scale.clamp(min=_SCALE_FLOOR)
 
@@ -121,6 +122,7 @@ def released_drift(
         [kernel(t) for t in temperatures],
         self_penalties=[_SELF_PENALTY / t for t in temperatures],
         block_size=block_size,
+        apart=apart,
     )
     in_units = sets._replace(targets=sets.targets / unit)
     drifts = [
@@ -130,16 +132,16 @@ def released_drift(
     return Drift(full(samples) / unit, total, scale, torch.cat([drift.force_norms for drift in drifts]))
 
 
-def _mean_distance(x: Tensor, y: Tensor, weights: Tensor | None, block_size: int | None) -> Tensor:
+def _mean_distance(apart: Distances, sets: Clouds) -> Tensor:
     """``mean(d w) / mean(w)`` over every pair of the call, 0-d."""
-    m = y.shape[-2]
-    total = x.new_zeros(())
-    of_group = None if weights is None else weights.reshape(-1, 1, m)
-    for (groups, _), d in Distances(x, y, themselves=True, block_size=block_size):
+    m = sets.targets.shape[-2]
+    weights = None if sets.weights is None else sets.weights.reshape(-1, 1, m)
+    total = sets.samples.new_zeros(())
+    for (groups, _), d in apart:
         d = d.clamp(min=_DISTANCE_FLOOR)
-        total = total + (d if of_group is None else d * of_group[groups]).sum()
-    mass = x.new_ones(()) if weights is None else weights.mean()
-    return total / (x[..., 0].numel() * m) / mass
+        total = total + (d if weights is None else d * weights[groups]).sum()
+    mass = total.new_ones(()) if sets.weights is None else sets.weights.mean()
+    return total / (sets.samples[..., 0].numel() * m) / mass
 
 
 @typed

@@ -164,6 +164,7 @@ class Affinities:
         self_penalties: the first ``n`` targets are the samples themselves, and each log-kernel of a sample with itself
             is lowered by this much, one number a kernel; infinity masks the pair. ``None``: targets are others.
         block_size: rows a block; ``None`` chooses by shape.
+        apart: distances of the same points for as many kernels, of which some may be kept already.
     """
 
     def __init__(
@@ -174,10 +175,11 @@ class Affinities:
         *,
         self_penalties: Sequence[float] | None = None,
         block_size: int | None = None,
+        apart: Distances | None = None,
     ) -> None:
         self._x, self._y, self._kernels, self._self_penalties = x, y, list(kernels), self_penalties
         themselves = self_penalties is not None
-        self._distances = Distances(x, y, themselves=themselves, kernels=len(kernels), block_size=block_size)
+        self._distances = apart or Distances(x, y, themselves=themselves, kernels=len(kernels), block_size=block_size)
         profiles = [profile(kernel) for kernel in kernels]
         self._profiles = [p for p in profiles if p is not None] if self._distances.swept and all(profiles) else []
         self._slices = _steps(x.shape[-2], block_rows(math.prod(x.shape[:-2]), x.shape[-2], y.shape[-2], block_size))
