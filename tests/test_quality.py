@@ -17,9 +17,7 @@ from onestep_adapters.recipes.runs import start_run
 LAWS = ("8gaussians", "checkerboard", "unequal")
 
 
-WHOLE = {"count": 10_000, "draws": 5}
 SHORTER = {"drifting": 2500, "reflow": 1500, "consistency-distillation": 1500}
-QUICK = {"count": 5_000, "draws": 3}
 
 
 def shortened(recipe, steps):
@@ -30,12 +28,12 @@ def shortened(recipe, steps):
     return attrs.evolve(shorter, teacher=shortened(recipe.teacher, steps))
 
 
-def score_of(run, seed=0, size=WHOLE):
+def score_of(run, seed=0):
     """Train and judge."""
     for _ in run.updates():
         pass
     law = run.problem.law
-    reference = toy_reference(law, generator=torch.Generator().manual_seed(100 + seed), **size)
+    reference = toy_reference(law, generator=torch.Generator().manual_seed(100 + seed))
     generator = torch.Generator().manual_seed(200 + seed)
     return toy_score(lambda n, g: run.samples(n, generator=g)[0], law, generator=generator, reference=reference)
 
@@ -62,23 +60,19 @@ def yardstick():
     return of
 
 
-@pytest.mark.xdist_group("quality")
 def test_the_yardstick_is_trained(yardstick):
     many = yardstick("8gaussians", (0,))
     assert passes(many, many).text == "pass", passes(many, many)
 
 
-@pytest.mark.xdist_group("quality")
-@pytest.mark.parametrize(
-    ("method", "steps"), [("drifting", 2500), ("reflow", 1500), ("consistency-distillation", 1500)]
-)
-def test_one_step_has_the_score_and_the_masses(method, steps, yardstick, tmp_path_factory, monkeypatch):
+@pytest.mark.parametrize(("method", "steps"), SHORTER.items())
+def test_one_step_has_the_score_and_the_masses(method, steps, tmp_path_factory, monkeypatch):
+    """By the bar of a perfect yardstick, so that none is trained for it."""
     monkeypatch.setenv("ONESTEP_TEACHERS", str(tmp_path_factory.getbasetemp() / "teachers"))
     recipe = shortened(find_method(method).options("8gaussians"), steps)
-    score = score_of(start_run(method, "8gaussians", recipe), size=QUICK)
-    score, masses, _ = passes(score, yardstick("8gaussians", (0,))).reasons
-    assert score.startswith("pass"), score
-    assert masses.startswith("pass"), masses
+    score = score_of(start_run(method, "8gaussians", recipe))
+    assert score.score <= 0.03 + 2 * score.se, score
+    assert score.mass_error <= 0.05, score
 
 
 @pytest.mark.thorough
