@@ -117,6 +117,21 @@ def test_train_sample_evaluate(trained, capsys):
     assert json.loads((trained / "report.json").read_text())["data"] == "8gaussians"
 
 
+def test_resuming_nothing_says_so(tmp_path, capsys):
+    start = ["train", "meanflow", "--data", "8gaussians", "--folder", tmp_path / "mistyped", *QUICK]
+    assert run(*start, "--resume") == 0
+    assert "holds no checkpoint: starting anew" in capsys.readouterr().out
+    assert run(*start, "--resume") == 0
+    assert "starting anew" not in capsys.readouterr().out
+
+
+def test_the_module_is_the_command():
+    called = [sys.executable, "-m", "onestep_adapters.cli"]
+    right = subprocess.run([*called, "--help"], capture_output=True, text=True)
+    assert (right.returncode, "onestep train METHOD" in right.stdout) == (0, True)
+    assert subprocess.run([*called, "nothing"], capture_output=True).returncode == 2
+
+
 def test_training_again_needs_a_word(trained, capsys):
     again = ["train", "meanflow", "--data", "8gaussians", "--folder", trained, *QUICK]
     assert run(*again) == 2

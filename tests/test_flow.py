@@ -99,6 +99,7 @@ def test_a_table_is_a_path():
         lambda: flow.from_log_step(lambda z, t, k: z, finest=-1),
         lambda: flow.guided_velocity(torch.ones(1, 1), None, torch.ones(1, 1), omega=1.0, kappa=0.5),
         lambda: flow.classifier_free(lambda z: z, lambda z: z[:1], scale=2.0)(torch.ones(3, 1)),
+        lambda: flow.eulerian_derivative(lambda z, t, s: z[:, :1], *(torch.ones(3, 2),) * 2, *(torch.ones(3),) * 2),
         lambda: flow.drift_negative_weight(torch.ones(1), generated=0, unconditional=2),
         lambda: clouds(torch.ones(5, 1, 2), groups=2),
     ],

@@ -10,10 +10,12 @@ import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from onestep_adapters.backbones import MLP
+from onestep_adapters.networks import as_average_velocity
 from onestep_adapters.recipes import (
     METHODS,
     AlphaFlow,
     DistributionMatching,
+    FlowMatching,
     MeanFlow,
     RectifiedMeanFlow,
     Reflow,
@@ -34,6 +36,8 @@ from onestep_adapters.recipes.pairs import teacher_pairs
 from onestep_adapters.recipes.problems import PROBLEMS
 from onestep_adapters.recipes.runs import Run, open_run, resume_or_start, start_run
 from onestep_adapters.recipes.samples import write_samples
+from onestep_adapters.recipes.straight import PATH
+from onestep_adapters.samplers import one_step
 from onestep_adapters.training import CheckpointError
 from onestep_core.errors import ConfigError
 
@@ -409,6 +413,29 @@ def test_rectified_meanflow_leaves_the_coupling_to_its_teacher():
     for option in ({"references": 5}, {"coupling": "optimal"}):
         with pytest.raises(ConfigError, match="teacher couples"):
             RectifiedMeanFlow(**option)
+
+
+def test_rectified_meanflow_reads_whole_jumps_off_the_pairs(tmp_path, monkeypatch):
+    """With no other jumps the loss is the distance of a whole jump from what the teacher made of the noise."""
+    monkeypatch.setenv("ONESTEP_TEACHERS", str(tmp_path))
+    training = Training(steps=2, batch=16)
+    recipe = RectifiedMeanFlow(
+        training, TINY, moving=0.0, known=1.0, teacher=FlowMatching(training, TINY), pairs=32, solver_steps=4
+    )
+    run = start_run("rectified-meanflow", "8gaussians", recipe)
+    list(run.teaching())
+    setting = run._setting()
+    step = recipe.loss_step(setting)
+    noise, (data, _) = teacher_pairs(
+        setting.teacher, run.problem, count=32, solver_steps=4, seed=training.seed, kept=setting.kept
+    )
+    with torch.no_grad():
+        run.state.network.output.bias += 0.3
+    seen = [step(run.state.network, torch.Generator().manual_seed(seed))[0].item() for seed in range(40)]
+    made = one_step(as_average_velocity(run.state.network), noise, path=PATH).detach()
+    expected = (made - data).square().mean(1)
+    assert sum(seen) / len(seen) == pytest.approx(float(expected.mean()), abs=4 * float(expected.std()) / 640**0.5)
+    assert float(expected.mean()) > 10 * float(expected.std()) / 640**0.5
 
 
 def test_a_teacher_of_another_network_is_refused_before_it_is_trained():

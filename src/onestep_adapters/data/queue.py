@@ -115,9 +115,7 @@ class Rings(nn.Module):
         if rows.dtype.is_floating_point or rows.dtype.is_complex or rows.dtype == torch.bool:
             raise ConfigError(f"labels of {rows.dtype}: expected integers, 0 to {last}")
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) <= last:
-            raise ConfigError(
-                f"labels from {int(rows.min())} to {int(rows.max())}: expected 0 to {len(self.pushed) - 1}"
-            )
+            raise ConfigError(f"labels from {int(rows.min())} to {int(rows.max())}: expected 0 to {last}")
 
 
 class SampleQueue(nn.Module):

@@ -4,6 +4,7 @@ Each function returns a ``matplotlib.figure.Figure`` with an Agg canvas, made wi
 no window, no change of anyone's style. ``figure.savefig("samples.png")`` writes it.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -79,8 +80,10 @@ def image_grid(
             raise ConfigError(
                 f"expected one label per image of {name!r}, [{len(images)}], got {list(labels[name].shape)}"
             )
-    cell, gap, head, left, above = 0.3, 0.18, 0.33, 0.32, 0.22 if title else 0.0
+    cell, gap, left, above = 0.3, 0.18, 0.32, 0.22 if title else 0.0
     side, tall = across * cell, rows * cell
+    headings = {name: _wrapped(name, letters=int(14 * (side + gap))) for name in blocks}
+    head = 0.18 + 0.15 * max(heading.count("\n") + 1 for heading in headings.values())
     columns = min(len(blocks), max(1, int(_WIDE / (side + gap))))
     lines = -(-len(blocks) // columns)
     width, height = columns * (side + gap) + left + 0.1, lines * (tall + head + 0.1) + above
@@ -92,8 +95,7 @@ def image_grid(
         mosaic = _mosaic(images, labels.get(name), across, rows)
         axes.imshow(mosaic.numpy(), interpolation="nearest", vmin=0, vmax=1, cmap="gray", aspect="equal")
         axes.set_axis_off()
-        fits = 8.5 * min(1.0, 14 * side / len(name))
-        axes.set_title(name, fontsize=fits, color=_INK, fontweight="bold" if i == 0 else "normal", pad=5)
+        axes.set_title(headings[name], fontsize=8.5, color=_INK, fontweight="bold" if i == 0 else "normal", pad=5)
         if column == 0 and name in labels:
             pixels = real.shape[2] + 1
             for row in range(rows):
@@ -123,7 +125,8 @@ def curves(
         xlabel: below.
         ylabel: above the axis.
         title: above everything.
-        logarithmic: distances on a logarithmic axis; where some are not positive it is linear, in panels near zero.
+        logarithmic: distances on a logarithmic axis; where some are not positive it is linear below a hundredth of the
+            largest.
 
     Raises:
         ConfigError: without a history, or with an empty one.
@@ -138,9 +141,9 @@ def curves(
     scale: dict[str, Any] = {"value": "linear"}
     if logarithmic and min([*everything, *([] if floor is None else [floor])]) > 0:
         scale = {"value": "log"}
+    elif logarithmic and max(everything) > 0:
+        scale = {"value": "symlog", "linthresh": max(everything) / 100}
     if len(histories) > len(PALETTE):
-        if logarithmic and scale["value"] == "linear":
-            scale = {"value": "symlog", "linthresh": max(everything) / 100}
         return _panels(histories, floor=floor, xlabel=xlabel, ylabel=ylabel, title=title, scale=scale)
     figure = _figure(6.6, 3.8)
     axes = figure.add_axes((0.1, 0.14, 0.66, 0.68))
@@ -289,6 +292,11 @@ def toy_scatter(
     if title:
         figure.text(gap / width, 1 - 0.1 / height, title, fontsize=10.5, color=_INK, fontweight="bold", va="top")
     return figure
+
+
+def _wrapped(text: str, *, letters: int) -> str:
+    """Lines of so many letters, broken after hyphens; those of ``text`` stay apart."""
+    return "\n".join("\n".join(textwrap.wrap(line, letters, break_long_words=False)) for line in text.split("\n"))
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -44,6 +44,19 @@ class Report:
     date: str
     notes: str = ""
 
+    @property
+    def sound(self) -> bool:
+        """Whether the yardstick meets its own bars; so too where there is none."""
+        return self.yardstick is None or not self.missed(self.yardstick)
+
+    def missed(self, label: str) -> list[str]:
+        """Names of the bars that a row misses."""
+        return [verdict.name for verdict in self.verdicts[label] if not verdict.passed]
+
+    def met(self) -> str:
+        """What is said of a row that misses none."""
+        return "meets every bar" + ("" if self.sound else ", but the yardstick does not")
+
 
 def reference_rows(*, splits: Evaluation, classifier: Classifier, **settings: Any) -> References:
     """The rows every report carries: floor, moments and class-conditional moments.
@@ -261,14 +274,13 @@ def _per_cent(histogram: Iterable[float]) -> list[str]:
 
 def _bars(report: Report) -> list[str]:
     peer = next((row for row in report.rows if row.label == report.yardstick), None)
-    sound = peer is None or all(v.passed for v in report.verdicts[peer.label])
     opening = (
         "Every row is compared with the floor."
         if peer is None
         else f"Methods are compared with the yardstick, *{_cell(peer.label)}*, and the yardstick with the floor."
     )
     remarks = []
-    if not sound:
+    if not report.sound:
         remarks.append("The yardstick misses a bar itself: a method that matches it has matched too little.")
     for row in report.rows:
         if peer is not None and (row.steps or 0) > (peer.steps or math.inf):
@@ -278,10 +290,8 @@ def _bars(report: Report) -> list[str]:
             )
     lines = []
     for label, verdicts in report.verdicts.items():
-        missed = sum(not v.passed for v in verdicts)
-        overall = f"misses {missed} of {len(verdicts)}" if missed else "meets every bar"
-        if not missed and not sound:
-            overall += ", but the yardstick does not"
+        missed = len(report.missed(label))
+        overall = f"misses {missed} of {len(verdicts)}" if missed else report.met()
         lines.append([_cell(label), overall, *map(_verdict, verdicts)])
     names = [v.name for v in next(iter(report.verdicts.values()))]
     reasons = "\n".join(f"- **{name}**: {_reasons(report, i)}." for i, name in enumerate(names))

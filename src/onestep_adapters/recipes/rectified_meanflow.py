@@ -72,9 +72,10 @@ class RectifiedMeanFlow(EulerianRecipe):
             z, v, t, s, labels = self.placed(drawn, t, s)
             average_velocity = as_average_velocity(network, label=labels)
             derivative = self.derivative(network, labels)
-            raw = squared_l2(
-                *meanflow_regression(average_velocity, z, v, t, s, moving=self.jumping, derivative=derivative)
+            pair = meanflow_regression(
+                average_velocity, z, v, t, s, scale=(~known).to(z), moving=self.jumping, derivative=derivative
             )
+            raw = squared_l2(*pair)
             return (raw * self.weight(raw, z)).mean(), {"raw": raw.detach().mean() / z[0].numel()}
 
         return loss

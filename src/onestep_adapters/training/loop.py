@@ -25,7 +25,7 @@ from onestep_adapters.training.state import TrainingState
 from onestep_core.errors import ConfigError, OneStepError
 
 LossStep: TypeAlias = Callable[[nn.Module, torch.Generator], tuple[Tensor, Mapping[str, float | Tensor]]]
-"""``(network, generator) -> (scalar loss, numbers to log)``; every draw comes from the generator."""
+"""``(network, generator) -> (scalar loss, numbers to log)``; every draw comes from the generator, or is torch's own."""
 
 Schedule: TypeAlias = Callable[[int], float]
 """A number as a function of the updates made so far."""
@@ -227,8 +227,12 @@ def own_randomness(state: TrainingState) -> Iterator[None]:
     twin = torch.Generator(device=device)
     twin.set_state(state.generator.get_state())
     seed = int(torch.randint(2**62, (), generator=twin, device=device)) + state.step
+    # Only what is put back is seeded: torch.manual_seed would move the generators of every device.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield
 
 

@@ -159,8 +159,8 @@ def near(x: Tensor, y: Tensor, y_squares: Tensor, *, own: int | None, out: Tenso
     """``|x_i - y_j|`` of ``[group, n, channel]`` and ``[group, m, channel]``, written to ``out [group, n, m]``.
 
     Eager, without gradient. The expansion in the points' own precision, and anew by subtraction wherever it cancels, so
-    that every pair is as exact as one of distant points; where many cancel, the whole is expanded in float64. ``own``:
-    ``x`` is ``y[:, own : own + n]``, at distance zero from itself. ``y_squares``: ``|y_j|^2``.
+    that every pair is as exact as one of distant points; where many of float32 cancel, the whole is expanded in
+    float64. ``own``: ``x`` is ``y[:, own : own + n]``, at distance zero from itself. ``y_squares``: ``|y_j|^2``.
     """
     if x.shape[-1] <= _DIRECT_CHANNELS:
         torch.sub(x[..., :1], y[..., 0].unsqueeze(-2), out=out).square_()

@@ -12,7 +12,7 @@ from onestep_core.fields.attraction_repulsion import displacements, evaluated, s
 from onestep_core.fields.clouds import Clouds, gather
 from onestep_core.fields.couplings import softmax_both
 from onestep_core.fields.kernels import Radial, distances
-from onestep_core.fields.streaming import Affinities, Distances
+from onestep_core.fields.streaming import Affinities, Distances, flat
 from onestep_core.precision import full, no_autocast
 from onestep_core.protocols import Drift
 from onestep_core.typing import typed
@@ -134,14 +134,14 @@ def released_drift(
 
 def _mean_distance(apart: Distances, sets: Clouds) -> Tensor:
     """``mean(d w) / mean(w)`` over every pair of the call, 0-d."""
-    m = sets.targets.shape[-2]
-    weights = None if sets.weights is None else sets.weights.reshape(-1, 1, m)
+    # As the blocks are: leading axes are one.
+    weights = None if sets.weights is None else flat(sets.weights.unsqueeze(-2))
     total = sets.samples.new_zeros(())
     for (groups, _), d in apart:
         d = d.clamp(min=_DISTANCE_FLOOR)
         total = total + (d if weights is None else d * weights[groups]).sum()
     mass = total.new_ones(()) if sets.weights is None else sets.weights.mean()
-    return total / (sets.samples[..., 0].numel() * m) / mass
+    return total / (sets.samples[..., 0].numel() * sets.targets.shape[-2]) / mass
 
 
 @typed

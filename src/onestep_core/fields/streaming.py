@@ -65,7 +65,7 @@ def _steps(count: int, step: int) -> list[slice]:
     return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 
-def _flat(points: Tensor) -> Tensor:
+def flat(points: Tensor) -> Tensor:
     """``[group, n, channel]``."""
     return points.reshape(math.prod(points.shape[:-2]), *points.shape[-2:])
 
@@ -100,7 +100,7 @@ class Distances:
     """
 
     def __init__(self, x: Tensor, y: Tensor, *, themselves: bool, kernels: int = 1, block_size: int | None) -> None:
-        self._x, self._y, self._themselves = _flat(x), _flat(y), themselves
+        self._x, self._y, self._themselves = flat(x), flat(y), themselves
         groups, n, m = len(self._x), x.shape[-2], y.shape[-2]
         self.swept = may_sweep(x, y)
         if self.swept:
@@ -335,7 +335,7 @@ class Affinities:
         floor: float,
         factors: Callable[[Tensor], Tensor] | None,
     ) -> list[Tensor]:
-        points, count, n = _flat(values), len(self._profiles), self._x.shape[-2]
+        points, count, n = flat(values), len(self._profiles), self._x.shape[-2]
         row, column = (torch.stack([self._per_group(each) for each in of], 1) for of in zip(*potentials, strict=True))
         of_targets = None if weights is None else self._per_group(weights)[:, None, None]
         out = points.new_empty(len(points), count, n, points.shape[-1])

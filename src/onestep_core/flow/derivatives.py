@@ -16,9 +16,9 @@ function                      exact                     cost beside a plain forw
 
 Targets that are made of values alone use :func:`frozen_value`, which builds no graph either.
 
-``moving=n`` says that only the first ``n`` rows of the tangent will be used (elsewhere its factor ``s - t`` is
-zero). It permits savings and asks for none: conditioning is closed over, so rows can be cut off only where the caller
-gives the function of those rows (``moving_function`` of :func:`two_pass`).
+``moving=n`` says that only the first ``n`` rows of the tangent will be used (elsewhere its factor, ``s - t``
+for one, is zero). It permits savings and asks for none: conditioning is closed over, so rows can be cut off only where
+the caller gives the function of those rows (``moving_function`` of :func:`two_pass`).
 
 Forward mode needs operations that have it. ``scaled_dot_product_attention`` does only inside
 ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``; ``torch.cdist``, and batch normalisation in training mode

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from onestep_core.errors import ConfigError
 from onestep_core.flow.derivatives import frozen_value, two_pass, with_graph
@@ -212,8 +213,20 @@ def _derivative(
     derivative: Derivative,
     moving: int | None,
 ) -> tuple[Any, Any]:
-    """``moving`` is passed on only where it says something: a derivative of the user's own need not take it."""
-    return derivative(function, primals, tangents, **({} if moving is None else {"moving": moving}))
+    """``moving`` is passed on only where it says something: a derivative of the user's own need not take it.
+
+    Raises:
+        ConfigError: if the network's answer is not of the shape of its states; else an error would name what is made
+            of it later.
+    """
+    value, tangent = derivative(function, primals, tangents, **({} if moving is None else {"moving": moving}))
+    for answer in tree_leaves(value):
+        if answer.shape != primals[0].shape:
+            raise ConfigError(
+                f"the network answered {list(answer.shape)} to states of shape {list(primals[0].shape)}: expected a "
+                "mean velocity of the same shape"
+            )
+    return value, tangent
 
 
 @typed

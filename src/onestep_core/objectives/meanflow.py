@@ -39,7 +39,8 @@ def meanflow_regression(
         t: source times, ``[batch]``.
         s: target times, ``[batch]``; on either side of ``t``.
         scale: factor of the derivative, a number or ``[batch]``: a warm-up from 0 to 1.
-        moving: a promise that only the first ``moving`` samples have ``s != t``, by which a derivative may save.
+        moving: a promise that ``scale (s - t)`` is zero beyond the first ``moving`` samples, by which a derivative may
+            save.
         derivative: how the tangent is found, see :mod:`onestep_core.flow.derivatives`.
 
     Returns:

@@ -1,0 +1,346 @@
+"""The one table from command-line name to method: its recipe for images and for the plane, and what was chosen."""
+
+from typing import NamedTuple
+
+from onestep_adapters.recipes.alpha_flow import AlphaFlow, SolutionFlow
+from onestep_adapters.recipes.consistency_distillation import ConsistencyDistillation
+from onestep_adapters.recipes.consistency_training import ConsistencyTraining
+from onestep_adapters.recipes.consistency_trajectory import ConsistencyTrajectory
+from onestep_adapters.recipes.continuous_consistency import ContinuousConsistency
+from onestep_adapters.recipes.distribution_matching import DistributionMatching
+from onestep_adapters.recipes.drifting import Drifting
+from onestep_adapters.recipes.easy_consistency import EasyConsistency
+from onestep_adapters.recipes.flow_matching import FlowMatching
+from onestep_adapters.recipes.improved_meanflow import ImprovedMeanFlow
+from onestep_adapters.recipes.meanflow import MeanFlow
+from onestep_adapters.recipes.moment_matching import MomentMatching
+from onestep_adapters.recipes.names import choose
+from onestep_adapters.recipes.options import Network, Training
+from onestep_adapters.recipes.problems import DIGITS, PROBLEMS
+from onestep_adapters.recipes.progressive import Progressive
+from onestep_adapters.recipes.recipe import Recipe
+from onestep_adapters.recipes.rectified_flow import Reflow
+from onestep_adapters.recipes.rectified_meanflow import RectifiedMeanFlow
+from onestep_adapters.recipes.shortcut import Shortcut, SplitMeanFlow
+from onestep_adapters.recipes.terminal_velocity import TerminalVelocity
+from onestep_adapters.recipes.truncated_consistency import TruncatedConsistency
+
+
+class Method(NamedTuple):
+    """A line of the table."""
+
+    summary: str
+    digits: Recipe
+    toys: Recipe
+    notes: str
+    """What was chosen on the validation split, and why; the report prints it."""
+
+    def options(self, data: str) -> Recipe:
+        """The preset for a data set.
+
+        Raises:
+            ConfigError: for an unknown one, with the nearest names.
+        """
+        return self.digits if choose(data, PROBLEMS, "data set") == DIGITS else self.toys
+
+
+_IMAGES = Network("conv", width=32, depth=3)
+_PLANE = Network("mlp", width=192, depth=3)
+_IMAGE_TRAINING = Training(steps=2400, batch=64, learning_rate=3e-3)
+_PLANE_TRAINING = Training(steps=3000, batch=256, learning_rate=2e-3)
+_IMAGE_JUMPS = Training(steps=1000, batch=64, learning_rate=2e-3)
+_PLANE_STUDENT = Training(steps=4000, batch=256, learning_rate=2e-3)
+_PLANE_JUMPS = Training(steps=5000, batch=512, learning_rate=3e-3)
+_IMAGE_TEACHER = FlowMatching(_IMAGE_TRAINING, _IMAGES)
+_PLANE_TEACHER = FlowMatching(_PLANE_TRAINING, _PLANE)
+_PLANE_TUTOR = FlowMatching(Training(steps=4000, batch=256, learning_rate=2e-3), _PLANE, coupling="optimal")
+
+_IMAGE_MATCHING = Training(steps=500, batch=64, learning_rate=5e-4)
+_PLANE_MATCHING = Training(steps=2000, batch=256, learning_rate=1e-3)
+_NEAR_DATA: dict[str, float] = {"entry": 0.75, "nearness": 2.5, "epsilon": 0.05}
+
+_PUBLISHED_MEANFLOW: dict[str, float] = {"power": 1.0, "moving": 0.25, "uniform_share": 0.0, "mean": -0.4}
+
+METHODS: dict[str, Method] = {
+    "flow-matching": Method(
+        "velocity, many steps: the yardstick",
+        _IMAGE_TEACHER,
+        _PLANE_TEACHER,
+        "Sampled in 50 steps of Heun, two evaluations each. Times half uniform, half logit-normal. More channels "
+        "or twice the steps bring the validation split's 1-NN accuracy down a little, and take the demo beyond "
+        "five minutes.",
+    ),
+    "meanflow": Method(
+        "average velocity, one step",
+        MeanFlow(_IMAGE_TRAINING, _IMAGES, power=0.5),
+        MeanFlow(Training(steps=5000, batch=256, learning_rate=2e-3), _PLANE, coupling="optimal"),
+        "From the data alone. Images: adaptive weight of power 0.5 and uniform times have the smallest energy "
+        "distance on the validation split among powers 0, 0.5 and 1 and the published times; samples keep too "
+        "close to one another (density above 1, low recall), and exact marginal velocities do not change that. In "
+        "the plane the coupling of noise and data within a batch decides: independent pairs leave modes twice too "
+        "wide.",
+    ),
+    "meanflow-distillation": Method(
+        "average velocity of a trained flow, one step",
+        MeanFlow(_IMAGE_TRAINING, _IMAGES, power=0.5, teacher=_IMAGE_TEACHER),
+        MeanFlow(_PLANE_TRAINING, _PLANE, teacher=_PLANE_TUTOR),
+        "The teacher's velocity in place of the pair's, from the teacher's weights. It shares the contraction on "
+        "images, less; in the plane its teacher's flow is nearly straight, by optimal coupling, and nothing is "
+        "left of it.",
+    ),
+    "rectified-meanflow": Method(
+        "average velocity between noise and what a flow makes of it, one step",
+        RectifiedMeanFlow(
+            _IMAGE_TRAINING,
+            _IMAGES,
+            moving=0.25,
+            power=0.5,
+            teacher=_IMAGE_TEACHER,
+            pairs=10_000,
+            solver_steps=16,
+            known=0.7,
+        ),
+        RectifiedMeanFlow(_PLANE_TRAINING, _PLANE, teacher=_PLANE_TUTOR),
+        "Pairs of noise and what the teacher makes of it, from the teacher's weights: the flow between them is "
+        "nearly straight. A quarter of a batch jumps, as published; of the others, most get the whole jump from "
+        "noise to data, whose average velocity is that of the pair. Of the variants tried on the digits' "
+        "validation split (from data; the teacher's velocity at powers 0, 0.5 and 1, learning rates 1.5e-3 to "
+        "6e-3; these pairs with a quarter, half or three quarters of jumps, whole jumps by their derivative, power "
+        "0, fewer solver steps) this one was best.",
+    ),
+    "meanflow-released": Method(
+        "average velocity as published: weight, times and share of moving pairs",
+        MeanFlow(Training(steps=600, batch=64, learning_rate=3e-3), _IMAGES, **_PUBLISHED_MEANFLOW),
+        MeanFlow(_PLANE_TRAINING, _PLANE, **_PUBLISHED_MEANFLOW),
+        "The published default, with fewer steps: its own row, also where it loses.",
+    ),
+    "improved-meanflow": Method(
+        "average velocity with a predicted tangent, one step",
+        ImprovedMeanFlow(_IMAGE_TRAINING, _IMAGES, moving=0.5, references=256, anchored=0.5),
+        ImprovedMeanFlow(_PLANE_TRAINING, _PLANE, coupling="optimal"),
+        "In the plane with optimal coupling, as MeanFlow.",
+    ),
+    "alpha-flow": Method(
+        "average velocity, annealed from flow matching of whole jumps, one step",
+        AlphaFlow(_IMAGE_TRAINING, _IMAGES, moving=0.5, references=256, anchored=0.5, end=0.5, final=0.05),
+        AlphaFlow(_PLANE_TRAINING, _PLANE, moving=0.5, coupling="optimal", anchored=0.5, end=0.4, final=0.08),
+        "Ends before MeanFlow, at an alpha of a few hundredths: the last stretch adds variance. Half of the jumps "
+        "end at the data. In the plane with optimal coupling.",
+    ),
+    "split-meanflow": Method(
+        "average velocity that agrees with itself, one step",
+        SplitMeanFlow(_IMAGE_TRAINING, _IMAGES, moving=0.5, references=256, anchored=0.5),
+        SplitMeanFlow(_PLANE_JUMPS, _PLANE, moving=0.5, references=1024, anchored=0.5),
+        "Half of the jumps end at the data; the velocity is the expected one among further data of the batch "
+        "(stable targets).",
+    ),
+    "shortcut": Method(
+        "average velocity at step sizes 1, 1/2, 1/4, ..., one step",
+        Shortcut(_IMAGE_TRAINING, _IMAGES, moving=0.6, references=256, biased=True),
+        Shortcut(_PLANE_JUMPS, _PLANE, moving=0.6, references=1024, biased=True),
+        "Longest jumps favoured, as an option of the released code does; stable targets.",
+    ),
+    "terminal-velocity": Method(
+        "average velocity whose end moves as it should, one step",
+        TerminalVelocity(_IMAGE_TRAINING, _IMAGES, moving=0.5, references=256, anchored=0.5),
+        TerminalVelocity(_PLANE_TRAINING, _PLANE, moving=0.5, coupling="optimal", anchored=0.5),
+        "Half of the jumps end at the data. In the plane with optimal coupling.",
+    ),
+    "solution-flow": Method(
+        "the solution of the flow's equation, one step",
+        SolutionFlow(_IMAGE_TRAINING, _IMAGES, moving=0.5, references=256, anchored=0.5, first=0.2, last=0.05),
+        SolutionFlow(_PLANE_TRAINING, _PLANE, moving=0.5, coupling="optimal", anchored=0.5, first=0.3, last=0.08),
+        "Half of the jumps end at the data. In the plane with optimal coupling.",
+    ),
+    "reflow": Method(
+        "a teacher's noise and data, joined by straight lines, one step",
+        Reflow(_IMAGE_TEACHER, _IMAGE_TRAINING, _IMAGES, at_noise=0.5, pairs=8000),
+        Reflow(_PLANE_TUTOR, _PLANE_TRAINING, _PLANE, at_noise=0.5),
+        "Half of the training times are the noise end, where the one step starts; published: none.",
+    ),
+    "progressive": Method(
+        "a student halves its teacher's steps until one is left",
+        Progressive(_IMAGE_TRAINING, _IMAGES, _IMAGE_TEACHER),
+        Progressive(_PLANE_STUDENT, _PLANE, _PLANE_TUTOR),
+        "The last two stages are twice as long as the others. In the plane its teacher learnt optimally coupled pairs.",
+    ),
+    "consistency-distillation": Method(
+        "consistency along a teacher's trajectories, one step",
+        ConsistencyDistillation(_IMAGE_TRAINING, _IMAGES, _IMAGE_TEACHER, intervals=8),
+        ConsistencyDistillation(_PLANE_STUDENT, _PLANE, _PLANE_TUTOR, intervals=8),
+        "Few intervals, and the moving average as target, are what helped: the network itself over eighteen was "
+        "far behind. In the plane its teacher learnt optimally coupled pairs.",
+    ),
+    "consistency-training": Method(
+        "consistency between two noise levels of a pair (iCT), one step",
+        ConsistencyTraining(_IMAGE_TRAINING, _IMAGES, sigma_data=0.75),
+        ConsistencyTraining(
+            Training(steps=6000, batch=256, learning_rate=2e-3),
+            _PLANE,
+            sigma_data=1.2,
+            sigma_max=20.0,
+            first=8,
+            last=8,
+            mean=0.0,
+            distance="squared",
+            weight_power=0.0,
+            target="average",
+            coupling="optimal",
+        ),
+        "On images iCT's numbers, noise levels scaled to the data. In the plane, where those come nowhere near in so "
+        "few updates, the first form: few intervals, the average as target, squared distance, and optimal coupling. "
+        "The few intervals are also what is left of the miss: each averages over the pairs that share a state.",
+    ),
+    "easy-consistency": Method(
+        "consistency training from a trained flow (ECT), one step",
+        EasyConsistency(_IMAGE_TRAINING, _IMAGES, _IMAGE_TEACHER, sigma_data=0.75),
+        EasyConsistency(_PLANE_TRAINING, _PLANE, _PLANE_TUTOR, coupling="optimal"),
+        "Starts from the teacher's weights; released numbers. In the plane with optimal coupling.",
+    ),
+    "truncated-consistency": Method(
+        "consistency training whose second stage leaves small noise to the first (TCM), one step",
+        TruncatedConsistency(_IMAGE_TRAINING, _IMAGES, _IMAGE_TEACHER, sigma_data=0.75),
+        TruncatedConsistency(_PLANE_TRAINING, _PLANE, _PLANE_TUTOR, coupling="optimal"),
+        "Half of the updates for each stage; the transition at noise as large as published. In the plane with "
+        "optimal coupling.",
+    ),
+    "continuous-consistency": Method(
+        "consistency without a step size (sCM, training), one step",
+        ContinuousConsistency(_IMAGE_TRAINING, _IMAGES, sigma_data=0.75),
+        ContinuousConsistency(
+            Training(steps=4000, batch=256, learning_rate=2e-3),
+            _PLANE,
+            sigma_data=1.2,
+            mean=0.0,
+            std=1.8,
+            normalized=False,
+            prior_weight=False,
+            references=1024,
+        ),
+        "In the plane without tangent normalisation and prior weight, with more of the large noise levels and stable "
+        "targets, which beat optimal coupling here; on images as published. From scratch the derivative carries "
+        "errors from small noise up, and few updates leave modes wide.",
+    ),
+    "consistency-trajectory": Method(
+        "a flow map by a teacher's solver (CTM without its adversary), one step",
+        ConsistencyTrajectory(_IMAGE_JUMPS, _IMAGES, _IMAGE_TEACHER, solver_steps=1),
+        ConsistencyTrajectory(_PLANE_TRAINING, _PLANE, _PLANE_TUTOR, ends=0.5),
+        "Half of the jumps start at noise, and half, drawn anew, end at data. The inner map is the average, as "
+        "published; the network in its place was far behind.",
+    ),
+    "consistency-trajectory-adversarial": Method(
+        "a flow map by a teacher's solver and a discriminator (CTM), one step",
+        ConsistencyTrajectory(_IMAGE_JUMPS, _IMAGES, _IMAGE_TEACHER, solver_steps=1, adversarial=1.0),
+        ConsistencyTrajectory(_PLANE_TRAINING, _PLANE, _PLANE_TUTOR, ends=0.5, adversarial=1.0),
+        "As without the adversary, and a hinge discriminator after a quarter of the training.",
+    ),
+    "dmd": Method(
+        "a teacher's score against that of the samples, beside the teacher's pairs (DMD), one step",
+        DistributionMatching(_IMAGE_MATCHING, _IMAGES, _IMAGE_TEACHER, ratio=1, regression=0.25, **_NEAR_DATA),
+        DistributionMatching(_PLANE_MATCHING, _PLANE, _PLANE_TEACHER, ratio=3, regression=2.0, **_NEAR_DATA),
+        "DMD's pairs beside the score gap, with the numbers of dmd2; in the plane with more weight on the pairs. Its "
+        "teacher learnt independent pairs: others tell no score.",
+    ),
+    "dmd2": Method(
+        "a teacher's score against that of the samples, and a head on the fake score (DMD2), one step",
+        DistributionMatching(_IMAGE_MATCHING, _IMAGES, _IMAGE_TEACHER, ratio=3, adversarial=0.01, **_NEAR_DATA),
+        DistributionMatching(_PLANE_MATCHING, _PLANE, _PLANE_TEACHER, ratio=3, adversarial=0.003, **_NEAR_DATA),
+        "Entry below the noise end and nearness 2.5 leave fewer samples between modes than the published times. In "
+        "the plane a weaker adversary: the head adds noise there.",
+    ),
+    "sid": Method(
+        "score identities of a teacher and of the samples (SiD), one step",
+        DistributionMatching(
+            _IMAGE_MATCHING, _IMAGES, _IMAGE_TEACHER, loss="identity", ratio=2, entry=0.75, nearness=2.0
+        ),
+        DistributionMatching(
+            Training(steps=2000, batch=256, learning_rate=5e-4),
+            _PLANE,
+            _PLANE_TEACHER,
+            loss="identity",
+            ratio=3,
+            entry=0.75,
+            nearness=2.0,
+        ),
+        "Two updates of the fake score for one; in the plane three, at half the pace.",
+    ),
+    "f-distill": Method(
+        "DMD2 along another divergence, here Jensen and Shannon's (f-distill), one step",
+        DistributionMatching(
+            _IMAGE_MATCHING,
+            _IMAGES,
+            _IMAGE_TEACHER,
+            ratio=3,
+            adversarial=0.01,
+            divergence="jensen-shannon",
+            **_NEAR_DATA,
+        ),
+        DistributionMatching(
+            _PLANE_MATCHING,
+            _PLANE,
+            _PLANE_TEACHER,
+            ratio=3,
+            adversarial=0.003,
+            divergence="jensen-shannon",
+            **_NEAR_DATA,
+        ),
+        "The numbers of dmd2.",
+    ),
+    "moment-matching": Method(
+        "jumps that agree as distributions (IMM), one step",
+        MomentMatching(_IMAGE_TRAINING, _IMAGES, sigma_data=0.75),
+        MomentMatching(
+            Training(steps=2000, batch=256, learning_rate=2e-3),
+            _PLANE,
+            sigma_data=1.2,
+            particles=16,
+            coupling="optimal",
+        ),
+        "A batch holds few groups of particles; larger ones were not tried. In the plane with optimal coupling.",
+    ),
+    "drifting": Method(
+        "a field of data and samples, one step",
+        Drifting(Training(steps=1200, batch=160, learning_rate=3e-3), _IMAGES, temperatures=(1.0,)),
+        Drifting(
+            Training(steps=6000, batch=512, learning_rate=2e-3),
+            _PLANE,
+            positives=512,
+            temperatures=(0.4,),
+            final_temperatures=(0.12,),
+        ),
+        "Mean shift, one temperature: the best on the validation split. In the plane it falls from coarse, which "
+        "carries mass between modes, to fine, which shapes them.",
+    ),
+    "drifting-released": Method(
+        "the released drift: three small temperatures, normalised forces",
+        Drifting(
+            Training(steps=300, batch=160, learning_rate=3e-3),
+            _IMAGES,
+            field="released",
+            temperatures=(0.02, 0.05, 0.2),
+        ),
+        Drifting(
+            Training(steps=2000, batch=512, learning_rate=2e-3),
+            _PLANE,
+            positives=512,
+            field="released",
+            temperatures=(0.02, 0.05, 0.2),
+        ),
+        "The published field with its three temperatures: its own row, also where it loses. On raw pixels it "
+        "collapses to the mean of a class, while the loss hardly moves.",
+    ),
+}
+"""The one table from command name to method."""
+
+
+def find_method(name: str) -> Method:
+    """The method of a command-line name.
+
+    Raises:
+        ConfigError: for an unknown one, with the nearest names.
+
+    Example:
+        >>> find_method("meanflow").summary
+        'average velocity, one step'
+    """
+    return METHODS[choose(name, METHODS, "method")]
