@@ -24,6 +24,10 @@ def mlp(**options):
     return MLP((3,), width=16, depth=2, generator=seeded(), **options)
 
 
+def fourier(**options):
+    return MLP((3,), width=16, depth=2, fourier=5, generator=seeded(), **options)
+
+
 def dit(**options):
     return DiT((2, 4, 6), patch=2, width=24, depth=2, heads=2, generator=seeded(), **options)
 
@@ -46,7 +50,9 @@ def batch(network, count=4, dtype=torch.float32):
     return z, v, t, s
 
 
-BUILDERS = pytest.mark.parametrize("build", [mlp, convolutional, dit], ids=["mlp", "convolutional", "dit"])
+BUILDERS = pytest.mark.parametrize(
+    "build", [mlp, fourier, convolutional, dit], ids=["mlp", "fourier", "convolutional", "dit"]
+)
 
 
 @BUILDERS
@@ -189,6 +195,8 @@ def test_one_call_counted():
         (lambda: MLP((2,), times=3), "times = 3"),
         (lambda: MLP((2,), classes=0), "classes = 0"),
         (lambda: MLP((2,), max_frequency=1.0), "max_frequency"),
+        (lambda: MLP((2,), fourier=-1), "fourier = -1"),
+        (lambda: MLP((2,), fourier=4, fourier_std=0.0), "fourier_std = 0.0"),
         (lambda: ConvNet((8, 8)), "channels, height, width"),
         (lambda: ConvNet((1, 8, 0)), "image_width = 0"),
         (lambda: ConvNet((1, 8, 8), width=0), "width = 0"),

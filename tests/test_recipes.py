@@ -182,6 +182,17 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
         resume_or_start(tmp_path, "meanflow", "8gaussians", tiny("meanflow", steps=9), resume=True)
 
 
+def test_a_run_from_before_an_option_goes_on_with_its_default(tmp_path):
+    recipe = tiny("meanflow")
+    run = start_run("meanflow", "8gaussians", recipe)
+    del run.state.config["options"]["network"]["fourier"]
+    list(run.updates(tmp_path))
+    assert resume_or_start(tmp_path, "meanflow", "8gaussians", recipe, resume=True).finished
+    other = attrs.evolve(recipe, network=attrs.evolve(TINY, fourier=8))
+    with pytest.raises(CheckpointError, match=r"asked for; network\.fourier is 0 there, 8 here:"):
+        resume_or_start(tmp_path, "meanflow", "8gaussians", other, resume=True)
+
+
 def test_a_run_of_an_unknown_version_is_refused(tmp_path):
     run = start_run("meanflow", "8gaussians", tiny("meanflow"))
     run.state.config["options"]["momentum"] = 3
@@ -212,6 +223,7 @@ def test_unknown_names_are_answered_with_the_nearest():
         lambda: Reflow(pairs=0),
         lambda: Reflow().loss_step(Setting(open_problem("8gaussians"), None)),  # No teacher came.
         lambda: Network("conv").build(open_problem("8gaussians"), 1, torch.Generator()),
+        lambda: Network("conv", fourier=8).build(open_problem("digits"), 1, torch.Generator()),
         lambda: drawn(start_run("drifting", "8gaussians", tiny("drifting")), count=0),
         lambda: open_problem("digits").groups(10_000, torch.Generator()),
     ],

@@ -5,12 +5,12 @@
     output = conv(norm(h))
 
 ``conv`` is 3 x 3, ``norm`` the root-mean-square normalisation over channels without weights, ``(a, b)`` a linear
-function of ``silu(c)`` that starts at zero, ``c`` the vector of :mod:`~onestep_adapters.backbones.conditioning`, and
-``M`` one ``height * width`` square matrix for every block and channel: every pixel sees every other, without
-attention, so every operation has a forward derivative, twice differentiable. It costs what one shared matrix would and
-holds most of the parameters, ``(height * width)^2`` a channel: 4,096 for 8 x 8, a million for 32 x 32, where
-:class:`~onestep_adapters.backbones.DiT` is the better choice. The last convolution starts at zero, so a fresh network
-is the zero velocity.
+function of ``silu(c)`` that starts at zero, ``c`` the vector of :mod:`~onestep_adapters.backbones.conditioning`, four
+times as wide as the convolutions, and ``M`` one ``height * width`` square matrix for every block and channel: every
+pixel sees every other, without attention, so every operation has a forward derivative, twice differentiable. It costs
+what one shared matrix would and holds most of the parameters, ``(height * width)^2`` a channel: 4,096 for 8 x 8, a
+million for 32 x 32, where :class:`~onestep_adapters.backbones.DiT` is the better choice. The last convolution starts at
+zero, so a fresh network is the zero velocity.
 """
 
 from collections.abc import Sequence
@@ -25,6 +25,8 @@ from onestep_core.errors import ConfigError
 from onestep_core.typing import Sample, Time, typed
 
 _EPSILON = 1e-6
+_CONDITION = 4
+"""Width of the condition in units of the channels, which are few: customary in convolutional diffusion networks."""
 
 
 class ConvNet(nn.Module):
@@ -68,13 +70,14 @@ class ConvNet(nn.Module):
             raise ConfigError(f"shape = {self.shape}: expected (channels, height, width)")
         channels, height, columns = self.shape
         at_least(1, width=width, depth=depth, channels=channels, height=height, image_width=columns)
+        condition = _CONDITION * width
         self.condition = Conditioning(
-            width, times=times, classes=classes, frequencies=frequencies, max_frequency=max_frequency
+            condition, times=times, classes=classes, frequencies=frequencies, max_frequency=max_frequency
         )
         self.input = nn.Conv2d(channels, width, 3, padding=1)
         self.position = nn.Parameter(torch.empty(width, height, columns))
-        conditional = times > 0 or classes is not None
-        self.blocks = nn.ModuleList(_Block(width, height * columns, conditional) for _ in range(depth))
+        modulation = condition if times > 0 or classes is not None else 0
+        self.blocks = nn.ModuleList(_Block(width, height * columns, modulation) for _ in range(depth))
         self.output = nn.Conv2d(width, channels, 3, padding=1)
         self._initialise(generator)
 
@@ -111,9 +114,9 @@ class ConvNet(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, width: int, pixels: int, conditional: bool) -> None:
+    def __init__(self, width: int, pixels: int, condition: int) -> None:
         super().__init__()
-        self.modulation = nn.Linear(width, 2 * width) if conditional else None
+        self.modulation = nn.Linear(condition, 2 * width) if condition else None
         if self.modulation is not None:
             nn.init.zeros_(self.modulation.weight)
             nn.init.zeros_(self.modulation.bias)

@@ -1,10 +1,15 @@
 """A residual perceptron on flattened samples: the network for points in the plane and for tiny images.
 
-    h_0 = W_in z,    h_{k+1} = h_k + B_k silu(A_k norm(h_k) + C_k silu(c)),    output = W_out norm(h_depth)
+    h_0 = W_in [z, cos F z, sin F z]
+    h_{k+1} = h_k + B_k silu(A_k norm(h_k) + C_k silu(c))
+    output = W_out norm(h_depth)
 
 with ``c`` the vector of :mod:`~onestep_adapters.backbones.conditioning` and ``norm`` the root-mean-square
-normalisation without weights. Every operation has a forward derivative, twice differentiable, in the state
-and in every time. ``W_out`` starts at zero, so a fresh network is the zero velocity.
+normalisation without weights. ``F`` is there where ``fourier`` asks for it: a perceptron of few coordinates
+learns smooth functions first, and the map from noise to narrow modes is not smooth (Fourier features, Tancik et
+al., https://arxiv.org/abs/2006.10739; there ``F`` is fixed, here it starts at random and learns). Every operation
+has a forward derivative, twice differentiable, in the state and in every time. ``W_out`` starts at zero, so a fresh
+network is the zero velocity.
 """
 
 import math
@@ -32,6 +37,8 @@ class MLP(nn.Module):
         classes: number of classes, or ``None``; label ``classes`` means "no class".
         frequencies: sinusoids per time.
         max_frequency: largest angular frequency of a time.
+        fourier: sinusoids of the sample beside the sample itself, in random directions; 0 for none.
+        fourier_std: standard deviation of their angular frequencies along every axis, in radians per unit.
         generator: of the initial weights; torch's default one where ``None``.
 
     Raises:
@@ -53,6 +60,8 @@ class MLP(nn.Module):
         classes: int | None = None,
         frequencies: int = 32,
         max_frequency: float = 16.0,
+        fourier: int = 0,
+        fourier_std: float = 1.5,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -64,7 +73,12 @@ class MLP(nn.Module):
         self.condition = Conditioning(
             width, times=times, classes=classes, frequencies=frequencies, max_frequency=max_frequency
         )
-        self.input = nn.Linear(size, width)
+        at_least(0, fourier=fourier)
+        if not fourier_std > 0:
+            raise ConfigError(f"fourier_std = {fourier_std!r}: expected a positive number")
+        self.fourier = nn.Linear(size, fourier, bias=False) if fourier else None
+        self.fourier_std = fourier_std
+        self.input = nn.Linear(size + 2 * fourier, width)
         conditional = times > 0 or classes is not None
         self.blocks = nn.ModuleList(_Block(width, conditional) for _ in range(depth))
         self.output = nn.Linear(width, size)
@@ -72,6 +86,8 @@ class MLP(nn.Module):
 
     def _initialise(self, generator: torch.Generator | None) -> None:
         self.condition.initialise(generator)
+        if self.fourier is not None:
+            nn.init.normal_(self.fourier.weight, std=self.fourier_std, generator=generator)
         for layer in (self.input, *(layer for block in self.blocks for layer in block.modules())):
             if isinstance(layer, nn.Linear):
                 draw_linear(layer, generator)
@@ -92,10 +108,16 @@ class MLP(nn.Module):
         """
         check_shape(self.shape, z)
         condition = silu(self.condition(z, times, label))
-        hidden = self.input(z.flatten(1))
+        hidden = self.input(self._features(z.flatten(1)))
         for block in self.blocks:
             hidden = block(hidden, condition)
         return self.output(rms_norm(hidden, hidden.shape[-1:], eps=_EPSILON)).reshape(z.shape)
+
+    def _features(self, z: Tensor) -> Tensor:
+        if self.fourier is None:
+            return z
+        phase = self.fourier(z)
+        return torch.cat([z, phase.cos(), phase.sin()], dim=1)
 
 
 class _Block(nn.Module):

@@ -1,5 +1,6 @@
 """What every recipe lets one choose: the network and the training. Plain numbers and names, kept as JSON in the run."""
 
+from functools import partial
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 import attrs
@@ -47,6 +48,9 @@ class Network:
     max_frequency: float = attrs.field(default=16.0, validator=positive)
     """Largest angular frequency of a time; it bounds the derivative that MeanFlow regresses on."""
 
+    fourier: int = attrs.field(default=0, validator=not_negative)
+    """Sinusoids of the sample beside the sample itself (mlp only): narrow modes far apart need them."""
+
     def build(self, problem: Problem, times: int, generator: torch.Generator) -> nn.Module:
         """A network for ``problem`` with 0, 1 or 2 times; initial weights from ``generator``.
 
@@ -57,7 +61,9 @@ class Network:
             raise ConfigError(
                 f"backbone {self.backbone!r} needs images, {problem.name} has samples of {problem.shape}: mlp"
             )
-        make = {"mlp": MLP, "conv": ConvNet, "dit": DiT}[self.backbone]
+        if self.fourier and self.backbone != "mlp":
+            raise ConfigError(f"fourier = {self.fourier} beside the backbone {self.backbone!r}: only mlp has it; 0")
+        make = {"mlp": partial(MLP, fourier=self.fourier), "conv": ConvNet, "dit": DiT}[self.backbone]
         return make(
             problem.shape,
             width=self.width,

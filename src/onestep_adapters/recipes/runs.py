@@ -260,16 +260,15 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
             "train with `onestep train`, or load it with onestep_adapters.training.load_checkpoint"
         ) from error
     kind = type(find_method(method).options(data))
-    run = start_run(method, data, from_dict(kind, options))
-    load_checkpoint(folder, run.state)
-    return run
+    return _loaded(start_run(method, data, from_dict(kind, options)), folder, config)
 
 
 def resume_or_start(folder: str | os.PathLike[str], method: str, data: str, recipe: Recipe, *, resume: bool) -> Run:
     """The run to train into ``folder``: a fresh one, or with ``resume`` the one that is there.
 
     Raises:
-        CheckpointError: if the folder holds a run and ``resume`` was not asked for, or one of other options.
+        CheckpointError: if the folder holds a run and ``resume`` was not asked for, or one of other options. One from
+            before an option existed counts as one with the option's default.
     """
     there = Path(folder).exists() and latest_checkpoint(folder) is not None
     run = start_run(method, data, recipe)
@@ -280,14 +279,30 @@ def resume_or_start(folder: str | os.PathLike[str], method: str, data: str, reci
             f"{folder} already holds a run: continue it with --resume, or train into another --folder"
         )
     found = read_run(folder)
-    if json.loads(json.dumps(run.state.config)) != found.config:
+    config = _completed(found.config)
+    if json.loads(json.dumps(run.state.config)) != config:
         raise CheckpointError(
             f"{folder} holds {found.method} on {found.config.get('data')}, and {method} on {data} was asked for; "
-            f"{_differences(run.state.config, found.config)}: resume with the command line of that run, or train into "
+            f"{_differences(run.state.config, config)}: resume with the command line of that run, or train into "
             "another --folder"
         )
+    return _loaded(run, folder, found.config)
+
+
+def _loaded(run: Run, folder: str | os.PathLike[str], config: dict[str, Any]) -> Run:
+    """The run at its latest checkpoint, whose config stands, with the options it had then."""
+    run.state.config = config
     load_checkpoint(folder, run.state)
     return run
+
+
+def _completed(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with defaults for the options it lacks; as it is, where this version cannot read it."""
+    try:
+        recipe = from_dict(type(find_method(config["method"]).options(config["data"])), config["options"])
+    except (KeyError, ConfigError):
+        return config
+    return {**config, "options": json.loads(json.dumps(attrs.asdict(recipe)))}
 
 
 def _differences(given: dict[str, Any], there: dict[str, Any]) -> str:
