@@ -3,13 +3,15 @@
 For each data set the methods are trained one after another into ``FOLDER/DATA/METHOD``; what is complete there is kept
 and what was cut off goes on. Then all of them are measured together, on the test split where there is one, and
 ``benchmarks/results/`` gets ``methods-DATA.md`` and ``.json``, ``methods-DATA.png`` with samples and
-``methods-DATA-curves.png`` with the distance to validation data over the training.
+``methods-DATA-curves.png`` with the distance to validation data over the training. With ``--seeds 3`` every method is
+trained from three seeds, and the rows go to ``methods-DATA-seeds.md`` and ``.json`` alone.
 """
 
 import argparse
 import os
 from pathlib import Path
 
+import attrs
 import torch
 
 from onestep_adapters.metrics.plots import curves, image_grid, toy_scatter
@@ -25,8 +27,8 @@ DATA = ("8gaussians", "checkerboard", "unequal", DIGITS)
 POINTS = 2000
 
 
-def train(data: str, methods: list[str], folder: Path) -> dict[str, Run]:
-    """Complete runs of the methods, one line each."""
+def train(data: str, methods: list[str], folder: Path, *, seed: int = 0) -> dict[str, Run]:
+    """Complete runs of the methods, one line each; those of another seed than 0 in folders of their own."""
     if data == DIGITS:
         from onestep_adapters.recipes.digits import digits_evaluation
 
@@ -37,8 +39,10 @@ def train(data: str, methods: list[str], folder: Path) -> dict[str, Run]:
     runs = {}
     for name in methods:
         recipe = find_method(name).options(data)
+        recipe = attrs.evolve(recipe, training=attrs.evolve(recipe.training, seed=seed))  # type: ignore[arg-type]
+        label = f"{name}-seed-{seed}" if seed else name
         # The yardstick is a teacher too, and trained once.
-        place = teacher_folder(data, recipe) if isinstance(recipe, FlowMatching) else folder / data / name
+        place = teacher_folder(data, recipe) if isinstance(recipe, FlowMatching) else folder / data / label
         run = resume_or_start(place, name, data, recipe, resume=True)
         if not run.finished:
             for _ in run.teaching():
@@ -48,20 +52,19 @@ def train(data: str, methods: list[str], folder: Path) -> dict[str, Run]:
             )
             for _ in watched(run, place, seen):
                 pass
-        print(f"{data}: {name} trained in {run.seconds:.0f} s", flush=True)
-        runs[name] = run
+        print(f"{data}: {label} trained in {run.seconds:.0f} s", flush=True)
+        runs[label] = run
     return runs
 
 
-def judge(data: str, runs: dict[str, Run]) -> None:
-    """Report and pictures."""
+def judge(data: str, runs: dict[str, Run], *, suffix: str = "") -> None:
+    """The report."""
     written = evaluate_runs(list(runs.values()), None, split="test", repeats=5, seed=0)
     written.write(RESULTS / ".draft")
     for kind in ("md", "json"):
-        (RESULTS / ".draft" / f"report.{kind}").replace(RESULTS / f"methods-{data}.{kind}")
+        (RESULTS / ".draft" / f"report.{kind}").replace(RESULTS / f"methods-{data}{suffix}.{kind}")
     (RESULTS / ".draft").rmdir()
-    draw(data, runs)
-    print((RESULTS / f"methods-{data}.md").read_text(), flush=True)
+    print((RESULTS / f"methods-{data}{suffix}.md").read_text(), flush=True)
 
 
 def draw(data: str, runs: dict[str, Run]) -> None:
@@ -96,15 +99,21 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), metavar="METHOD", help="all, in their order")
     parser.add_argument("--folder", type=Path, default=Path("runs/methods"), help="of the runs; %(default)s")
     parser.add_argument("--threads", type=int, default=1, help="of torch; %(default)s")
+    parser.add_argument("--seeds", type=int, default=1, help="trainings of every method; %(default)s")
     parser.add_argument("--train-only", action="store_true", help="leave the judging to a later call")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     os.environ.setdefault("ONESTEP_TEACHERS", str(chosen.folder / "teachers"))
     RESULTS.mkdir(exist_ok=True)
     for data in chosen.data:
-        runs = train(data, chosen.methods, chosen.folder)
-        if not chosen.train_only:
-            judge(data, runs)
+        runs: dict[str, Run] = {}
+        for seed in range(chosen.seeds):
+            runs |= train(data, chosen.methods, chosen.folder, seed=seed)
+        if chosen.train_only:
+            continue
+        judge(data, runs, suffix="-seeds" if chosen.seeds > 1 else "")
+        if chosen.seeds == 1:
+            draw(data, runs)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from onestep_adapters.recipes import (
 )
 from onestep_adapters.recipes.draws import draw
 from onestep_adapters.recipes.drifting import Drifting
-from onestep_adapters.recipes.evaluation import evaluate_runs
+from onestep_adapters.recipes.evaluation import evaluate_runs, label_of
 from onestep_adapters.recipes.moment_matching import MomentMatching
 from onestep_adapters.recipes.options import Network, Training, from_dict
 from onestep_adapters.recipes.pairs import teacher_pairs
@@ -191,6 +191,19 @@ def test_a_run_from_before_an_option_goes_on_with_its_default(tmp_path):
     other = attrs.evolve(recipe, network=attrs.evolve(TINY, fourier=8))
     with pytest.raises(CheckpointError, match=r"asked for; network\.fourier is 0 there, 8 here:"):
         resume_or_start(tmp_path, "meanflow", "8gaussians", other, resume=True)
+
+
+def test_runs_of_one_method_are_told_apart():
+    def run(seed):
+        recipe = tiny("meanflow")
+        return start_run(
+            "meanflow", "8gaussians", attrs.evolve(recipe, training=attrs.evolve(recipe.training, seed=seed))
+        )
+
+    first, second, third = run(0), run(1), run(1)
+    assert label_of(first, [first]) == "meanflow"
+    assert [label_of(each, [first, second]) for each in (first, second)] == ["meanflow, seed 0", "meanflow, seed 1"]
+    assert [label_of(each, [first, second, third]) for each in (second, third)] == ["meanflow 2", "meanflow 3"]
 
 
 def test_a_run_of_an_unknown_version_is_refused(tmp_path):

@@ -144,9 +144,14 @@ def evaluate_runs(runs: Sequence[Run], yardstick: Run | None, *, split: str, rep
 
 
 def label_of(run: Run, among: Sequence[Run]) -> str:
-    """The method's name, numbered where several runs share it."""
+    """The method's name; where several runs share it, with their seeds if these differ, or else numbered."""
     same = [other for other in among if other.method == run.method]
-    return run.method if len(same) == 1 else f"{run.method} {same.index(run) + 1}"
+    if len(same) == 1:
+        return run.method
+    seeds = [other.recipe.training.seed for other in same]
+    if len(set(seeds)) == len(seeds):
+        return f"{run.method}, seed {run.recipe.training.seed}"
+    return f"{run.method} {same.index(run) + 1}"
 
 
 def digits_classifier(splits: Evaluation, validation: Evaluation) -> Classifier:
