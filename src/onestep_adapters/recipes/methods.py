@@ -293,7 +293,7 @@ METHODS: dict[str, Method] = {
         "jumps that agree as distributions (IMM), one step",
         MomentMatching(_IMAGE_TRAINING, _IMAGES, sigma_data=0.75),
         MomentMatching(
-            Training(steps=2000, batch=256, learning_rate=2e-3),
+            Training(steps=6000, batch=256, learning_rate=2e-3),
             _PLANE,
             sigma_data=1.2,
             particles=16,
