@@ -4,7 +4,7 @@ For each data set the methods are trained one after another into ``FOLDER/DATA/M
 and what was cut off goes on. Then all of them are measured together, on the test split where there is one, and
 ``benchmarks/results/`` gets ``methods-DATA.md`` and ``.json``, ``methods-DATA.png`` with samples and
 ``methods-DATA-curves.png`` with the distance to validation data over the training. With ``--seeds 3`` every method is
-trained from three seeds, and the rows go to ``methods-DATA-seeds.md`` and ``.json`` alone.
+trained from three seeds (its teacher from one), and the rows go to ``methods-DATA-seeds.md`` and ``.json`` alone.
 """
 
 import argparse
@@ -102,6 +102,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="trainings of every method; %(default)s")
     parser.add_argument("--train-only", action="store_true", help="leave the judging to a later call")
     chosen = parser.parse_args()
+    if chosen.seeds < 1:
+        parser.error(f"--seeds {chosen.seeds}: expected at least 1")
     torch.set_num_threads(chosen.threads)
     os.environ.setdefault("ONESTEP_TEACHERS", str(chosen.folder / "teachers"))
     RESULTS.mkdir(exist_ok=True)

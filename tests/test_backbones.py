@@ -162,6 +162,21 @@ def test_half_precision_keeps_the_phases(build):
     assert network(z, torch.rand(4)).dtype == torch.bfloat16
 
 
+def test_half_precision_keeps_the_phases_of_the_sample():
+    """Beside float32 only the weights and the sample are rounded, not their product."""
+    whole = MLP((2,), width=16, depth=1, times=0, fourier=8, generator=seeded()).bfloat16().float()
+    z = (3 * torch.randn(6, 2, generator=seeded(1))).bfloat16()
+    exact = whole._features(z.float())
+    for features in (copy.deepcopy(whole).bfloat16()._features(z), autocast(whole, z)):
+        assert features.dtype == torch.bfloat16
+        torch.testing.assert_close(features.float(), exact, rtol=2**-7, atol=2**-9)
+
+
+def autocast(network, z):
+    with torch.autocast("cpu", torch.bfloat16):
+        return network._features(z)
+
+
 def test_fused_and_plain_attention_agree():
     network = awake(dit(times=1)).double()
     fused = awake(dit(times=1, attention=scaled_dot_product_attention)).double()
@@ -196,7 +211,10 @@ def test_one_call_counted():
         (lambda: MLP((2,), classes=0), "classes = 0"),
         (lambda: MLP((2,), max_frequency=1.0), "max_frequency"),
         (lambda: MLP((2,), fourier=-1), "fourier = -1"),
+        (lambda: MLP((2,), fourier=True), "fourier = True"),
         (lambda: MLP((2,), fourier=4, fourier_std=0.0), "fourier_std = 0.0"),
+        (lambda: MLP((2,), fourier=4, fourier_std=float("inf")), "fourier_std = inf"),
+        (lambda: MLP((2,), fourier=4, fourier_std=None), "fourier_std = None"),
         (lambda: ConvNet((8, 8)), "channels, height, width"),
         (lambda: ConvNet((1, 8, 0)), "image_width = 0"),
         (lambda: ConvNet((1, 8, 8), width=0), "width = 0"),

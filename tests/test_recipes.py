@@ -193,6 +193,12 @@ def test_a_run_from_before_an_option_goes_on_with_its_default(tmp_path):
         resume_or_start(tmp_path, "meanflow", "8gaussians", other, resume=True)
 
 
+@pytest.mark.parametrize("damage", [None, {"network": "mlp"}, {"network": None}, {"network": {"fourier": None}}])
+def test_options_that_are_none_are_refused(damage):
+    with pytest.raises(ConfigError, match=r".{20}"):
+        from_dict(Drifting, damage)
+
+
 def test_runs_of_one_method_are_told_apart():
     def run(seed):
         recipe = tiny("meanflow")

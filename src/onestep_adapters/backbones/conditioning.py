@@ -55,7 +55,7 @@ def at_least(minimum: int, **sizes: int) -> None:
         >>> at_least(1, width=64, depth=2)
     """
     for name, size in sizes.items():
-        if not isinstance(size, int) or size < minimum:
+        if isinstance(size, bool) or not isinstance(size, int) or size < minimum:
             raise ConfigError(f"{name} = {size!r}: expected an integer of at least {minimum}")
 
 

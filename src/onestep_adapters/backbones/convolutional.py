@@ -25,7 +25,7 @@ from onestep_core.errors import ConfigError
 from onestep_core.typing import Sample, Time, typed
 
 _EPSILON = 1e-6
-_CONDITION = 4
+_CONDITION_RATIO = 4
 """Width of the condition in units of the channels, which are few: customary in convolutional diffusion networks."""
 
 
@@ -70,14 +70,15 @@ class ConvNet(nn.Module):
             raise ConfigError(f"shape = {self.shape}: expected (channels, height, width)")
         channels, height, columns = self.shape
         at_least(1, width=width, depth=depth, channels=channels, height=height, image_width=columns)
-        condition = _CONDITION * width
+        condition_width = _CONDITION_RATIO * width
         self.condition = Conditioning(
-            condition, times=times, classes=classes, frequencies=frequencies, max_frequency=max_frequency
+            condition_width, times=times, classes=classes, frequencies=frequencies, max_frequency=max_frequency
         )
         self.input = nn.Conv2d(channels, width, 3, padding=1)
         self.position = nn.Parameter(torch.empty(width, height, columns))
-        modulation = condition if times > 0 or classes is not None else 0
-        self.blocks = nn.ModuleList(_Block(width, height * columns, modulation) for _ in range(depth))
+        if times == 0 and classes is None:
+            condition_width = 0
+        self.blocks = nn.ModuleList(_Block(width, height * columns, condition_width) for _ in range(depth))
         self.output = nn.Conv2d(width, channels, 3, padding=1)
         self._initialise(generator)
 
@@ -114,9 +115,9 @@ class ConvNet(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, width: int, pixels: int, condition: int) -> None:
+    def __init__(self, width: int, pixels: int, condition_width: int) -> None:
         super().__init__()
-        self.modulation = nn.Linear(condition, 2 * width) if condition else None
+        self.modulation = nn.Linear(condition_width, 2 * width) if condition_width else None
         if self.modulation is not None:
             nn.init.zeros_(self.modulation.weight)
             nn.init.zeros_(self.modulation.bias)

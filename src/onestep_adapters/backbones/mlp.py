@@ -5,11 +5,11 @@
     output = W_out norm(h_depth)
 
 with ``c`` the vector of :mod:`~onestep_adapters.backbones.conditioning` and ``norm`` the root-mean-square
-normalisation without weights. ``F`` is there where ``fourier`` asks for it: a perceptron of few coordinates
-learns smooth functions first, and the map from noise to narrow modes is not smooth (Fourier features, Tancik et
-al., https://arxiv.org/abs/2006.10739; there ``F`` is fixed, here it starts at random and learns). Every operation
-has a forward derivative, twice differentiable, in the state and in every time. ``W_out`` starts at zero, so a fresh
-network is the zero velocity.
+normalisation without weights. ``F`` is there where ``fourier`` asks for it: a perceptron of few
+coordinates learns smooth functions first, and the map from noise to narrow modes is not smooth (Fourier features,
+Tancik et al., https://arxiv.org/abs/2006.10739; there ``F`` is fixed, here it starts at random and learns). As those of
+times, its phases are formed in float32 at least. Every operation has a forward derivative, twice differentiable, in the
+state and in every time. ``W_out`` starts at zero, so a fresh network is the zero velocity.
 """
 
 import math
@@ -21,6 +21,7 @@ from torch.nn.functional import rms_norm, silu
 
 from onestep_adapters.backbones.conditioning import Conditioning, Labels, at_least, draw_linear, zero_linear
 from onestep_core.errors import ConfigError
+from onestep_core.precision import full, no_autocast
 from onestep_core.typing import Sample, Time, typed
 
 _EPSILON = 1e-6
@@ -37,8 +38,8 @@ class MLP(nn.Module):
         classes: number of classes, or ``None``; label ``classes`` means "no class".
         frequencies: sinusoids per time.
         max_frequency: largest angular frequency of a time.
-        fourier: sinusoids of the sample beside the sample itself, in random directions; 0 for none.
-        fourier_std: standard deviation of their angular frequencies along every axis, in radians per unit.
+        fourier: how many rows ``F`` has, each a cosine and a sine of the sample; 0 for none.
+        fourier_std: standard deviation of its initial entries, in radians per unit of the sample.
         generator: of the initial weights; torch's default one where ``None``.
 
     Raises:
@@ -69,13 +70,13 @@ class MLP(nn.Module):
         if not self.shape:
             raise ConfigError("shape = (): expected the axes of one sample, (2,) for points in the plane")
         at_least(1, depth=depth, **{f"shape[{axis}]": size for axis, size in enumerate(self.shape)})
+        at_least(0, fourier=fourier)
+        if not (isinstance(fourier_std, int | float) and 0 < fourier_std < math.inf):
+            raise ConfigError(f"fourier_std = {fourier_std!r}: expected a positive, finite number")
         size = math.prod(self.shape)
         self.condition = Conditioning(
             width, times=times, classes=classes, frequencies=frequencies, max_frequency=max_frequency
         )
-        at_least(0, fourier=fourier)
-        if not fourier_std > 0:
-            raise ConfigError(f"fourier_std = {fourier_std!r}: expected a positive number")
         self.fourier = nn.Linear(size, fourier, bias=False) if fourier else None
         self.fourier_std = fourier_std
         self.input = nn.Linear(size + 2 * fourier, width)
@@ -116,8 +117,9 @@ class MLP(nn.Module):
     def _features(self, z: Tensor) -> Tensor:
         if self.fourier is None:
             return z
-        phase = self.fourier(z)
-        return torch.cat([z, phase.cos(), phase.sin()], dim=1)
+        with no_autocast(z):
+            phase = full(z) @ full(self.fourier.weight).mT
+        return torch.cat([z, phase.cos().to(z), phase.sin().to(z)], dim=1)
 
 
 class _Block(nn.Module):

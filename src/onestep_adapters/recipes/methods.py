@@ -46,7 +46,7 @@ class Method(NamedTuple):
 
 _IMAGES = Network("conv", width=32, depth=3)
 _PLANE = Network("mlp", width=192, depth=3, fourier=64)
-# Without sinusoids: score gaps between narrow modes made generators with them wider and noisier.
+# Without sinusoids: generators that follow score gaps were wider and noisier with them.
 _SMOOTH = Network("mlp", width=192, depth=3)
 _IMAGE_TRAINING = Training(steps=2400, batch=64, learning_rate=3e-3)
 _PLANE_TRAINING = Training(steps=3000, batch=256, learning_rate=2e-3)
@@ -313,8 +313,8 @@ METHODS: dict[str, Method] = {
             final_temperatures=(0.12, 0.5),
         ),
         "Mean shift, one temperature: the best on the validation split. In the plane two, which fall: the finer one "
-        "shapes the modes, and the coarser one carries mass between them to the end; without it the masses of the "
-        "unequal mixture stay as the start left them.",
+        "shapes the modes, and the coarser one goes on carrying mass between them; without it a few percent "
+        "of the unequal mixture ended in the wrong mode.",
     ),
     "drifting-released": Method(
         "the released drift: three small temperatures, normalised forces",

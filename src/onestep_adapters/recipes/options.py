@@ -29,6 +29,12 @@ def not_negative(_: object, attribute: "attrs.Attribute[Any]", value: float) -> 
         raise ConfigError(f"{attribute.name} = {value!r}: expected zero or more")
 
 
+def count(_: object, attribute: "attrs.Attribute[Any]", value: int) -> None:
+    """An attrs validator: a whole number of zero or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigError(f"{attribute.name} = {value!r}: expected a whole number, zero or more")
+
+
 def share(_: object, attribute: "attrs.Attribute[Any]", value: float) -> None:
     """An attrs validator: a number between zero and one."""
     if not 0 <= value <= 1:
@@ -48,8 +54,8 @@ class Network:
     max_frequency: float = attrs.field(default=16.0, validator=positive)
     """Largest angular frequency of a time; it bounds the derivative that MeanFlow regresses on."""
 
-    fourier: int = attrs.field(default=0, validator=not_negative)
-    """Sinusoids of the sample beside the sample itself (mlp only): narrow modes far apart need them."""
+    fourier: int = attrs.field(default=0, validator=count)
+    """Rows of sines and cosines of the sample beside it (mlp only): with them regressions tell narrow modes apart."""
 
     def build(self, problem: Problem, times: int, generator: torch.Generator) -> nn.Module:
         """A network for ``problem`` with 0, 1 or 2 times; initial weights from ``generator``.
@@ -62,7 +68,9 @@ class Network:
                 f"backbone {self.backbone!r} needs images, {problem.name} has samples of {problem.shape}: mlp"
             )
         if self.fourier and self.backbone != "mlp":
-            raise ConfigError(f"fourier = {self.fourier} beside the backbone {self.backbone!r}: only mlp has it; 0")
+            raise ConfigError(
+                f"fourier = {self.fourier} beside the backbone {self.backbone!r}: only mlp has it; leave it at 0"
+            )
         make = {"mlp": partial(MLP, fourier=self.fourier), "conv": ConvNet, "dit": DiT}[self.backbone]
         return make(
             problem.shape,
@@ -107,12 +115,14 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
         >>> from_dict(Training, {"steps": 3}).steps
         3
     """
+    if not isinstance(values, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"the options of {kind.__name__} are {values!r}, expected a mapping; train the run anew")
     hints = get_type_hints(kind)
     built: dict[str, Any] = {}
     for name, value in values.items():
         hint = hints.get(name)
         nested = next((kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and attrs.has(kind)), None)
-        if nested is not None and isinstance(value, dict):
+        if nested is not None and not (value is None and type(None) in get_args(hint)):
             built[name] = from_dict(nested, value)
         else:
             built[name] = tuple(value) if isinstance(value, list) and get_args(hint) else value

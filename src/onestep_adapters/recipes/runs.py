@@ -266,9 +266,10 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
 def resume_or_start(folder: str | os.PathLike[str], method: str, data: str, recipe: Recipe, *, resume: bool) -> Run:
     """The run to train into ``folder``: a fresh one, or with ``resume`` the one that is there.
 
+    A run from before an option existed counts as one with the default of the option's class.
+
     Raises:
-        CheckpointError: if the folder holds a run and ``resume`` was not asked for, or one of other options. One from
-            before an option existed counts as one with the option's default.
+        CheckpointError: if the folder holds a run and ``resume`` was not asked for, or one of other options.
     """
     there = Path(folder).exists() and latest_checkpoint(folder) is not None
     run = start_run(method, data, recipe)
@@ -281,16 +282,17 @@ def resume_or_start(folder: str | os.PathLike[str], method: str, data: str, reci
     found = read_run(folder)
     config = _completed(found.config)
     if json.loads(json.dumps(run.state.config)) != config:
+        same = (found.method, found.config.get("data")) == (method, data)
         raise CheckpointError(
-            f"{folder} holds {found.method} on {found.config.get('data')}, and {method} on {data} was asked for; "
-            f"{_differences(run.state.config, config)}: resume with the command line of that run, or train into "
-            "another --folder"
+            f"{folder} holds {found.method} on {found.config.get('data')}, and {method} on {data} was asked for"
+            f"{'; ' + _differences(run.state.config, config) if same else ''}: give the options that the run has, or train into another "
+            "--folder"
         )
     return _loaded(run, folder, found.config)
 
 
 def _loaded(run: Run, folder: str | os.PathLike[str], config: dict[str, Any]) -> Run:
-    """The run at its latest checkpoint, whose config stands, with the options it had then."""
+    """The run at its latest checkpoint; its config stays as it was saved, whatever options have come since."""
     run.state.config = config
     load_checkpoint(folder, run.state)
     return run
