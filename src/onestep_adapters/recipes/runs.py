@@ -283,10 +283,10 @@ def resume_or_start(folder: str | os.PathLike[str], method: str, data: str, reci
     config = _completed(found.config)
     if json.loads(json.dumps(run.state.config)) != config:
         same = (found.method, found.config.get("data")) == (method, data)
+        told = f"; {_differences(run.state.config, config)}" if same else ""
         raise CheckpointError(
-            f"{folder} holds {found.method} on {found.config.get('data')}, and {method} on {data} was asked for"
-            f"{'; ' + _differences(run.state.config, config) if same else ''}: give the options that the run has, or train into another "
-            "--folder"
+            f"{folder} holds {found.method} on {found.config.get('data')}, and {method} on {data} was asked for{told}: "
+            "give the options that the run has, or train into another --folder"
         )
     return _loaded(run, folder, found.config)
 
