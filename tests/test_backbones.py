@@ -33,7 +33,7 @@ def dit(**options):
 
 
 def convolutional(**options):
-    return ConvNet((2, 4, 6), width=12, depth=2, generator=seeded(), **options)
+    return ConvNet((2, 4, 6), width=12, depth=2, condition=2, generator=seeded(), **options)
 
 
 def awake(network):
@@ -218,6 +218,7 @@ def test_one_call_counted():
         (lambda: ConvNet((8, 8)), "channels, height, width"),
         (lambda: ConvNet((1, 8, 0)), "image_width = 0"),
         (lambda: ConvNet((1, 8, 8), width=0), "width = 0"),
+        (lambda: ConvNet((1, 8, 8), condition=0), "condition = 0"),
         (lambda: ConvNet((1, 8, 8), times=0)(torch.ones(2, 1, 4, 4)), "shape=.1, 4, 4"),
         (lambda: DiT((8, 8)), "channels, height, width"),
         (lambda: DiT((1, 8, 8), patch=3), "patch = 3"),

@@ -242,6 +242,7 @@ def test_unknown_names_are_answered_with_the_nearest():
         lambda: Reflow(pairs=0),
         lambda: Reflow().loss_step(Setting(open_problem("8gaussians"), None)),  # No teacher came.
         lambda: Network("conv").build(open_problem("8gaussians"), 1, torch.Generator()),
+        lambda: Network("mlp", condition=4).build(open_problem("8gaussians"), 1, torch.Generator()),
         lambda: Network("conv", fourier=8).build(open_problem("digits"), 1, torch.Generator()),
         lambda: drawn(start_run("drifting", "8gaussians", tiny("drifting")), count=0),
         lambda: open_problem("digits").groups(10_000, torch.Generator()),

@@ -5,12 +5,12 @@
     output = conv(norm(h))
 
 ``conv`` is 3 x 3, ``norm`` the root-mean-square normalisation over channels without weights, ``(a, b)`` a linear
-function of ``silu(c)`` that starts at zero, ``c`` the vector of :mod:`~onestep_adapters.backbones.conditioning`, four
-times as wide as the convolutions, and ``M`` one ``height * width`` square matrix for every block and channel: every
-pixel sees every other, without attention, so every operation has a forward derivative, twice differentiable. It costs
-what one shared matrix would and holds most of the parameters, ``(height * width)^2`` a channel: 4,096 for 8 x 8, a
-million for 32 x 32, where :class:`~onestep_adapters.backbones.DiT` is the better choice. The last convolution starts at
-zero, so a fresh network is the zero velocity.
+function of ``silu(c)`` that starts at zero, ``c`` the vector of :mod:`~onestep_adapters.backbones.conditioning`,
+``condition`` times as wide as the convolutions, and ``M`` one ``height * width`` square matrix for every block and
+channel: every pixel sees every other, without attention, so every operation has a forward derivative, twice
+differentiable. It costs what one shared matrix would and holds most of the parameters, ``(height * width)^2`` a
+channel: 4,096 for 8 x 8, a million for 32 x 32, where :class:`~onestep_adapters.backbones.DiT` is the better choice.
+The last convolution starts at zero, so a fresh network is the zero velocity.
 """
 
 from collections.abc import Sequence
@@ -25,8 +25,6 @@ from onestep_core.errors import ConfigError
 from onestep_core.typing import Sample, Time, typed
 
 _EPSILON = 1e-6
-_CONDITION_RATIO = 4
-"""Width of the condition in units of the channels, which are few: customary in convolutional diffusion networks."""
 
 
 class ConvNet(nn.Module):
@@ -40,6 +38,7 @@ class ConvNet(nn.Module):
         classes: number of classes, or ``None``; label ``classes`` means "no class".
         frequencies: sinusoids per time.
         max_frequency: largest angular frequency of a time.
+        condition: width of the condition in units of ``width``; diffusion networks with more channels have 4.
         generator: of the initial weights; torch's default one where ``None``.
 
     Raises:
@@ -62,6 +61,7 @@ class ConvNet(nn.Module):
         classes: int | None = None,
         frequencies: int = 32,
         max_frequency: float = 16.0,
+        condition: int = 1,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -69,8 +69,10 @@ class ConvNet(nn.Module):
         if len(self.shape) != 3:
             raise ConfigError(f"shape = {self.shape}: expected (channels, height, width)")
         channels, height, columns = self.shape
-        at_least(1, width=width, depth=depth, channels=channels, height=height, image_width=columns)
-        condition_width = _CONDITION_RATIO * width
+        at_least(
+            1, width=width, depth=depth, condition=condition, channels=channels, height=height, image_width=columns
+        )
+        condition_width = condition * width
         self.condition = Conditioning(
             condition_width, times=times, classes=classes, frequencies=frequencies, max_frequency=max_frequency
         )

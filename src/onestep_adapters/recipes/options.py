@@ -57,6 +57,9 @@ class Network:
     fourier: int = attrs.field(default=0, validator=count)
     """Rows of sines and cosines of the sample beside it (mlp only): with them regressions tell narrow modes apart."""
 
+    condition: int = attrs.field(default=1, validator=[count, positive])
+    """Width of the vector of times and class in units of the channels (conv only)."""
+
     def build(self, problem: Problem, times: int, generator: torch.Generator) -> nn.Module:
         """A network for ``problem`` with 0, 1 or 2 times; initial weights from ``generator``.
 
@@ -71,7 +74,15 @@ class Network:
             raise ConfigError(
                 f"fourier = {self.fourier} beside the backbone {self.backbone!r}: only mlp has it; leave it at 0"
             )
-        make = {"mlp": partial(MLP, fourier=self.fourier), "conv": ConvNet, "dit": DiT}[self.backbone]
+        if self.condition != 1 and self.backbone != "conv":
+            raise ConfigError(
+                f"condition = {self.condition} beside the backbone {self.backbone!r}: only conv has it; leave it at 1"
+            )
+        make = {
+            "mlp": partial(MLP, fourier=self.fourier),
+            "conv": partial(ConvNet, condition=self.condition),
+            "dit": DiT,
+        }[self.backbone]
         return make(
             problem.shape,
             width=self.width,
