@@ -109,8 +109,8 @@ METHODS: dict[str, Method] = {
         ),
         RectifiedMeanFlow(_PLANE_TRAINING, _PLANE, teacher=_PLANE_TUTOR),
         "Pairs of noise and what the teacher makes of it, from the teacher's weights: the flow between them is "
-        "nearly straight. A quarter of a batch jumps, as published; of the others, most get the whole jump from "
-        "noise to data, whose average velocity is that of the pair. Of the variants tried on the digits' "
+        "nearly straight. Images: a quarter of a batch jumps, as published; of the others, most get the whole jump "
+        "from noise to data, whose average velocity is that of the pair. Of the variants tried on the digits' "
         "validation split (from data; the teacher's velocity at powers 0, 0.5 and 1, learning rates 1.5e-3 to "
         "6e-3; these pairs with a quarter, half or three quarters of jumps, whole jumps by their derivative, power "
         "0, fewer solver steps) this one was best.",
