@@ -11,13 +11,13 @@ import argparse
 import os
 from pathlib import Path
 
-import attrs
 import torch
 
 from onestep_adapters.metrics.plots import curves, image_grid, toy_scatter
 from onestep_adapters.recipes import METHODS, FlowMatching, find_method
 from onestep_adapters.recipes.evaluation import digits_classifier, evaluate_runs
 from onestep_adapters.recipes.problems import DIGITS
+from onestep_adapters.recipes.recipe import with_seed
 from onestep_adapters.recipes.runs import Run, resume_or_start
 from onestep_adapters.recipes.teachers import teacher_folder
 from onestep_adapters.recipes.watching import COARSE_STEPS, distance_to, histories, watched
@@ -38,8 +38,7 @@ def train(data: str, methods: list[str], folder: Path, *, seed: int = 0) -> dict
         distance = None
     runs = {}
     for name in methods:
-        recipe = find_method(name).options(data)
-        recipe = attrs.evolve(recipe, training=attrs.evolve(recipe.training, seed=seed))  # type: ignore[arg-type]
+        recipe = with_seed(find_method(name).options(data), seed)
         label = f"{name}-seed-{seed}" if seed else name
         # The yardstick is a teacher too, and trained once.
         place = teacher_folder(data, recipe) if isinstance(recipe, FlowMatching) else folder / data / label

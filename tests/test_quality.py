@@ -12,6 +12,7 @@ import torch
 
 from onestep_adapters.metrics import passes, toy_reference, toy_score
 from onestep_adapters.recipes import METHODS, find_method
+from onestep_adapters.recipes.recipe import with_seed
 from onestep_adapters.recipes.runs import start_run
 
 LAWS = ("8gaussians", "checkerboard", "unequal")
@@ -41,8 +42,7 @@ def score_of(run, seed=0):
 def trained_scores(method, data, seeds):
     scores = []
     for seed in seeds:
-        recipe = find_method(method).options(data)
-        recipe = attrs.evolve(recipe, training=attrs.evolve(recipe.training, seed=seed))
+        recipe = with_seed(find_method(method).options(data), seed)
         scores.append(score_of(start_run(method, data, recipe), seed))
     return scores
 

@@ -34,6 +34,7 @@ from onestep_adapters.recipes.moment_matching import MomentMatching
 from onestep_adapters.recipes.options import Network, Training, from_dict
 from onestep_adapters.recipes.pairs import teacher_pairs
 from onestep_adapters.recipes.problems import PROBLEMS
+from onestep_adapters.recipes.recipe import with_seed
 from onestep_adapters.recipes.runs import Run, open_run, resume_or_start, start_run
 from onestep_adapters.recipes.samples import write_samples
 from onestep_adapters.recipes.straight import PATH
@@ -201,10 +202,7 @@ def test_options_that_are_none_are_refused(damage):
 
 def test_runs_of_one_method_are_told_apart():
     def run(seed):
-        recipe = tiny("meanflow")
-        return start_run(
-            "meanflow", "8gaussians", attrs.evolve(recipe, training=attrs.evolve(recipe.training, seed=seed))
-        )
+        return start_run("meanflow", "8gaussians", with_seed(tiny("meanflow"), seed))
 
     first, second, third = run(0), run(1), run(1)
     assert label_of(first, [first]) == "meanflow"

@@ -29,8 +29,9 @@ from onestep_adapters.metrics import (
     train_classifier,
     write_report,
 )
-from onestep_adapters.recipes import FlowMatching, Recipe, find_method
+from onestep_adapters.recipes import FlowMatching, find_method
 from onestep_adapters.recipes.problems import DIGITS
+from onestep_adapters.recipes.recipe import with_seed
 from onestep_adapters.recipes.runs import Run
 from onestep_core.errors import ConfigError
 
@@ -149,14 +150,10 @@ def label_of(run: Run, among: Sequence[Run]) -> str:
     if len(same) == 1:
         return run.method
     seeds = {other.recipe.training.seed for other in same}
-    unseeded = [_of_seed(other.recipe, 0) for other in same]
+    unseeded = [with_seed(other.recipe, 0) for other in same]
     if len(seeds) == len(same) and all(recipe == unseeded[0] for recipe in unseeded):
         return f"{run.method}, seed {run.recipe.training.seed}"
     return f"{run.method} {next(i for i, other in enumerate(same, 1) if other is run)}"
-
-
-def _of_seed(recipe: Recipe, seed: int) -> Recipe:
-    return attrs.evolve(recipe, training=attrs.evolve(recipe.training, seed=seed))  # type: ignore[type-var]
 
 
 def digits_classifier(splits: Evaluation, validation: Evaluation) -> Classifier:

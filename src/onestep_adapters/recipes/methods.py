@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import attrs
+
 from onestep_adapters.recipes.alpha_flow import AlphaFlow, SolutionFlow
 from onestep_adapters.recipes.consistency_distillation import ConsistencyDistillation
 from onestep_adapters.recipes.consistency_training import ConsistencyTraining
@@ -65,6 +67,10 @@ _PLANE_TUTOR = FlowMatching(Training(steps=4000, batch=256, learning_rate=2e-3),
 _IMAGE_MATCHING = Training(steps=500, batch=64, learning_rate=5e-4)
 _PLANE_MATCHING = Training(steps=2000, batch=256, learning_rate=1e-3)
 _NEAR_DATA: dict[str, float] = {"entry": 0.75, "nearness": 2.5, "epsilon": 0.05}
+_IMAGE_DMD2 = DistributionMatching(
+    _IMAGE_MATCHING, _IMAGES_WIDE, _IMAGE_TEACHER, ratio=3, adversarial=0.01, **_NEAR_DATA
+)
+_PLANE_DMD2 = DistributionMatching(_PLANE_MATCHING, _SMOOTH, _SMOOTH_TEACHER, ratio=3, adversarial=0.003, **_NEAR_DATA)
 
 _PUBLISHED_MEANFLOW: dict[str, float] = {"power": 1.0, "moving": 0.25, "uniform_share": 0.0, "mean": -0.4}
 
@@ -250,8 +256,8 @@ METHODS: dict[str, Method] = {
     ),
     "dmd2": Method(
         "a teacher's score against that of the samples, and a head on the fake score (DMD2), one step",
-        DistributionMatching(_IMAGE_MATCHING, _IMAGES_WIDE, _IMAGE_TEACHER, ratio=3, adversarial=0.01, **_NEAR_DATA),
-        DistributionMatching(_PLANE_MATCHING, _SMOOTH, _SMOOTH_TEACHER, ratio=3, adversarial=0.003, **_NEAR_DATA),
+        _IMAGE_DMD2,
+        _PLANE_DMD2,
         "Entry below the noise end and nearness 2.5 leave fewer samples between modes than the published times. In "
         "the plane a weaker adversary: the head adds noise there.",
     ),
@@ -273,24 +279,8 @@ METHODS: dict[str, Method] = {
     ),
     "f-distill": Method(
         "DMD2 along another divergence, here Jensen and Shannon's (f-distill), one step",
-        DistributionMatching(
-            _IMAGE_MATCHING,
-            _IMAGES_WIDE,
-            _IMAGE_TEACHER,
-            ratio=3,
-            adversarial=0.01,
-            divergence="jensen-shannon",
-            **_NEAR_DATA,
-        ),
-        DistributionMatching(
-            _PLANE_MATCHING,
-            _SMOOTH,
-            _SMOOTH_TEACHER,
-            ratio=3,
-            adversarial=0.003,
-            divergence="jensen-shannon",
-            **_NEAR_DATA,
-        ),
+        attrs.evolve(_IMAGE_DMD2, divergence="jensen-shannon"),
+        attrs.evolve(_PLANE_DMD2, divergence="jensen-shannon"),
         "The numbers of dmd2.",
     ),
     "moment-matching": Method(

@@ -1,7 +1,8 @@
 """What a recipe has, and what one with a second player has besides."""
 
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
+import attrs
 import torch
 from torch import Tensor, nn
 
@@ -46,6 +47,19 @@ class Recipe(Protocol):
     def generate(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
         """Samples from noise ``[count, *shape]``."""
         ...
+
+
+R = TypeVar("R", bound=Recipe)
+
+
+def with_seed(recipe: R, seed: int) -> R:
+    """The same options, trained from another seed; a teacher keeps its own.
+
+    Example:
+        >>> with_seed(FlowMatching(), 3).training.seed
+        3
+    """
+    return attrs.evolve(recipe, training=attrs.evolve(recipe.training, seed=seed))  # type: ignore[type-var]
 
 
 @runtime_checkable
