@@ -271,7 +271,7 @@ def measured(digits, samples, repeats=2, **settings):
 
 def missed(digits, samples, yardstick=None):
     row = Row("method", measured(digits, samples))
-    return {verdict.name for verdict in bars(row, yardstick, *digits[2]) if not verdict.passed}
+    return {verdict.name for verdict in bars(row, yardstick, digits[2]) if not verdict.passed}
 
 
 def test_classifier_is_deterministic_cached_and_good(digits):
@@ -289,21 +289,24 @@ def test_classifier_is_deterministic_cached_and_good(digits):
 
 
 def test_floor_is_near_perfect_and_moments_fail(digits):
-    floor, moments, classes = (row.measurement.metrics for row in digits[2])
+    floor, moments, classes, again = (row.measurement.metrics for row in digits[2])
     assert floor["neighbour_accuracy"].mean == pytest.approx(0.5, abs=0.05)
     assert floor["density"].mean == pytest.approx(1, abs=0.1)
     assert floor["coverage"].mean > 0.93
     assert moments["neighbour_accuracy"].mean > 0.75
     assert classes["label_agreement"].mean > 0.95
     assert floor["nearest_training"].mean > 1  # its own copy in the training split is left out
-    verdicts = {v.name: v for v in bars(digits[2].moments, None, *digits[2])}
+    assert again["nearest_training"].mean == 0  # and here it is not
+    assert again["neighbour_accuracy"].mean > floor["neighbour_accuracy"].mean + 0.02
+    assert again["label_agreement"].mean > 0.99
+    verdicts = {v.name: v for v in bars(digits[2].moments, None, digits[2])}
     assert {name for name, v in verdicts.items() if v.passed} == {COLUMNS["nearest_training"][0]}
-    assert not all(v.passed for v in bars(digits[2].class_moments, None, *digits[2]))
+    assert not all(v.passed for v in bars(digits[2].class_moments, None, digits[2]))
 
 
 def test_held_out_images_of_another_split_pass_everything_but_luck(digits):
     found = measured(digits, digits[3], repeats=1)
-    names = {v.name for v in bars(Row("real", found), None, *digits[2]) if not v.passed}
+    names = {v.name for v in bars(Row("real", found), None, digits[2]) if not v.passed}
     assert names <= {COLUMNS["nearest_training"][0]}
     assert found.metrics["nearest_training"].mean == pytest.approx(found.held_out_nearest, rel=0.1)
     assert found.metrics["nearest_training"].se is None
@@ -351,21 +354,21 @@ def test_each_bar_is_at_its_limit(digits):
     for name, limit in limits.items():
         sign = 1 if name in ("density", "coverage", "nearest_training") else -1
         for step, expected in ((1e-6, True), (-1e-6, False)):
-            found = bars(row("method", {name: limit + sign * step}, se=0.001), yardstick, *references)
+            found = bars(row("method", {name: limit + sign * step}, se=0.001), yardstick, references)
             assert {v.name: v.passed for v in found}[COLUMNS[name][0]] is expected, name
             assert sum(not v.passed for v in found) == (not expected)
     # Above the moments row, also where the yardstick is worse.
     poor = row("yardstick", {"density": 0.01, "coverage": 0.01})
-    verdicts = {v.name: v for v in bars(row("method", {"density": 0.02, "coverage": 0.02}), poor, *references)}
+    verdicts = {v.name: v for v in bars(row("method", {"density": 0.02, "coverage": 0.02}), poor, references)}
     assert not verdicts["density"].passed
     assert not verdicts["coverage"].passed
     assert splits.name == "validation"
 
 
 def test_a_row_without_measurement_misses_every_bar(digits):
-    assert all(v.value is None and not v.passed for v in bars(Row("diverged", None), None, *digits[2]))
+    assert all(v.value is None and not v.passed for v in bars(Row("diverged", None), None, digits[2]))
     with pytest.raises(ConfigError, match="no measurement"):
-        bars(digits[2].floor, Row("broken", None), *digits[2])
+        bars(digits[2].floor, Row("broken", None), digits[2])
 
 
 def test_measure_does_not_depend_on_the_order_of_the_bars_or_on_the_global_generator(digits):

@@ -268,9 +268,10 @@ def measure_references(
     k: int = 5,
     directions: int = 128,
 ) -> dict[str, Measurement]:
-    """``floor``, ``moments`` and, where there are labels, ``class moments``, each by :func:`measure`.
+    """``floor``, ``resampled``, ``moments`` and, with labels, ``class moments``, each by :func:`measure`.
 
-    The floor has as many draws as disjoint subsets of the training split allow, at most ``repeats``.
+    The floor has as many draws as disjoint subsets of the training split allow, at most ``repeats``. Resampled are
+    training images drawn with replacement, as from a generator that knows them by heart and nothing else.
     """
     count = len(splits.held_out)
     seed = int(torch.randint(2**62, (), generator=generator))
@@ -284,8 +285,12 @@ def measure_references(
     every = torch.arange(len(splits.train), device=splits.train.device)
     drawing = torch.Generator().manual_seed(seed + 1)
     moments = gaussian_like(splits.train, repeats * count, generator=drawing)
+    again = torch.randint(len(every), (repeats * count,), generator=torch.Generator().manual_seed(seed + 2))
+    again = again.to(every.device)
+    asked = None if splits.train_labels is None else splits.train_labels[again]
     rows = {
         "floor": measured(splits.train, min(repeats, len(splits.train) // count), every, splits.train_labels),
+        "resampled": measured(splits.train[again], repeats, None, asked),
         "moments": measured(moments, repeats),
     }
     if splits.train_labels is not None:

@@ -113,14 +113,15 @@ class Verdict(NamedTuple):
 
 
 class References(NamedTuple):
-    """The reference rows; the last only for labelled data."""
+    """The reference rows; ``class_moments`` only for labelled data, ``resampled`` not in older reports."""
 
     floor: Row
     moments: Row
     class_moments: Row | None = None
+    resampled: Row | None = None
 
 
-def bars(row: Row, yardstick: Row | None, floor: Row, moments: Row, class_moments: Row | None = None) -> list[Verdict]:
+def bars(row: Row, yardstick: Row | None, references: References) -> list[Verdict]:
     """The verdict on every bar.
 
     ::
@@ -137,9 +138,7 @@ def bars(row: Row, yardstick: Row | None, floor: Row, moments: Row, class_moment
     Args:
         row: the method.
         yardstick: what it has to match; ``None``, or ``row`` itself, compares with the floor.
-        floor: real against real.
-        moments: the Gaussian with the training mean and covariance.
-        class_moments: one Gaussian per class; ``moments`` where there are no labels.
+        references: the floor, the moments and, where there are labels, those per class.
 
     Raises:
         ConfigError: if a row to compare with has no measurement.
@@ -147,10 +146,11 @@ def bars(row: Row, yardstick: Row | None, floor: Row, moments: Row, class_moment
     Example:
         See :func:`make_report`.
     """
+    floor, moments = references.floor, references.moments
     peer, name = (
         (floor, "the floor") if yardstick is None or yardstick.label == row.label else (yardstick, "the yardstick")
     )
-    compared = [peer, floor, moments, class_moments or moments]
+    compared = [peer, floor, moments, references.class_moments or moments]
     for other in compared:
         if other.measurement is None:
             raise ConfigError(f"row {other.label!r} has no measurement to compare {row.label!r} with: measure it")
