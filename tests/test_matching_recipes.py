@@ -276,8 +276,24 @@ def test_a_teacher_that_does_not_fit_is_refused_before_any_training(make, error,
 
 def test_a_teacher_of_another_network_is_refused_before_an_update(tmp_path):
     recipe = attrs.evolve(tiny(teacher_from=trained(tmp_path / "run")), network=Network("mlp", width=12, depth=1))
-    with pytest.raises(ConfigError, match="same network"):
+    with pytest.raises(ConfigError, match="give both the same"):
         start_run("dmd2", "8gaussians", recipe)
+    teacher = attrs.evolve(recipe.teacher, network=recipe.network)
+    with pytest.raises(ConfigError, match=r"--teacher\.network\.width, \.\.\. as the run has"):
+        start_run("dmd2", "8gaussians", attrs.evolve(recipe, teacher=teacher))
+
+
+def test_a_generator_of_another_network_learns_from_pairs_first():
+    other = Network("mlp", width=12, depth=1, fourier=4)
+    recipe = tiny(network=other, preparation=0.5, adversarial=0.01)
+    run, _, loss, _ = begun(recipe)
+    assert torch.equal(
+        parameters_of(run.state.opponent.network.score), parameters_of(run.teacher.state.ema)
+    )  # the fake score starts from the teacher's weights
+    _, logs = loss(run.state.network, torch.Generator().manual_seed(0))
+    assert set(logs) == {"regression"}
+    records = list(run.updates())
+    assert [set(record.logs) >= {"gap", "adversarial"} for record in records] == [False, False, True, True]
 
 
 @pytest.mark.parametrize("data", ["checkerboard", "digits"])
@@ -296,6 +312,8 @@ def test_an_oracle_that_is_not_known_is_refused_before_any_training(data):
         lambda: DistributionMatching(fake="kernel", loss="identity"),
         lambda: DistributionMatching(regression=0.1, teacher_from="oracle"),
         lambda: DistributionMatching(regression=0.1, generator_steps=2),
+        lambda: DistributionMatching(preparation=0.1, teacher_from="oracle"),
+        lambda: DistributionMatching(preparation=1.1),
         lambda: DistributionMatching(earliest=0.5, latest=0.4),
         lambda: DistributionMatching(entry=0.0),
         lambda: DistributionMatching(generator_steps=0),

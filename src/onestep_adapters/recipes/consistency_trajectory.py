@@ -95,7 +95,9 @@ class ConsistencyTrajectory:
             return gradient_balance(*pulls, smallest=smallest, largest=largest) * added
 
         def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-            data, noise, labels, _ = draw(setting.problem, self.training.batch, generator)
+            # Coupled as the teacher's pairs were: the flow-matching term says the same flow.
+            coupling = self.teacher.coupling
+            data, noise, labels, _ = draw(setting.problem, self.training.batch, generator, coupling=coupling)
             t, m, s = self._times(len(data), generator)
             z, v = PATH(data, noise, t)
             z_m = solved(teacher_velocity(setting, labels), z, t, m, steps=self.solver_steps)

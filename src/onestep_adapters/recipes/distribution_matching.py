@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import attrs
 import torch
@@ -13,7 +13,7 @@ from onestep_adapters.networks import frozen
 from onestep_adapters.recipes.flow_matching import FlowMatching
 from onestep_adapters.recipes.options import Network, Training, not_negative, positive, share
 from onestep_adapters.recipes.pairs import teacher_pairs
-from onestep_adapters.recipes.problems import Problem
+from onestep_adapters.recipes.problems import Batch, Problem
 from onestep_adapters.recipes.setting import Setting
 from onestep_adapters.recipes.straight import PATH, straight_consistency
 from onestep_adapters.recipes.students import required_teacher, start_from_teacher, take_over
@@ -66,16 +66,18 @@ _BINS = 10
 class DistributionMatching:
     """A generator follows the gap between the teacher's score and that of its samples, which a second network learns.
 
-    Generator and fake score start as the teacher. The generator is asked at ``entry``, where pure noise takes the place
-    of the state; what it makes of it are the samples. An update is ``ratio`` of the fake score's and then one of the
-    generator's. The history has both losses and ``opponent_calibration``: the slope of samples on what the fake score
-    expected of them, 1 where it keeps up.
+    The fake score starts as the teacher, and so does the generator, unless its network is another. It is asked at
+    ``entry``, where pure noise takes the place of the state; what it makes of it are the samples. An update is
+    ``ratio`` of the fake score's and then one of the generator's. The history has both losses and
+    ``opponent_calibration``: the slope of samples on what the fake score expected of them, 1 where it keeps up.
     """
 
+    any_teacher: ClassVar[bool] = True
     training: Training = Training()
     network: Network = Network()
     teacher: FlowMatching = attrs.field(factory=FlowMatching)
-    """Whose score is real; its network is the student's, which starts from its weights."""
+    """Whose score is real; its network is also the fake score's. A generator of the same network starts from its
+    weights; one of another starts anew and needs pairs, by ``regression`` or ``preparation``."""
     teacher_from: str = ""
     """Another teacher: the folder of a finished flow-matching run on the same data, or "oracle", the law's exact score
     (8gaussians and unequal), from which no network can start. Nothing: the teacher above."""
@@ -104,8 +106,10 @@ class DistributionMatching:
     """Factor of the discriminator's loss beside the fake score's."""
     regression: float = attrs.field(default=0.0, validator=not_negative)
     """Factor of the regression onto the teacher's own samples from the same noise (DMD); 0 makes no pairs."""
+    preparation: float = attrs.field(default=0.0, validator=share)
+    """Share of the training in which the generator learns from such pairs alone, before it follows the gap."""
     pairs: int = attrs.field(default=5000, validator=positive)
-    """How many of those."""
+    """How many pairs."""
     solver_steps: int = attrs.field(default=25, validator=positive)
     """Heun steps of the teacher for a pair."""
     fake: Literal["network", "kernel"] = "network"
@@ -143,8 +147,15 @@ class DistributionMatching:
             raise ConfigError(
                 "a kernel has no features for a head and no gradient for the identity: give fake = network, or neither"
             )
-        if self.regression and (self.teacher_from == ORACLE or self.generator_steps > 1):
-            raise ConfigError("pairs are made by a trained teacher for a generator of one step: leave regression at 0")
+        if self.paired and (self.teacher_from == ORACLE or self.generator_steps > 1):
+            raise ConfigError(
+                "pairs are made by a trained teacher for a generator of one step: leave regression and preparation at 0"
+            )
+
+    @property
+    def paired(self) -> bool:
+        """Whether the teacher makes pairs."""
+        return self.regression > 0 or self.preparation > 0
 
     @property
     def adversarial_head(self) -> bool:
@@ -163,14 +174,24 @@ class DistributionMatching:
         Of a generator of one step; one of several simulates at most ``generator_steps - 1`` more each time.
         """
         if self.fake == "kernel":
-            return 1 + (self.teacher_from != ORACLE) + (self.regression > 0)
+            return 1 + (self.teacher_from != ORACLE) + self.paired
         own = self.ratio * (2 + self.adversarial_head)
-        return 2 + (self.teacher_from != ORACLE) + (self.regression > 0) + own
+        return 2 + (self.teacher_from != ORACLE) + self.paired + own
 
     def build(self, problem: Problem, generator: torch.Generator) -> nn.Module:
-        """The generator: a velocity network, whose expected data are the samples."""
+        """The generator: a velocity network, whose expected data are the samples.
+
+        Raises:
+            ConfigError: if it has neither a teacher's weights to start from nor pairs to learn from first.
+        """
         if self.teacher_from == ORACLE:
             oracle_denoiser(problem)
+        elif not self.paired and self.network != self.teacher.network:
+            raise ConfigError(
+                f"the student's network is {self.network} and the teacher's {self.teacher.network}: it cannot start "
+                "from those weights, so give both the same (--network.width and --teacher.network.width, ...), or "
+                "pairs to learn from first, by --preparation or --regression"
+            )
         return self.network.build(problem, 1, generator)
 
     def build_opponent(self, problem: Problem) -> nn.Module | None:
@@ -178,14 +199,14 @@ class DistributionMatching:
         if self.fake == "kernel":
             return None
         generator = torch.Generator().manual_seed(self.training.seed + 1)
-        score = self.network.build(problem, 1, generator)
-        return Critic(score, width=self.network.width, generator=generator) if self.adversarial_head else score
+        score = self.teacher.network.build(problem, 1, generator)
+        return Critic(score, width=self.teacher.network.width, generator=generator) if self.adversarial_head else score
 
     def loss_step(self, setting: Setting) -> LossStep:
         """One update of the generator."""
         self._start(setting)
         pairs = None
-        if self.regression:
+        if self.paired:
             pairs = teacher_pairs(
                 required_teacher(setting),
                 setting.problem,
@@ -196,19 +217,15 @@ class DistributionMatching:
             )
 
         def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+            if pairs is not None and setting.state.step < self.preparation * self.training.steps:
+                total = self._pulled(network, *pairs, generator)
+                return total, {"regression": total}
             samples, labels = self._samples(network, setting.problem, generator)
             t = self._times(len(samples), generator)
             z, _ = PATH(samples, torch.randn(samples.shape, generator=generator), t)
             total, logs = self._matching(setting, samples, z, t, labels)
-            if pairs is not None:
-                noise, made = pairs
-                index = torch.randint(len(noise), (len(samples),), generator=generator)
-                classes = None if made.labels is None else made.labels[index]
-                one, zero = torch.ones(len(index)), torch.zeros(len(index))
-                pair = knowledge_distillation_regression(
-                    lambda z, t, s: self.generate(network, z, classes), noise[index], made.data[index], one, zero
-                )
-                regression = mse(*pair).mean()
+            if pairs is not None and self.regression:
+                regression = self._pulled(network, *pairs, generator)
                 total, logs = total + self.regression * regression, {**logs, "regression": regression}
             return total, logs
 
@@ -249,6 +266,16 @@ class DistributionMatching:
             renoise=renoise_clean,
         )
 
+    def _pulled(self, network: nn.Module, noise: Tensor, made: Batch, generator: torch.Generator) -> Tensor:
+        """The loss of regression onto the teacher's own samples."""
+        index = torch.randint(len(noise), (self.training.batch,), generator=generator)
+        classes = None if made.labels is None else made.labels[index]
+        one, zero = torch.ones(len(index)), torch.zeros(len(index))
+        pair = knowledge_distillation_regression(
+            lambda z, t, s: self.generate(network, z, classes), noise[index], made.data[index], one, zero
+        )
+        return mse(*pair).mean()
+
     def _grid(self) -> list[float]:
         return [self.entry * (1 - k / self.generator_steps) for k in range(self.generator_steps)] + [PATH.data_time]
 
@@ -271,10 +298,13 @@ class DistributionMatching:
         return student(z, torch.full((count,), grid[-1])), labels
 
     def _start(self, setting: Setting) -> None:
-        """Before the first update generator, average and fake score become the teacher, where there are its weights."""
+        """Before the first update the fake score becomes the teacher, where there are its weights, and generator and
+        average too, if their network is the same.
+        """
         if self.teacher_from == ORACLE:
             return
-        start_from_teacher(setting)
+        if self.network == self.teacher.network:
+            start_from_teacher(setting)
         opponent = setting.state.opponent
         if setting.state.step == 0 and opponent is not None:
             score = opponent.network.score if isinstance(opponent.network, Critic) else opponent.network

@@ -1,6 +1,5 @@
 """A run: a folder that holds a training, and everything one does with it."""
 
-import copy
 import json
 import os
 import time
@@ -10,7 +9,7 @@ from typing import Any
 
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from onestep_adapters.recipes import Recipe, Setting, TwoPlayers, find_method, open_problem
 from onestep_adapters.recipes.distribution_matching import knows_a_score
@@ -202,10 +201,10 @@ def start_run(method: str, data: str, recipe: Recipe | None = None) -> Run:
         memory=memory,
         opponent=None if second is None else new_opponent(second, learning_rate=options.learning_rate),
     )
-    return Run(method, data, recipe, problem, state, _teacher(problem, recipe, network))
+    return Run(method, data, recipe, problem, state, _teacher(problem, recipe))
 
 
-def _teacher(problem: Problem, recipe: Recipe, student: nn.Module) -> Run | None:
+def _teacher(problem: Problem, recipe: Recipe) -> Run | None:
     chosen = recipe.teacher_from if isinstance(recipe, ChoosesTeacher) else ""
     if recipe.teacher is None or chosen == ORACLE:
         return None
@@ -234,7 +233,12 @@ def _teacher(problem: Problem, recipe: Recipe, student: nn.Module) -> Run | None
             "first, by onestep train flow-matching --resume"
         )
     knows_a_score(teacher.recipe)  # type: ignore[arg-type]
-    take_over(copy.deepcopy(student), teacher.state.ema)
+    if teacher.recipe.network != recipe.teacher.network:
+        raise ConfigError(
+            f"{chosen} has the network {teacher.recipe.network}, and the one that starts from its weights is "
+            f"{recipe.teacher.network}: give --teacher.network.width, ... as the run has them (and --network.width, "
+            "... alike, for a student that starts from them too)"
+        )
     return teacher
 
 
