@@ -58,7 +58,7 @@ _PLANE_TRAINING = Training(steps=3000, batch=256, learning_rate=2e-3)
 _PLANE_LONG = Training(steps=5000, batch=256, learning_rate=2e-3)
 _IMAGE_JUMPS = Training(steps=1000, batch=64, learning_rate=2e-3)
 _PLANE_STUDENT = Training(steps=4000, batch=256, learning_rate=2e-3)
-_PLANE_JUMPS = Training(steps=5000, batch=512, learning_rate=3e-3)
+_PLANE_JUMPS = Training(steps=4000, batch=384, learning_rate=2.5e-3)
 _IMAGE_TEACHER = FlowMatching(_IMAGE_TRAINING, _IMAGES_WIDE)
 _PLANE_TEACHER = FlowMatching(_PLANE_TRAINING, _PLANE)
 _SMOOTH_TEACHER = FlowMatching(_PLANE_TRAINING, _SMOOTH)
@@ -136,7 +136,7 @@ METHODS: dict[str, Method] = {
     "alpha-flow": Method(
         "average velocity, annealed from flow matching of whole jumps, one step",
         AlphaFlow(_IMAGE_TRAINING, _IMAGES, moving=0.5, references=256, anchored=0.5, end=0.5, final=0.05),
-        AlphaFlow(_PLANE_LONG, _PLANE, moving=0.5, coupling="optimal", anchored=0.5, end=0.4, final=0.03),
+        AlphaFlow(_PLANE_STUDENT, _PLANE, moving=0.5, coupling="optimal", anchored=0.5, end=0.4, final=0.03),
         "Ends before MeanFlow, at an alpha of a few hundredths: the last stretch adds variance. Half of the jumps "
         "end at the data. In the plane with optimal coupling.",
     ),
@@ -156,13 +156,15 @@ METHODS: dict[str, Method] = {
     "terminal-velocity": Method(
         "average velocity whose end moves as it should, one step",
         TerminalVelocity(_IMAGE_TRAINING, _IMAGES, moving=0.5, references=256, anchored=0.5),
-        TerminalVelocity(_PLANE_TRAINING, _PLANE, moving=0.5, coupling="optimal", anchored=0.5),
+        TerminalVelocity(
+            Training(steps=2500, batch=256, learning_rate=2e-3), _PLANE, moving=0.5, coupling="optimal", anchored=0.5
+        ),
         "Half of the jumps end at the data. In the plane with optimal coupling.",
     ),
     "solution-flow": Method(
         "the solution of the flow's equation, one step",
         SolutionFlow(_IMAGE_TRAINING, _IMAGES, moving=0.5, references=256, anchored=0.5, first=0.2, last=0.05),
-        SolutionFlow(_PLANE_LONG, _PLANE, moving=0.5, coupling="optimal", anchored=0.5, first=0.3, last=0.03),
+        SolutionFlow(_PLANE_STUDENT, _PLANE, moving=0.5, coupling="optimal", anchored=0.5, first=0.3, last=0.03),
         "Half of the jumps end at the data. In the plane with optimal coupling.",
     ),
     "reflow": Method(
@@ -250,7 +252,7 @@ METHODS: dict[str, Method] = {
     "dmd": Method(
         "a teacher's score against that of the samples, beside the teacher's pairs (DMD), one step",
         DistributionMatching(_IMAGE_MATCHING, _IMAGES_WIDE, _IMAGE_TEACHER, ratio=1, regression=0.25, **_NEAR_DATA),
-        DistributionMatching(_PLANE_MATCHING, _SMOOTH, _SMOOTH_TEACHER, ratio=3, regression=2.0, **_NEAR_DATA),
+        DistributionMatching(_PLANE_STUDENT, _PLANE, _PLANE_TEACHER, ratio=1, regression=2.0, **_NEAR_DATA),
         "DMD's pairs beside the score gap, with the numbers of dmd2; in the plane with more weight on the pairs. Its "
         "teacher learnt independent pairs: others tell no score.",
     ),
@@ -286,13 +288,7 @@ METHODS: dict[str, Method] = {
     "moment-matching": Method(
         "jumps that agree as distributions (IMM), one step",
         MomentMatching(_IMAGE_TRAINING, _IMAGES_WIDE, sigma_data=0.75),
-        MomentMatching(
-            Training(steps=6000, batch=256, learning_rate=2e-3),
-            _PLANE,
-            sigma_data=1.2,
-            particles=16,
-            coupling="optimal",
-        ),
+        MomentMatching(_PLANE_STUDENT, _PLANE, sigma_data=1.2, particles=16, coupling="optimal"),
         "A batch holds few groups of particles; larger ones were not tried. In the plane with optimal coupling.",
     ),
     "drifting": Method(
