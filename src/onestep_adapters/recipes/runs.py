@@ -16,7 +16,6 @@ from onestep_adapters.recipes.distribution_matching import knows_a_score
 from onestep_adapters.recipes.options import from_dict
 from onestep_adapters.recipes.problems import Problem
 from onestep_adapters.recipes.setting import Guided, Remembering
-from onestep_adapters.recipes.students import take_over
 from onestep_adapters.recipes.teachers import ORACLE, ChoosesTeacher, made_folder, teacher_folder
 from onestep_adapters.training import (
     CheckpointError,
