@@ -51,7 +51,7 @@ _IMAGES = Network("conv", width=32, depth=3)
 # shortcut, sCM and IMM; worse for the others.
 _IMAGES_WIDE = Network("conv", width=32, depth=3, condition=4)
 _PLANE = Network("mlp", width=192, depth=3, fourier=64)
-# Without sinusoids: generators that follow score gaps were wider and noisier with them.
+# Without sinusoids: a gap of scores that have them is wrong between the modes, where neither saw any data.
 _SMOOTH = Network("mlp", width=192, depth=3)
 _IMAGE_TRAINING = Training(steps=2400, batch=64, learning_rate=3e-3)
 _PLANE_TRAINING = Training(steps=3000, batch=256, learning_rate=2e-3)
@@ -242,7 +242,8 @@ METHODS: dict[str, Method] = {
         ConsistencyTrajectory(_IMAGE_JUMPS, _IMAGES_WIDE, _IMAGE_TEACHER, solver_steps=1),
         ConsistencyTrajectory(_PLANE_TRAJECTORY, _PLANE, _PLANE_TUTOR, ends=0.5),
         "Half of the jumps start at noise, and half, drawn anew, end at data. The inner map is the average, as "
-        "published; the network in its place was far behind.",
+        "published; the network in its place was far behind. Pairs are coupled as the teacher's were: independent ones "
+        "beside a teacher of coupled ones leave modes wider.",
     ),
     "consistency-trajectory-adversarial": Method(
         "a flow map by a teacher's solver and a discriminator (CTM), one step",
@@ -254,8 +255,9 @@ METHODS: dict[str, Method] = {
         "a teacher's score against that of the samples, beside the teacher's pairs (DMD), one step",
         DistributionMatching(_IMAGE_MATCHING, _IMAGES_WIDE, _IMAGE_TEACHER, ratio=1, regression=0.25, **_NEAR_DATA),
         DistributionMatching(_PLANE_STUDENT, _PLANE, _PLANE_TEACHER, ratio=1, regression=2.0, **_NEAR_DATA),
-        "DMD's pairs beside the score gap, with the numbers of dmd2; in the plane with more weight on the pairs. Its "
-        "teacher learnt independent pairs: others tell no score.",
+        "DMD's pairs beside the score gap, with the numbers of dmd2. In the plane more weight on the pairs, more "
+        "updates, and networks with sinusoids: without them the teacher's own modes were a fifth too wide. Its teacher "
+        "learnt independent pairs: others tell no score.",
     ),
     "dmd2": Method(
         "a teacher's score against that of the samples, and a head on the fake score (DMD2), one step",
