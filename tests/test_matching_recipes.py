@@ -263,10 +263,11 @@ def test_a_run_folder_is_a_teacher(tmp_path):
         (lambda path: str(path / "nothing"), CheckpointError, "does not exist|is not a run|no folder"),
         (lambda path: trained(path / "run", "drifting"), ConfigError, "predicts the velocity"),
         (lambda path: trained(path / "run", data="digits"), ConfigError, "teacher of the same data"),
+        (lambda path: trained(path / "run", data="unequal"), ConfigError, "learnt unequal"),
         (lambda path: trained(path / "run", steps=1), ConfigError, "finish the teacher"),
         (lambda path: trained(path / "run", coupling="optimal"), ConfigError, "independent pairs only"),
     ],
-    ids=["missing", "another prediction", "another shape", "unfinished", "another coupling"],
+    ids=["missing", "another prediction", "another shape", "other data", "unfinished", "another coupling"],
 )
 def test_a_teacher_that_does_not_fit_is_refused_before_any_training(make, error, words, tmp_path):
     folder = make(tmp_path)
@@ -279,8 +280,51 @@ def test_a_teacher_of_another_network_is_refused_before_an_update(tmp_path):
     with pytest.raises(ConfigError, match="give both the same"):
         start_run("dmd2", "8gaussians", recipe)
     teacher = attrs.evolve(recipe.teacher, network=recipe.network)
-    with pytest.raises(ConfigError, match=r"--teacher\.network\.width, \.\.\. as the run has"):
+    with pytest.raises(ConfigError, match=r"width=12.*teacher's.*width=8"):  # the run's, whatever the options say
         start_run("dmd2", "8gaussians", attrs.evolve(recipe, teacher=teacher))
+
+
+def test_the_scores_have_the_network_of_a_given_teacher(tmp_path):
+    """Whatever the options say of it; the run says so, and goes on."""
+    recipe, folder = tiny(teacher_from=trained(tmp_path / "run")), tmp_path / "student"
+    other = attrs.evolve(recipe, teacher=attrs.evolve(recipe.teacher, network=Network("mlp", width=20, depth=1)))
+    run = resume_or_start(folder, "dmd2", "8gaussians", other, resume=False)
+    assert run.recipe.teacher.network == TINY
+    for record in run.updates(folder):
+        if record.step == 2:
+            break
+    again = resume_or_start(folder, "dmd2", "8gaussians", other, resume=True)
+    assert again.state.step == 2
+    assert list(again.updates(folder))
+    (tmp_path / "run").rename(tmp_path / "moved")
+    finished = open_run(folder)  # samples need no teacher
+    expected = again.samples(5, generator=torch.Generator().manual_seed(0))[0]
+    assert torch.equal(finished.samples(5, generator=torch.Generator().manual_seed(0))[0], expected)
+    assert not list(finished.updates())
+
+
+@pytest.mark.parametrize(
+    ("changes", "passes"),
+    [
+        ({"preparation": 0.5}, 11),
+        ({"preparation": 1.0}, 10),
+        ({"preparation": 0.5, "regression": 0.5}, 12),
+        ({"preparation": 0.5, "fake": "kernel", "adversarial": 0.0, "regression": 1.0}, 2),
+    ],
+)
+def test_calls_count_the_preparation(changes, passes):
+    recipe = tiny(steps=4, ratio=3, **changes)
+    run, _, _, _ = begun(recipe)
+    counted = []
+    networks = [run.state.network, run.teacher.state.ema]
+    if run.state.opponent is not None:
+        networks.append(run.state.opponent.network.score)
+    for network in networks:
+        network.register_forward_pre_hook(lambda *_: counted.append(1))
+    list(run.updates())
+    made = 2 * recipe.solver_steps  # the pairs
+    assert recipe.calls == passes
+    assert abs((len(counted) - made) / 4 - passes) <= 0.5
 
 
 def test_a_generator_of_another_network_learns_from_pairs_first():
@@ -314,6 +358,8 @@ def test_an_oracle_that_is_not_known_is_refused_before_any_training(data):
         lambda: DistributionMatching(regression=0.1, generator_steps=2),
         lambda: DistributionMatching(preparation=0.1, teacher_from="oracle"),
         lambda: DistributionMatching(preparation=1.1),
+        lambda: DistributionMatching(alpha=float("nan")),
+        lambda: DistributionMatching(adversarial=float("inf")),
         lambda: DistributionMatching(earliest=0.5, latest=0.4),
         lambda: DistributionMatching(entry=0.0),
         lambda: DistributionMatching(generator_steps=0),
@@ -344,6 +390,11 @@ def test_pairs_are_made_once_for_every_teacher_and_choice_of_numbers(data, tmp_p
     assert torch.equal(again, noise)
     assert torch.equal(kept.data, made.data)
     assert (kept.labels is None) == (made.labels is None) == (problem.classes is None)
+    (file,) = tmp_path.glob("pairs-*")
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])  # damaged: made again
+    assert torch.equal(teacher_pairs(teacher, problem, **numbers)[1].data, made.data)
+    assert file.read_bytes() == whole
     for name, value in (("count", 5), ("solver_steps", 3), ("seed", 1)):
         before = len(calls)
         teacher_pairs(teacher, problem, **{**numbers, name: value})

@@ -238,6 +238,7 @@ def to_markdown(report: Report) -> str:
         *_bars(report),
         "## Cost",
         _table(["method", *costs], [_costs(row) for row in report.rows]),
+        "Calls and seconds are those of the updates; training a teacher, and making pairs with it, comes before them.",
         "## Classes",
         "Share of each class as the classifier predicts it, in per cent.",
         _table(["method", *map(str, range(len(first.histogram)))], per_cent),
@@ -247,10 +248,8 @@ def to_markdown(report: Report) -> str:
         f"trained on the training split and is right on {100 * report.classifier_accuracy:.1f} % of the "
         "validation split; its features are measured in units of their own spread. *floor* is real training "
         "images against held-out ones: nothing can be expected to do better. *moments* is a Gaussian with the "
-        "training mean and covariance, and one per class: what it passes tests nothing. "
-        "*resampled* draws training images with replacement: a generator that knows them by heart. Some are drawn "
-        "twice and are each other's neighbours, so its 1-NN accuracy is above the floor's; a generator gets below it "
-        "by what it makes of the images beyond them.",
+        f"training mean and covariance{', and one per class' if report.references.class_moments else ''}: what it "
+        f"passes tests nothing.{_RESAMPLED if report.references.resampled else ''}",
         "\n".join(f"- **{COLUMNS[name][0]}**: {COLUMNS[name][1]}" for name in shown),
         "## What was chosen and why",
         "\n".join(f"- **{_cell(row.label)}**: {row.notes}" for row in every if row.notes) or "No notes were passed in.",
@@ -314,6 +313,11 @@ def _reasons(report: Report, bar: int) -> str:
     return "; ".join(f"{reason} ({', '.join(labels)})" for reason, labels in rows.items())
 
 
+_RESAMPLED = (
+    " *resampled* draws training images with replacement, as a generator that knows them by heart: it passes what does "
+    "not look for copies. Some are drawn twice and are each other's neighbours, so its 1-NN accuracy is above the "
+    "floor's; a generator gets below it by what it makes of the images beyond them."
+)
 _WORDS = {"<=": "at most", ">=": "at least", ">": "more than"}
 _SIGNS = {"<=": "≤", ">=": "≥", ">": ">"}
 _OPPOSITES = {"<=": ">", ">=": "<", ">": "≤"}

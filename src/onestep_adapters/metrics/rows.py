@@ -80,7 +80,8 @@ class Row:
         network_evaluations: network calls per generated sample.
         training_seconds: wall-clock time of the training.
         steps: gradient steps.
-        network_calls: forward passes of a batch in the whole training, teachers included.
+        network_calls: forward passes of a batch in all updates, of a teacher too; what it took to train one, and to
+            make pairs with it, is not in it, nor in the seconds.
         milliseconds_per_1000: time to generate 1,000 samples.
         notes: what was chosen and why; what went wrong.
     """

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from onestep_adapters.backbones import Critic
 from onestep_adapters.networks import frozen
 from onestep_adapters.recipes.flow_matching import FlowMatching
-from onestep_adapters.recipes.options import Network, Training, not_negative, positive, share
+from onestep_adapters.recipes.options import Network, Training, finite, not_negative, positive, share
 from onestep_adapters.recipes.pairs import teacher_pairs
 from onestep_adapters.recipes.problems import Batch, Problem
 from onestep_adapters.recipes.setting import Setting
@@ -80,10 +80,11 @@ class DistributionMatching:
     weights; one of another starts anew and needs pairs, by ``regression`` or ``preparation``."""
     teacher_from: str = ""
     """Another teacher: the folder of a finished flow-matching run on the same data, or "oracle", the law's exact score
-    (8gaussians and unequal), from which no network can start. Nothing: the teacher above."""
+    (8gaussians and unequal), from which no network can start. Nothing: the teacher of ``teacher``'s options. With a
+    folder the scores' network is that of the run."""
     loss: Literal["gap", "identity"] = "gap"
     """gap: samples are pulled along the score gap (DMD). identity: the score identity (SiD)."""
-    alpha: float = 1.2
+    alpha: float = attrs.field(default=1.2, validator=finite)
     """Of the score identity."""
     normalized: bool = True
     """Divide the gap by the mean distance that the teacher moves a sample, as published; or it is one of scores."""
@@ -145,11 +146,15 @@ class DistributionMatching:
             )
         if self.fake == "kernel" and (self.adversarial or self.loss == "identity"):
             raise ConfigError(
-                "a kernel has no features for a head and no gradient for the identity: give fake = network, or neither"
+                f"fake = kernel beside adversarial = {self.adversarial} and loss = {self.loss!r}: a kernel has no "
+                "features for a head and no gradient for the identity; give adversarial = 0 and loss = gap, or fake = "
+                "network"
             )
         if self.paired and (self.teacher_from == ORACLE or self.generator_steps > 1):
+            told = "the oracle" if self.teacher_from == ORACLE else f"generator_steps = {self.generator_steps}"
             raise ConfigError(
-                "pairs are made by a trained teacher for a generator of one step: leave regression and preparation at 0"
+                f"regression = {self.regression} and preparation = {self.preparation} beside {told}: pairs are made by "
+                "a trained teacher, for a generator of one step; leave both at 0"
             )
 
     @property
@@ -169,14 +174,14 @@ class DistributionMatching:
 
     @property
     def calls(self) -> int:
-        """Forward passes in an update: generator, teacher, fake score, and those of the fake score's own updates.
+        """Forward passes in an update, on average: generator, teacher, fake score, and the fake score's own updates.
 
         Of a generator of one step; one of several simulates at most ``generator_steps - 1`` more each time.
         """
-        if self.fake == "kernel":
-            return 1 + (self.teacher_from != ORACLE) + self.paired
-        own = self.ratio * (2 + self.adversarial_head)
-        return 2 + (self.teacher_from != ORACLE) + self.paired + own
+        network = self.fake == "network"
+        game = 1 + (self.teacher_from != ORACLE) + (self.regression > 0) + network
+        own = self.ratio * (2 + self.adversarial_head) if network else 0
+        return round(self.preparation + (1 - self.preparation) * game + own)
 
     def build(self, problem: Problem, generator: torch.Generator) -> nn.Module:
         """The generator: a velocity network, whose expected data are the samples.
@@ -189,7 +194,7 @@ class DistributionMatching:
         elif not self.paired and self.network != self.teacher.network:
             raise ConfigError(
                 f"the student's network is {self.network} and the teacher's {self.teacher.network}: it cannot start "
-                "from those weights, so give both the same (--network.width and --teacher.network.width, ...), or "
+                "from those weights, so give both the same (--width and --teacher.network.width, ...), or "
                 "pairs to learn from first, by --preparation or --regression"
             )
         return self.network.build(problem, 1, generator)
@@ -217,7 +222,7 @@ class DistributionMatching:
             )
 
         def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-            if pairs is not None and setting.state.step < self.preparation * self.training.steps:
+            if pairs is not None and setting.state.step < round(self.preparation * self.training.steps):
                 total = self._pulled(network, *pairs, generator)
                 return total, {"regression": total}
             samples, labels = self._samples(network, setting.problem, generator)

@@ -1,5 +1,6 @@
 """What every recipe lets one choose: the network and the training. Plain numbers and names, kept as JSON in the run."""
 
+import math
 from functools import partial
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
@@ -18,15 +19,21 @@ PUBLISHED_SIGMA_DATA = 0.5
 
 
 def positive(_: object, attribute: "attrs.Attribute[Any]", value: float) -> None:
-    """An attrs validator: a number above zero."""
-    if not value > 0:
-        raise ConfigError(f"{attribute.name} = {value!r}: expected a positive number")
+    """An attrs validator: a finite number above zero."""
+    if not 0 < value < math.inf:
+        raise ConfigError(f"{attribute.name} = {value!r}: expected a positive, finite number")
 
 
 def not_negative(_: object, attribute: "attrs.Attribute[Any]", value: float) -> None:
-    """An attrs validator: a number of zero or more."""
-    if not value >= 0:
-        raise ConfigError(f"{attribute.name} = {value!r}: expected zero or more")
+    """An attrs validator: a finite number of zero or more."""
+    if not 0 <= value < math.inf:
+        raise ConfigError(f"{attribute.name} = {value!r}: expected zero or more, and finite")
+
+
+def finite(_: object, attribute: "attrs.Attribute[Any]", value: float) -> None:
+    """An attrs validator: neither infinite nor NaN."""
+    if not math.isfinite(value):
+        raise ConfigError(f"{attribute.name} = {value!r}: expected a finite number")
 
 
 def count(_: object, attribute: "attrs.Attribute[Any]", value: int) -> None:

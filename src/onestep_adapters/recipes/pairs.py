@@ -14,6 +14,7 @@ from onestep_adapters.training.folder import write_whole
 from onestep_core.errors import MissingExtraError
 
 try:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file, save
 except ImportError as error:
     raise MissingExtraError("pairs are kept with safetensors: pip install 'onestep[training]'") from error
@@ -34,7 +35,8 @@ def teacher_pairs(
         solver_steps: Heun steps for each, two evaluations of the teacher a step.
         seed: of noise and classes.
         kept: a folder named by a hash of the teacher's configuration: the pairs are read from there if they were made
-            before with these numbers, and written to it otherwise. ``None``: they are made.
+            before with these numbers, and written to it otherwise, as where the file is damaged. ``None``: they are
+            made.
 
     Example:
         >>> from onestep_adapters.recipes.problems import open_problem
@@ -46,8 +48,11 @@ def teacher_pairs(
     name = hashlib.sha256(repr((problem.name, count, solver_steps, seed)).encode()).hexdigest()[:12]
     file = None if kept is None else kept / f"pairs-{name}.safetensors"
     if file is not None and file.is_file():
-        tensors = load_file(file)
-        return tensors["noise"], Batch(tensors["data"], tensors.get("labels"))
+        try:
+            tensors = load_file(file)
+            return tensors["noise"], Batch(tensors["data"], tensors.get("labels"))
+        except (SafetensorError, KeyError):
+            pass  # Damaged: made again, alike.
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(count, *problem.shape, generator=generator)
     labels = problem.labels(count, generator)

@@ -75,6 +75,8 @@ class Run:
             CheckpointError: if ``folder`` holds another run.
         """
         options = self.recipe.training
+        if self.finished:
+            return iter(())
         for _ in self.teaching():
             pass
         recipe, rate = self.recipe, cosine(options.learning_rate, options.steps, min(options.warmup, options.steps - 1))
@@ -186,7 +188,15 @@ def start_run(method: str, data: str, recipe: Recipe | None = None) -> Run:
     """
     recipe = find_method(method).options(data) if recipe is None else recipe
     problem = open_problem(data)
-    options = recipe.training
+    teacher = _teacher(problem, recipe)
+    if teacher is not None and isinstance(recipe, ChoosesTeacher) and recipe.teacher_from:
+        given = attrs.evolve(recipe.teacher, network=teacher.recipe.network)  # type: ignore[type-var]
+        recipe = attrs.evolve(recipe, teacher=given)  # type: ignore[type-var]
+    return _fresh(method, problem, recipe, teacher)
+
+
+def _fresh(method: str, problem: Problem, recipe: Recipe, teacher: Run | None) -> Run:
+    data, options = problem.name, recipe.training
     network = recipe.build(problem, torch.Generator().manual_seed(options.seed))
     config = {"method": method, "data": data, "options": attrs.asdict(recipe)}  # type: ignore[arg-type]
     memory = recipe.memory(problem) if isinstance(recipe, Remembering) else None
@@ -200,7 +210,7 @@ def start_run(method: str, data: str, recipe: Recipe | None = None) -> Run:
         memory=memory,
         opponent=None if second is None else new_opponent(second, learning_rate=options.learning_rate),
     )
-    return Run(method, data, recipe, problem, state, _teacher(problem, recipe))
+    return Run(method, data, recipe, problem, state, teacher)
 
 
 def _teacher(problem: Problem, recipe: Recipe) -> Run | None:
@@ -221,23 +231,20 @@ def _teacher(problem: Problem, recipe: Recipe) -> Run | None:
             f"{chosen} is a run of {teacher.method!r}: a teacher predicts the velocity of the linear path, so give a "
             "run of 'flow-matching'"
         )
-    if (teacher.problem.shape, teacher.problem.classes) != (problem.shape, problem.classes):
+    if teacher.data != problem.name:
         raise ConfigError(
-            f"{chosen} learnt samples of {teacher.problem.shape} in {teacher.problem.classes or 'no'} classes, "
-            f"{problem.name} has {problem.shape} in {problem.classes or 'no'}: give a teacher of the same data"
+            f"{chosen} learnt {teacher.data}, samples of {teacher.problem.shape} in {teacher.problem.classes or 'no'} "
+            f"classes; {problem.name} has {problem.shape} in {problem.classes or 'no'}: give a teacher of the same data"
         )
     if not teacher.finished:
         raise ConfigError(
             f"{chosen} stopped at {teacher.state.step} of {teacher.recipe.training.steps} updates: finish the teacher "
             "first, by onestep train flow-matching --resume"
         )
-    knows_a_score(teacher.recipe)  # type: ignore[arg-type]
-    if teacher.recipe.network != recipe.teacher.network:
-        raise ConfigError(
-            f"{chosen} has the network {teacher.recipe.network}, and the one that starts from its weights is "
-            f"{recipe.teacher.network}: give --teacher.network.width, ... as the run has them (and --network.width, "
-            "... alike, for a student that starts from them too)"
-        )
+    try:
+        knows_a_score(teacher.recipe)  # type: ignore[arg-type]
+    except ConfigError as error:
+        raise ConfigError(f"{chosen} is no teacher of scores, so choose another run: {error}") from error
     return teacher
 
 
@@ -262,8 +269,13 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
             f"{folder} holds a checkpoint that no recipe wrote: its config lacks {error}; "
             "train with `onestep train`, or load it with onestep_adapters.training.load_checkpoint"
         ) from error
-    kind = type(find_method(method).options(data))
-    return _loaded(start_run(method, data, from_dict(kind, options)), folder, config)
+    recipe = from_dict(type(find_method(method).options(data)), options)
+    if read_run(folder).step < recipe.training.steps:
+        run = start_run(method, data, recipe)
+    else:
+        # To be sampled alone: its teacher may be gone.
+        run = _fresh(method, open_problem(data), recipe, None)
+    return _loaded(run, folder, config)
 
 
 def resume_or_start(folder: str | os.PathLike[str], method: str, data: str, recipe: Recipe, *, resume: bool) -> Run:
