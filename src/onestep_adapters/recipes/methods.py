@@ -211,7 +211,7 @@ METHODS: dict[str, Method] = {
     "easy-consistency": Method(
         "consistency training from a trained flow (ECT), one step",
         EasyConsistency(_IMAGE_TRAINING, _IMAGES_WIDE, _IMAGE_TEACHER, sigma_data=0.75),
-        EasyConsistency(_PLANE_TRAINING, _PLANE, _PLANE_TUTOR, coupling="optimal"),
+        EasyConsistency(_PLANE_STUDENT, _PLANE, _PLANE_TUTOR, coupling="optimal"),
         "Starts from the teacher's weights; released numbers. In the plane with optimal coupling.",
     ),
     "truncated-consistency": Method(
