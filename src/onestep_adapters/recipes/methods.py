@@ -94,8 +94,8 @@ METHODS: dict[str, Method] = {
         "close to one another (density above 1, low recall), and exact marginal velocities do not change that. In "
         "the plane the coupling of noise and data within a batch decides: independent pairs leave modes twice too "
         "wide, optimal ones a quarter; neither twice the batch nor fewer jumps change that, and more jumps to the data "
-        "make it worse, while a teacher's velocity or pairs take it away: it is the variance of the pair's own "
-        "velocity where the jump is steep.",
+        "make it worse, while a teacher's velocity or pairs take it away: most likely the variance of the pair's "
+        "own velocity where the jump is steep.",
     ),
     "meanflow-distillation": Method(
         "average velocity of a trained flow, one step",
