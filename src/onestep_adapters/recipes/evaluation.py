@@ -108,7 +108,11 @@ class ToyReport:
             lines.append(
                 f"| {name} | {score.score:.4f} ± {score.se:.4f} | {modes} | {spread} | {said} | {self.costs[name]} |"
             )
-        told = [f"- **{name}**: {note}" for name, note in self.notes.items() if note]
+        same: dict[str, list[str]] = {}
+        for name, note in self.notes.items():
+            if note:
+                same.setdefault(note, []).append(name)
+        told = [f"- **{'; '.join(names)}**: {note}" for note, names in same.items()]
         return "\n".join([*lines, "", *told]) + "\n" if told else "\n".join(lines) + "\n"
 
 
