@@ -394,6 +394,7 @@ def test_two_runs_of_one_method_are_told_apart(tmp_path):
     text = evaluate_runs(runs, None, split="test", repeats=2, seed=0).write(tmp_path)
     assert "| drifting 1 |" in text
     assert "| drifting 2 |" in text
+    assert text.count("- **drifting 1; drifting 2**: ") == 1  # they share their note
     assert "no yardstick given" in text
 
 
