@@ -5,6 +5,7 @@ from collections import Counter
 from contextlib import contextmanager
 
 import attrs
+import numpy as np
 import pytest
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -415,7 +416,6 @@ def test_an_image_report_has_every_row_and_its_cost(tmp_path):
 
 
 def test_samples_are_written_as_numbers(tmp_path):
-    np = pytest.importorskip("numpy")
     run = start_run("drifting", "digits", tiny("drifting", "digits"))
     found = write_samples(run, tmp_path / "deep" / "v1.5", count=6, seed=0)
     assert found.file.name == "v1.5.npz"

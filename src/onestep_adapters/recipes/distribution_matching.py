@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, Literal, cast
 
 import attrs
 import torch
@@ -72,7 +72,6 @@ class DistributionMatching:
     ``opponent_calibration``: the slope of samples on what the fake score expected of them, 1 where it keeps up.
     """
 
-    any_teacher: ClassVar[bool] = True
     training: Training = Training()
     network: Network = Network()
     teacher: FlowMatching = attrs.field(factory=FlowMatching)
@@ -163,6 +162,11 @@ class DistributionMatching:
         return self.regression > 0 or self.preparation > 0
 
     @property
+    def any_teacher(self) -> bool:
+        """Whether the generator's network may be another than the scores': it starts anew where there are pairs."""
+        return self.paired or self.teacher_from == ORACLE
+
+    @property
     def adversarial_head(self) -> bool:
         """Whether the fake score has a head."""
         return self.adversarial > 0
@@ -184,19 +188,9 @@ class DistributionMatching:
         return round(self.preparation + (1 - self.preparation) * game + own)
 
     def build(self, problem: Problem, generator: torch.Generator) -> nn.Module:
-        """The generator: a velocity network, whose expected data are the samples.
-
-        Raises:
-            ConfigError: if it has neither a teacher's weights to start from nor pairs to learn from first.
-        """
+        """The generator: a velocity network, whose expected data are the samples."""
         if self.teacher_from == ORACLE:
             oracle_denoiser(problem)
-        elif not self.paired and self.network != self.teacher.network:
-            raise ConfigError(
-                f"the student's network is {self.network} and the teacher's {self.teacher.network}: it cannot start "
-                "from those weights, so give both the same (--width and --teacher.network.width, ...), or "
-                "pairs to learn from first, by --preparation or --regression"
-            )
         return self.network.build(problem, 1, generator)
 
     def build_opponent(self, problem: Problem) -> nn.Module | None:

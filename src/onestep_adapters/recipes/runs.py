@@ -192,6 +192,12 @@ def start_run(method: str, data: str, recipe: Recipe | None = None) -> Run:
     if teacher is not None and isinstance(recipe, ChoosesTeacher) and recipe.teacher_from:
         given = attrs.evolve(recipe.teacher, network=teacher.recipe.network)  # type: ignore[type-var]
         recipe = attrs.evolve(recipe, teacher=given)  # type: ignore[type-var]
+    if recipe.teacher and not getattr(recipe, "any_teacher", False) and recipe.network != recipe.teacher.network:
+        raise ConfigError(
+            f"the student's network is {recipe.network} and the teacher's {recipe.teacher.network}: the student starts "
+            "from the teacher's weights, so give both the same (--width and --teacher.network.width, ...); where "
+            "pairs can teach it first, ask for them instead (--preparation, --regression)"
+        )
     return _fresh(method, problem, recipe, teacher)
 
 
@@ -218,11 +224,6 @@ def _teacher(problem: Problem, recipe: Recipe) -> Run | None:
     if recipe.teacher is None or chosen == ORACLE:
         return None
     if not chosen:
-        if not getattr(recipe, "any_teacher", False) and recipe.network != recipe.teacher.network:
-            raise ConfigError(
-                f"the student's network is {recipe.network} and the teacher's {recipe.teacher.network}: the student "
-                "starts from the teacher's weights, so give both the same (--width and --teacher.network.width, ...)"
-            )
         folder = teacher_folder(problem.name, recipe.teacher)
         return resume_or_start(folder, "flow-matching", problem.name, recipe.teacher, resume=True)
     teacher = open_run(chosen)
@@ -261,7 +262,8 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
         ...
         onestep_adapters.training.folder.CheckpointError: /nowhere does not exist...
     """
-    config: dict[str, Any] = read_run(folder).config
+    found = read_run(folder)
+    config: dict[str, Any] = found.config
     try:
         method, data, options = config["method"], config["data"], config["options"]
     except KeyError as error:
@@ -270,7 +272,7 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
             "train with `onestep train`, or load it with onestep_adapters.training.load_checkpoint"
         ) from error
     recipe = from_dict(type(find_method(method).options(data)), options)
-    if read_run(folder).step < recipe.training.steps:
+    if found.step < recipe.training.steps:
         run = start_run(method, data, recipe)
     else:
         # To be sampled alone: its teacher may be gone.
