@@ -36,14 +36,20 @@ class DigitsProblem:
     def __init__(self, train: Labelled, validation: Labelled) -> None:
         self._images, self._labels = train
         self._validation = validation.images
-        self._members = [(self._labels == k).nonzero().squeeze(1) for k in range(10)]
-        if not all(len(m) for m in self._members):
-            missing = [k for k, m in enumerate(self._members) if not len(m)]
+        self._counts = self._labels.bincount(minlength=10)
+        self._members = self._labels.argsort(stable=True).split(self._counts.tolist())
+        self._starts = self._counts.cumsum(0) - self._counts
+        missing = (self._counts == 0).nonzero().squeeze(1).tolist()
+        if missing:
             raise ConfigError(f"no training image of the classes {missing}: expected all ten digits")
 
-    def batch(self, count: int, generator: torch.Generator) -> Batch:
-        """Images drawn with replacement, dequantised."""
+    def batch(self, count: int, generator: torch.Generator, *, alike: int = 1) -> Batch:
+        """Images drawn with replacement, dequantised; each ``alike`` in a row have one class."""
         index = torch.randint(len(self._images), (count,), generator=generator)
+        if alike > 1:
+            kinds = self._labels[index[::alike]].repeat_interleave(alike)[:count]
+            place = (torch.rand(count, generator=generator) * self._counts[kinds]).long()
+            index = torch.cat(self._members)[self._starts[kinds] + place]
         return Batch(self._dequantised(self._images[index], generator), self._labels[index])
 
     def groups(self, each: int, generator: torch.Generator) -> Tensor:

@@ -38,6 +38,7 @@ def draw(
     *,
     references: int = 0,
     coupling: Coupling = "independent",
+    alike: int = 1,
 ) -> Draw:
     """Training data, each with noise of its own, and ``references`` further data.
 
@@ -47,6 +48,7 @@ def draw(
         generator: of all draws.
         references: further data, for stable targets; they presume independent pairs.
         coupling: whose noise is whose, see :data:`Coupling`.
+        alike: how many pairs in a row have one class, for losses of groups.
 
     Raises:
         ConfigError: for ``references`` beside another coupling.
@@ -62,7 +64,7 @@ def draw(
             f"references = {references} beside coupling = {coupling!r}: the expected data given a state are known for "
             "independent pairs only; choose one"
         )
-    data, labels = problem.batch(count, generator)
+    data, labels = problem.batch(count, generator, alike=alike)
     noise = torch.randn(data.shape, generator=generator)
     if coupling == "optimal":
         # scipy is an extra: other couplings work without it.

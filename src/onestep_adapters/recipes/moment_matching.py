@@ -43,7 +43,7 @@ class MomentMatching:
     sigma_data: float = attrs.field(default=0.5, validator=positive)
     """Standard deviation of the data, and of the noise beside it."""
     particles: int = attrs.field(default=4, validator=positive)
-    """Samples in a group; they divide the batch."""
+    """Samples in a group, all of one class; they divide the batch."""
     earliest: float = attrs.field(default=0.006, validator=positive)
     """Smallest source time; the largest is as far from the other end."""
     decrement: float = attrs.field(default=160 / 2**12, validator=positive)
@@ -94,8 +94,14 @@ class MomentMatching:
         dimension = torch.Size(setting.problem.shape).numel()
 
         def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+            # A group is compared as a set, which does not see whose class is whose: it has one.
             drawn = draw(
-                setting.problem, self.training.batch, generator, references=self.references, coupling=self.coupling
+                setting.problem,
+                self.training.batch,
+                generator,
+                references=self.references,
+                coupling=self.coupling,
+                alike=self.particles,
             )
             latest = sample_uniform(groups, low=self.earliest, high=1 - self.earliest, generator=generator)
             times = (latest, latest * torch.rand(groups, generator=generator))

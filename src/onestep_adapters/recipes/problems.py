@@ -44,8 +44,8 @@ class Problem(Protocol):
         """How many, or ``None``."""
         ...
 
-    def batch(self, count: int, generator: torch.Generator) -> Batch:
-        """Training data with its classes."""
+    def batch(self, count: int, generator: torch.Generator, *, alike: int = 1) -> Batch:
+        """Training data with its classes; each ``alike`` in a row have one class."""
         ...
 
     def groups(self, each: int, generator: torch.Generator) -> Tensor:
@@ -87,8 +87,8 @@ class ToyProblem:
         self.name = choose(name, TOYS, "toy")
         self.law = TOYS[name]
 
-    def batch(self, count: int, generator: torch.Generator) -> Batch:
-        """Fresh draws, no classes."""
+    def batch(self, count: int, generator: torch.Generator, *, alike: int = 1) -> Batch:
+        """Fresh draws, no classes: all are alike."""
         return Batch(self.law.sample(count, generator=generator), None)
 
     def groups(self, each: int, generator: torch.Generator) -> Tensor:

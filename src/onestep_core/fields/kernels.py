@@ -38,7 +38,9 @@ _PAIRS = 2**12
 Profile: TypeAlias = Callable[[Tensor], Tensor]
 """``log k`` from distances, element by element; it may overwrite them."""
 Written: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""``log k`` from distances, which it leaves as they are, written to a second tensor."""
+"""``log2 k`` from distances, which it leaves as they are, written to a second tensor."""
+LOG2_E = 1 / math.log(2)
+"""Of the bits in a unit of a natural logarithm."""
 
 
 def _positive(name: str, value: float) -> None:
@@ -91,23 +93,23 @@ def distances(
 
 
 def _laplace(r: Tensor, out: Tensor, *, temperature: float) -> Tensor:
-    return torch.mul(r, -1 / temperature, out=out)
+    return torch.mul(r, -LOG2_E / temperature, out=out)
 
 
 def _gaussian(r: Tensor, out: Tensor, *, bandwidth: float) -> Tensor:
-    return torch.mul(r, r, out=out).mul_(-0.5 / bandwidth**2)
+    return torch.mul(r, r, out=out).mul_(-0.5 * LOG2_E / bandwidth**2)
 
 
 def _matern(r: Tensor, out: Tensor, *, smoothness: float, lengthscale: float) -> Tensor:
     torch.mul(r, math.sqrt(2 * smoothness) / lengthscale, out=out)
     if smoothness == 0.5:
-        return out.neg_()
+        return out.mul_(-LOG2_E)
     polynomial = out.clone() if smoothness == 1.5 else out.square().div_(3).add_(out)
-    return torch.sub(polynomial.log1p_(), out, out=out)
+    return torch.sub(polynomial.log1p_(), out, out=out).mul_(LOG2_E)
 
 
 def _inverse_multiquadric(r: Tensor, out: Tensor, *, scale: float) -> Tensor:
-    return torch.mul(r, r, out=out).div_(scale**2).log1p_().div_(-2)
+    return torch.mul(r, r, out=out).div_(scale**2).log1p_().mul_(-LOG2_E / 2)
 
 
 class Radial(NamedTuple):
@@ -131,7 +133,7 @@ class Radial(NamedTuple):
 
 
 def profile(kernel: Kernel) -> Written | None:
-    """The profile of a :class:`Radial` kernel, or of one of this file with its numbers bound; else ``None``."""
+    """``log2 k`` of a :class:`Radial` kernel, or of one of this file with its numbers bound; else ``None``."""
     if isinstance(kernel, Radial):
         return partial(_written, kernel.profile)
     if isinstance(kernel, partial) and not kernel.args:
@@ -147,7 +149,7 @@ def profile(kernel: Kernel) -> Written | None:
 
 def _written(profile: Profile, r: Tensor, out: Tensor) -> Tensor:
     log_k = profile(out.copy_(r))
-    return log_k if log_k is out else out.copy_(log_k)
+    return (log_k if log_k is out else out.copy_(log_k)).mul_(LOG2_E)
 
 
 def squared_lengths(x: Tensor) -> Tensor:

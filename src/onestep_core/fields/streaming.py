@@ -11,7 +11,7 @@ all, and the distances of the first blocks are kept for the next sweep. One expo
 rows and over columns. Exponentials are taken below the row's largest, ``E_ij = exp(L_ij - top_i)``; then
 ``sum_i exp(top_i - c) E_ij`` is a column's sum in units of ``exp(c)``, where ``c`` is the largest ``top`` of the block.
 What underflows in it is below ``tiny exp(c)``; a column whose sum is not far above that (no sample is near it) is
-reduced anew, exactly.
+reduced anew, exactly. All of it is in powers of two: ``exp2`` takes a third of the time of ``exp``.
 """
 
 import math
@@ -24,14 +24,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from onestep_core.errors import ConfigError
-from onestep_core.fields.kernels import distances, near, profile, squared_lengths
+from onestep_core.fields.kernels import LOG2_E, distances, near, profile, squared_lengths
 from onestep_core.precision import no_autocast
 from onestep_core.protocols import Coupling, Kernel, Potentials
 
 _DENSE_ELEMENTS = 2**24
 """Up to here one matrix is kept (64 MiB in float32); beyond it, blocks of a quarter of that, or the first blocks."""
 _SWEPT_ELEMENTS = 2**22
-"""Of a block that is swept, all kernels together: they fit a processor's last cache, and a product has enough rows."""
+"""Of a block of distances, and of all kernels of what is swept at a time: each fits a processor's last cache, and a
+product has enough rows."""
 _GROUPED_ELEMENTS = 2**20
 """Of several small groups that are swept together, their points included: they stay in a core's own cache."""
 
@@ -70,13 +71,15 @@ def flat(points: Tensor) -> Tensor:
     return points.reshape(math.prod(points.shape[:-2]), *points.shape[-2:])
 
 
+def _swept_rows(n: int, m: int) -> int:
+    """How many of ``n`` rows of ``m`` elements are swept at a time: whole tiles of a product, where there are some."""
+    rows = max(1, min(n, _SWEPT_ELEMENTS // m))
+    return rows - rows % 128 if 128 < rows < n else rows
+
+
 def _tiles(groups: int, n: int, m: int, channels: int, *, kernels: int, block_size: int | None) -> list[Block]:
     """The blocks of a sweep: several small groups whole, or some rows of one group."""
-    rows = block_rows(groups, n, m, block_size)
-    if block_size is None:
-        rows = max(1, min(n, _SWEPT_ELEMENTS // (kernels * m)))
-        if 32 < rows < n:
-            rows -= rows % 32
+    rows = _swept_rows(n, m) if block_size is None else block_rows(groups, n, m, block_size)
     whole = max(1, _GROUPED_ELEMENTS // (kernels * n * m + (n + m) * channels))
     return [(part, block) for part in _steps(groups, whole if rows == n else 1) for block in _steps(n, rows)]
 
@@ -206,18 +209,21 @@ class Affinities:
             yield rows, self._dense[kernel] if dense else self._evaluate(rows, kernel, columns)  # type: ignore[index]
 
     def _sweep(self, kernels: Sequence[int]) -> Iterator[tuple[Block, Tensor]]:
-        """Every block of the log-kernels, ``[group, kernel, rows, m]``, in one buffer: the next overwrites the last."""
-        if self._work is None:
-            self._work = self._x.new_empty(self._distances.largest * len(self._kernels))
-        for block, apart in self._distances:
-            shape = (len(apart), len(kernels), *apart.shape[1:])
-            stack = self._work[: math.prod(shape)].view(shape)
-            for position, kernel in enumerate(kernels):
-                log_k = stack[:, position]
-                self._profiles[kernel](apart, log_k)
-                if self._self_penalties is not None:
-                    log_k.diagonal(block[1].start, -2, -1).sub_(self._self_penalties[kernel])
-            yield block, stack
+        """Some rows of ``log2 k``, ``[group, kernel, rows, m]``, in one buffer: the next overwrite the last."""
+        for (part, block), apart in self._distances:
+            groups, n, m = apart.shape
+            for some in _steps(n, _swept_rows(n, groups * m * len(kernels))):
+                rows, few = slice(block.start + some.start, block.start + some.stop), apart[:, some]
+                shape = (groups, len(kernels), *few.shape[1:])
+                if self._work is None or self._work.numel() < math.prod(shape):
+                    self._work = few.new_empty(math.prod(shape))
+                stack = self._work[: math.prod(shape)].view(shape)
+                for position, kernel in enumerate(kernels):
+                    log_k = stack[:, position]
+                    self._profiles[kernel](few, log_k)
+                    if self._self_penalties is not None:
+                        log_k.diagonal(rows.start, -2, -1).sub_(self._self_penalties[kernel] * LOG2_E)
+                yield (part, rows), stack
 
     def _reduced(self) -> Potentials:
         """Both reductions of every swept kernel from zero potentials, ``[group, kernel, n]`` and ``[.., m]``."""
@@ -230,15 +236,16 @@ class Affinities:
         highest = self._x.new_full((groups, count, 1), -math.inf)
         for (part, rows), stack in self._sweep(range(count)):
             top = _zero_if_masked(stack.amax(-1))
-            below = stack.sub_(top.unsqueeze(-1)).exp_()
-            row[part, :, rows] = below.sum(-1).log_().add_(top)
+            below = stack.sub_(top.unsqueeze(-1)).exp2_()
+            row[part, :, rows] = below.sum(-1).log2_().add_(top)
             base = top.amax(-1, keepdim=True)
             with no_autocast(below):
-                summed = (top.sub_(base).exp_().unsqueeze(-2) @ below).squeeze(-2)
-            torch.logaddexp(column[part], summed.log_().add_(base), out=column[part])
+                summed = (top.sub_(base).exp2_().unsqueeze(-2) @ below).squeeze(-2)
+            torch.logaddexp2(column[part], summed.log2_().add_(base), out=column[part])
             torch.maximum(highest[part], base, out=highest[part])
         precision = torch.finfo(column.dtype)
-        lost = column < highest + math.log(precision.tiny * n / precision.eps)
+        lost = column < highest + math.log2(precision.tiny * n / precision.eps)
+        row, column = row.div_(LOG2_E), column.div_(LOG2_E)
         for kernel in range(count):
             anew = lost[:, kernel].any(0).nonzero().squeeze(-1)
             if len(anew):
@@ -257,11 +264,11 @@ class Affinities:
             return _zero_if_masked(joined(parts, -1))
         if column is None:
             return self._reduced().row[:, kernel].reshape(shape)
-        column = self._per_group(column)[:, None, None]
+        column = self._per_group(column)[:, None, None] * LOG2_E
         row = self._x.new_empty(len(column), shape[-1])
         for (part, rows), stack in self._sweep([kernel]):
-            row[part, rows] = stack.sub_(column[part]).logsumexp(-1).squeeze(1)
-        return _zero_if_masked(row).reshape(shape)
+            row[part, rows] = _log2sumexp2(stack.sub_(column[part]), -1).squeeze(1)
+        return _zero_if_masked(row.div_(LOG2_E)).reshape(shape)
 
     def columns(self, row: Tensor | None = None, *, kernel: int = 0) -> Tensor:
         """``logsumexp_i (log_k - row)``, ``[.., m]``; 0 where every pair is masked."""
@@ -270,12 +277,12 @@ class Affinities:
             return _zero_if_masked(self._columns(row, kernel))
         if row is None:
             return self._reduced().column[:, kernel].reshape(shape)
-        row = self._per_group(row)[:, None, :, None]
+        row = self._per_group(row)[:, None, :, None] * LOG2_E
         column = self._x.new_full((len(row), shape[-1]), -math.inf)
         for (part, rows), stack in self._sweep([kernel]):
-            summed = stack.sub_(row[part, :, rows]).logsumexp(-2).squeeze(1)
-            torch.logaddexp(column[part], summed, out=column[part])
-        return _zero_if_masked(column).reshape(shape)
+            summed = _log2sumexp2(stack.sub_(row[part, :, rows]), -2).squeeze(1)
+            torch.logaddexp2(column[part], summed, out=column[part])
+        return _zero_if_masked(column.div_(LOG2_E)).reshape(shape)
 
     def _columns(self, row: Tensor | None, kernel: int, columns: Tensor | None = None) -> Tensor:
         parts = [
@@ -336,11 +343,13 @@ class Affinities:
         factors: Callable[[Tensor], Tensor] | None,
     ) -> list[Tensor]:
         points, count, n = flat(values), len(self._profiles), self._x.shape[-2]
-        row, column = (torch.stack([self._per_group(each) for each in of], 1) for of in zip(*potentials, strict=True))
+        row, column = (
+            torch.stack([self._per_group(each) for each in of], 1) * LOG2_E for of in zip(*potentials, strict=True)
+        )
         of_targets = None if weights is None else self._per_group(weights)[:, None, None]
         out = points.new_empty(len(points), count, n, points.shape[-1])
         for (part, rows), stack in self._sweep(range(count)):
-            stack.sub_(row[part, :, rows].unsqueeze(-1)).sub_(column[part].unsqueeze(-2)).exp_()
+            stack.sub_(row[part, :, rows].unsqueeze(-1)).sub_(column[part].unsqueeze(-2)).exp2_()
             if floor > 0:
                 stack.clamp_(min=floor)
             if of_targets is not None:
@@ -370,6 +379,12 @@ class Affinities:
 def joined(parts: list[Tensor], axis: int) -> Tensor:
     """Blocks of rows as one tensor; a lone block is not copied."""
     return torch.cat(parts, axis) if len(parts) > 1 else parts[0]
+
+
+def _log2sumexp2(values: Tensor, axis: int) -> Tensor:
+    """In place of ``values``."""
+    top = _zero_if_masked(values.amax(axis, keepdim=True))
+    return values.sub_(top).exp2_().sum(axis).log2_().add_(top.squeeze(axis))
 
 
 def _zero_if_masked(potential: Tensor) -> Tensor:
