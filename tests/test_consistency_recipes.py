@@ -8,6 +8,7 @@ from onestep_adapters.networks import as_average_velocity
 from onestep_adapters.recipes import METHODS, FlowMatching, Setting, open_problem
 from onestep_adapters.recipes.consistency_distillation import ConsistencyDistillation
 from onestep_adapters.recipes.consistency_training import ConsistencyTraining
+from onestep_adapters.recipes.continuous_consistency import ContinuousConsistency
 from onestep_adapters.recipes.draws import Draw, states_at, velocity_at
 from onestep_adapters.recipes.moment_matching import MomentMatching
 from onestep_adapters.recipes.options import Network, Training
@@ -16,7 +17,7 @@ from onestep_adapters.recipes.progressive import Progressive
 from onestep_adapters.recipes.runs import start_run
 from onestep_adapters.recipes.straight import PATH
 from onestep_adapters.samplers import sample_ode
-from onestep_core import euler
+from onestep_core import euler, trigflow
 from onestep_core.errors import ConfigError
 
 TINY = Network("mlp", width=8, depth=1)
@@ -62,6 +63,28 @@ def test_a_student_starts_as_one_euler_step_of_its_teacher(started):
     assert (expected - noise).abs().min() > 1e-4
     for network in (run.state.network, run.state.ema):
         torch.testing.assert_close(run.recipe.generate(network, noise, None), expected)
+
+
+@pytest.mark.parametrize("distilled", [False, True])
+def test_a_student_on_the_trigonometric_path_starts_as_its_teacher(distilled):
+    """Where it expects the data, and the velocity there, are the teacher's at the same signal and noise."""
+    recipe = tiny(ContinuousConsistency(sigma_data=0.7, distilled=distilled, teacher=FlowMatching()), 10)
+    run = start_run("continuous-consistency", "8gaussians", recipe)
+    for _ in run.teaching():
+        pass
+    run.recipe.loss_step(Setting(run.problem, run.state, run.teacher.state.ema))
+    data, noise = torch.randn(2, 6, 2, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([1e-3, 0.2, 0.5, 1.0, 1.5, torch.pi / 2])
+    z = recipe.path(data, noise, t).z
+    sigma = 0.7 * t.sin() / (t.cos() + 0.7 * t.sin())
+    velocity = run.teacher.state.ema
+    flat = PATH(data, noise, sigma).z
+    expected = flat - sigma[:, None] * velocity(flat, sigma)
+    for network in (run.state.network, run.state.ema):
+        field = recipe.field(network, None)
+        torch.testing.assert_close(trigflow(field, sigma_data=0.7)(z, t), expected, atol=1e-5, rtol=1e-4)
+        assert recipe.generate(network, noise, None).isfinite().all()
+    assert recipe.calls == 2 + distilled
 
 
 def test_a_student_with_a_second_time_starts_as_the_constant_average_velocity():
@@ -146,6 +169,8 @@ def test_a_discriminator_trains_on_its_own_loss_only():
         lambda: ConsistencyTraining(sigma_min=1.0, sigma_max=0.5),
         lambda: MomentMatching(Training(batch=30), particles=4),
         lambda: MomentMatching(earliest=0.5),
+        lambda: ContinuousConsistency(distilled=True),
+        lambda: ContinuousConsistency(distilled=True, references=4, teacher=FlowMatching()),
         lambda: ConsistencyDistillation().loss_step(
             Setting(open_problem("8gaussians"), start_run("meanflow", "8gaussians").state)
         ),

@@ -25,6 +25,7 @@ from onestep_adapters.recipes import (
     SolutionFlow,
     TerminalVelocity,
     TwoPlayers,
+    draws,
     find_method,
     open_problem,
 )
@@ -309,6 +310,55 @@ def test_optimal_pairs_are_nearer_and_leave_the_data_as_they_were():
     assert (near.data - near.noise).square().mean() < 0.8 * (apart.data - apart.noise).square().mean()
     with pytest.raises(ConfigError, match="independent"):
         draw(open_problem("8gaussians"), 5, torch.Generator(), coupling="optimal", references=5)
+
+
+@pytest.mark.parametrize("coupling", ["independent", "optimal", "precomputed"])
+def test_pairs_in_a_row_have_one_class(coupling):
+    """Of the training images, in their frequencies, each with its own class."""
+    problem = open_problem("digits")
+    found = draw(problem, 4000, torch.Generator().manual_seed(0), coupling=coupling, alike=8)
+    images, labels = problem._images, problem._labels  # type: ignore[attr-defined]
+    assert (found.labels.reshape(-1, 8) == found.labels[::8, None]).all()
+    assert (found.labels.bincount(minlength=10) / 4000 - labels.bincount() / len(labels)).abs().max() < 0.06
+    nearest = torch.cdist(found.data[:200].flatten(1), images.flatten(1)).argmin(1)
+    assert torch.equal(labels[nearest], found.labels[:200])
+    odd = draw(problem, 11, torch.Generator().manual_seed(0), alike=4)
+    assert len(odd.data) == len(odd.labels) == 11
+
+
+def test_precomputed_pairs_are_nearer_than_those_of_a_batch():
+    problem, generator = open_problem("digits"), torch.Generator().manual_seed(0)
+
+    def apart(coupling):
+        batches = [draw(problem, 64, generator, coupling=coupling) for _ in range(20)]
+        return torch.cat([(found.data - found.noise).square().flatten(1).sum(1) for found in batches])
+
+    independent, batch, many = (apart(coupling) for coupling in ("independent", "optimal", "precomputed"))
+    error = many.std() / len(many) ** 0.5
+    assert many.mean() < batch.mean() - 3 * error
+    assert batch.mean() < independent.mean() - 3 * error
+    with pytest.raises(ConfigError, match="independent"):
+        draw(open_problem("digits"), 5, torch.Generator(), coupling="precomputed", references=5)
+
+
+def test_precomputed_pairs_are_those_of_the_seed(monkeypatch):
+    """A generator that was set back, as in a run that goes on, draws from the same pairs; another seed does not."""
+
+    monkeypatch.setattr(draws, "_PAIRS", 200)
+
+    def drawn(generator):
+        return draw(open_problem("8gaussians"), 50, generator, coupling="precomputed")
+
+    first = torch.Generator().manual_seed(3)
+    drawn(first)
+    state = first.get_state()
+    expected = drawn(first)
+    again, other = torch.Generator(), torch.Generator().manual_seed(4)
+    again.set_state(state)
+    found = drawn(again)
+    assert torch.equal(found.data, expected.data)
+    assert torch.equal(found.noise, expected.noise)
+    assert not torch.isin(drawn(other).noise, expected.noise).any()
 
 
 def test_the_first_of_a_batch_jump_and_the_rest_stays():

@@ -1,17 +1,17 @@
 """Continuous-time consistency (sCM): the limit of consistency training, on the trigonometric path."""
 
-from typing import ClassVar
-
 import attrs
 import torch
 from torch import Tensor, nn
 
 from onestep_adapters.networks import as_velocity
 from onestep_adapters.recipes.draws import Coupling, draw, velocity_at
+from onestep_adapters.recipes.flow_matching import FlowMatching
 from onestep_adapters.recipes.options import PUBLISHED_SIGMA_DATA, Network, Training, not_negative, positive, share
 from onestep_adapters.recipes.problems import Problem
 from onestep_adapters.recipes.setting import Setting
-from onestep_adapters.recipes.straight import one_evaluation
+from onestep_adapters.recipes.straight import one_evaluation, straight_consistency
+from onestep_adapters.recipes.students import required_teacher, start_from_teacher
 from onestep_adapters.training import LossStep
 from onestep_core import (
     Trigonometric,
@@ -23,17 +23,23 @@ from onestep_core import (
     tangent_warmup,
     trigflow,
     trigflow_time,
+    velocity_from_data,
 )
+from onestep_core.errors import ConfigError
 from onestep_core.protocols import Velocity
+from onestep_core.shapes import expand_like
 
 
 @attrs.frozen
 class ContinuousConsistency:
-    """sCT: the network moves along the tangent of its own consistency function; no teacher."""
+    """sCM: the network moves along the tangent of its own consistency function, with a teacher or without."""
 
-    teacher: ClassVar[None] = None
     training: Training = Training()
     network: Network = Network()
+    teacher: FlowMatching | None = None
+    """What to start from, as published; ``None``: from scratch."""
+    distilled: bool = False
+    """Whether the teacher's velocity takes the place of the pair's (sCD); otherwise (sCT) it lends its weights."""
     sigma_data: float = attrs.field(default=0.5, validator=positive)
     """Standard deviation of the data, and of the noise beside it."""
     mean: float = -1.0
@@ -51,6 +57,14 @@ class ContinuousConsistency:
     coupling: Coupling = "independent"
     """Of data and noise; optimal, within a batch, makes the flow straighter. Published: independent."""
 
+    def __attrs_post_init__(self) -> None:
+        if self.distilled and self.teacher is None:
+            raise ConfigError("distilled without a teacher: give the options of one, or learn from the data alone")
+        if self.distilled and self.references:
+            raise ConfigError(
+                f"references = {self.references} beside a teacher's velocity, which has no pair's in it: choose one"
+            )
+
     @property
     def evaluations(self) -> int:
         """Network evaluations a sample."""
@@ -58,26 +72,43 @@ class ContinuousConsistency:
 
     @property
     def calls(self) -> int:
-        """Forward passes in an update: the value, and the forward-mode pass."""
-        return 2
+        """Forward passes in an update: the value, the forward-mode pass and, for its velocity, the teacher."""
+        return 2 + self.distilled
 
     def build(self, problem: Problem, generator: torch.Generator) -> nn.Module:
         """The network of states of unit variance and times."""
         return self.network.build(problem, 1, generator)
 
     def field(self, network: nn.Module, labels: Tensor | None) -> Velocity:
-        """``F(z, t)``, the network of states in the units of the data."""
-        raw = as_velocity(network, label=labels)
+        """``F(z, t)``, the velocity in units of the data: the network itself, or what a teacher's network says of it.
+
+        A teacher knows the linear path. The state there of the same signal and noise is shorter; the data that it
+        expects are the same.
+        """
+        path = self.path
+        if self.teacher is None:
+            raw = as_velocity(network, label=labels)
+            return lambda z, t, /: raw(z / self.sigma_data, t)
+        denoiser = straight_consistency(network, labels)
 
         def velocity(z: Tensor, t: Tensor, /) -> Tensor:
-            return raw(z / self.sigma_data, t)
+            alpha, sigma = path.coefficients(t)
+            data = denoiser(z / expand_like(alpha + sigma, z), sigma / (alpha + sigma))
+            return velocity_from_data(z, data, t, path=path) / self.sigma_data
 
         return velocity
 
+    @property
+    def path(self) -> Trigonometric:
+        """With noise as wide as the data."""
+        return Trigonometric(self.sigma_data)
+
     def loss_step(self, setting: Setting) -> LossStep:
         """One update's loss."""
-        path = Trigonometric(self.sigma_data)
+        path = self.path
         ramp = max(1, round(self.warmup * self.training.steps))
+        if self.teacher is not None:
+            start_from_teacher(setting)
 
         def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
             drawn = draw(
@@ -87,6 +118,9 @@ class ContinuousConsistency:
             sigma = log_normal_times(normal, mean=self.mean, std=self.std) * (self.sigma_data / PUBLISHED_SIGMA_DATA)
             t = trigflow_time(sigma, sigma_data=self.sigma_data)
             z, v = velocity_at(drawn, t, path=path)
+            if self.distilled:
+                with torch.no_grad():
+                    v = self.sigma_data * self.field(required_teacher(setting), drawn.labels)(z, t)
             pair = continuous_consistency_regression(
                 self.field(network, drawn.labels),
                 z,
@@ -104,6 +138,6 @@ class ContinuousConsistency:
 
     def generate(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
         """Samples from noise; ``labels`` are the classes asked for."""
-        path = Trigonometric(self.sigma_data)
+        path = self.path
         function = trigflow(self.field(network, labels), sigma_data=self.sigma_data)
         return one_evaluation(function, noise, path=path)

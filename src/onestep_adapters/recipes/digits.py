@@ -5,7 +5,7 @@ from torch import Tensor
 
 from onestep_adapters.data.digits import Labelled, load_digits, quantize
 from onestep_adapters.metrics import Evaluation
-from onestep_adapters.recipes.problems import DIGITS, Batch
+from onestep_adapters.recipes.problems import DIGITS, Batch, members
 from onestep_core.errors import ConfigError
 
 _LEVEL = 1 / 8
@@ -38,7 +38,6 @@ class DigitsProblem:
         self._validation = validation.images
         self._counts = self._labels.bincount(minlength=10)
         self._members = self._labels.argsort(stable=True).split(self._counts.tolist())
-        self._starts = self._counts.cumsum(0) - self._counts
         missing = (self._counts == 0).nonzero().squeeze(1).tolist()
         if missing:
             raise ConfigError(f"no training image of the classes {missing}: expected all ten digits")
@@ -48,8 +47,7 @@ class DigitsProblem:
         index = torch.randint(len(self._images), (count,), generator=generator)
         if alike > 1:
             kinds = self._labels[index[::alike]].repeat_interleave(alike)[:count]
-            place = (torch.rand(count, generator=generator) * self._counts[kinds]).long()
-            index = torch.cat(self._members)[self._starts[kinds] + place]
+            index = torch.cat(self._members)[members(kinds, self._counts, generator)]
         return Batch(self._dequantised(self._images[index], generator), self._labels[index])
 
     def groups(self, each: int, generator: torch.Generator) -> Tensor:

@@ -107,6 +107,22 @@ class ToyProblem:
         return samples
 
 
+def members(kinds: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
+    """For each class asked for the place of one of its members, at random, where classes lie contiguously.
+
+    Args:
+        kinds: classes, ``[count]``.
+        counts: how many members each class has, ``[classes]``; of those asked for at least one.
+        generator: of the choice.
+
+    Example:
+        >>> members(torch.tensor([1, 1, 0]), torch.tensor([1, 1]), torch.Generator())
+        tensor([1, 1, 0])
+    """
+    place = (torch.rand(len(kinds), generator=generator) * counts[kinds]).long()
+    return (counts.cumsum(0) - counts)[kinds] + place
+
+
 def open_problem(name: str) -> Problem:
     """The problem of a command-line name: ``digits`` or a toy.
 

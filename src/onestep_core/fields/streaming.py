@@ -29,7 +29,9 @@ from onestep_core.precision import no_autocast
 from onestep_core.protocols import Coupling, Kernel, Potentials
 
 _DENSE_ELEMENTS = 2**24
-"""Up to here one matrix is kept (64 MiB in float32); beyond it, blocks of a quarter of that, or the first blocks."""
+"""Up to here one matrix is kept (64 MiB in float32); beyond it, blocks of a quarter of that."""
+_KEPT_ELEMENTS = 5 * 2**22
+"""Of the first blocks of distances that are swept: kept for the next sweep."""
 _SWEPT_ELEMENTS = 2**22
 """Of a block of distances, and of all kernels of what is swept at a time: each fits a processor's last cache, and a
 product has enough rows."""
@@ -129,7 +131,7 @@ class Distances:
                 yield block, distances(self._x[:, block[1]], self._y)
             else:
                 apart = self._block(*block)
-                if position == len(self._kept) and (position + 1) * largest <= _DENSE_ELEMENTS:
+                if position == len(self._kept) and (position + 1) * largest <= _KEPT_ELEMENTS:
                     self._kept.append(apart)
                 else:
                     self._buffer = apart
