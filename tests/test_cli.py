@@ -51,6 +51,15 @@ def test_help_of_a_method_shows_the_defaults_for_the_data(capsys):
         assert f"(default: {METHODS['drifting'].options(data).training.batch})" in shown
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_help(method, capsys):
+    """No two of its options have one name."""
+    with pytest.raises(SystemExit) as stopped:
+        run("train", method, "--data", "8gaussians", "--help")
+    assert stopped.value.code == 0
+    assert "--steps" in capsys.readouterr().out
+
+
 def test_a_teacher_has_options_of_its_own_and_is_trained_once(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("ONESTEP_TEACHERS", str(tmp_path / "teachers"))
     taught = [f"--teacher.{word}" for word in ("training.steps", "training.batch", "network.width", "network.depth")]

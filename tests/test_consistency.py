@@ -167,6 +167,19 @@ def test_training_is_biased_at_second_order_in_the_step(path, dim):
     assert halvings(path, mixture, one_pair, finest=0.0025)[1][1] == pytest.approx(2, rel=0.15)
 
 
+def test_the_stages_of_easy_consistency_leave_a_bias_of_second_order_in_their_gap():
+    """Each stage halves ``(t - m) / t``, and with it goes the square of it."""
+    path, mixture = flow.VarianceExploding(0.0, 5.0), MIXTURES[2]
+    data, noise, t, _ = pairs(path, mixture)
+    z = path(data, noise, t).z
+    sizes = []
+    for stage in range(5, 8):
+        m = flow.ect_times(t, ratio=flow.ect_ratio(stage, factor=2.0))
+        sizes.append(float(expected_residual(path, mixture, z, t, m).abs().max()))
+    assert sizes[0] > 1e-6
+    assert sizes[1] / sizes[2] == pytest.approx(4, rel=0.15)
+
+
 def weighted_residual(path, mixture, z, t, m):
     return regression.inverse_duration(t, m)[:, None] * expected_residual(path, mixture, z, t, m)
 
@@ -212,14 +225,15 @@ def test_only_the_squared_distance_learns_the_mean(distance, moves):
 
 
 @each_path
-def test_consistency_is_the_semigroup_target_at_the_data_end(path):
+@each_mixture
+def test_consistency_is_the_semigroup_target_at_the_data_end(path, mixture):
     """Compared as maps, for any network: ``z + (end - t) a`` with the semigroup target ``a`` is the target's end.
 
     Conditions: ``z_m`` is the network's own jump from ``t`` to ``m``, ``t`` is not the end.
     """
-    data, noise, t, m = pairs(path, MIXTURES[3])
+    data, noise, t, m = pairs(path, mixture)
     z, end = path(data, noise, t).z, torch.full_like(t, path.data_time)
-    a = Net(2)
+    a = Net(2, mixture.dim)
     z_m = flow.jump(a, z, t, m)
     average = flow.semigroup_target(a(z, t, m), a(z_m, m, end), t, m, end)
     f = flow.consistency_from_flow_map(flow.flow_map_from_average_velocity(a), end=path.data_time)

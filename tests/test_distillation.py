@@ -111,6 +111,21 @@ def test_the_marked_step_ends_at_the_teacher_s_denoised_state():
     assert gaps[1] / gaps[2] == pytest.approx(10, rel=0.05)
 
 
+@each_path
+def test_short_steps_lose_no_digits(path):
+    """The target is the one data that a DDIM step needs, and in single precision as exact as the teacher's answers."""
+    t, m, s = steps_of(path, 512, 512)
+    t, m, s = (time[8:-8:16] for time in (t, m, s))
+    z = strategies.normal(0, len(t), 3)
+    middle = flow.ddim(teacher, z, t, m, path=path)
+    exact = objectives.progressive_regression(teacher, teacher, z, t, m, s, path=path).target
+    by_hand = flow.data_of_ddim_step(z, flow.ddim(teacher, middle, m, s, path=path), t, s, path=path)
+    torch.testing.assert_close(exact, by_hand, rtol=1e-7, atol=1e-7)
+    single = [x.float() for x in (z, t, m, s)]
+    found = objectives.progressive_regression(teacher, teacher, *single, path=path).target
+    assert float((found - exact).abs().max()) < 3e-6 * float(exact.abs().max())
+
+
 @each_shape
 def test_on_the_exploding_path_it_is_two_euler_steps(shape):
     path = PATHS["exploding"]

@@ -118,14 +118,15 @@ def test_the_order_of_particles_does_not_matter_and_their_group_does():
 
 @each_kernel
 @each_path
-def test_one_particle_is_consistency_training_with_a_bounded_distance(kernel, path):
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_one_particle_is_consistency_training_with_a_bounded_distance(kernel, path, dim):
     """``M = 1`` and ``s`` the data end, on the path of one pair: ``2 (1 - k)`` of two consistency functions' outputs.
 
     Values and parameter gradients, for any network; the distance grows with ``|p - q|`` and never beyond 2.
     """
-    data, noise, t, m, _ = problem(path, 6, 1, mixture=GaussianMixture.isotropic([1.0], [[0.0] * 3], 1.0))
+    data, noise, t, m, _ = problem(path, 6, 1, mixture=GaussianMixture.isotropic([1.0], [[0.0] * dim], 1.0))
     s = torch.full_like(t, path.data_time)
-    network = Net(2)
+    network = Net(2, dim)
     scalings = partial(flow.simple_edm_scalings, path=path, sigma_data=1.0)
     flow_map = flow.preconditioned_flow_map(network, scalings=scalings)
     consistency = flow.consistency_from_flow_map(flow_map, end=path.data_time)

@@ -4,6 +4,7 @@ import math
 from functools import partial
 from itertools import pairwise
 
+import attrs
 import pytest
 import torch
 from jaxtyping import TypeCheckError
@@ -540,21 +541,67 @@ def test_a_solver_s_error_is_the_bias(solver, order):
     assert float(biases[0].norm() / biases[1].norm()) == pytest.approx(2**order, rel=0.15)
 
 
-@each_form
-def test_trajectories_to_the_data_end_are_consistency(form):
-    """At ``s = end`` the outer map is the identity, whatever its network: prediction, target and gradient agree."""
-    p = ve_problem()
-    end = torch.full_like(p.t, 0.002)
-    maps = [
-        flow.flow_map_from_network(lambda z, t, s, net=net: net(z, t, s), form=form)
-        for net in (Net(2, 2), Net(2, 2), toy)
-    ]
+@each_path
+@each_dimension
+@pytest.mark.parametrize("form", [*FORMS, "jump"])
+def test_trajectories_to_the_data_end_are_consistency(path, dim, form):
+    """At ``s = end`` the outer map is the identity, whatever its network: prediction, target and gradient agree.
+
+    Condition: ``X(z, end, end) = z``; every form has that where times are not negative, a jump on every path.
+    """
+    p, last = problem(path, MIXTURES[dim]), path.data_time
+    end = torch.full_like(p.t, last)
+    nets = [Net(2, dim), Net(2, dim), toy]
+    if form == "jump":
+        maps = [flow.flow_map_from_average_velocity(net) for net in nets]
+    else:
+        maps = [flow.flow_map_from_network(net, form=FORMS[form]) for net in nets]
     online, inner, outer = maps
     z_m = p.z + 0.1
-    pair = one.consistency_trajectory_regression(online, inner, outer, p.z, z_m, p.t, p.m, end, end=0.002)
-    f, g = (flow.consistency_from_flow_map(flow_map, end=0.002) for flow_map in (online, inner))
+    pair = one.consistency_trajectory_regression(online, inner, outer, p.z, z_m, p.t, p.m, end, end=last)
+    f, g = (flow.consistency_from_flow_map(flow_map, end=last) for flow_map in (online, inner))
     expected = regression(f(p.z, p.t), g(z_m, p.m))
     close(pair, expected)
+    slopes = [torch.autograd.grad(one.squared_l2(*each).sum(), list(nets[0].parameters())) for each in (pair, expected)]
+    close(*slopes)
+
+
+@each_form
+def test_a_map_of_any_form_stays_at_a_data_end_without_noise(form):
+    zero = torch.zeros(4, dtype=F64)
+    made = attrs.evolve(form, sigma_min=0.0) if hasattr(form, "sigma_min") else form
+    z = strategies.normal(0, 4, 2)
+    close(flow.flow_map_from_network(toy, form=made)(z, zero, zero), z)
+
+
+@each_path
+@each_dimension
+def test_a_flow_map_is_its_own_composition(path, dim):
+    """The exact one in two jumps, each sample with its own middle; another map is not."""
+    p = problem(path, MIXTURES[dim])
+    exact = partial(MIXTURES[dim].flow_map, path=path, steps=40)
+    torch.testing.assert_close(flow.compose(exact, p.z, p.t, p.m, p.s), exact(p.z, p.t, p.s), rtol=1e-5, atol=1e-5)
+    jumps = flow.flow_map_from_average_velocity(Net(2, dim))
+    assert (flow.compose(jumps, p.z, p.t, p.m, p.s) - jumps(p.z, p.t, p.s)).abs().max() > 1e-3
+
+
+def test_answers_of_another_shape_than_the_states_are_named():
+    """Prediction and target come from one network: where both are wrong alike, the pair alone does not show it."""
+    p = problem(flow.Linear(), MIXTURES[2])
+    doubled = lambda z, *times: torch.cat([z, z], -1)  # noqa: E731
+    mean = lambda z, *times: z.mean(0, keepdim=True)  # noqa: E731
+    for net in (doubled, mean):
+        for make in (
+            lambda net=net: one.consistency_regression(net, net, p.z, p.z, p.t, p.m),
+            lambda net=net: one.consistency_trajectory_regression(net, net, net, p.z, p.z, p.t, p.m, p.s, end=0.0),
+            lambda net=net: one.solution_flow_regression(net, net, p.z, p.v, p.t, p.m, p.s),
+            lambda net=net: one.progressive_regression(net, net, p.z, p.t, p.m, p.s, path=flow.Linear(0.01)),
+            lambda net=net: one.moment_matching_loss(
+                net, net, p.z, p.z, p.t, p.m, p.s, particles=1, kernel=partial(one.laplace, temperature=1.0)
+            ),
+        ):
+            with pytest.raises((ConfigError, TypeCheckError), match=r"answered \[|shape"):
+                make()
 
 
 def test_the_published_target_without_an_inner_map():

@@ -277,7 +277,9 @@ def compiled(function):
 
 @pytest.mark.parametrize(("objective", "times"), TRAJECTORY.values(), ids=TRAJECTORY)
 def test_objectives_compile_without_a_break(objective, times):
-    module, arguments = Net(times), batch()
+    module, (*rest, t, s) = Net(times), batch()
+    # Both times in one storage, as ``torch.rand(2, batch)`` makes them.
+    arguments = (*rest, *torch.stack([t, s]))
 
     def loss(*a):
         raw = one.squared_l2(*objective(module, *a))

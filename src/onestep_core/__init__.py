@@ -85,6 +85,7 @@ from onestep_core.flow import central_steps as central_steps
 from onestep_core.flow import chord as chord
 from onestep_core.flow import clamped as clamped
 from onestep_core.flow import classifier_free as classifier_free
+from onestep_core.flow import compose as compose
 from onestep_core.flow import consistency as consistency
 from onestep_core.flow import consistency_from_flow_map as consistency_from_flow_map
 from onestep_core.flow import consistency_scalings as consistency_scalings

@@ -4,6 +4,8 @@ Every error says what came, what was expected and what to do. Wrong shapes and d
 jaxtyping (``jaxtyping.TypeCheckError``), which names the axes.
 """
 
+from torch import Tensor
+
 
 class OneStepError(Exception):
     """Base of the errors that this library raises itself."""
@@ -23,3 +25,22 @@ class NumericalWarning(UserWarning):
 
 class PerformanceWarning(UserWarning):
     """The result is right but was computed in a slow or memory-hungry way."""
+
+
+def like_states(answer: Tensor, states: Tensor) -> Tensor:
+    """What a network says of states, of their shape; else an error would name what is made of it later, or none would.
+
+    Raises:
+        ConfigError: if the shapes differ.
+
+    Example:
+        >>> import torch
+        >>> like_states(torch.zeros(1, 2), torch.ones(1, 2))
+        tensor([[0., 0.]])
+    """
+    if answer.shape != states.shape:
+        raise ConfigError(
+            f"the network answered {list(answer.shape)} to states of shape {list(states.shape)}: expected the same "
+            "shape; wrap a network with several outputs so that it returns one"
+        )
+    return answer

@@ -46,7 +46,7 @@ class ContinuousConsistency:
     """Of the logarithm of the noise levels ``sigma_data tan t`` for data of 0.5; they scale with sigma_data."""
     std: float = attrs.field(default=1.4, validator=positive)
     """Of the logarithm of the noise levels."""
-    warmup: float = attrs.field(default=0.1, validator=share)
+    ramp: float = attrs.field(default=0.1, validator=share)
     """Share of the training in which the tangent's second part grows to its full size."""
     normalized: bool = True
     """Whether tangents get length one, as published. Where there is no teacher that moves the minimiser."""
@@ -106,7 +106,7 @@ class ContinuousConsistency:
     def loss_step(self, setting: Setting) -> LossStep:
         """One update's loss."""
         path = self.path
-        ramp = max(1, round(self.warmup * self.training.steps))
+        ramp = max(1, round(self.ramp * self.training.steps))
         if self.teacher is not None:
             start_from_teacher(setting)
 

@@ -24,7 +24,7 @@ optimal transport, https://arxiv.org/abs/2302.00482); or drawn from many pairs t
 distance within hundreds of a class, as far as a batch cannot reach (https://arxiv.org/abs/2506.05526). The nearer, the
 straighter the flow."""
 
-_PAIRS, _TOGETHER = 8192, 512
+_PAIRS, _TOGETHER = 65_536, 512
 """Precomputed ones, and how many of a class are coupled together: the time grows with the square of that."""
 
 

@@ -43,6 +43,7 @@ from onestep_core.flow.maps import Chord as Chord
 from onestep_core.flow.maps import average_velocity_from_displacement as average_velocity_from_displacement
 from onestep_core.flow.maps import average_velocity_from_flow_map as average_velocity_from_flow_map
 from onestep_core.flow.maps import chord as chord
+from onestep_core.flow.maps import compose as compose
 from onestep_core.flow.maps import consistency_from_flow_map as consistency_from_flow_map
 from onestep_core.flow.maps import eulerian_derivative as eulerian_derivative
 from onestep_core.flow.maps import eulerian_target as eulerian_target

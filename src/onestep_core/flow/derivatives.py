@@ -43,11 +43,14 @@ from onestep_core.typing import Time, typed
 def _jvp(function: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
     """``torch.func.jvp``, which type checkers cannot see through, typed once.
 
-    An expanded tensor (one time for a whole batch) has no storage of its own for a tangent, so it gets one.
+    An expanded tensor (one time for a whole batch) has no storage of its own for a tangent, so it gets one. So does,
+    while torch compiles, every other: there forward mode refuses a part of a larger tensor.
     """
 
     def own(leaf: Any) -> Any:
-        return leaf.contiguous() if isinstance(leaf, Tensor) else leaf
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return leaf.clone() if torch.compiler.is_compiling() else leaf.contiguous()
 
     return cast(tuple[Any, Any], torch.func.jvp(function, tree_map(own, primals), tree_map(own, tangents)))
 
@@ -141,6 +144,7 @@ def two_pass(
         ``(function(*primals), tangent)``; the tangent is detached, in reverse and forward mode.
 
     Raises:
+        ConfigError: if ``moving`` is negative.
         NotImplementedError: from torch, where an operation has no forward derivative.
 
     Example:
@@ -149,6 +153,8 @@ def two_pass(
         >>> value.requires_grad, tangent
         (True, tensor([6.]))
     """
+    if moving is not None and moving < 0:
+        raise ConfigError(f"moving = {moving}: expected how many of the first rows move, zero or more")
     value = function(*primals)
     with _without_graph():
         inputs, along_what = primals if _transformed() else _detached(primals), _detached(tangents)

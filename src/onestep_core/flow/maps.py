@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from onestep_core.errors import ConfigError
+from onestep_core.errors import ConfigError, like_states
 from onestep_core.flow.derivatives import frozen_value, two_pass, with_graph
 from onestep_core.precision import frozen, full
 from onestep_core.protocols import AverageVelocity, ConsistencyFunction, Derivative, FlowMap, Velocity
@@ -124,6 +124,7 @@ def two_jump_target(
     *,
     bound: float | None = None,
     state_bound: float | None = None,
+    share: float | None = None,
 ) -> Sample:
     """:func:`semigroup_target` of a known first jump and a second one from where it leads.
 
@@ -140,6 +141,8 @@ def two_jump_target(
         s: target times, ``[batch]``.
         bound: the target is clipped to ``[-bound, bound]``; not clipped where ``None``.
         state_bound: likewise the state ``z_m``.
+        share: ``(m - t) / (s - t)`` where one number makes ``m``: of times near one another it is known to fewer
+            digits.
 
     Raises:
         ConfigError: if a bound is not positive.
@@ -151,7 +154,10 @@ def two_jump_target(
     """
     first, t, m, s = frozen(first), frozen(t), frozen(m), frozen(s)
     middle = _within(frozen(z) + expand_like(m - t, first) * first, state_bound)
-    return _within(semigroup_target(first, frozen_value(second, middle, m, s), t, m, s), bound)
+    then = frozen_value(second, middle, m, s)
+    if share is not None:
+        return _within(torch.lerp(frozen(then), first, share), bound)
+    return _within(semigroup_target(first, then, t, m, s), bound)
 
 
 def eulerian_derivative(
@@ -216,16 +222,11 @@ def _derivative(
     """``moving`` is passed on only where it says something: a derivative of the user's own need not take it.
 
     Raises:
-        ConfigError: if the network's answer is not of the shape of its states; else an error would name what is made
-            of it later.
+        ConfigError: if the network's answer is not of the shape of its states.
     """
     value, tangent = derivative(function, primals, tangents, **({} if moving is None else {"moving": moving}))
     for answer in tree_leaves(value):
-        if answer.shape != primals[0].shape:
-            raise ConfigError(
-                f"the network answered {list(answer.shape)} to states of shape {list(primals[0].shape)}: expected a "
-                "mean velocity of the same shape"
-            )
+        like_states(answer, primals[0])
     return value, tangent
 
 
@@ -244,7 +245,28 @@ def jump(average_velocity: AverageVelocity, z: Sample, t: Time, s: Time) -> Samp
         tensor([[0.]])
     """
     z = full(z)
-    return z + expand_like(full(s) - full(t), z) * full(average_velocity(z, t, s))
+    return z + expand_like(full(s) - full(t), z) * full(like_states(average_velocity(z, t, s), z))
+
+
+@typed
+def compose(flow_map: FlowMap, z: Sample, t: Time, m: Time, s: Time) -> Sample:
+    """``X(X(z, t, m), m, s)``: two jumps, two evaluations. A flow map makes it in one: ``X(z, t, s)``.
+
+    Args:
+        flow_map: ``(z, t, s) -> state at s``.
+        z: states at ``t``, ``[batch, *shape]``.
+        t: source times, ``[batch]``.
+        m: middle times, ``[batch]``, each sample's own. Over one grid for all: :func:`~onestep_core.flow.integrate`.
+        s: target times, ``[batch]``.
+
+    Source: Boffi et al., Flow Map Matching, the semigroup condition, https://arxiv.org/abs/2406.07507.
+
+    Example:
+        >>> half = torch.tensor([0.5])
+        >>> compose(lambda z, t, s: z * expand_like(s / t, z), torch.ones(1, 1), torch.ones(1), half, half / 2)
+        tensor([[0.2500]])
+    """
+    return flow_map(flow_map(z, t, m), m, s)
 
 
 class Chord(NamedTuple):

@@ -52,6 +52,13 @@ def _variance(t: Tensor, form: "VarianceForm | EulerVarianceForm") -> Tensor:
     return (t - form.sigma_min).square() + form.sigma_data**2
 
 
+def _ratio(s: Tensor, t: Tensor) -> Tensor:
+    """``s/t``, 1 where both are zero: from the data end to itself nothing moves."""
+    s, t = full(s), full(t)
+    arrived = (s == 0) & (t == 0)
+    return torch.where(arrived, 1.0, s / torch.where(arrived, 1.0, t))
+
+
 def _remainder(t: Tensor, form: "VarianceForm | EulerVarianceForm") -> Tensor:
     """``1 - t (t - sigma_min) / V(t)`` without the difference of large numbers."""
     return (form.sigma_min**2 + form.sigma_data**2 - form.sigma_min * t) / _variance(t, form)
@@ -72,7 +79,7 @@ class EulerForm:
     @typed
     def factors(self, t: Time, s: Time) -> Factors:
         """``s/t`` and ``1 - s/t``."""
-        ratio = full(s) / full(t)
+        ratio = _ratio(s, t)
         return Factors(ratio, 1 - ratio)
 
     @typed
@@ -107,7 +114,7 @@ class VarianceForm:
     def factors(self, t: Time, s: Time) -> Factors:
         """``sqrt(V(s)/V(t))`` and ``1 - s/t``."""
         t, s = full(t), full(s)
-        return Factors((_variance(s, self) / _variance(t, self)).sqrt(), 1 - s / t)
+        return Factors((_variance(s, self) / _variance(t, self)).sqrt(), 1 - _ratio(s, t))
 
     @typed
     def limit(self, t: Time) -> Factors:
@@ -142,7 +149,7 @@ class EulerVarianceForm:
         """``(s + sqrt(V(s)/V(t))) / (t + 1)`` and ``1 - s/t``."""
         t, s = full(t), full(s)
         ratio = (_variance(s, self) / _variance(t, self)).sqrt()
-        return Factors((s + ratio) / (t + 1), 1 - s / t)
+        return Factors((s + ratio) / (t + 1), 1 - _ratio(s, t))
 
     @typed
     def limit(self, t: Time) -> Factors:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from onestep_core.errors import ConfigError
+from onestep_core.errors import ConfigError, like_states
 from onestep_core.flow.predictions import noise_from_data, velocity_from_denoiser
 from onestep_core.flow.ratios import noise_ratio, time_at
 from onestep_core.precision import full
@@ -31,13 +31,16 @@ def euler(velocity: Velocity, z: Sample, t: Time, s: Time) -> Sample:
         t: source times, ``[batch]``.
         s: target times, ``[batch]``.
 
+    Raises:
+        ConfigError: if the answer is not of the shape of the states.
+
     Example:
         >>> import torch
         >>> euler(lambda z, t: z, torch.ones(1, 1), torch.zeros(1), torch.ones(1))
         tensor([[2.]])
     """
     z = full(z)
-    return z + expand_like(full(s) - full(t), z) * full(velocity(z, t))
+    return z + expand_like(full(s) - full(t), z) * full(like_states(velocity(z, t), z))
 
 
 @typed
@@ -51,8 +54,8 @@ def heun(velocity: Velocity, z: Sample, t: Time, s: Time) -> Sample:
     """
     z = full(z)
     duration = expand_like(full(s) - full(t), z)
-    first = full(velocity(z, t))
-    second = full(velocity(z + duration * first, s))
+    first = full(like_states(velocity(z, t), z))
+    second = full(like_states(velocity(z + duration * first, s), z))
     return z + duration * (first + second) / 2
 
 
@@ -69,6 +72,9 @@ def ddim(denoiser: Denoiser, z: Sample, t: Time, s: Time, *, path: Path) -> Samp
         s: target times, ``[batch]``.
         path: gives ``alpha`` and ``sigma``.
 
+    Raises:
+        ConfigError: if the answer is not of the shape of the states.
+
     Source: Song et al., Denoising Diffusion Implicit Models, eq. 12 with eta = 0, https://arxiv.org/abs/2010.02502.
 
     Example:
@@ -82,7 +88,7 @@ def ddim(denoiser: Denoiser, z: Sample, t: Time, s: Time, *, path: Path) -> Samp
 
 def _towards(z: Tensor, data: Tensor, t: Tensor, s: Tensor, *, path: Path) -> Tensor:
     """The state at ``s`` with the data given and the noise that ``z`` has besides."""
-    z, data = full(z), full(data)
+    z, data = full(z), full(like_states(data, z))
     alpha_t, sigma_t = (expand_like(c, z) for c in path.coefficients(full(t)))
     alpha_s, sigma_s = (expand_like(c, z) for c in path.coefficients(full(s)))
     return alpha_s * data + (sigma_s / sigma_t) * (z - alpha_t * data)

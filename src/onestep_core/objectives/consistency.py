@@ -62,7 +62,8 @@ def consistency_regression(
         Prediction and target, ``[batch, *shape]``, in at least float32.
 
     Raises:
-        jaxtyping.TypeCheckError: if shapes disagree.
+        ConfigError: if the network's answer is not of the shape of its states.
+        jaxtyping.TypeCheckError: if other shapes disagree.
 
     Source: Song et al., Consistency Models, eq. 7 (distillation) and eq. 10 (training), algorithms 2 and 3,
     https://arxiv.org/abs/2303.01469; Song and Dhariwal, Improved Techniques for Training Consistency Models,
@@ -90,4 +91,4 @@ def consistency_regression(
     if end is not None:
         arrived = (m - end).sign() * (t - end).sign() <= 0
         goal = torch.where(expand_like(arrived, goal), z_m, goal)
-    return regression(prediction, goal)
+    return regression(prediction, goal, states=z)

@@ -58,7 +58,8 @@ def consistency_trajectory_regression(
         Prediction and target, ``[batch, *shape]``, in at least float32; both are data.
 
     Raises:
-        jaxtyping.TypeCheckError: if shapes disagree.
+        ConfigError: if the outer map's answer is not of the shape of the states.
+        jaxtyping.TypeCheckError: if other shapes disagree.
 
     Source: Kim et al., Consistency Trajectory Models, section 3, https://arxiv.org/abs/2310.02279. The released code
     (sony/ctm) takes LPIPS or features of a classifier for the distance, draws ``m`` a random number of grid points
@@ -88,4 +89,4 @@ def consistency_trajectory_regression(
     def end_of(z_m: Tensor, m: Tensor, s: Tensor, last: Tensor) -> Tensor:
         return outer(z_m, m, last) if inner is None else outer(inner(z_m, m, s), s, last)
 
-    return regression(prediction, frozen_value(end_of, z_m, m, s, last))
+    return regression(prediction, frozen_value(end_of, z_m, m, s, last), states=z)

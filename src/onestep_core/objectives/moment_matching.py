@@ -73,7 +73,8 @@ def moment_matching_loss(
         paper is ``sigmoid_elbo(t[::particles], path=path, shift=b, power=a)``.
 
     Raises:
-        ConfigError: if ``particles`` does not divide the batch, or is below 1.
+        ConfigError: if ``particles`` does not divide the batch, or is below 1; if the map's answer is not of the shape
+            of the states.
         jaxtyping.TypeCheckError: if shapes disagree.
 
     Source: Zhou et al., Inductive Moment Matching, sections 3 and 4; one particle: section 5,
@@ -104,7 +105,7 @@ def moment_matching_loss(
             f"a batch of {batch} in groups of {particles} particles: expected at least one particle, and groups that "
             "fill the batch; lay the particles of a group contiguously, with one t, m and s"
         )
-    made, wanted = regression(online(z, t, s), frozen_value(target, frozen(z_m), m, s))
+    made, wanted = regression(online(z, t, s), frozen_value(target, frozen(z_m), m, s), states=z)
     if length is not None:
         unit = expand_like(frozen(length), made)
         made, wanted = made / unit, wanted / unit

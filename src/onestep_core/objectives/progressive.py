@@ -6,6 +6,11 @@ step from ``t`` lands on the same ``z_s``, and the student learns it:
     z_m = ddim(teacher, z, t, m)      z_s = ddim(teacher, z_m, m, s)
     student(z, t)  ->  sg[(z_s - r z) / (alpha(s) - r alpha(t))]      r = sigma(s) / sigma(t)
 
+In it ``z`` cancels. What is left, and computed, is a mean of what the teacher says at the two times, in which no digits
+are lost when steps are short:
+
+    sg[(1 - w) D(z, t) + w D(z_m, m)]      w = (alpha(s) - alpha(m) sigma(s) / sigma(m)) / (alpha(s) - r alpha(t))
+
 Then the student is the next teacher, with half as many steps (:func:`onestep_core.flow.step_halvings`). A student that
 equals its target makes in ``N`` steps what its teacher makes in ``2 N``, so errors of the *first* teacher's steps are
 inherited and never repaired: the fixed point is its sampler, and the exact flow map only as its steps become many.
@@ -13,14 +18,12 @@ inherited and never repaired: the fixed point is its sampler, and the exact flow
 On the variance-exploding path two DDIM steps are two Euler steps of the probability flow.
 """
 
-from functools import partial
-
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from onestep_core.flow import data_of_ddim_step, ddim, frozen_value
-from onestep_core.precision import frozen
+from onestep_core.flow import ddim, frozen_value
+from onestep_core.precision import frozen, full
 from onestep_core.protocols import Denoiser, Path
 from onestep_core.regression import Regression, regression
 from onestep_core.shapes import expand_like
@@ -63,7 +66,8 @@ def progressive_regression(
         Prediction and target in data space, ``[batch, *shape]``, in at least float32.
 
     Raises:
-        jaxtyping.TypeCheckError: if shapes disagree, or ``last`` is no mask.
+        ConfigError: if the student's answer is not of the shape of its states.
+        jaxtyping.TypeCheckError: if other shapes disagree, or ``last`` is no mask.
 
     Source: Salimans and Ho, Progressive Distillation for Fast Sampling of Diffusion Models, algorithm 2,
     https://arxiv.org/abs/2202.00512. The released code marks the last step; openai/consistency_models
@@ -81,10 +85,17 @@ def progressive_regression(
         >>> loss = (mse(*pair) * truncated_snr(t, path=path)).mean()
     """
     start = frozen(z)
-    middle = ddim(partial(frozen_value, teacher), start, t, m, path=path)
-    data = frozen_value(teacher, middle, m)
-    end = ddim(lambda z, t: data, middle, m, s, path=path)
-    target = data_of_ddim_step(start, end, t, s, path=path)
+    first = full(frozen_value(teacher, start, t))
+    middle = ddim(lambda z, t: first, start, t, m, path=path)
+    second = full(frozen_value(teacher, middle, m))
+    # The state itself cancels: the target lies between the two expected data, and what it adds to them is small.
+    target = first + expand_like(_share_of_second(t, m, s, path), first) * (second - first)
     if last is not None:
-        target = torch.where(expand_like(last, data), data, target)
-    return regression(student(z, t), target)
+        target = torch.where(expand_like(last, second), second, target)
+    return regression(student(z, t), target, states=z)
+
+
+def _share_of_second(t: Time, m: Time, s: Time, path: Path) -> Tensor:
+    """What DDIM from ``m`` to ``s`` moves by its data, in units of what one from ``t`` to ``s`` moves, ``[batch]``."""
+    (alpha_t, sigma_t), (alpha_m, sigma_m), (alpha_s, sigma_s) = (path.coefficients(frozen(time)) for time in (t, m, s))
+    return (alpha_s - sigma_s / sigma_m * alpha_m) / (alpha_s - sigma_s / sigma_t * alpha_t)

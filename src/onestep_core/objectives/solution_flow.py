@@ -41,7 +41,8 @@ def solution_flow_regression(
         Prediction and target, states at ``s``, ``[batch, *shape]``, in at least float32.
 
     Raises:
-        jaxtyping.TypeCheckError: if shapes disagree.
+        ConfigError: if the network's answer is not of the shape of its states.
+        jaxtyping.TypeCheckError: if other shapes disagree.
 
     Source: Luo et al., SoFlow: Solution Flow Models for One-Step Generative Modeling,
     https://arxiv.org/abs/2512.15657. The released code lets ``r`` fall from 0.1 to 0.002 by an
@@ -60,4 +61,4 @@ def solution_flow_regression(
         Regression(prediction=tensor([[0.]]), target=tensor([[0.2500]]))
     """
     z, v, t, m, s = full(z), full(v), full(t), full(m), full(s)
-    return regression(solution(z, t, s), frozen_value(frozen, z + expand_like(m - t, z) * v, m, s))
+    return regression(solution(z, t, s), frozen_value(frozen, z + expand_like(m - t, z) * v, m, s), states=z)

@@ -254,7 +254,8 @@ def sigmoid_elbo(t: Time, *, path: Path, shift: float, power: float = 1.0) -> Pe
     """``sigmoid(b - l) |dl/dt| alpha^a / (2 (alpha^2 + sigma^2))`` for ``l = log(alpha^2 / sigma^2)``.
 
     The likelihood's weight with its high signal-to-noise ratios turned down, and a factor that trusts states with
-    signal; inductive moment matching's. Infinite at the ends of a path where ``l`` is.
+    signal; inductive moment matching's. For ``a`` of 1 or more it is finite at the noise end; not a number at a data
+    end without noise.
 
     Args:
         t: source times, ``[batch]``.
@@ -275,8 +276,10 @@ def sigmoid_elbo(t: Time, *, path: Path, shift: float, power: float = 1.0) -> Pe
     alpha, sigma = path.coefficients(t)
     alpha_rate, sigma_rate = path.rates(t)
     log_snr = 2 * (alpha / sigma).log()
-    slope = 2 * (alpha_rate / alpha - sigma_rate / sigma).abs()
-    return frozen((shift - log_snr).sigmoid() * slope * alpha**power / (2 * (alpha.square() + sigma.square())))
+    # ``alpha |dl/dt|``, finite at the noise end.
+    slope = 2 * (alpha_rate - sigma_rate * alpha / sigma).abs()
+    factor = slope * alpha ** (power - 1) / (2 * (alpha.square() + sigma.square()))
+    return frozen((shift - log_snr).sigmoid() * factor)
 
 
 @typed

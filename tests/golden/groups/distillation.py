@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from onestep_adapters.samplers import noised_multistep
 from onestep_core.flow import (
     Linear,
     NoiseScaled,
@@ -24,6 +25,7 @@ from onestep_core.flow import (
     karras_levels,
     noise_from_data,
     preconditioned_flow_map,
+    renoise_clean,
     simple_edm_scalings,
     time_of_noise_ratio,
     uniform_grid,
@@ -186,14 +188,9 @@ def imm(case: Case) -> None:
         if sampler == "push":
             sample = integrate(flow_map, x_T, grid)
         else:
-            path, noises = NoiseScaled(schedules[which[0]], sigma_data), iter(case["restart_noises"])
-
-            def restart(z, t, s, flow_map=flow_map, path=path, noises=noises):
-                data = flow_map(z, t, torch.full_like(t, end))
-                return path(data, next(noises), s).z
-
-            last = integrate(restart, x_T, grid[:-1])
-            sample = flow_map(last, *(time.expand(len(last)) for time in grid[-2:]))
+            path, noises = NoiseScaled(schedules[which[0]], sigma_data), case["restart_noises"]
+            landings = [*[end] * (len(grid) - 2), float(grid[-1])]
+            sample = noised_multistep(flow_map, x_T, grid, landings, path=path, noise=noises, renoise=renoise_clean)
         case.check(match[0].removesuffix("_f64"), sample)
     for match in case.names("logsnr_(fm|vp_cosine)_f64"):
         schedule, plain = match[1], schedules[match[1]]
