@@ -344,7 +344,7 @@ def test_precomputed_pairs_are_nearer_than_those_of_a_batch():
 def test_precomputed_pairs_are_those_of_the_seed(monkeypatch):
     """A generator that was set back, as in a run that goes on, draws from the same pairs; another seed does not."""
 
-    monkeypatch.setattr(draws, "_PAIRS", 200)
+    monkeypatch.setattr(draws, "_PLANE", (200, 50))
 
     def drawn(generator):
         return draw(open_problem("8gaussians"), 50, generator, coupling="precomputed")

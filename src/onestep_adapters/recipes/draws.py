@@ -24,8 +24,9 @@ optimal transport, https://arxiv.org/abs/2302.00482); or drawn from many pairs t
 distance within hundreds of a class, as far as a batch cannot reach (https://arxiv.org/abs/2506.05526). The nearer, the
 straighter the flow."""
 
-_PAIRS, _TOGETHER = 65_536, 512
-"""Precomputed ones, and how many of a class are coupled together: the time grows with the square of that."""
+_IMAGES, _PLANE = (2**16, 512), (2**15, 1024)
+"""Precomputed pairs, and how many of a class are coupled together: the time grows with the square of that. In the plane
+it decides how near the pairs are, among images how many."""
 
 
 class Draw(NamedTuple):
@@ -90,12 +91,13 @@ def _optimal(data: Tensor, noise: Tensor, labels: Tensor | None, **keywords: int
 def _precomputed(problem: Problem, seed: int) -> Draw:
     """Pairs by class, the same for a seed, so that a run that goes on has them again."""
     generator = torch.Generator().manual_seed(seed)
-    data, labels = problem.batch(_PAIRS, generator)
+    count, together = _PLANE if problem.classes is None else _IMAGES
+    data, labels = problem.batch(count, generator)
     noise = torch.randn(data.shape, generator=generator)
     if labels is not None:
         order = labels.argsort(stable=True)
         data, labels = data[order], labels[order]
-    return Draw(data, _optimal(data, noise, labels, size=_TOGETHER), labels)
+    return Draw(data, _optimal(data, noise, labels, size=together), labels)
 
 
 def _drawn(pairs: Draw, count: int, generator: torch.Generator, alike: int) -> Draw:
