@@ -148,16 +148,18 @@ METHODS: dict[str, Method] = {
     ),
     "split-meanflow": Method(
         "average velocity that agrees with itself, one step",
-        SplitMeanFlow(_IMAGE_TRAINING, _IMAGES, moving=0.5, references=256, anchored=0.5),
+        SplitMeanFlow(_IMAGE_TRAINING, _IMAGES, moving=0.5, coupling="precomputed", anchored=0.5),
         SplitMeanFlow(_PLANE_JUMPS, _PLANE, moving=0.5, references=1024, anchored=0.5),
-        "Half of the jumps end at the data; the velocity is the expected one among further data of the batch "
-        "(stable targets).",
+        "Half of the jumps end at the data. Images: coupled pairs; in the plane the velocity is the expected one among "
+        "further data of the batch (stable targets). Both of a target's jumps are the network's own, so that what a "
+        "short jump gets wrong is in all that are made of it: samples too close to one another.",
     ),
     "shortcut": Method(
         "average velocity at step sizes 1, 1/2, 1/4, ..., one step",
-        Shortcut(_IMAGE_TRAINING, _IMAGES_WIDE, moving=0.6, references=256, biased=True),
+        Shortcut(_IMAGE_TRAINING, _IMAGES_WIDE, moving=0.6, coupling="precomputed", biased=True),
         Shortcut(_PLANE_JUMPS, _PLANE, moving=0.6, references=1024, biased=True),
-        "Longest jumps favoured, as an option of the released code does; stable targets.",
+        "Longest jumps favoured, as an option of the released code does. Images: coupled pairs; in the plane stable "
+        "targets. As in SplitMeanFlow, the errors of short jumps add up in long ones.",
     ),
     "terminal-velocity": Method(
         "average velocity whose end moves as it should, one step",
@@ -221,10 +223,11 @@ METHODS: dict[str, Method] = {
     ),
     "truncated-consistency": Method(
         "consistency training whose second stage leaves small noise to the first (TCM), one step",
-        TruncatedConsistency(_IMAGE_TRAINING, _IMAGES_WIDE, _IMAGE_TEACHER, sigma_data=0.75),
+        TruncatedConsistency(_IMAGE_TRAINING, _IMAGES_WIDE, _IMAGE_TEACHER, sigma_data=0.75, coupling="precomputed"),
         TruncatedConsistency(_PLANE_TRAINING, _PLANE, _PLANE_TUTOR, coupling="optimal"),
-        "Half of the updates for each stage; the transition at noise as large as published. In the plane with "
-        "optimal coupling.",
+        "Half of the updates for each stage; the transition at noise as large as published. Coupled pairs. On images "
+        "the second stage has 1,200 updates for the large noise levels, where the samples come from: they are "
+        "still too far from the data (density below 0.8).",
     ),
     "continuous-consistency": Method(
         "consistency without a step size (sCM, training), one step",
@@ -246,7 +249,7 @@ METHODS: dict[str, Method] = {
     ),
     "consistency-trajectory": Method(
         "a flow map by a teacher's solver (CTM without its adversary), one step",
-        ConsistencyTrajectory(_IMAGE_JUMPS, _IMAGES_WIDE, _IMAGE_TEACHER, solver_steps=1),
+        ConsistencyTrajectory(_IMAGE_JUMPS, _IMAGES_WIDE, _IMAGE_TUTOR, solver_steps=1),
         ConsistencyTrajectory(_PLANE_TRAJECTORY, _PLANE, _PLANE_TUTOR, ends=0.5),
         "A quarter of the jumps start at noise, and as many, drawn anew, end at data; in the plane half. The inner map "
         "is the average, as published; the network in its place was far behind. Pairs are coupled as the teacher's "
@@ -254,7 +257,7 @@ METHODS: dict[str, Method] = {
     ),
     "consistency-trajectory-adversarial": Method(
         "a flow map by a teacher's solver and a discriminator (CTM), one step",
-        ConsistencyTrajectory(_IMAGE_JUMPS, _IMAGES_WIDE, _IMAGE_TEACHER, solver_steps=1, adversarial=1.0),
+        ConsistencyTrajectory(_IMAGE_JUMPS, _IMAGES_WIDE, _IMAGE_TUTOR, solver_steps=1, adversarial=1.0),
         ConsistencyTrajectory(_PLANE_TRAJECTORY, _PLANE, _PLANE_TUTOR, ends=0.5, adversarial=1.0),
         "As without the adversary, and a hinge discriminator after a quarter of the training.",
     ),
