@@ -99,11 +99,11 @@ METHODS: dict[str, Method] = {
     ),
     "meanflow-distillation": Method(
         "average velocity of a trained flow, one step",
-        MeanFlow(_IMAGE_TRAINING, _IMAGES_WIDE, power=0.5, teacher=_IMAGE_TEACHER),
+        MeanFlow(_IMAGE_TRAINING, _IMAGES_WIDE, power=0.5, teacher=_IMAGE_TUTOR),
         MeanFlow(_PLANE_TRAINING, _PLANE, teacher=_PLANE_TUTOR),
-        "The teacher's velocity in place of the pair's, from the teacher's weights. It shares the contraction on "
-        "images, less; in the plane its teacher's flow is nearly straight, by optimal coupling, and nothing is "
-        "left of it.",
+        "The teacher's velocity in place of the pair's, from the weights of a teacher of coupled pairs. Images are as "
+        "close to one another as MeanFlow's; in the plane the teacher's flow is nearly straight, and nothing is left "
+        "of that.",
     ),
     "rectified-meanflow": Method(
         "average velocity between noise and what a flow makes of it, one step",
