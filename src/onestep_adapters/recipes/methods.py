@@ -212,8 +212,9 @@ METHODS: dict[str, Method] = {
             coupling="optimal",
         ),
         "On images iCT's numbers, noise levels scaled to the data, and coupled pairs; from scratch and in few updates "
-        "the class is not always heard, and samples end too far from the data (density below 0.8). In the plane, where those come nowhere near in so "
-        "few updates, the first form: few intervals, the average as target, squared distance, and optimal coupling. "
+        "the class is not always heard, and samples end too far from the data (density below 0.8). In the plane, "
+        "where iCT's numbers come nowhere near in so few updates, the first form: few intervals, the average as "
+        "target, squared distance, and optimal coupling. "
         "The few intervals are also what is left of the miss: each averages over the pairs that share a state.",
     ),
     "easy-consistency": Method(
