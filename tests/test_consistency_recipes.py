@@ -5,11 +5,18 @@ import pytest
 import torch
 
 from onestep_adapters.networks import as_average_velocity
-from onestep_adapters.recipes import METHODS, FlowMatching, Setting, open_problem
+from onestep_adapters.recipes import (
+    METHODS,
+    FlowMatching,
+    Setting,
+    continuous_consistency,
+    moment_matching,
+    open_problem,
+)
 from onestep_adapters.recipes.consistency_distillation import ConsistencyDistillation
 from onestep_adapters.recipes.consistency_training import ConsistencyTraining
 from onestep_adapters.recipes.continuous_consistency import ContinuousConsistency
-from onestep_adapters.recipes.draws import Draw, states_at, velocity_at
+from onestep_adapters.recipes.draws import Draw, draw, states_at, velocity_at
 from onestep_adapters.recipes.moment_matching import MomentMatching
 from onestep_adapters.recipes.options import Network, Training
 from onestep_adapters.recipes.problems import Batch
@@ -17,8 +24,9 @@ from onestep_adapters.recipes.progressive import Progressive
 from onestep_adapters.recipes.runs import start_run
 from onestep_adapters.recipes.straight import PATH
 from onestep_adapters.samplers import sample_ode
-from onestep_core import euler, trigflow
+from onestep_core import continuous_consistency_regression, euler, trigflow
 from onestep_core.errors import ConfigError
+from onestep_core.evidence import GaussianMixture
 
 TINY = Network("mlp", width=8, depth=1)
 STUDENTS = [
@@ -80,11 +88,57 @@ def test_a_student_on_the_trigonometric_path_starts_as_its_teacher(distilled):
     velocity = run.teacher.state.ema
     flat = PATH(data, noise, sigma).z
     expected = flat - sigma[:, None] * velocity(flat, sigma)
+    assert recipe.field(run.state.network, None)(data, torch.zeros(6)).isfinite().all()
     for network in (run.state.network, run.state.ema):
         field = recipe.field(network, None)
         torch.testing.assert_close(trigflow(field, sigma_data=0.7)(z, t), expected, atol=1e-5, rtol=1e-4)
         assert recipe.generate(network, noise, None).isfinite().all()
     assert recipe.calls == 2 + distilled
+
+
+@pytest.mark.parametrize("distilled", [False, True])
+def test_what_a_distilled_student_learns_from_is_the_teacher_s_velocity(distilled, monkeypatch):
+    """Of a normal law, whose velocities are known on both paths; otherwise it is the pair's."""
+    mean, std = 0.4, 0.6
+    mixture = GaussianMixture.isotropic([1.0], [[mean, mean]], std)
+
+    class Exact(torch.nn.Module):
+        def forward(self, z, t, label=None):
+            return mixture.velocity(z.double(), t.double(), path=PATH).float()
+
+    seen = []
+
+    def record(field, z, v, t, **numbers):
+        seen.append((z, v, t))
+        return continuous_consistency_regression(field, z, v, t, **numbers)
+
+    monkeypatch.setattr(continuous_consistency, "continuous_consistency_regression", record)
+    recipe = ContinuousConsistency(
+        Training(batch=50), TINY, FlowMatching(network=TINY), distilled=distilled, sigma_data=0.7
+    )
+    run = start_run("continuous-consistency", "8gaussians", recipe)
+    monkeypatch.setattr(continuous_consistency, "start_from_teacher", lambda setting: None)
+    loss = recipe.loss_step(Setting(run.problem, run.state, Exact()))
+    loss(run.state.network, torch.Generator().manual_seed(0))
+    ((z, v, t),) = seen
+    expected = mixture.velocity(z.double(), t.double(), path=recipe.path).float()
+    assert torch.allclose(v, expected, atol=1e-4, rtol=1e-4) == distilled
+
+
+def test_a_group_of_particles_has_one_class(monkeypatch):
+    drawn = []
+
+    def record(*arguments, **keywords):
+        drawn.append(draw(*arguments, **keywords))
+        return drawn[-1]
+
+    monkeypatch.setattr(moment_matching, "draw", record)
+    recipe = MomentMatching(Training(batch=64), Network("conv", width=4, depth=1), particles=8)
+    run = start_run("moment-matching", "digits", recipe)
+    recipe.loss_step(Setting(run.problem, run.state))(run.state.network, torch.Generator().manual_seed(0))
+    labels = drawn[0].labels.reshape(-1, 8)
+    assert (labels == labels[:, :1]).all()
+    assert len(labels.unique()) > 3
 
 
 def test_a_student_with_a_second_time_starts_as_the_constant_average_velocity():

@@ -561,6 +561,16 @@ def test_released_weights_of_one_are_none(lead, size, swept, monkeypatch):
     torch.testing.assert_close(weighted.field, plain.field)
 
 
+@pytest.mark.parametrize("temperatures", [(30.0,), (100.0, 2.0)])
+def test_the_released_penalty_of_self_pairs_is_the_same_swept_and_dense(temperatures, monkeypatch):
+    """At temperatures at which a sample still sees itself."""
+    x, y = draw(21, 12), draw(17, 12, seed=1)
+    swept = released_drift(x, y, temperatures=temperatures)
+    monkeypatch.setattr(streaming, "may_sweep", lambda *tensors: False)
+    dense = released_drift(x, y, temperatures=temperatures)
+    torch.testing.assert_close(swept.field, dense.field, rtol=1e-10, atol=1e-12)
+
+
 def test_bias_correction_survives_tiny_affinities():
     x, y, n = torch.tensor([[0.0], [9.0]]), torch.tensor([[-50.0], [-49.0]]), torch.tensor([[1.0]])
     kernel = partial(laplace, temperature=1.0)

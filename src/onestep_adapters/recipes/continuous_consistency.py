@@ -10,7 +10,7 @@ from onestep_adapters.recipes.flow_matching import FlowMatching
 from onestep_adapters.recipes.options import PUBLISHED_SIGMA_DATA, Network, Training, not_negative, positive, share
 from onestep_adapters.recipes.problems import Problem
 from onestep_adapters.recipes.setting import Setting
-from onestep_adapters.recipes.straight import one_evaluation, straight_consistency
+from onestep_adapters.recipes.straight import one_evaluation
 from onestep_adapters.recipes.students import required_teacher, start_from_teacher
 from onestep_adapters.training import LossStep
 from onestep_core import (
@@ -23,7 +23,6 @@ from onestep_core import (
     tangent_warmup,
     trigflow,
     trigflow_time,
-    velocity_from_data,
 )
 from onestep_core.errors import ConfigError
 from onestep_core.protocols import Velocity
@@ -82,19 +81,21 @@ class ContinuousConsistency:
     def field(self, network: nn.Module, labels: Tensor | None) -> Velocity:
         """``F(z, t)``, the velocity in units of the data: the network itself, or what a teacher's network says of it.
 
-        A teacher knows the linear path. The state there of the same signal and noise is shorter; the data that it
-        expects are the same.
+        A teacher knows the linear path. The state there of the same signal and noise is ``z / k``, its time
+        ``sigma / k``, ``k = alpha + sigma``; it expects the same data, so that the velocity here is
+        ``k' z / k + (alpha sigma' - alpha' sigma) u / k`` for the teacher's ``u``.
         """
-        path = self.path
+        raw, path = as_velocity(network, label=labels), self.path
         if self.teacher is None:
-            raw = as_velocity(network, label=labels)
             return lambda z, t, /: raw(z / self.sigma_data, t)
-        denoiser = straight_consistency(network, labels)
 
         def velocity(z: Tensor, t: Tensor, /) -> Tensor:
-            alpha, sigma = path.coefficients(t)
-            data = denoiser(z / expand_like(alpha + sigma, z), sigma / (alpha + sigma))
-            return velocity_from_data(z, data, t, path=path) / self.sigma_data
+            (alpha, sigma), (alpha_rate, sigma_rate) = path.coefficients(t), path.rates(t)
+            length = alpha + sigma
+            z = z / expand_like(length, z)
+            of_state, of_answer = alpha_rate + sigma_rate, (alpha * sigma_rate - alpha_rate * sigma) / length
+            v = expand_like(of_state, z) * z + expand_like(of_answer, z) * raw(z, sigma / length)
+            return v / self.sigma_data
 
         return velocity
 

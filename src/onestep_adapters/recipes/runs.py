@@ -193,10 +193,11 @@ def start_run(method: str, data: str, recipe: Recipe | None = None) -> Run:
         given = attrs.evolve(recipe.teacher, network=teacher.recipe.network)  # type: ignore[type-var]
         recipe = attrs.evolve(recipe, teacher=given)  # type: ignore[type-var]
     if recipe.teacher and not getattr(recipe, "any_teacher", False) and recipe.network != recipe.teacher.network:
+        # Only a recipe that may do without the teacher's weights says whether it does.
+        otherwise = "; or let pairs teach it (--preparation, --regression)" if hasattr(recipe, "any_teacher") else ""
         raise ConfigError(
             f"the student's network is {recipe.network} and the teacher's {recipe.teacher.network}: the student starts "
-            "from the teacher's weights, so give both the same (--width and --teacher.network.width, ...); where "
-            "pairs can teach it first, ask for them instead (--preparation, --regression)"
+            f"from the teacher's weights, so give both the same (--width and --teacher.network.width, ...){otherwise}"
         )
     return _fresh(method, problem, recipe, teacher)
 
