@@ -142,7 +142,7 @@ def two_jump_target(
         bound: the target is clipped to ``[-bound, bound]``; not clipped where ``None``.
         state_bound: likewise the state ``z_m``.
         share: ``(m - t) / (s - t)`` where one number makes ``m``: of times near one another it is known to fewer
-            digits.
+            digits. Where ``s = t`` the target is ``first`` all the same.
 
     Raises:
         ConfigError: if a bound is not positive.
@@ -156,7 +156,8 @@ def two_jump_target(
     middle = _within(frozen(z) + expand_like(m - t, first) * first, state_bound)
     then = frozen_value(second, middle, m, s)
     if share is not None:
-        return _within(torch.lerp(frozen(then), first, share), bound)
+        shares = first.new_full(t.shape, share).masked_fill(s == t, 1.0)
+        return _within(torch.lerp(frozen(then), first, expand_like(shares, first).expand_as(first)), bound)
     return _within(semigroup_target(first, then, t, m, s), bound)
 
 
