@@ -37,7 +37,7 @@ class DigitsProblem:
         self._images, self._labels = train
         self._validation = validation.images
         self._counts = self._labels.bincount(minlength=10)
-        self._members = self._labels.argsort(stable=True).split(self._counts.tolist())
+        self._by_class = self._labels.argsort(stable=True)
         missing = (self._counts == 0).nonzero().squeeze(1).tolist()
         if missing:
             raise ConfigError(f"no training image of the classes {missing}: expected all ten digits")
@@ -47,15 +47,16 @@ class DigitsProblem:
         index = torch.randint(len(self._images), (count,), generator=generator)
         if alike > 1:
             kinds = self._labels[index[::alike]].repeat_interleave(alike)[:count]
-            index = torch.cat(self._members)[members(kinds, self._counts, generator)]
+            index = self._by_class[members(kinds, self._counts, generator)]
         return Batch(self._dequantised(self._images[index], generator), self._labels[index])
 
     def groups(self, each: int, generator: torch.Generator) -> Tensor:
         """``each`` different images of every class (fewer where a class has fewer is an error), dequantised."""
-        smallest = min(len(m) for m in self._members)
+        smallest = int(self._counts.min())
         if each > smallest:
             raise ConfigError(f"{each} positives of every class were asked for; the smallest class has {smallest}")
-        picks = [m[torch.randperm(len(m), generator=generator)[:each]] for m in self._members]
+        classes = self._by_class.split(self._counts.tolist())
+        picks = [m[torch.randperm(len(m), generator=generator)[:each]] for m in classes]
         return self._dequantised(self._images[torch.cat(picks)], generator)
 
     def held_out(self, count: int, generator: torch.Generator) -> Tensor:

@@ -124,7 +124,6 @@ def two_jump_target(
     *,
     bound: float | None = None,
     state_bound: float | None = None,
-    share: float | None = None,
 ) -> Sample:
     """:func:`semigroup_target` of a known first jump and a second one from where it leads.
 
@@ -141,8 +140,6 @@ def two_jump_target(
         s: target times, ``[batch]``.
         bound: the target is clipped to ``[-bound, bound]``; not clipped where ``None``.
         state_bound: likewise the state ``z_m``.
-        share: ``(m - t) / (s - t)`` where one number makes ``m``: of times near one another it is known to fewer
-            digits. Where ``s = t`` the target is ``first`` all the same.
 
     Raises:
         ConfigError: if a bound is not positive.
@@ -154,11 +151,7 @@ def two_jump_target(
     """
     first, t, m, s = frozen(first), frozen(t), frozen(m), frozen(s)
     middle = _within(frozen(z) + expand_like(m - t, first) * first, state_bound)
-    then = frozen_value(second, middle, m, s)
-    if share is not None:
-        shares = first.new_full(t.shape, share).masked_fill(s == t, 1.0)
-        return _within(torch.lerp(frozen(then), first, expand_like(shares, first).expand_as(first)), bound)
-    return _within(semigroup_target(first, then, t, m, s), bound)
+    return _within(semigroup_target(first, frozen_value(second, middle, m, s), t, m, s), bound)
 
 
 def eulerian_derivative(

@@ -75,5 +75,5 @@ def alpha_flow_regression(
             "the limit alpha -> 0 is MeanFlow: call meanflow_regression there"
         )
     z, t, s = full(z), full(t), full(s)
-    target = two_jump_target(v, frozen, z, t, between(t, s, share=alpha), s, bound=bound, share=alpha)
+    target = two_jump_target(v, frozen, z, t, between(t, s, share=alpha), s, bound=bound)
     return regression(average_velocity(z, t, s), target)
