@@ -5,6 +5,7 @@ import os
 # Before torch, and for the command line too: two processes with two threads each keep one another waiting.
 os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("ONESTEP_TEST_THREADS", "1"))
 
+import pytest
 import torch
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -15,3 +16,15 @@ torch.ones(1).sqrt()
 def pytest_collection_modifyitems(items):
     """The tests that train come first, so that no worker is left alone with one at the end."""
     items.sort(key=lambda item: item.path.name != "test_quality.py")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def all_pairs():
+    """Pairs coupled in advance are many, and take seconds to make: here a few stand for them. How many there are."""
+    from onestep_adapters.recipes import draws
+
+    real = {name: getattr(draws, name) for name in ("_IMAGES", "_PLANE")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(draws, "_IMAGES", (2**11, 128))
+        patch.setattr(draws, "_PLANE", (2**9, 128))
+        yield real
