@@ -8,14 +8,17 @@ trained from three seeds (its teacher from one), and the rows go to ``methods-DA
 """
 
 import argparse
+import json
 import os
 from pathlib import Path
 
+import attrs
 import torch
 
+from onestep_adapters.metrics import ToyScore, passes
 from onestep_adapters.metrics.plots import curves, image_grid, toy_scatter
 from onestep_adapters.recipes import METHODS, FlowMatching, find_method
-from onestep_adapters.recipes.evaluation import digits_classifier, evaluate_runs
+from onestep_adapters.recipes.evaluation import ToyReport, digits_classifier, evaluate_runs
 from onestep_adapters.recipes.problems import DIGITS
 from onestep_adapters.recipes.recipe import with_seed
 from onestep_adapters.recipes.runs import Run, resume_or_start
@@ -56,9 +59,33 @@ def train(data: str, methods: list[str], folder: Path, *, seed: int = 0) -> dict
     return runs
 
 
-def judge(data: str, runs: dict[str, Run], *, suffix: str = "") -> None:
+def with_rows_of(before: Path, report: ToyReport) -> ToyReport:
+    """The report and, of methods that it has not, the rows of one written before; verdicts by the yardstick of now.
+
+    Example:
+        >>> with_rows_of(Path("nowhere.json"), ToyReport("8gaussians", {}, {}, None, {}, {}, 5)).scores
+        {}
+    """
+    if not before.exists():
+        return report
+    old = json.loads(before.read_text())
+    known = {
+        name: ToyScore(**{**score, "spreads": tuple(score["spreads"] or ())}) for name, score in old["scores"].items()
+    }
+    scores, costs, notes = (
+        {**a, **b} for a, b in ((known, report.scores), (old["costs"], report.costs), (old["notes"], report.notes))
+    )
+    yardstick = report.yardstick or old["yardstick"]
+    best = scores.get(yardstick)
+    verdicts = {} if best is None else {name: passes(score, best) for name, score in scores.items()}
+    return attrs.evolve(report, scores=scores, costs=costs, notes=notes, yardstick=yardstick, verdicts=verdicts)
+
+
+def judge(data: str, runs: dict[str, Run], *, suffix: str = "", add: bool = False) -> None:
     """The report."""
     written = evaluate_runs(list(runs.values()), None, split="test", repeats=5, seed=0)
+    if add and isinstance(written, ToyReport):
+        written = with_rows_of(RESULTS / f"methods-{data}{suffix}.json", written)
     written.write(RESULTS / ".draft")
     for kind in ("md", "json"):
         (RESULTS / ".draft" / f"report.{kind}").replace(RESULTS / f"methods-{data}{suffix}.{kind}")
@@ -99,6 +126,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/methods"), help="of the runs; %(default)s")
     parser.add_argument("--threads", type=int, default=1, help="of torch; %(default)s")
     parser.add_argument("--seeds", type=int, default=1, help="trainings of every method; %(default)s")
+    parser.add_argument("--add", action="store_true", help="keep the other rows of the table in the plane")
     parser.add_argument("--train-only", action="store_true", help="leave the judging to a later call")
     chosen = parser.parse_args()
     if chosen.seeds < 1:
@@ -112,8 +140,8 @@ def main() -> None:
             runs |= train(data, chosen.methods, chosen.folder, seed=seed)
         if chosen.train_only:
             continue
-        judge(data, runs, suffix="-seeds" if chosen.seeds > 1 else "")
-        if chosen.seeds == 1:
+        judge(data, runs, suffix="-seeds" if chosen.seeds > 1 else "", add=chosen.add)
+        if chosen.seeds == 1 and not chosen.add:
             draw(data, runs)
 
 

@@ -226,6 +226,41 @@ def test_predictions_of_v_and_of_both_carry_the_same_data(path, shape):
     close(flow.v_prediction_from_data(point.z, data, t.clamp(max=1.5), path=circle), point.v)
 
 
+@each_path
+@each_shape
+def test_a_velocity_learnt_on_another_path(path, shape):
+    """What the source says of a pair is what the target says of it."""
+    source, t = LINE, steps_of(path, 6, 6).m
+    data, noise = (strategies.normal(seed, 6, *shape) for seed in (0, 1))
+    z, v = path(data, noise, t)
+
+    def of_pair(z, r):
+        return source(data, noise, r).v + 0 * z
+
+    def of_state(z, r):
+        return (z - source(data, 0 * noise, r).z) / source.coefficients(r)[1].reshape(-1, *(1 for _ in shape)) - data
+
+    for answer in (of_pair, of_state):
+        found = flow.velocity_on_path(answer, source=source, target=path)
+        torch.testing.assert_close(found(z, t), v, rtol=1e-9, atol=1e-9)
+    inner = torch.linspace(0.1, 0.9, 6, dtype=F64)
+    there = flow.velocity_on_path(lambda z, r: path(data, noise, r).v, source=path, target=source)
+    torch.testing.assert_close(there(source(data, noise, inner).z, inner), noise - data, rtol=1e-7, atol=1e-7)
+
+
+def test_a_velocity_on_another_path_at_the_ends_and_its_derivative():
+    circle = flow.Trigonometric(0.7)
+    data, noise = (strategies.normal(seed, 2, 3) for seed in (0, 1))
+    found = flow.velocity_on_path(lambda z, r: LINE(data, noise, r).v, source=LINE, target=circle)
+    ends = torch.tensor([circle.data_time, circle.noise_time], dtype=F64)
+    z, v = circle(data, noise, ends)
+    torch.testing.assert_close(found(z, ends), v)
+    inner = torch.tensor([0.2, 1.2], dtype=F64)
+    z, v = circle(data, noise, inner)
+    _, slope = torch.func.jvp(found, (z, inner), (v, torch.ones_like(inner)))
+    torch.testing.assert_close(slope, -z)  # on the circle the velocity's rate is minus the state
+
+
 @each_shape
 def test_two_predictions_count_by_signal_and_noise(shape):
     path, t = LINE, torch.full((2,), 0.25, dtype=F64)

@@ -201,6 +201,7 @@ from onestep_core.flow import v_prediction_from_data as v_prediction_from_data
 from onestep_core.flow import velocity_from_data as velocity_from_data
 from onestep_core.flow import velocity_from_denoiser as velocity_from_denoiser
 from onestep_core.flow import velocity_from_flow_map as velocity_from_flow_map
+from onestep_core.flow import velocity_on_path as velocity_on_path
 from onestep_core.flow import velocity_scalings as velocity_scalings
 from onestep_core.flow import vp_grid as vp_grid
 from onestep_core.flow import with_graph as with_graph

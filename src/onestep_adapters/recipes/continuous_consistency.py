@@ -10,7 +10,7 @@ from onestep_adapters.recipes.flow_matching import FlowMatching
 from onestep_adapters.recipes.options import PUBLISHED_SIGMA_DATA, Network, Training, not_negative, positive, share
 from onestep_adapters.recipes.problems import Problem
 from onestep_adapters.recipes.setting import Setting
-from onestep_adapters.recipes.straight import one_evaluation
+from onestep_adapters.recipes.straight import PATH, one_evaluation
 from onestep_adapters.recipes.students import required_teacher, start_from_teacher
 from onestep_adapters.training import LossStep
 from onestep_core import (
@@ -23,10 +23,10 @@ from onestep_core import (
     tangent_warmup,
     trigflow,
     trigflow_time,
+    velocity_on_path,
 )
 from onestep_core.errors import ConfigError
 from onestep_core.protocols import Velocity
-from onestep_core.shapes import expand_like
 
 
 @attrs.frozen
@@ -79,25 +79,12 @@ class ContinuousConsistency:
         return self.network.build(problem, 1, generator)
 
     def field(self, network: nn.Module, labels: Tensor | None) -> Velocity:
-        """``F(z, t)``, the velocity in units of the data: the network itself, or what a teacher's network says of it.
-
-        A teacher knows the linear path. The state there of the same signal and noise is ``z / k``, its time
-        ``sigma / k``, ``k = alpha + sigma``; it expects the same data, so that the velocity here is
-        ``k' z / k + (alpha sigma' - alpha' sigma) u / k`` for the teacher's ``u``.
-        """
-        raw, path = as_velocity(network, label=labels), self.path
+        """``F(z, t)``, the velocity in units of the data: the network, or a teacher's, which knows the linear path."""
+        raw = as_velocity(network, label=labels)
         if self.teacher is None:
             return lambda z, t, /: raw(z / self.sigma_data, t)
-
-        def velocity(z: Tensor, t: Tensor, /) -> Tensor:
-            (alpha, sigma), (alpha_rate, sigma_rate) = path.coefficients(t), path.rates(t)
-            length = alpha + sigma
-            z = z / expand_like(length, z)
-            of_state, of_answer = alpha_rate + sigma_rate, (alpha * sigma_rate - alpha_rate * sigma) / length
-            v = expand_like(of_state, z) * z + expand_like(of_answer, z) * raw(z, sigma / length)
-            return v / self.sigma_data
-
-        return velocity
+        velocity = velocity_on_path(raw, source=PATH, target=self.path)
+        return lambda z, t, /: velocity(z, t) / self.sigma_data
 
     @property
     def path(self) -> Trigonometric:

@@ -104,6 +104,7 @@ from onestep_core.flow.predictions import score_from_data as score_from_data
 from onestep_core.flow.predictions import v_prediction_from_data as v_prediction_from_data
 from onestep_core.flow.predictions import velocity_from_data as velocity_from_data
 from onestep_core.flow.predictions import velocity_from_denoiser as velocity_from_denoiser
+from onestep_core.flow.predictions import velocity_on_path as velocity_on_path
 from onestep_core.flow.ratios import lowered as lowered
 from onestep_core.flow.ratios import noise_ratio as noise_ratio
 from onestep_core.flow.ratios import raised as raised

@@ -15,9 +15,11 @@ Functions of tensors convert values; ``denoiser_from_*`` and ``*_from_denoiser``
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
+from onestep_core.flow.ratios import noise_ratio, time_at
 from onestep_core.precision import full
 from onestep_core.protocols import Denoiser, Path, Velocity
 from onestep_core.shapes import expand_like
@@ -224,6 +226,42 @@ def velocity_from_denoiser(denoiser: Denoiser, *, path: Path) -> Velocity:
         return velocity_from_data(z, denoiser(z, t), t, path=path)
 
     return velocity
+
+
+def velocity_on_path(velocity: Velocity, *, source: Path, target: Path) -> Velocity:
+    """A velocity learnt on ``source``, as that of ``target``: one evaluation a call, and nothing to train.
+
+    States of one noise ratio ``sigma / alpha`` differ by a factor and expect the same data and noise. With the
+    source's time ``r`` of the ratio at ``t`` and ``y = z |(alpha, sigma)_source(r)| / |(alpha, sigma)_target(t)|``,
+    the answer at ``(y, r)`` gives both, and ``v = alpha' data + sigma' noise`` on the target: nothing is divided by
+    ``alpha`` or ``sigma``. So a flow-matching teacher on the linear path starts, or teaches, a student of
+    continuous-time consistency on the trigonometric one.
+
+    Args:
+        velocity: ``(z, t) -> dz/dt`` on ``source``.
+        source: where it was learnt.
+        target: where it is asked for; ratios beyond the source's ends ask the source beyond them, or at its end.
+
+    Source: the two scales of time and state are those of Karras et al., appendix B, https://arxiv.org/abs/2206.00364.
+
+    Example:
+        >>> import torch
+        >>> from onestep_core.flow import Linear, Trigonometric
+        >>> pair = velocity_on_path(lambda z, t: torch.ones_like(z), source=Linear(), target=Trigonometric())
+        >>> pair(torch.zeros(1, 1), torch.zeros(1))  # data 0, noise 1: cos(0) times the noise
+        tensor([[1.]])
+    """
+
+    def on_target(z: Tensor, t: Tensor, /) -> Tensor:
+        z, t = full(z), full(t)
+        r = time_at(noise_ratio(t, path=target), path=source)
+        alpha, sigma, alpha_rate, sigma_rate = _at(target, t, z)
+        a, b, a_rate, b_rate = _at(source, r, z)
+        y = z * (torch.hypot(a, b) / torch.hypot(alpha, sigma))
+        of_state, of_answer = alpha_rate * b_rate - sigma_rate * a_rate, sigma_rate * a - alpha_rate * b
+        return (of_state * y + of_answer * full(velocity(y, r))) / (a * b_rate - a_rate * b)
+
+    return on_target
 
 
 def denoiser_from_noise(noise_prediction: Denoiser, *, path: Path) -> Denoiser:
