@@ -117,7 +117,7 @@ METHODS: dict[str, Method] = {
             solver_steps=16,
             known=0.7,
         ),
-        RectifiedMeanFlow(_PLANE_TRAINING, _PLANE, teacher=_PLANE_TUTOR),
+        RectifiedMeanFlow(_PLANE_TRAINING, _PLANE, power=0.5, teacher=_PLANE_TUTOR),
         "Pairs of noise and what the teacher makes of it, from the teacher's weights: the flow between them is "
         "nearly straight. Images: a quarter of a batch jumps, as published; of the others, most get the whole jump "
         "from noise to data, whose average velocity is that of the pair. Of the variants tried on the digits' "
@@ -154,7 +154,8 @@ METHODS: dict[str, Method] = {
             final=0.01,
         ),
         "Ends before MeanFlow, at an alpha of one or five hundredths: the last stretch adds variance. Half of the "
-        "jumps end at the data. Coupled pairs and an adaptive weight, as MeanFlow. A target is a share of the pair's velocity and else the frozen network's, "
+        "jumps end at the data. Coupled pairs and an adaptive weight, as MeanFlow. A target is a share of the "
+        "pair's velocity and else the frozen network's, "
         "so an error of the network is inherited step by step.",
     ),
     "split-meanflow": Method(
@@ -195,8 +196,8 @@ METHODS: dict[str, Method] = {
             first=0.3,
             last=0.01,
         ),
-        "Half of the jumps end at the data. Coupled pairs and an adaptive weight, as MeanFlow. Its second point lies on a straight line from the first, a "
-        "fixed share of the way: the error of that share is left.",
+        "Half of the jumps end at the data. Coupled pairs and an adaptive weight, as MeanFlow. Its second point lies "
+        "on a straight line from the first, a fixed share of the way: the error of that share is left.",
     ),
     "reflow": Method(
         "a teacher's noise and data, joined by straight lines, one step",
