@@ -339,8 +339,9 @@ METHODS: dict[str, Method] = {
             coupling="precomputed",
         ),
         "Images: 128 steps over the noise levels in place of 4,096, which few updates do not climb (samples then did "
-        "not listen to their class), groups of eight, coupled pairs. In the plane the same steps and groups of sixteen, of which "
-        "four times as many were no better. What is left of the miss there are five percent of the samples "
+        "not listen to their class), groups of eight, coupled pairs. In the "
+        "plane the same steps and groups of sixteen, of "
+        "which four times as many were no better. What is left of the miss there are five percent of the samples "
         "between modes.",
     ),
     "drifting": Method(
