@@ -10,15 +10,16 @@ trained from three seeds (its teacher from one), and the rows go to ``methods-DA
 import argparse
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import attrs
 import torch
 
-from onestep_adapters.metrics import ToyScore, passes
+from onestep_adapters.metrics import ToyScore, bars, from_json, passes
 from onestep_adapters.metrics.plots import curves, image_grid, toy_scatter
 from onestep_adapters.recipes import METHODS, FlowMatching, find_method
-from onestep_adapters.recipes.evaluation import ToyReport, digits_classifier, evaluate_runs
+from onestep_adapters.recipes.evaluation import ImageReport, ToyReport, digits_classifier, evaluate_runs
 from onestep_adapters.recipes.problems import DIGITS
 from onestep_adapters.recipes.recipe import with_seed
 from onestep_adapters.recipes.runs import Run, resume_or_start
@@ -59,8 +60,9 @@ def train(data: str, methods: list[str], folder: Path, *, seed: int = 0) -> dict
     return runs
 
 
-def with_rows_of(before: Path, report: ToyReport) -> ToyReport:
-    """The report and, of methods that it has not, the rows of one written before; verdicts by the yardstick of now.
+def with_rows_of(before: Path, report: ImageReport | ToyReport) -> ImageReport | ToyReport:
+    """The report and, of methods that it has not, the rows of one written before, in the order of the table; verdicts
+    by the yardstick and the references of now.
 
     Example:
         >>> with_rows_of(Path("nowhere.json"), ToyReport("8gaussians", {}, {}, None, {}, {}, 5)).scores
@@ -68,23 +70,55 @@ def with_rows_of(before: Path, report: ToyReport) -> ToyReport:
     """
     if not before.exists():
         return report
+    if isinstance(report, ImageReport):
+        new, old = report.report, from_json(before.read_text())
+        rows = {row.label: row for row in (*old.rows, *new.rows)}
+        rows = {
+            label: attrs.evolve(rows[label], notes=find_method(rows[label].method).notes) for label in ordered(rows)
+        }
+        peer = rows.get(new.yardstick or "")
+        kept = {label: tuple(bars(row, peer, new.references)) for label, row in rows.items()}
+        return ImageReport(attrs.evolve(new, rows=tuple(rows.values()), verdicts={**new.verdicts, **kept}))
     old = json.loads(before.read_text())
     known = {
-        name: ToyScore(**{**score, "spreads": tuple(score["spreads"] or ())}) for name, score in old["scores"].items()
+        name: ToyScore(**{**score, "spreads": tuple(score["spreads"] or ()) or None})
+        for name, score in old["scores"].items()
     }
-    scores, costs, notes = (
-        {**a, **b} for a, b in ((known, report.scores), (old["costs"], report.costs), (old["notes"], report.notes))
-    )
+    scores = {**known, **report.scores}
+    scores = {name: scores[name] for name in ordered(scores)}
+    notes = {name: find_method(name.split(",")[0]).notes for name in scores}
     yardstick = report.yardstick or old["yardstick"]
     best = scores.get(yardstick)
-    verdicts = {} if best is None else {name: passes(score, best) for name, score in scores.items()}
-    return attrs.evolve(report, scores=scores, costs=costs, notes=notes, yardstick=yardstick, verdicts=verdicts)
+    return attrs.evolve(
+        report,
+        scores=scores,
+        costs={**old["costs"], **report.costs},
+        notes=notes,
+        yardstick=yardstick,
+        verdicts={} if best is None else {name: passes(score, best) for name, score in scores.items()},
+    )
+
+
+def ordered(names: Iterable[str]) -> list[str]:
+    """Rows by seed, and those of a seed as in the table of methods.
+
+    Example:
+        >>> ordered(["drifting", "meanflow, seed 1", "flow-matching"])
+        ['flow-matching', 'drifting', 'meanflow, seed 1']
+    """
+    places = list(METHODS)
+
+    def place(name: str) -> tuple[int, int]:
+        method, _, seed = name.partition(", seed ")
+        return int(seed or 0), places.index(method)
+
+    return sorted(names, key=place)
 
 
 def judge(data: str, runs: dict[str, Run], *, suffix: str = "", add: bool = False) -> None:
     """The report."""
     written = evaluate_runs(list(runs.values()), None, split="test", repeats=5, seed=0)
-    if add and isinstance(written, ToyReport):
+    if add and isinstance(written, ImageReport | ToyReport):
         written = with_rows_of(RESULTS / f"methods-{data}{suffix}.json", written)
     written.write(RESULTS / ".draft")
     for kind in ("md", "json"):
@@ -126,7 +160,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/methods"), help="of the runs; %(default)s")
     parser.add_argument("--threads", type=int, default=1, help="of torch; %(default)s")
     parser.add_argument("--seeds", type=int, default=1, help="trainings of every method; %(default)s")
-    parser.add_argument("--add", action="store_true", help="keep the other rows of the table in the plane")
+    parser.add_argument("--add", action="store_true", help="keep the other rows of the table")
     parser.add_argument("--train-only", action="store_true", help="leave the judging to a later call")
     chosen = parser.parse_args()
     if chosen.seeds < 1:
