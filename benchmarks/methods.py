@@ -127,7 +127,7 @@ def judge(data: str, runs: dict[str, Run], *, suffix: str = "", add: bool = Fals
     print((RESULTS / f"methods-{data}{suffix}.md").read_text(), flush=True)
 
 
-def draw(data: str, runs: dict[str, Run]) -> None:
+def draw(data: str, runs: dict[str, Run], *, suffix: str = "") -> None:
     """Samples and curves."""
     generator = torch.Generator().manual_seed(2)
     if data == DIGITS:
@@ -142,14 +142,14 @@ def draw(data: str, runs: dict[str, Run]) -> None:
         law = next(iter(runs.values())).problem.law  # type: ignore[attr-defined]
         sets = {name: run.samples(1000, generator=generator)[0] for name, run in runs.items()}
         picture = toy_scatter(law.sample(1000, generator=generator), sets, columns=5, title=data)
-    picture.savefig(RESULTS / f"methods-{data}.png")
+    picture.savefig(RESULTS / f"methods-{data}{suffix}.png")
     known = histories(runs)
     if known:
         curves(
             known,
             ylabel="squared energy distance to validation data",
             title=f"{data} (flow matching sampled in {COARSE_STEPS} steps here)",
-        ).savefig(RESULTS / f"methods-{data}-curves.png")
+        ).savefig(RESULTS / f"methods-{data}{suffix}-curves.png")
 
 
 def main() -> None:
@@ -175,8 +175,8 @@ def main() -> None:
         if chosen.train_only:
             continue
         judge(data, runs, suffix="-seeds" if chosen.seeds > 1 else "", add=chosen.add)
-        if chosen.seeds == 1 and not chosen.add:
-            draw(data, runs)
+        if chosen.seeds == 1:
+            draw(data, runs, suffix="-added" if chosen.add else "")
 
 
 if __name__ == "__main__":
