@@ -61,8 +61,8 @@ def train(data: str, methods: list[str], folder: Path, *, seed: int = 0) -> dict
 
 
 def with_rows_of(before: Path, report: ImageReport | ToyReport) -> ImageReport | ToyReport:
-    """The report and, of methods that it has not, the rows of one written before, in the order of the table; verdicts
-    by the yardstick and the references of now.
+    """The report and, of methods that it has not, the rows of one written before with what was said of them then; in
+    the order of the table, verdicts by the references of now and the yardstick of now, or else of then.
 
     Example:
         >>> with_rows_of(Path("nowhere.json"), ToyReport("8gaussians", {}, {}, None, {}, {}, 5)).scores
@@ -73,27 +73,23 @@ def with_rows_of(before: Path, report: ImageReport | ToyReport) -> ImageReport |
     if isinstance(report, ImageReport):
         new, old = report.report, from_json(before.read_text())
         rows = {row.label: row for row in (*old.rows, *new.rows)}
-        rows = {
-            label: attrs.evolve(rows[label], notes=find_method(rows[label].method).notes) for label in ordered(rows)
-        }
-        peer = rows.get(new.yardstick or "")
-        kept = {label: tuple(bars(row, peer, new.references)) for label, row in rows.items()}
-        return ImageReport(attrs.evolve(new, rows=tuple(rows.values()), verdicts={**new.verdicts, **kept}))
+        rows = {label: rows[label] for label in ordered(rows)}
+        yardstick = new.yardstick or old.yardstick
+        references = {row.label: row for row in new.references if row is not None}
+        judged = {label: row for label, row in (references | rows).items() if row is not new.references.floor}
+        verdicts = {label: tuple(bars(row, rows.get(yardstick or ""), new.references)) for label, row in judged.items()}
+        return ImageReport(attrs.evolve(new, rows=tuple(rows.values()), yardstick=yardstick, verdicts=verdicts))
     old = json.loads(before.read_text())
-    known = {
-        name: ToyScore(**{**score, "spreads": tuple(score["spreads"] or ()) or None})
-        for name, score in old["scores"].items()
-    }
-    scores = {**known, **report.scores}
+    scores = {name: ToyScore(**score) for name, score in old["scores"].items()} | report.scores
     scores = {name: scores[name] for name in ordered(scores)}
-    notes = {name: find_method(name.split(",")[0]).notes for name in scores}
     yardstick = report.yardstick or old["yardstick"]
     best = scores.get(yardstick)
+    notes = old["notes"] | report.notes
     return attrs.evolve(
         report,
         scores=scores,
-        costs={**old["costs"], **report.costs},
-        notes=notes,
+        costs=old["costs"] | report.costs,
+        notes={name: notes.get(name, "") for name in scores},
         yardstick=yardstick,
         verdicts={} if best is None else {name: passes(score, best) for name, score in scores.items()},
     )

@@ -126,6 +126,12 @@ def test_train_sample_evaluate(trained, capsys):
     assert json.loads((trained / "report.json").read_text())["data"] == "8gaussians"
 
 
+def test_a_file_in_place_of_a_folder(tmp_path, capsys):
+    (tmp_path / "taken").write_text("")
+    assert run("train", "meanflow", "--data", "8gaussians", "--folder", tmp_path / "taken", *QUICK) == 2
+    assert "is a file" in capsys.readouterr().err
+
+
 def test_resuming_nothing_says_so(tmp_path, capsys):
     start = ["train", "meanflow", "--data", "8gaussians", "--folder", tmp_path / "mistyped", *QUICK]
     assert run(*start, "--resume") == 0

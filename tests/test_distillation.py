@@ -248,6 +248,53 @@ def test_a_velocity_learnt_on_another_path(path, shape):
     torch.testing.assert_close(there(source(data, noise, inner).z, inner), noise - data, rtol=1e-7, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        flow.Linear(),
+        flow.NoiseScaled(flow.Linear(), 0.5),
+        flow.VariancePreserving.cosine(),
+        flow.NoiseScaled(flow.VariancePreserving.cosine(), 2.0),
+        flow.reverse(flow.VariancePreserving.cosine()),
+        flow.VarianceExploding(),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("target", [flow.Trigonometric(), flow.Linear(), flow.NoiseScaled(flow.Linear(), 3.0)], ids=str)
+def test_a_velocity_on_another_path_has_its_derivative(source, target):
+    """Forward and reverse, against differences, also where the source's time is found by search."""
+
+    def answer(z, r):
+        alpha, sigma = source.coefficients(r)
+        return z.sin() * sigma[:, None] + alpha[:, None].square() * z
+
+    found = flow.velocity_on_path(answer, source=source, target=target)
+    t, z = torch.tensor([0.2, 0.5, 0.8], dtype=F64), strategies.normal(0, 3, 2)
+    v, ones, step = strategies.normal(1, 3, 2), torch.ones(3, dtype=F64), 1e-5
+    _, slope = torch.func.jvp(found, (z, t), (v, ones))
+    apart = (found(z + step * v, t + step) - found(z - step * v, t - step)) / (2 * step)
+    torch.testing.assert_close(slope, apart, rtol=1e-6, atol=1e-6)
+    of_time = torch.func.grad(lambda t: found(z, t).sum())(t)
+    apart = (found(z, t + step) - found(z, t - step)).sum(1) / (2 * step)
+    torch.testing.assert_close(of_time, apart, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("target", [flow.Linear(), flow.Trigonometric()], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_a_source_is_asked_at_its_end_where_the_target_goes_on(target, dtype):
+    """Data that spread by one, at noise that nothing is left of: the state itself is expected to be noise."""
+    source = flow.VarianceExploding()
+    velocity = flow.velocity_from_denoiser(lambda z, s: z / (1 + s.square()[:, None]), path=source)
+    asked = []
+    found = flow.velocity_on_path(lambda z, r: asked.append(r) or velocity(z, r), source=source, target=target)
+    v = found(torch.ones(1, 1, dtype=dtype), torch.tensor([target.noise_time], dtype=dtype))
+    assert asked[0].item() == pytest.approx(source.noise_time)
+    expected = torch.ones(1, 1, dtype=dtype) if isinstance(target, flow.Linear) else torch.zeros(1, 1, dtype=dtype)
+    torch.testing.assert_close(v, expected, rtol=0.02, atol=0.02)
+    with pytest.raises(ConfigError, match="answered"):
+        flow.velocity_on_path(lambda z, r: z[:, :1], source=source, target=target)(torch.ones(2, 3), torch.ones(2) / 2)
+
+
 def test_a_velocity_on_another_path_at_the_ends_and_its_derivative():
     circle = flow.Trigonometric(0.7)
     data, noise = (strategies.normal(seed, 2, 3) for seed in (0, 1))

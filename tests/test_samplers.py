@@ -594,6 +594,11 @@ def test_a_grid_that_goes_up_again_restarts():
 # Grids and refusals.
 
 
+def test_a_grid_needs_finite_ends():
+    with pytest.raises(ConfigError, match="finite"):
+        flow.uniform_grid(4, path=flow.VarianceExploding(0.0, math.inf))
+
+
 def test_grids_have_the_shapes_that_they_are_named_for():
     even = flow.polyexponential_grid(6, sigma_min=0.01, sigma_max=10.0, dtype=F64)
     torch.testing.assert_close(even[1:-1] / even[:-2], torch.full((5,), 1000 ** (-1 / 5), dtype=F64))

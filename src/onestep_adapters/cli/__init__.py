@@ -10,6 +10,8 @@ from onestep_core.errors import OneStepError
 
 COMMANDS = {"train": train.main, "sample": sample.main, "evaluate": evaluate.main, "demo": demo.main}
 
+_WIDTH = 2 + max(map(len, METHODS))
+
 HELP = f"""onestep: one-step generators, trained, sampled and measured.
 
   onestep demo                               three generators on real digits, a report and pictures (5 minutes)
@@ -18,7 +20,7 @@ HELP = f"""onestep: one-step generators, trained, sampled and measured.
   onestep evaluate RUN [RUN ...] [options]   the report: how good, how costly, which bars are passed
 
 METHOD is one of
-{chr(10).join(f"  {name:<19}{method.summary}" for name, method in METHODS.items())}
+{chr(10).join(f"  {name:<{_WIDTH}}{method.summary}" for name, method in METHODS.items())}
 
 A first session:
   onestep train meanflow --data 8gaussians --folder runs/first
@@ -46,4 +48,4 @@ def main(arguments: list[str] | None = None) -> int:
     except OneStepError as error:
         return fail(str(error))
     except KeyboardInterrupt:
-        return fail("interrupted; what was saved stays, `--resume` goes on from the last checkpoint", status=130)
+        return fail("interrupted; where a checkpoint was saved, `--resume` goes on from it", status=130)

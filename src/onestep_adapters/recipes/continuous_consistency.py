@@ -58,7 +58,10 @@ class ContinuousConsistency:
 
     def __attrs_post_init__(self) -> None:
         if self.distilled and self.teacher is None:
-            raise ConfigError("distilled without a teacher: give the options of one, or learn from the data alone")
+            raise ConfigError(
+                "distilled without a teacher: give the options of one, or distilled = False (--no-distilled) to learn "
+                "from the data alone"
+            )
         if self.distilled and self.references:
             raise ConfigError(
                 f"references = {self.references} beside a teacher's velocity, which has no pair's in it: choose one"

@@ -287,8 +287,11 @@ def resume_or_start(folder: str | os.PathLike[str], method: str, data: str, reci
     A run from before an option existed counts as one with the default of the option's class.
 
     Raises:
-        CheckpointError: if the folder holds a run and ``resume`` was not asked for, or one of other options.
+        CheckpointError: if the folder holds a run and ``resume`` was not asked for, or one of other options, or is a
+            file.
     """
+    if Path(folder).is_file():
+        raise CheckpointError(f"{folder} is a file: train into another --folder")
     there = Path(folder).exists() and latest_checkpoint(folder) is not None
     run = start_run(method, data, recipe)
     if not there:

@@ -54,6 +54,8 @@ def uniform_grid(
     for name, value in (("start", first), ("end", last)):
         if not low <= value <= high:
             raise ConfigError(f"{name} = {value} lies outside the path's range [{low}, {high}]")
+        if not math.isfinite(value):
+            raise ConfigError(f"{name} = {value}: expected a finite time; give {name}, or the path a finite end")
     return torch.linspace(first, last, steps + 1, device=device, dtype=dtype)
 
 

@@ -186,9 +186,9 @@ class VariancePreserving:
     Source: Kingma et al., Variational Diffusion Models, section 3, https://arxiv.org/abs/2107.00630.
 
     Example:
-        A cosine schedule:
+        A cosine schedule, cut off short of its ends, where its logarithm is infinite:
 
-        >>> path = VariancePreserving(lambda t: -2 * torch.log(torch.tan(0.5 * torch.pi * t)))
+        >>> path = VariancePreserving(lambda t: -2 * torch.log(torch.tan(0.5 * torch.pi * t)), 1e-3, 1 - 1e-3)
         >>> alpha, sigma = path.coefficients(torch.tensor([0.5]))
         >>> torch.allclose(alpha, sigma)
         True
@@ -466,3 +466,8 @@ class NoiseScaled:
         """The original's rates, the second times ``noise_std``."""
         alpha_rate, sigma_rate = self.original.rates(t)
         return alpha_rate, self.noise_std * sigma_rate
+
+    @typed
+    def time_at(self, ratio: Time) -> Time:
+        """The original's time of ``ratio / noise_std``."""
+        return time_at(ratio / self.noise_std, path=self.original)

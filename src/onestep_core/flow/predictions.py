@@ -18,7 +18,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from onestep_core.errors import ConfigError
+from onestep_core.errors import ConfigError, like_states
 from onestep_core.flow.ratios import noise_ratio, time_at
 from onestep_core.precision import full
 from onestep_core.protocols import Denoiser, Path, Velocity
@@ -240,7 +240,11 @@ def velocity_on_path(velocity: Velocity, *, source: Path, target: Path) -> Veloc
     Args:
         velocity: ``(z, t) -> dz/dt`` on ``source``.
         source: where it was learnt.
-        target: where it is asked for; ratios beyond the source's ends ask the source beyond them, or at its end.
+        target: where it is asked for. Ratios beyond the source's ends ask it at its end; a source whose noise end is
+            infinite has no answer at the noise end of a path that has one.
+
+    Raises:
+        ConfigError: if ``velocity`` answers in another shape than its states.
 
     Source: the two scales of time and state are those of Karras et al., appendix B, https://arxiv.org/abs/2206.00364.
 
@@ -254,12 +258,14 @@ def velocity_on_path(velocity: Velocity, *, source: Path, target: Path) -> Veloc
 
     def on_target(z: Tensor, t: Tensor, /) -> Tensor:
         z, t = full(z), full(t)
-        r = time_at(noise_ratio(t, path=target), path=source)
+        low, high = sorted((source.data_time, source.noise_time))
+        r = time_at(noise_ratio(t, path=target), path=source).clamp(low, high)
         alpha, sigma, alpha_rate, sigma_rate = _at(target, t, z)
         a, b, a_rate, b_rate = _at(source, r, z)
         y = z * (torch.hypot(a, b) / torch.hypot(alpha, sigma))
         of_state, of_answer = alpha_rate * b_rate - sigma_rate * a_rate, sigma_rate * a - alpha_rate * b
-        return (of_state * y + of_answer * full(velocity(y, r))) / (a * b_rate - a_rate * b)
+        u = full(like_states(velocity(y, r), y))
+        return (of_state * y + of_answer * u) / (a * b_rate - a_rate * b)
 
     return on_target
 

@@ -43,7 +43,8 @@ def noise_ratio(t: Time, *, path: Path) -> Time:
 def time_of_noise_ratio(ratio: Float[Tensor, "*count"], *, path: Path) -> Float[Tensor, "*count"]:
     """The time at which ``sigma / alpha`` is ``ratio``; the nearer end of the path where it never is.
 
-    By bisection, for every path whose ratio grows from the data to the noise. No gradient passes.
+    By bisection, for every path whose ratio grows from the data to the noise. First derivatives pass, ``dt/dratio =
+    alpha^2 / (sigma' alpha - sigma alpha')``; second ones do not.
 
     Args:
         ratio: not negative, any shape.
@@ -69,7 +70,12 @@ def time_of_noise_ratio(ratio: Float[Tensor, "*count"], *, path: Path) -> Float[
         alpha, sigma = path.coefficients(middle)
         beyond = sigma > wanted * alpha
         clean, noisy = torch.where(beyond, clean, middle), torch.where(beyond, middle, noisy)
-    return clean.reshape(ratio.shape)
+    (alpha, sigma), (alpha_rate, sigma_rate) = path.coefficients(clean), path.rates(clean)
+    slope = alpha.square() / (sigma_rate * alpha - sigma * alpha_rate)
+    slope = torch.where(slope.isfinite(), slope, 0.0).detach().reshape(ratio.shape)
+    # Zero, with the derivative of the ratio.
+    moved = torch.where(ratio.isfinite(), ratio - ratio.detach(), 0.0)
+    return clean.reshape(ratio.shape) + slope * moved
 
 
 @typed

@@ -292,7 +292,7 @@ def ancestral(
     fall = (alpha_t * sigma_s) / (alpha_s * sigma_t)
     fresh = (eta * (1 - fall.square()).clamp(min=0.0).sqrt()).clamp(max=1.0)
     kept = (1 - fresh.square()).sqrt()
-    data = full(denoiser(z, t))
+    data = full(like_states(denoiser(z, t), z))
     remainder = (z - expand_like(alpha_t, z) * data) / expand_like(sigma_t, z)
     drawn = expand_like(kept, z) * remainder + expand_like(fresh, z) * full(noise)
     return expand_like(alpha_s, z) * data + expand_like(sigma_s, z) * drawn
