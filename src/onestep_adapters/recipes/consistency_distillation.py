@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from onestep_adapters.recipes.draws import draw
 from onestep_adapters.recipes.flow_matching import FlowMatching
-from onestep_adapters.recipes.options import Network, Training, positive
+from onestep_adapters.recipes.options import DISTANCES, Distance, Network, Training, positive
 from onestep_adapters.recipes.problems import Problem
 from onestep_adapters.recipes.setting import Setting
 from onestep_adapters.recipes.straight import PATH, one_evaluation, solved, straight_consistency
@@ -17,8 +17,6 @@ from onestep_adapters.training import LossStep
 from onestep_core import (
     consistency_regression,
     halved_step,
-    l2,
-    mse,
     uniform_levels,
 )
 
@@ -38,7 +36,7 @@ class ConsistencyDistillation:
     target: Literal["average", "online"] = "average"
     """Whose answer at the second state is the target: the moving average's, as published, or the network's own."""
 
-    distance: Literal["squared", "l2"] = "squared"
+    distance: Distance = "squared"
     """squared, or its root, which blurs less where the map is steep: targets are not random here."""
 
     @property
@@ -58,7 +56,7 @@ class ConsistencyDistillation:
     def loss_step(self, setting: Setting) -> LossStep:
         """One update's loss."""
         start_from_teacher(setting)
-        distance = mse if self.distance == "squared" else l2
+        distance = DISTANCES[self.distance]
 
         def loss(network: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
             data, noise, labels, _ = draw(setting.problem, self.training.batch, generator)

@@ -1,6 +1,6 @@
 """The one table from command-line name to method: its recipe for images and for the plane, and what was chosen."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import attrs
 
@@ -71,6 +71,8 @@ _PLANE_TUTOR = FlowMatching(Training(steps=4000, batch=256, learning_rate=2e-3),
 
 _IMAGE_MATCHING = Training(steps=500, batch=64, learning_rate=5e-4)
 _PLANE_MATCHING = Training(steps=2000, batch=256, learning_rate=1e-3)
+# Half of a batch jumps, half of the jumps end at the data.
+_COUPLED_JUMPS: dict[str, Any] = {"moving": 0.5, "coupling": "precomputed", "anchored": 0.5}
 _NEAR_DATA: dict[str, float] = {"entry": 0.75, "nearness": 2.5, "epsilon": 0.05}
 _IMAGE_DMD2 = DistributionMatching(
     _IMAGE_MATCHING, _IMAGES_WIDE, _IMAGE_TEACHER, ratio=3, adversarial=0.01, **_NEAR_DATA
@@ -136,26 +138,15 @@ METHODS: dict[str, Method] = {
     ),
     "improved-meanflow": Method(
         "average velocity with a predicted tangent, one step",
-        ImprovedMeanFlow(_IMAGE_TRAINING, _IMAGES, power=0.75, moving=0.5, coupling="precomputed", anchored=0.5),
+        ImprovedMeanFlow(_IMAGE_TRAINING, _IMAGES, power=0.75, **_COUPLED_JUMPS),
         ImprovedMeanFlow(_PLANE_STUDENT, _PLANE, power=0.5, coupling="precomputed"),
         "Coupled pairs and an adaptive weight, as MeanFlow. Its tangent is the network's own velocity, which is learnt "
         "beside the rest: early on the derivative follows a velocity that is wrong.",
     ),
     "alpha-flow": Method(
         "average velocity, annealed from flow matching of whole jumps, one step",
-        AlphaFlow(
-            _IMAGE_TRAINING, _IMAGES, power=0.5, moving=0.5, coupling="precomputed", anchored=0.5, end=0.5, final=0.05
-        ),
-        AlphaFlow(
-            _PLANE_STUDENT,
-            _PLANE,
-            power=0.5,
-            moving=0.5,
-            coupling="precomputed",
-            anchored=0.5,
-            end=0.4,
-            final=0.01,
-        ),
+        AlphaFlow(_IMAGE_TRAINING, _IMAGES, power=0.5, end=0.5, final=0.05, **_COUPLED_JUMPS),
+        AlphaFlow(_PLANE_STUDENT, _PLANE, power=0.5, end=0.4, final=0.01, **_COUPLED_JUMPS),
         "Ends before MeanFlow, at an alpha of one or five hundredths: the last stretch adds variance. Half of the "
         "jumps end at the data. Coupled pairs and an adaptive weight, as MeanFlow. A target is a share of the "
         "pair's velocity and else the frozen network's, "
@@ -163,7 +154,7 @@ METHODS: dict[str, Method] = {
     ),
     "split-meanflow": Method(
         "average velocity that agrees with itself, one step",
-        SplitMeanFlow(_IMAGE_TRAINING, _IMAGES, moving=0.5, coupling="precomputed", anchored=0.5),
+        SplitMeanFlow(_IMAGE_TRAINING, _IMAGES, **_COUPLED_JUMPS),
         SplitMeanFlow(_PLANE_JUMPS, _PLANE, moving=0.5, references=1024, anchored=0.5),
         "Half of the jumps end at the data. Images: coupled pairs; in the plane the velocity is the expected one among "
         "further data of the batch (stable targets). Both of a target's jumps are the network's own, so that what a "
@@ -178,7 +169,7 @@ METHODS: dict[str, Method] = {
     ),
     "terminal-velocity": Method(
         "average velocity whose end moves as it should, one step",
-        TerminalVelocity(_IMAGE_TRAINING, _IMAGES, moving=0.5, coupling="precomputed", anchored=0.5),
+        TerminalVelocity(_IMAGE_TRAINING, _IMAGES, **_COUPLED_JUMPS),
         TerminalVelocity(
             Training(steps=2500, batch=256, learning_rate=2e-3), _PLANE, moving=0.5, coupling="optimal", anchored=0.5
         ),
@@ -186,19 +177,8 @@ METHODS: dict[str, Method] = {
     ),
     "solution-flow": Method(
         "the solution of the flow's equation, one step",
-        SolutionFlow(
-            _IMAGE_TRAINING, _IMAGES, power=0.5, moving=0.5, coupling="precomputed", anchored=0.5, first=0.2, last=0.05
-        ),
-        SolutionFlow(
-            _PLANE_STUDENT,
-            _PLANE,
-            power=0.5,
-            moving=0.5,
-            coupling="precomputed",
-            anchored=0.5,
-            first=0.3,
-            last=0.01,
-        ),
+        SolutionFlow(_IMAGE_TRAINING, _IMAGES, power=0.5, first=0.2, last=0.05, **_COUPLED_JUMPS),
+        SolutionFlow(_PLANE_STUDENT, _PLANE, power=0.5, first=0.3, last=0.01, **_COUPLED_JUMPS),
         "Half of the jumps end at the data. Coupled pairs and an adaptive weight, as MeanFlow. Its second point lies "
         "on a straight line from the first, a fixed share of the way: the error of that share is left.",
     ),

@@ -10,7 +10,14 @@ from torch import nn
 
 from onestep_adapters.backbones import MLP, ConvNet, DiT
 from onestep_adapters.recipes.problems import Problem
+from onestep_core import l2, mse
 from onestep_core.errors import ConfigError
+
+Distance = Literal["squared", "l2"]
+"""Of a prediction and its target: the mean square, whose minimiser is the mean, or the root, which counts large errors
+less."""
+DISTANCES = {"squared": mse, "l2": l2}
+"""By name."""
 
 T = TypeVar("T")
 

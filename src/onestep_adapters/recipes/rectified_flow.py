@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from onestep_adapters.networks import as_velocity
 from onestep_adapters.recipes.flow_matching import FlowMatching, mixed_times
-from onestep_adapters.recipes.options import Network, Training, positive, share
+from onestep_adapters.recipes.options import DISTANCES, Distance, Network, Training, positive, share
 from onestep_adapters.recipes.pairs import teacher_pairs
 from onestep_adapters.recipes.problems import Problem
 from onestep_adapters.recipes.setting import Setting
@@ -19,8 +19,6 @@ from onestep_core import (
     Linear,
     flow_map_from_average_velocity,
     knowledge_distillation_regression,
-    l2,
-    mse,
     rectified_flow_regression,
 )
 
@@ -50,7 +48,7 @@ class Reflow:
     at_noise: float = attrs.field(default=0.0, validator=share)
     """Share of reflow's training times that are the noise end, where one step starts. Published: 0."""
 
-    distance: Literal["squared", "l2"] = "squared"
+    distance: Distance = "squared"
     """squared, as published, has the mean as its minimiser; l2 counts large errors less."""
 
     @property
@@ -69,7 +67,7 @@ class Reflow:
 
     def loss_step(self, setting: Setting) -> LossStep:
         """One update's loss."""
-        distance = mse if self.distance == "squared" else l2
+        distance = DISTANCES[self.distance]
         noise, (data, classes) = teacher_pairs(
             required_teacher(setting),
             setting.problem,
