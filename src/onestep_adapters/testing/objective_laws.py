@@ -113,6 +113,7 @@ def objective(
     independent: bool = True,
     compiled: bool = False,
     tolerance: float = 1e-6,
+    fraction: float = 1.0,
 ) -> list[Law]:
     """The laws of an objective, given as ``(network, problem) -> Regression``.
 
@@ -131,6 +132,8 @@ def objective(
         independent: the samples of a batch do not interact, so that per-sample gradients exist.
         compiled: ``torch.compile(fullgraph=True)`` agrees with eager mode; takes seconds.
         tolerance: of the gradients at the exact network.
+        fraction: of the usual number of cases, where one call is slow, such as a teacher that integrates; those
+            of the exact network are few already.
 
     Example:
         >>> from functools import partial
@@ -244,14 +247,14 @@ def objective(
 
     cases, seed = problems(data, course), seeds()
     laws = [
-        drawn("objective.shape_and_dtype", forms, cases, seed),
-        drawn("objective.target_has_no_gradient", frozen, cases, seed),
-        drawn("objective.prediction_has_gradient", alive, cases, seed),
-        drawn("objective.bare_vmap_raises", bare_vmap, cases, fraction=0.1),
+        drawn("objective.shape_and_dtype", forms, cases, seed, fraction=fraction),
+        drawn("objective.target_has_no_gradient", frozen, cases, seed, fraction=fraction),
+        drawn("objective.prediction_has_gradient", alive, cases, seed, fraction=fraction),
+        drawn("objective.bare_vmap_raises", bare_vmap, cases, fraction=0.1 * fraction),
     ]
     if independent:
-        laws.append(drawn("objective.per_sample_gradients", summed, cases, seed))
-        laws.append(drawn("objective.samples_are_independent", apart, cases, seed))
+        laws.append(drawn("objective.per_sample_gradients", summed, cases, seed, fraction=fraction))
+        laws.append(drawn("objective.samples_are_independent", apart, cases, seed, fraction=fraction))
     laws += [drawn("objective.compiles", compiles, cases, fraction=0.01)] if compiled else []
     few = problems(data, course, batch=2)
     wanted = (
