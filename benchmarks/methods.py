@@ -8,7 +8,6 @@ trained from three seeds (its teacher from one), and the rows go to ``methods-DA
 """
 
 import argparse
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import attrs
 import torch
 
-from onestep_adapters.metrics import ToyScore, bars, from_json, passes
+from onestep_adapters.metrics import bars, from_json, passes
 from onestep_adapters.metrics.plots import curves, image_grid, toy_scatter
 from onestep_adapters.recipes import METHODS, FlowMatching, find_method
 from onestep_adapters.recipes.evaluation import ImageReport, ToyReport, digits_classifier, evaluate_runs
@@ -79,16 +78,16 @@ def with_rows_of(before: Path, report: ImageReport | ToyReport) -> ImageReport |
         judged = {label: row for label, row in (references | rows).items() if row is not new.references.floor}
         verdicts = {label: tuple(bars(row, rows.get(yardstick or ""), new.references)) for label, row in judged.items()}
         return ImageReport(attrs.evolve(new, rows=tuple(rows.values()), yardstick=yardstick, verdicts=verdicts))
-    old = json.loads(before.read_text())
-    scores = {name: ToyScore(**score) for name, score in old["scores"].items()} | report.scores
+    old = ToyReport.from_json(before.read_text())
+    scores = old.scores | report.scores
     scores = {name: scores[name] for name in ordered(scores)}
-    yardstick = report.yardstick or old["yardstick"]
-    best = scores.get(yardstick)
-    notes = old["notes"] | report.notes
+    yardstick = report.yardstick or old.yardstick
+    best = scores.get(yardstick or "")
+    notes = old.notes | report.notes
     return attrs.evolve(
         report,
         scores=scores,
-        costs=old["costs"] | report.costs,
+        costs=old.costs | report.costs,
         notes={name: notes.get(name, "") for name in scores},
         yardstick=yardstick,
         verdicts={} if best is None else {name: passes(score, best) for name, score in scores.items()},

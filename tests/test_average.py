@@ -472,6 +472,9 @@ def test_moving_changes_nothing_where_the_others_stand_still():
     s = torch.where(torch.arange(5) < 2, p.s, p.t)
     call = partial(objectives.improved_meanflow_regression, net, p.z, p.v, p.z, p.t, s)
     torch.testing.assert_close(call(moving=2), call())
+    for wrong in (-1, 6):
+        with pytest.raises(ConfigError, match=f"moving = {wrong} of 5 samples"):
+            call(moving=wrong)
 
 
 def test_a_derivative_of_one_s_own_need_not_know_of_moving():

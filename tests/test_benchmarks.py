@@ -6,6 +6,7 @@ import pytest
 from benchmarks.methods import RESULTS, ordered, with_rows_of
 from onestep_adapters.metrics import from_json
 from onestep_adapters.recipes.evaluation import ImageReport, ToyReport
+from onestep_core.errors import ConfigError
 
 
 @pytest.mark.parametrize("data", ["8gaussians", "checkerboard"])
@@ -41,3 +42,13 @@ def test_rows_of_images_likewise():
 def test_a_table_starts_somewhere(tmp_path):
     nothing = ToyReport("8gaussians", {}, {}, None, {}, {}, 5)
     assert with_rows_of(tmp_path / "none.json", nothing) is nothing
+
+
+@pytest.mark.parametrize("data", ["8gaussians", "checkerboard"])
+def test_a_report_of_the_plane_is_read_as_it_was_written(data, tmp_path):
+    report = ToyReport.from_json((RESULTS / f"methods-{data}.json").read_text())
+    text = report.write(tmp_path)
+    assert text == (RESULTS / f"methods-{data}.md").read_text()
+    assert ToyReport.from_json((tmp_path / "report.json").read_text()) == report
+    with pytest.raises(ConfigError, match="of a law in the plane"):
+        ToyReport.from_json((RESULTS / "methods-digits.json").read_text())

@@ -214,6 +214,9 @@ def test_trigflow_refuses_numbers_that_cannot_work():
     for numbers in ((-1, 10), (1, 0)):
         with pytest.raises(ConfigError, match="warm-up"):
             flow.tangent_warmup(numbers[0], iterations=numbers[1])
+    for share in (-0.1, 1.5, float("nan")):
+        with pytest.raises(ConfigError, match=f"warmup = {share}: expected a share from 0 to 1"):
+            one.continuous_consistency_regression(lambda z, t: z, z, z, t, sigma_data=0.5, warmup=share)
 
 
 # Continuous-time consistency at the oracle.
@@ -585,23 +588,49 @@ def test_a_flow_map_is_its_own_composition(path, dim):
     assert (flow.compose(jumps, p.z, p.t, p.m, p.s) - jumps(p.z, p.t, p.s)).abs().max() > 1e-3
 
 
-def test_answers_of_another_shape_than_the_states_are_named():
-    """Prediction and target come from one network: where both are wrong alike, the pair alone does not show it."""
+ANSWERS = {
+    "flow_matching": lambda p, f, g: one.flow_matching_regression(f, p.z, p.v, p.t),
+    "denoising": lambda p, f, g: one.denoising_regression(f, p.z, p.data, p.t),
+    "meanflow": lambda p, f, g: one.meanflow_regression(f, p.z, p.v, p.t, p.s),
+    "improved_meanflow": lambda p, f, g: one.improved_meanflow_regression(f, p.z, p.v, p.v, p.t, p.s),
+    "alpha_flow": lambda p, f, g: one.alpha_flow_regression(f, g, p.z, p.v, p.t, p.s, alpha=0.5),
+    "split_meanflow": lambda p, f, g: one.split_meanflow_regression(f, g, p.z, p.t, p.m, p.s),
+    "shortcut": lambda p, f, g: one.shortcut_regression(f, g, p.z, p.t, p.s),
+    "terminal_velocity": lambda p, f, g: one.terminal_velocity_regression(f, g, p.z, p.t, p.s),
+    "solution_flow": lambda p, f, g: one.solution_flow_regression(f, g, p.z, p.v, p.t, p.m, p.s),
+    "consistency": lambda p, f, g: one.consistency_regression(f, g, p.z, p.z, p.t, p.m),
+    "continuous_consistency": lambda p, f, g: one.continuous_consistency_regression(f, p.z, p.v, p.t, sigma_data=0.5),
+    "consistency_trajectory": lambda p, f, g: one.consistency_trajectory_regression(
+        f, g, g, p.z, p.z, p.t, p.m, p.s, end=0.0
+    ),
+    "progressive": lambda p, f, g: one.progressive_regression(f, g, p.z, p.t, p.m, p.s, path=flow.Linear(0.01)),
+    "moment_matching": lambda p, f, g: one.moment_matching_loss(
+        f, g, p.z, p.z, p.t, p.m, p.s, particles=1, kernel=partial(one.laplace, temperature=1.0)
+    ),
+    "rectified_flow": lambda p, f, g: one.rectified_flow_regression(f, p.z, p.data, p.t, p.m, p.s),
+    "knowledge_distillation": lambda p, f, g: one.knowledge_distillation_regression(f, p.z, p.data, p.t, p.s),
+    "distribution_matching": lambda p, f, g: one.distribution_matching_regression(
+        f, g, p.data, p.z, p.t, path=flow.Linear()
+    ),
+}
+WRONG = {
+    "wide": (lambda z, *times: torch.cat([z, z], -1), r"answered \[4, 4\] to states of shape \[4, 2\]"),
+    "broadcast": (lambda z, *times: z.mean(0, keepdim=True), r"answered \[1, 2\] to states of shape \[4, 2\]"),
+    "several": (lambda z, *times: (z, z), "answered tuple to states|the network returned 2"),
+}
+
+
+@pytest.mark.parametrize(("wrong", "message"), WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize("make", ANSWERS.values(), ids=ANSWERS)
+def test_answers_of_another_shape_than_the_states_are_named(make, wrong, message):
+    """The network's in training and the target's: where both are wrong alike, the pair does not show it."""
     p = problem(flow.Linear(), MIXTURES[2])
-    doubled = lambda z, *times: torch.cat([z, z], -1)  # noqa: E731
-    mean = lambda z, *times: z.mean(0, keepdim=True)  # noqa: E731
-    for net in (doubled, mean):
-        for make in (
-            lambda net=net: one.consistency_regression(net, net, p.z, p.z, p.t, p.m),
-            lambda net=net: one.consistency_trajectory_regression(net, net, net, p.z, p.z, p.t, p.m, p.s, end=0.0),
-            lambda net=net: one.solution_flow_regression(net, net, p.z, p.v, p.t, p.m, p.s),
-            lambda net=net: one.progressive_regression(net, net, p.z, p.t, p.m, p.s, path=flow.Linear(0.01)),
-            lambda net=net: one.moment_matching_loss(
-                net, net, p.z, p.z, p.t, p.m, p.s, particles=1, kernel=partial(one.laplace, temperature=1.0)
-            ),
-        ):
-            with pytest.raises((ConfigError, TypeCheckError), match=r"answered \[|shape"):
-                make()
+    right = lambda z, *times: 0.5 * z  # noqa: E731
+    called = []
+    make(p, right, lambda *state: called.append(1) or right(*state))
+    for first, second in [(wrong, wrong), (wrong, right), (right, wrong)][: 3 if called else 2]:
+        with pytest.raises(ConfigError, match=message):
+            make(p, first, second)
 
 
 def test_the_published_target_without_an_inner_map():

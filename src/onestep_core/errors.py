@@ -31,16 +31,18 @@ def like_states(answer: Tensor, states: Tensor) -> Tensor:
     """What a network says of states, of their shape; else an error would name what is made of it later, or none would.
 
     Raises:
-        ConfigError: if the shapes differ.
+        ConfigError: if the shapes differ, or the answer is no tensor.
 
     Example:
         >>> import torch
         >>> like_states(torch.zeros(1, 2), torch.ones(1, 2))
         tensor([[0., 0.]])
     """
-    if answer.shape != states.shape:
+    shape = getattr(answer, "shape", None)
+    if shape != states.shape:
+        said = type(answer).__name__ if shape is None else list(shape)
         raise ConfigError(
-            f"the network answered {list(answer.shape)} to states of shape {list(states.shape)}: expected the same "
+            f"the network answered {said} to states of shape {list(states.shape)}: expected a tensor of the same "
             "shape; wrap a network with several outputs so that it returns one"
         )
     return answer

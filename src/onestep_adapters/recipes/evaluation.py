@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 import torch
@@ -80,6 +80,7 @@ class ToyReport:
             "verdicts": {name: _plain(verdict) for name, verdict in self.verdicts.items()},
             "costs": self.costs,
             "notes": self.notes,
+            "draws": self.draws,
             "environment": environment(),
         }
         for name, written in (("report.md", text), ("report.json", json.dumps(content, indent=1) + "\n")):
@@ -87,6 +88,27 @@ class ToyReport:
             draft.write_text(written, encoding="utf-8")
             draft.replace(place / name)
         return text
+
+    @classmethod
+    def from_json(cls, text: str) -> "ToyReport":
+        """The report that :meth:`write` left as ``report.json``.
+
+        Raises:
+            ConfigError: if the text is no such report.
+        """
+        try:
+            content = json.loads(text)
+            return cls(
+                data=content["data"],
+                scores={name: ToyScore(**_tuples(score)) for name, score in content["scores"].items()},
+                verdicts={name: ToyVerdict(**_tuples(verdict)) for name, verdict in content["verdicts"].items()},
+                yardstick=content["yardstick"],
+                costs=content["costs"],
+                notes=content["notes"],
+                draws=content["draws"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"expected a report of a law in the plane, of this version: {error!r}") from error
 
     def _markdown(self) -> str:
         lines = [
@@ -120,6 +142,11 @@ def _plain(value: object) -> object:
     if attrs.has(type(value)):
         return attrs.asdict(value)  # type: ignore[arg-type]
     return value._asdict() if hasattr(value, "_asdict") else value
+
+
+def _tuples(content: dict[str, Any]) -> dict[str, Any]:
+    """What JSON gives as lists."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
 
 
 def evaluate_runs(runs: Sequence[Run], yardstick: Run | None, *, split: str, repeats: int, seed: int) -> Written:

@@ -142,7 +142,7 @@ def two_jump_target(
         state_bound: likewise the state ``z_m``.
 
     Raises:
-        ConfigError: if a bound is not positive.
+        ConfigError: if a bound is not positive, or the second jump is not of the shape of its states.
 
     Example:
         >>> one, half = torch.ones(1, 1), torch.tensor([0.5])
@@ -151,7 +151,7 @@ def two_jump_target(
     """
     first, t, m, s = frozen(first), frozen(t), frozen(m), frozen(s)
     middle = _within(frozen(z) + expand_like(m - t, first) * first, state_bound)
-    return _within(semigroup_target(first, frozen_value(second, middle, m, s), t, m, s), bound)
+    return _within(semigroup_target(first, like_states(frozen_value(second, middle, m, s), middle), t, m, s), bound)
 
 
 def eulerian_derivative(
@@ -175,6 +175,9 @@ def eulerian_derivative(
         derivative: how the tangent is found, see :mod:`onestep_core.flow.derivatives`.
         moving: a promise that only the first ``moving`` samples have ``s != t``.
 
+    Raises:
+        ConfigError: if the answer is not of the shape of the states, or ``moving`` is more than they are.
+
     Example:
         >>> one = torch.ones(1, 1)
         >>> eulerian_derivative(lambda z, t, s: z * expand_like(t, z), one, one, torch.ones(1), torch.zeros(1))
@@ -195,7 +198,7 @@ def lagrangian_derivative(
 ) -> tuple[Any, Any]:
     """``function(z, t, s)`` and ``D_s``, its tangent along ``(0, 0, 1)``: with the end of the jump.
 
-    Arguments as :func:`eulerian_derivative`.
+    Arguments and errors as :func:`eulerian_derivative`.
 
     Example:
         >>> one = torch.ones(1, 1)
@@ -216,8 +219,12 @@ def _derivative(
     """``moving`` is passed on only where it says something: a derivative of the user's own need not take it.
 
     Raises:
-        ConfigError: if the network's answer is not of the shape of its states.
+        ConfigError: if the network's answer is not of the shape of its states, or ``moving`` is no number of them.
     """
+    if moving is not None and not 0 <= moving <= len(primals[0]):
+        raise ConfigError(
+            f"moving = {moving} of {len(primals[0])} samples: expected how many of the first ones have s != t"
+        )
     value, tangent = derivative(function, primals, tangents, **({} if moving is None else {"moving": moving}))
     for answer in tree_leaves(value):
         like_states(answer, primals[0])

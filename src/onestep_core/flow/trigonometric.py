@@ -158,14 +158,14 @@ def trigflow_tangent(
         derivative: ``F' = cos(t) sin(t) dF/dt``, the tangent of ``F(z, t)`` along ``cos(t) sin(t) (v, 1)``.
         t: times, ``[batch]``.
         sigma_data: standard deviation of the data, positive.
-        warmup: ``r``, a number or ``[batch]``. At 0 the fixed point is ``sigma_data F = v``: flow matching, with the
-            weight ``cos(t)^2``.
+        warmup: ``r`` from 0 to 1, a number or ``[batch]``. At 0 the fixed point is ``sigma_data F = v``: flow matching,
+            with the weight ``cos(t)^2``.
 
     Returns:
         The tangent, without gradient, ``[batch, *shape]``.
 
     Raises:
-        ConfigError: if ``sigma_data`` is not positive.
+        ConfigError: if ``sigma_data`` is not positive, or a number ``warmup`` not from 0 to 1.
         jaxtyping.TypeCheckError: if shapes disagree.
 
     Source: Lu and Song, section 4 and algorithm 1, https://arxiv.org/abs/2410.11081.
@@ -176,6 +176,8 @@ def trigflow_tangent(
         tensor([[-1.]])
     """
     _positive(sigma_data)
+    if not isinstance(warmup, Tensor) and not 0 <= warmup <= 1:
+        raise ConfigError(f"warmup = {warmup}: expected a share from 0 to 1, such as tangent_warmup(iteration)")
     z, t = frozen(z), frozen(t)
     cos, sin = expand_like(t.cos(), z), expand_like(t.sin(), z)
     ramp = expand_like(frozen(warmup), z) if isinstance(warmup, Tensor) else warmup

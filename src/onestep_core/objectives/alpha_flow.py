@@ -12,7 +12,7 @@ so that ``a'`` is averaged over a neighbourhood; the fixed point is off by ``O(a
 Annealing ``alpha`` from 1 to 0 (:func:`onestep_core.flow.alpha_schedule`) learns an easy average first.
 """
 
-from onestep_core.errors import ConfigError
+from onestep_core.errors import ConfigError, like_states
 from onestep_core.flow import between, two_jump_target
 from onestep_core.precision import full
 from onestep_core.protocols import AverageVelocity
@@ -48,8 +48,9 @@ def alpha_flow_regression(
         Prediction and target, ``[batch, *shape]``, in at least float32.
 
     Raises:
-        ConfigError: if ``alpha`` is not in (0, 1]; at 0 use ``meanflow_regression``. If ``bound`` is not positive.
-        jaxtyping.TypeCheckError: if shapes disagree.
+        ConfigError: if ``alpha`` is not in (0, 1]; at 0 use ``meanflow_regression``. If ``bound`` is not positive, or a
+            network's answer is not of the shape of its states.
+        jaxtyping.TypeCheckError: if other shapes disagree.
 
     Source: Zhang et al., AlphaFlow: Understanding and Improving MeanFlow Models, https://arxiv.org/abs/2510.20771. The
     released code weights the distance, averaged over a sample, by ``alpha * adaptive(power=1.0, epsilon=0.001)`` here
@@ -76,4 +77,4 @@ def alpha_flow_regression(
         )
     z, t, s = full(z), full(t), full(s)
     target = two_jump_target(v, frozen, z, t, between(t, s, share=alpha), s, bound=bound)
-    return regression(average_velocity(z, t, s), target)
+    return regression(like_states(average_velocity(z, t, s), z), target)

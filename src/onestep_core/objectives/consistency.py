@@ -24,6 +24,7 @@ misses ``f(z, t)`` by ``O((t - m)^2)``. At ``m = end`` it is the posterior mean,
 
 import torch
 
+from onestep_core.errors import like_states
 from onestep_core.flow import frozen_value
 from onestep_core.precision import full
 from onestep_core.protocols import ConsistencyFunction
@@ -86,9 +87,9 @@ def consistency_regression(
         >>> loss = (pseudo_huber(*pair, c=0.001) * inverse_duration(t, m)).mean()
     """
     z, z_m, t, m = full(z), full(z_m), full(t), full(m)
-    prediction = online(z, t)
-    goal = full(frozen_value(target, z_m, m))
+    prediction = like_states(online(z, t), z)
+    goal = full(like_states(frozen_value(target, z_m, m), z))
     if end is not None:
         arrived = (m - end).sign() * (t - end).sign() <= 0
         goal = torch.where(expand_like(arrived, goal), z_m, goal)
-    return regression(prediction, goal, states=z)
+    return regression(prediction, goal)

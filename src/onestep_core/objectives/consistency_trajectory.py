@@ -19,6 +19,7 @@ is soft, the published choice. The loss alone does not anchor the map. What does
 import torch
 from torch import Tensor
 
+from onestep_core.errors import like_states
 from onestep_core.flow import frozen_value
 from onestep_core.precision import full
 from onestep_core.protocols import FlowMap
@@ -58,7 +59,7 @@ def consistency_trajectory_regression(
         Prediction and target, ``[batch, *shape]``, in at least float32; both are data.
 
     Raises:
-        ConfigError: if the outer map's answer is not of the shape of the states.
+        ConfigError: if a map's answer is not of the shape of its states.
         jaxtyping.TypeCheckError: if other shapes disagree.
 
     Source: Kim et al., Consistency Trajectory Models, section 3, https://arxiv.org/abs/2310.02279. The released code
@@ -84,9 +85,9 @@ def consistency_trajectory_regression(
     """
     z, z_m, t, m, s = full(z), full(z_m), full(t), full(m), full(s)
     last = torch.full_like(s, end)
-    prediction = outer(online(z, t, s), s, last)
+    prediction = outer(like_states(online(z, t, s), z), s, last)
 
     def end_of(z_m: Tensor, m: Tensor, s: Tensor, last: Tensor) -> Tensor:
-        return outer(z_m, m, last) if inner is None else outer(inner(z_m, m, s), s, last)
+        return outer(z_m, m, last) if inner is None else outer(like_states(inner(z_m, m, s), z_m), s, last)
 
-    return regression(prediction, frozen_value(end_of, z_m, m, s, last), states=z)
+    return regression(like_states(prediction, z), like_states(frozen_value(end_of, z_m, m, s, last), z))

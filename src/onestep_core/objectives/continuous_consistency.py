@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from onestep_core.errors import like_states
 from onestep_core.flow import trigflow_tangent, two_pass
 from onestep_core.precision import full
 from onestep_core.protocols import Derivative, Velocity
@@ -55,8 +56,9 @@ def continuous_consistency_regression(
         Prediction and target, ``[batch, *shape]``, in at least float32.
 
     Raises:
-        ConfigError: if ``sigma_data`` is not positive.
-        jaxtyping.TypeCheckError: if shapes disagree.
+        ConfigError: if ``sigma_data`` is not positive, a number ``warmup`` not from 0 to 1, or the network's answer not
+            of the shape of its states.
+        jaxtyping.TypeCheckError: if other shapes disagree.
 
     Source: Lu and Song, Simplifying, Stabilizing and Scaling Continuous-time Consistency Models, section 4 and
     algorithm 1, https://arxiv.org/abs/2410.11081. The loss there is ``uncertainty(weight * mse(F, target),
@@ -79,5 +81,5 @@ def continuous_consistency_regression(
     z, v, t = full(z), full(v), full(t)
     rate = t.cos() * t.sin()
     prediction, slope = derivative(network, (z, t), (expand_like(rate, v) * v, rate))
-    tangent = trigflow_tangent(prediction, z, v, slope, t, sigma_data=sigma_data, warmup=warmup)
+    tangent = trigflow_tangent(like_states(prediction, z), z, v, slope, t, sigma_data=sigma_data, warmup=warmup)
     return pull(prediction, tangent if normalize is None else normalize(tangent))

@@ -4,6 +4,7 @@ The minimiser is ``E[data | z]``, from which velocity, noise and score follow (`
 preconditioning and :func:`onestep_core.regression.karras` this is EDM's training loss.
 """
 
+from onestep_core.errors import like_states
 from onestep_core.protocols import Denoiser
 from onestep_core.regression import Regression, regression
 from onestep_core.typing import Sample, Time, typed
@@ -23,7 +24,8 @@ def denoising_regression(denoiser: Denoiser, z: Sample, data: Sample, t: Time) -
         Prediction and target, ``[batch, *shape]``, in at least float32.
 
     Raises:
-        jaxtyping.TypeCheckError: if shapes disagree.
+        ConfigError: if a network's answer is not of the shape of its states.
+        jaxtyping.TypeCheckError: if other shapes disagree.
 
     Source: Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, eq. 2 and 8,
     https://arxiv.org/abs/2206.00364.
@@ -37,4 +39,4 @@ def denoising_regression(denoiser: Denoiser, z: Sample, data: Sample, t: Time) -
         >>> raw = mse(*denoising_regression(edm(lambda z, sigma: 0 * z), z, data, sigma))
         >>> loss = (raw * karras(sigma, sigma_data=0.5)).mean()
     """
-    return regression(denoiser(z, t), data)
+    return regression(like_states(denoiser(z, t), z), data)

@@ -34,7 +34,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from onestep_core.errors import ConfigError
+from onestep_core.errors import ConfigError, like_states
 from onestep_core.fields import denoising_error, score_gap
 from onestep_core.flow import frozen_value
 from onestep_core.precision import frozen
@@ -80,7 +80,8 @@ def distribution_matching_regression(
         mean, and ``-field / numel`` its gradient in the samples.
 
     Raises:
-        jaxtyping.TypeCheckError: if shapes disagree.
+        ConfigError: if a network's answer is not of the shape of its states.
+        jaxtyping.TypeCheckError: if other shapes disagree.
 
     Source: Yin et al., One-step Diffusion with Distribution Matching Distillation, eq. 7 and 8,
     https://arxiv.org/abs/2311.18828; Improved Distribution Matching Distillation, https://arxiv.org/abs/2405.14867;
@@ -98,7 +99,7 @@ def distribution_matching_regression(
     if normalizer is None:
         scores = snr(t, path=path)
         scale = scores if scale is None else scores * frozen(scale)
-    denoised = (frozen_value(denoiser, z, t) for denoiser in (real, fake))
+    denoised = (like_states(frozen_value(denoiser, z, t), z) for denoiser in (real, fake))
     return pull(samples, score_gap(samples, *denoised, scale=scale, normalizer=normalizer))
 
 

@@ -4,6 +4,7 @@ The minimiser is the marginal velocity ``E[v | z]``, whose ordinary differential
 sampling integrates it in many evaluations.
 """
 
+from onestep_core.errors import like_states
 from onestep_core.protocols import Velocity
 from onestep_core.regression import Regression, regression
 from onestep_core.typing import Sample, Time, typed
@@ -23,7 +24,8 @@ def flow_matching_regression(velocity: Velocity, z: Sample, v: Sample, t: Time) 
         Prediction and target, ``[batch, *shape]``, in at least float32.
 
     Raises:
-        jaxtyping.TypeCheckError: if shapes disagree, or the network's output has another shape than ``v``.
+        ConfigError: if a network's answer is not of the shape of its states.
+        jaxtyping.TypeCheckError: if other shapes disagree.
 
     Source: Lipman et al., Flow Matching for Generative Modeling, eq. 9, https://arxiv.org/abs/2210.02747.
 
@@ -36,4 +38,4 @@ def flow_matching_regression(velocity: Velocity, z: Sample, v: Sample, t: Time) 
         >>> squared_l2(*flow_matching_regression(lambda z, t: torch.ones_like(z), z, v, t))
         tensor([0., 0.])
     """
-    return regression(velocity(z, t), v)
+    return regression(like_states(velocity(z, t), z), v)

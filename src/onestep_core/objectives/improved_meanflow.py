@@ -13,6 +13,7 @@ number and the same gradient, so the pairs here hold ``a`` and that target.
 
 from typing import NamedTuple
 
+from onestep_core.errors import like_states
 from onestep_core.flow import eulerian_derivative, eulerian_target, two_pass
 from onestep_core.precision import full
 from onestep_core.protocols import AverageVelocity, Derivative, TwoHeadedVelocity
@@ -56,7 +57,8 @@ def improved_meanflow_regression(
         Prediction and target, ``[batch, *shape]``, in at least float32.
 
     Raises:
-        jaxtyping.TypeCheckError: if shapes disagree.
+        ConfigError: if the network's answer is not of the shape of its states.
+        jaxtyping.TypeCheckError: if other shapes disagree.
 
     Source: Geng et al., Improved Mean Flows, section 4 and algorithm 1, https://arxiv.org/abs/2512.02012. The released
     code orders times ``(z, t, t - s)`` and weights the distance summed over a sample by
@@ -78,7 +80,7 @@ def improved_meanflow_regression(
     prediction, slope = eulerian_derivative(
         average_velocity, z, full(tangent), t, s, derivative=derivative, moving=moving
     )
-    return regression(prediction, eulerian_target(v, slope, t, s))
+    return regression(like_states(prediction, z), eulerian_target(v, slope, t, s))
 
 
 @typed
@@ -109,7 +111,8 @@ def improved_meanflow_regressions(
         ``average`` and ``instantaneous``, each a prediction and a target ``[batch, *shape]``.
 
     Raises:
-        jaxtyping.TypeCheckError: if shapes disagree.
+        ConfigError: if the network's answer is not of the shape of its states.
+        jaxtyping.TypeCheckError: if other shapes disagree.
 
     Source: Lyy-iiis/imeanflow, ``iMeanFlow.forward``: the two adaptively weighted losses are added with equal weight.
 

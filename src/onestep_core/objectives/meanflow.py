@@ -11,6 +11,7 @@ The text "v = d_z u . v + d_t u", found in places, holds for the *displacement* 
 average velocity. The paper and its code order times ``(z, r, t)``, target first, with tangents ``(v, 0, 1)``.
 """
 
+from onestep_core.errors import like_states
 from onestep_core.flow import eulerian_derivative, eulerian_target, two_pass
 from onestep_core.precision import full
 from onestep_core.protocols import AverageVelocity, Derivative
@@ -47,7 +48,8 @@ def meanflow_regression(
         Prediction and target, ``[batch, *shape]``, in at least float32.
 
     Raises:
-        jaxtyping.TypeCheckError: if shapes disagree.
+        ConfigError: if the network's answer is not of the shape of its states.
+        jaxtyping.TypeCheckError: if other shapes disagree.
 
     Source: Geng et al., Mean Flows for One-step Generative Modeling, eq. 6-11 and algorithm 1,
     https://arxiv.org/abs/2505.13447. The released codes weight the squared distance *summed* over a sample by
@@ -67,4 +69,4 @@ def meanflow_regression(
     """
     z, v, t, s = full(z), full(v), full(t), full(s)
     prediction, slope = eulerian_derivative(average_velocity, z, v, t, s, derivative=derivative, moving=moving)
-    return regression(prediction, eulerian_target(v, slope, t, s, scale=scale))
+    return regression(like_states(prediction, z), eulerian_target(v, slope, t, s, scale=scale))

@@ -28,7 +28,7 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
-from onestep_core.errors import ConfigError
+from onestep_core.errors import ConfigError, like_states
 from onestep_core.flow import frozen_value
 from onestep_core.precision import frozen
 from onestep_core.protocols import FlowMap, Kernel
@@ -75,7 +75,7 @@ def moment_matching_loss(
     Raises:
         ConfigError: if ``particles`` does not divide the batch, or is below 1; if the map's answer is not of the shape
             of the states.
-        jaxtyping.TypeCheckError: if shapes disagree.
+        jaxtyping.TypeCheckError: if other shapes disagree.
 
     Source: Zhou et al., Inductive Moment Matching, sections 3 and 4; one particle: section 5,
     https://arxiv.org/abs/2503.07565. The paper bounds the distance in the kernel from below by a small number to keep
@@ -105,7 +105,8 @@ def moment_matching_loss(
             f"a batch of {batch} in groups of {particles} particles: expected at least one particle, and groups that "
             "fill the batch; lay the particles of a group contiguously, with one t, m and s"
         )
-    made, wanted = regression(online(z, t, s), frozen_value(target, frozen(z_m), m, s), states=z)
+    wanted = like_states(frozen_value(target, frozen(z_m), m, s), z)
+    made, wanted = regression(like_states(online(z, t, s), z), wanted)
     if length is not None:
         unit = expand_like(frozen(length), made)
         made, wanted = made / unit, wanted / unit

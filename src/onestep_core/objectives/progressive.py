@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from onestep_core.errors import like_states
 from onestep_core.flow import ddim, frozen_value
 from onestep_core.precision import frozen, full
 from onestep_core.protocols import Denoiser, Path
@@ -66,7 +67,7 @@ def progressive_regression(
         Prediction and target in data space, ``[batch, *shape]``, in at least float32.
 
     Raises:
-        ConfigError: if the student's answer is not of the shape of its states.
+        ConfigError: if a network's answer is not of the shape of its states.
         jaxtyping.TypeCheckError: if other shapes disagree, or ``last`` is no mask.
 
     Source: Salimans and Ho, Progressive Distillation for Fast Sampling of Diffusion Models, algorithm 2,
@@ -85,14 +86,14 @@ def progressive_regression(
         >>> loss = (mse(*pair) * truncated_snr(t, path=path)).mean()
     """
     start = frozen(z)
-    first = full(frozen_value(teacher, start, t))
+    first = full(like_states(frozen_value(teacher, start, t), start))
     middle = ddim(lambda z, t: first, start, t, m, path=path)
-    second = full(frozen_value(teacher, middle, m))
+    second = full(like_states(frozen_value(teacher, middle, m), start))
     # The state itself cancels: the target lies between the two expected data, and what it adds to them is small.
     target = first + expand_like(_share_of_second(t, m, s, path), first) * (second - first)
     if last is not None:
         target = torch.where(expand_like(last, second), second, target)
-    return regression(student(z, t), target, states=z)
+    return regression(like_states(student(z, t), z), target)
 
 
 def _share_of_second(t: Time, m: Time, s: Time, path: Path) -> Tensor:

@@ -16,6 +16,7 @@ Gaussian onto another, and of any exact flow in one dimension, do not cross: the
 general reflow makes trajectories straighter and not straight; repeat it, or distil what is left.
 """
 
+from onestep_core.errors import like_states
 from onestep_core.flow import chord
 from onestep_core.protocols import FlowMap, Velocity
 from onestep_core.regression import Regression, regression
@@ -38,7 +39,8 @@ def rectified_flow_regression(velocity: Velocity, z: Sample, end: Sample, t: Tim
         Prediction and target, ``[batch, *shape]``, in at least float32.
 
     Raises:
-        jaxtyping.TypeCheckError: if shapes disagree.
+        ConfigError: if a network's answer is not of the shape of its states.
+        jaxtyping.TypeCheckError: if other shapes disagree.
 
     Source: Liu et al., Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow, section 2,
     https://arxiv.org/abs/2209.03003 (their time runs from noise to data); in pieces: Yan et al., PeRFlow,
@@ -56,7 +58,7 @@ def rectified_flow_regression(velocity: Velocity, z: Sample, end: Sample, t: Tim
         >>> loss = squared_l2(*pair).mean()
     """
     z_m, v = chord(z, end, t, m, s)
-    return regression(velocity(z_m, m), v)
+    return regression(like_states(velocity(z_m, m), z), v)
 
 
 @typed
@@ -75,7 +77,8 @@ def knowledge_distillation_regression(flow_map: FlowMap, z: Sample, end: Sample,
         Prediction and target, ``[batch, *shape]``, in at least float32.
 
     Raises:
-        jaxtyping.TypeCheckError: if shapes disagree.
+        ConfigError: if a network's answer is not of the shape of its states.
+        jaxtyping.TypeCheckError: if other shapes disagree.
 
     Source: Luhman and Luhman, Knowledge Distillation in Iterative Generative Models for Improved Sampling Speed,
     https://arxiv.org/abs/2101.02388; after reflow: Liu et al., section 2.1, https://arxiv.org/abs/2209.03003.
@@ -87,4 +90,4 @@ def knowledge_distillation_regression(flow_map: FlowMap, z: Sample, end: Sample,
         >>> squared_l2(*knowledge_distillation_regression(lambda z, t, s: 0.5 * z, noise, data, one, 0 * one))
         tensor([0., 0.])
     """
-    return regression(flow_map(z, t, s), end)
+    return regression(like_states(flow_map(z, t, s), z), end)

@@ -6,6 +6,7 @@ the semigroup identity at the midpoint. The network is trained at step sizes ``1
 which is flow matching; what it learns there doubles its reach with every size.
 """
 
+from onestep_core.errors import like_states
 from onestep_core.flow import between, frozen_value, two_jump_target
 from onestep_core.precision import full
 from onestep_core.protocols import AverageVelocity
@@ -43,8 +44,8 @@ def shortcut_regression(
         Prediction and target, ``[batch, *shape]``, in at least float32.
 
     Raises:
-        ConfigError: if ``bound`` is not positive.
-        jaxtyping.TypeCheckError: if shapes disagree.
+        ConfigError: if ``bound`` is not positive, or a network's answer is not of the shape of its states.
+        jaxtyping.TypeCheckError: if other shapes disagree.
 
     Source: Frans et al., One Step Diffusion via Shortcut Models, section 3 and algorithm 1,
     https://arxiv.org/abs/2410.12557. The paper's time has noise at 0: use ``reverse(Linear(noise_floor=1e-5))``. The
@@ -59,6 +60,6 @@ def shortcut_regression(
     """
     z, t, s = full(z), full(t), full(s)
     m = between(t, s, share=0.5)
-    first = frozen_value(frozen, z, t, m)
+    first = like_states(frozen_value(frozen, z, t, m), z)
     target = two_jump_target(first, frozen, z, t, m, s, bound=bound, state_bound=bound)
-    return regression(average_velocity(z, t, s), target)
+    return regression(like_states(average_velocity(z, t, s), z), target)

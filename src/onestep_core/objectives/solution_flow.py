@@ -11,6 +11,7 @@ parameterisation has to bring (``flow_map_from_average_velocity``), and flow mat
 In average velocities it is alpha-Flow with ``alpha = (m - t) / (s - t)``, multiplied by ``s - t``, and has its bias.
 """
 
+from onestep_core.errors import like_states
 from onestep_core.flow import frozen_value
 from onestep_core.precision import full
 from onestep_core.protocols import FlowMap
@@ -61,4 +62,5 @@ def solution_flow_regression(
         Regression(prediction=tensor([[0.]]), target=tensor([[0.2500]]))
     """
     z, v, t, m, s = full(z), full(v), full(t), full(m), full(s)
-    return regression(solution(z, t, s), frozen_value(frozen, z + expand_like(m - t, z) * v, m, s), states=z)
+    target = frozen_value(frozen, z + expand_like(m - t, z) * v, m, s)
+    return regression(like_states(solution(z, t, s), z), like_states(target, z))

@@ -9,6 +9,7 @@ for every middle time. Its right side, frozen, is the target. MeanFlow's identit
 a part of the batch says which flow it is.
 """
 
+from onestep_core.errors import like_states
 from onestep_core.flow import frozen_value, two_jump_target
 from onestep_core.precision import full
 from onestep_core.protocols import AverageVelocity
@@ -34,7 +35,8 @@ def split_meanflow_regression(
         Prediction and target, ``[batch, *shape]``, in at least float32.
 
     Raises:
-        jaxtyping.TypeCheckError: if shapes disagree.
+        ConfigError: if a network's answer is not of the shape of its states.
+        jaxtyping.TypeCheckError: if other shapes disagree.
 
     Source: Guo et al., SplitMeanFlow, eq. 8 (interval splitting consistency), https://arxiv.org/abs/2507.16884. No code
     was released.
@@ -49,5 +51,5 @@ def split_meanflow_regression(
         Regression(prediction=tensor([[1.]]), target=tensor([[0.7500]]))
     """
     z, t, m, s = full(z), full(t), full(m), full(s)
-    target = two_jump_target(frozen_value(frozen, z, t, m), frozen, z, t, m, s)
-    return regression(average_velocity(z, t, s), target)
+    target = two_jump_target(like_states(frozen_value(frozen, z, t, m), z), frozen, z, t, m, s)
+    return regression(like_states(average_velocity(z, t, s), z), target)

@@ -10,6 +10,7 @@ target, Lagrangian self-distillation. What is *not* implied: a velocity. ``v`` i
 ``s = t``, which flow matching on the same network then has to learn.
 """
 
+from onestep_core.errors import like_states
 from onestep_core.flow import frozen_value, lagrangian_derivative, with_graph
 from onestep_core.precision import full
 from onestep_core.protocols import AverageVelocity, Derivative, Velocity
@@ -44,7 +45,8 @@ def terminal_velocity_regression(
         the jump, not the average.
 
     Raises:
-        jaxtyping.TypeCheckError: if shapes disagree.
+        ConfigError: if a network's answer is not of the shape of its states.
+        jaxtyping.TypeCheckError: if other shapes disagree.
         NotImplementedError: from torch, where an operation has no forward derivative.
 
     Source: Zhou et al., Terminal Velocity Matching, section 3, https://arxiv.org/abs/2511.19797; with a frozen
@@ -64,6 +66,6 @@ def terminal_velocity_regression(
     """
     z, t, s = full(z), full(t), full(s)
     average, slope = lagrangian_derivative(average_velocity, z, t, s, derivative=derivative)
-    duration, average = expand_like(s - t, z), full(average)
-    target = frozen_value(velocity, z + duration * average.detach(), s)
+    duration, average = expand_like(s - t, z), full(like_states(average, z))
+    target = like_states(frozen_value(velocity, z + duration * average.detach(), s), z)
     return regression(average + duration * full(slope), target)

@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from onestep_core.errors import like_states
 from onestep_core.precision import frozen, full
 from onestep_core.typing import Sample, typed
 
@@ -27,17 +26,14 @@ class Regression(NamedTuple):
 
 
 @typed
-def regression(prediction: Sample, target: Sample, *, states: Tensor | None = None) -> Regression:
+def regression(prediction: Sample, target: Sample) -> Regression:
     """Pair ``prediction`` with ``sg(target)``, both in at least float32.
 
     Args:
         prediction: what the network says, ``[batch, *shape]``.
         target: what it should say, ``[batch, *shape]``; its gradient is cut, in reverse and forward mode.
-        states: where both are what one network says of states, those: a network that is wrong about the shape is so
-            on both sides.
 
     Raises:
-        ConfigError: if the prediction is not of the shape of the states.
         jaxtyping.TypeCheckError: if the shapes differ, or one is not floating point.
 
     Example:
@@ -46,8 +42,6 @@ def regression(prediction: Sample, target: Sample, *, states: Tensor | None = No
         >>> pair.prediction.requires_grad, pair.target.requires_grad
         (True, False)
     """
-    if states is not None:
-        like_states(prediction, states)
     return Regression(full(prediction), frozen(target))
 
 
