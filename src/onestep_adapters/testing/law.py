@@ -122,12 +122,13 @@ def close(actual: Tensor, expected: Tensor, tolerance: float, what: str) -> None
     error = (first - second).abs().nan_to_num(nan=torch.inf)
     error = torch.where((first == second) | (first.isnan() & second.isnan()), 0.0, error)
     scale = max(1.0, float(second.abs().nan_to_num(posinf=0.0, neginf=0.0).max()))
+    if float(error.max()) <= tolerance * scale:
+        return
     worst = int(error.argmax())
     place = tuple(int(i) for i in torch.unravel_index(torch.tensor(worst), first.shape))
-    require(
-        float(error.max()) <= tolerance * scale,
+    raise LawError(
         f"{what}: {float(first.flatten()[worst]):.6g} where {float(second.flatten()[worst]):.6g} was expected "
-        f"at {place}; largest error {float(error.max()):.3g}, allowed {tolerance * scale:.3g}",
+        f"at {place}; largest error {float(error.max()):.3g}, allowed {tolerance * scale:.3g}"
     )
 
 
