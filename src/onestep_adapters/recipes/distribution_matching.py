@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from onestep_adapters.backbones import Critic
 from onestep_adapters.networks import frozen
 from onestep_adapters.recipes.flow_matching import FlowMatching
-from onestep_adapters.recipes.options import Network, Training, finite, not_negative, positive, share
+from onestep_adapters.recipes.options import (
+    DISTANCES,
+    Distance,
+    Network,
+    Training,
+    finite,
+    not_negative,
+    positive,
+    share,
+)
 from onestep_adapters.recipes.pairs import teacher_pairs
 from onestep_adapters.recipes.problems import Batch, Problem
 from onestep_adapters.recipes.setting import Setting
@@ -108,6 +117,8 @@ class DistributionMatching:
     """Factor of the regression onto the teacher's own samples from the same noise (DMD); 0 makes no pairs."""
     preparation: float = attrs.field(default=0.0, validator=share)
     """Share of the training in which the generator learns from such pairs alone, before it follows the gap."""
+    distance: Distance = "squared"
+    """Of a pair's sample to the generator's: l2 puts what lies between modes on one side."""
     pairs: int = attrs.field(default=5000, validator=positive)
     """How many pairs."""
     solver_steps: int = attrs.field(default=25, validator=positive)
@@ -273,7 +284,7 @@ class DistributionMatching:
         pair = knowledge_distillation_regression(
             lambda z, t, s: self.generate(network, z, classes), noise[index], made.data[index], one, zero
         )
-        return mse(*pair).mean()
+        return DISTANCES[self.distance](*pair).mean()
 
     def _grid(self) -> list[float]:
         return [self.entry * (1 - k / self.generator_steps) for k in range(self.generator_steps)] + [PATH.data_time]
