@@ -1,5 +1,7 @@
 """Tables that grow from day to day."""
 
+import json
+
 import attrs
 import pytest
 
@@ -52,3 +54,6 @@ def test_a_report_of_the_plane_is_read_as_it_was_written(data, tmp_path):
     assert ToyReport.from_json((tmp_path / "report.json").read_text()) == report
     with pytest.raises(ConfigError, match="of a law in the plane"):
         ToyReport.from_json((RESULTS / "methods-digits.json").read_text())
+    for part in ("scores", "costs"):
+        with pytest.raises(ConfigError, match="of a law in the plane"):
+            ToyReport.from_json(json.dumps(json.loads((tmp_path / "report.json").read_text()) | {part: None}))

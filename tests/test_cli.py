@@ -155,6 +155,27 @@ def test_training_again_needs_a_word(trained, capsys):
     assert "complete: 3 of 3" in capsys.readouterr().out
 
 
+def test_a_run_goes_on_with_its_own_options(trained, capsys):
+    """And its own data; what else is asked for is named, and nothing is lost."""
+    assert run("train", "meanflow", "--folder", trained, "--resume") == 0
+    assert "complete: 3 of 3" in capsys.readouterr().out
+    assert run("train", "meanflow", "--folder", trained, "--resume", "--steps", 5) == 2
+    assert "training.steps is 3 there, 5 here" in capsys.readouterr().err
+    assert run("train", "meanflow", "--data", "unequal", "--folder", trained, "--resume") == 2
+    assert "holds meanflow on 8gaussians, and meanflow on unequal was asked for" in capsys.readouterr().err
+    assert run("train", "shortcut", "--data", "8gaussians", "--folder", trained, "--resume") == 2
+    assert "holds meanflow on 8gaussians, and shortcut on 8gaussians was asked for" in capsys.readouterr().err
+
+
+def test_numbers_that_cannot_be_drawn_from(trained, capsys):
+    assert run("evaluate", trained, "--repeats", 0) == 2
+    assert "repeats = 0: expected at least one" in capsys.readouterr().err
+    for command in ("evaluate", "sample"):
+        with pytest.raises(SystemExit, match="2"):
+            run(command, trained, "--seed", 2**64)
+        assert f"seed = {2**64}: expected a whole number" in capsys.readouterr().err
+
+
 def test_markup_in_a_name_is_printed_as_it_is(capsys):
     assert run("sample", "[bold]x[/]") == 2
     assert "[bold]x[/]" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import onestep_core as one
+from onestep_core import flow
 from onestep_core.errors import ConfigError
 from onestep_core.evidence import GaussianMixture
 from tests.toy import F64
@@ -277,6 +278,15 @@ def test_the_samples_density_of_the_picture_is_one():
         lambda: one.central_steps(0),
         lambda: one.pseudo_huber(torch.ones(1, 1), torch.ones(1, 1), c=0.0),
         lambda: one.karras(torch.ones(1), sigma_data=0.0),
+        lambda: one.soft_min_snr(torch.ones(1), sigma_data=-0.5),
+        lambda: one.adaptive(torch.ones(1), power=1.0, epsilon=-1.0),
+        lambda: flow.edm_scalings(torch.ones(1), sigma_data=0.0),
+        lambda: flow.consistency_scalings(torch.ones(1), sigma_data=0.0, sigma_min=0.002),
+        lambda: flow.input_scalings(torch.ones(1), sigma_data=float("nan")),
+        lambda: flow.velocity_scalings(torch.ones(1), path=flow.Linear(), sigma_data=-1.0),
+        lambda: flow.euler_scalings(torch.ones(1), torch.zeros(1), path=flow.Linear(), sigma_data=-1.0),
+        lambda: flow.ddim_scalings(torch.ones(1), torch.zeros(1), path=flow.Linear(), sigma_data=-1.0),
+        lambda: flow.simple_edm_scalings(torch.ones(1), torch.zeros(1), path=flow.Linear(), sigma_data=-1.0),
     ],
 )
 def test_bad_numbers_are_refused_with_a_reason(make):

@@ -510,6 +510,16 @@ def test_a_field_takes_negatives_or_none():
         laws.field(drift, explicit_negatives=False, self_repelling=False)
 
 
+def test_shares_of_cases_and_claims_of_a_network_that_is_not_given():
+    regress = lambda network, p: objectives.flow_matching_regression(network, p.z, p.v, p.t)  # noqa: E731
+    for fraction in (0.0, -1.0, 2.0, float("nan")):
+        with pytest.raises(ConfigError, match=f"fraction = {fraction}"):
+            laws.objective(regress, fraction=fraction)
+    for claim in ("marginal", "unbiased"):
+        with pytest.raises(ConfigError, match="exact"):
+            laws.objective(regress, **{claim: True})
+
+
 def test_law_examples_are_read_from_the_environment(monkeypatch):
     seen = []
     law = drawn("numbers.any", seen.append, strategies.seeds())

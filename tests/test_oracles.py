@@ -234,6 +234,9 @@ def test_noise_flows_to_data():
 def test_impossible_mixtures_are_refused(weights, means, covariances):
     with pytest.raises(ConfigError, match="expected"):
         GaussianMixture(weights, means, covariances)
+    for std in (0.0, -0.5, [0.5, float("nan")]):
+        with pytest.raises(ConfigError, match="positive standard deviations"):
+            GaussianMixture.isotropic([0.5, 0.5], [[0.0], [1.0]], std)
 
 
 def test_impossible_numbers_are_refused():

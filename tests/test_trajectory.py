@@ -614,8 +614,11 @@ ANSWERS = {
     ),
 }
 WRONG = {
-    "wide": (lambda z, *times: torch.cat([z, z], -1), r"answered \[4, 4\] to states of shape \[4, 2\]"),
-    "broadcast": (lambda z, *times: z.mean(0, keepdim=True), r"answered \[1, 2\] to states of shape \[4, 2\]"),
+    "wide": (lambda z, *times: torch.cat([z, z], -1), r"answered torch.float64 \[4, 4\] to states of shape \[4, 2\]"),
+    "broadcast": (
+        lambda z, *times: z.mean(0, keepdim=True),
+        r"answered torch.float64 \[1, 2\] to states of shape \[4, 2\]",
+    ),
     "several": (lambda z, *times: (z, z), "answered tuple to states|the network returned 2"),
 }
 
@@ -631,6 +634,61 @@ def test_answers_of_another_shape_than_the_states_are_named(make, wrong, message
     for first, second in [(wrong, wrong), (wrong, right), (right, wrong)][: 3 if called else 2]:
         with pytest.raises(ConfigError, match=message):
             make(p, first, second)
+
+
+@pytest.mark.parametrize(("wrong", "message"), WRONG.values(), ids=WRONG)
+def test_so_are_answers_to_what_wraps_a_network(wrong, message):
+    """Before scalings and skips broadcast them."""
+    p = problem(flow.Linear(), MIXTURES[2])
+    scalings = partial(flow.edm_scalings, sigma_data=0.5)
+    of_two = partial(flow.euler_scalings, path=flow.Linear(), sigma_data=0.5)
+    right = lambda z, *times: 0.5 * z  # noqa: E731
+    for function in (
+        flow.edm(wrong),
+        flow.consistency(wrong),
+        flow.preconditioned(wrong, scalings),
+        flow.unwrap(wrong, scalings=scalings),
+        flow.truncated(wrong, right, transition=0.5),
+        flow.truncated(right, wrong, transition=0.5),
+        flow.trigflow(wrong, sigma_data=0.5),
+        flow.trigflow_velocity(wrong, sigma_data=0.5),
+        flow.trigflow_from_denoiser(wrong, sigma_data=0.5),
+        flow.denoiser_from_network(wrong, form=flow.EulerForm()),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            function(p.z, p.t)
+    for flow_map in (
+        flow.preconditioned_flow_map(wrong, scalings=of_two),
+        flow.flow_map_from_network(wrong, form=flow.EulerForm()),
+        flow.flow_map_from_average_velocity(wrong),
+        flow.average_velocity_from_flow_map(wrong),
+        flow.average_velocity_from_displacement(wrong),
+        flow.average_velocity_from_network(wrong),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            flow_map(p.z, p.t, p.s)
+
+
+def test_two_heads_are_two_and_answers_floating_point_numbers():
+    p = problem(flow.Linear(), MIXTURES[2])
+    for heads in (lambda z, t, s: z, lambda z, t, s: (z, z, z)):
+        with pytest.raises(ConfigError, match="expected two heads"):
+            one.improved_meanflow_regressions(heads, p.z, p.v, p.v, p.t, p.s)
+    whole = lambda z, *times: z.long()  # noqa: E731
+    for make in ANSWERS.values():
+        with pytest.raises(ConfigError, match=r"answered torch.int64 \[4, 2\]"):
+            make(p, whole, whole)
+
+
+@pytest.mark.parametrize("name", ["shortcut", "split_meanflow", "alpha_flow", "rectified_flow", "meanflow"])
+def test_single_precision_states_at_double_precision_times(name):
+    """As times come from a script with another default than the data's."""
+    p = problem(flow.Linear(), MIXTURES[2])
+    single = p._replace(z=p.z.float(), v=p.v.float(), data=p.data.float())
+    right = lambda z, *times: 0.5 * z  # noqa: E731
+    close(
+        ANSWERS[name](single, right, right).target.double(), ANSWERS[name](p, right, right).target, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_the_published_target_without_an_inner_map():

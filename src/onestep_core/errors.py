@@ -27,22 +27,36 @@ class PerformanceWarning(UserWarning):
     """The result is right but was computed in a slow or memory-hungry way."""
 
 
-def like_states(answer: Tensor, states: Tensor) -> Tensor:
+def like_states(answer: object, states: Tensor) -> Tensor:
     """What a network says of states, of their shape; else an error would name what is made of it later, or none would.
 
     Raises:
-        ConfigError: if the shapes differ, or the answer is no tensor.
+        ConfigError: if the shapes differ, or the answer is no tensor of floating-point numbers.
 
     Example:
         >>> import torch
         >>> like_states(torch.zeros(1, 2), torch.ones(1, 2))
         tensor([[0., 0.]])
     """
-    shape = getattr(answer, "shape", None)
-    if shape != states.shape:
-        said = type(answer).__name__ if shape is None else list(shape)
+    if not isinstance(answer, Tensor) or answer.shape != states.shape or not answer.is_floating_point():
+        said = f"{answer.dtype} {list(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__
         raise ConfigError(
-            f"the network answered {said} to states of shape {list(states.shape)}: expected a tensor of the same "
-            "shape; wrap a network with several outputs so that it returns one"
+            f"the network answered {said} to states of shape {list(states.shape)}: expected floating-point numbers of "
+            "the same shape; wrap a network with several outputs so that it returns one tensor"
         )
     return answer
+
+
+def positive_sigma_data(sigma_data: float) -> float:
+    """The standard deviation of the data as given.
+
+    Raises:
+        ConfigError: if it is not positive.
+
+    Example:
+        >>> positive_sigma_data(0.5)
+        0.5
+    """
+    if not sigma_data > 0:
+        raise ConfigError(f"sigma_data = {sigma_data}: expected the standard deviation of the data, a positive number")
+    return sigma_data

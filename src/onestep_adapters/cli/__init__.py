@@ -14,7 +14,7 @@ _WIDTH = 2 + max(map(len, METHODS))
 
 HELP = f"""onestep: one-step generators, trained, sampled and measured.
 
-  onestep demo                               three generators on real digits, a report and pictures (5 minutes)
+  onestep demo                               generators on real digits, a report and pictures (5 minutes)
   onestep train METHOD [--data D] [options]  train into a run folder; continues with --resume
   onestep sample RUN [options]               samples of a run, as a picture and as numbers
   onestep evaluate RUN [RUN ...] [options]   the report: how good, how costly, which bars are passed

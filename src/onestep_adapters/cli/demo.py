@@ -27,7 +27,8 @@ def main(arguments: Sequence[str]) -> int:
         Options,
         arguments,
         prog="onestep demo",
-        description="Train flow matching, MeanFlow and drifting on scikit-learn's digits; write a report and pictures.",
+        description="Train flow matching, MeanFlow and drifting on scikit-learn's digits, the last two as published as "
+        "well; write a report and pictures.",
     )
     use_threads()
     # Digits and pictures are extras: the other commands work without them.

@@ -9,6 +9,7 @@ from tyro.conf import Positional
 
 from onestep_adapters.cli.terminal import options, say, use_threads
 from onestep_adapters.recipes.evaluation import evaluate_runs
+from onestep_adapters.recipes.options import count
 from onestep_adapters.recipes.runs import open_run
 
 
@@ -26,7 +27,7 @@ class Evaluate:
     """Of real images: test for a report, validation for every choice. Toys are drawn anew and have none."""
     repeats: int = 5
     """Independent draws of samples."""
-    seed: int = 0
+    seed: int = attrs.field(default=0, validator=count)
     """Of samples and reference rows."""
 
 

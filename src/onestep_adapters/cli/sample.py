@@ -7,6 +7,7 @@ import attrs
 from tyro.conf import Positional
 
 from onestep_adapters.cli.terminal import options, say, use_threads
+from onestep_adapters.recipes.options import count as valid_count
 from onestep_adapters.recipes.runs import open_run
 from onestep_adapters.recipes.samples import write_samples
 from onestep_core.errors import MissingExtraError
@@ -20,7 +21,7 @@ class Sample:
     """Folder of a trained run."""
     count: int = 1000
     """Samples."""
-    seed: int = 0
+    seed: int = attrs.field(default=0, validator=valid_count)
     """Of classes and noise."""
     alpha: float | None = None
     """Guidance scale, for a drifting run that was trained with --largest-alpha: 1 is none, more is stronger."""

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from onestep_adapters.cli.terminal import options, progress, say, use_threads
-from onestep_adapters.recipes import METHODS, find_method
+from onestep_adapters.recipes import METHODS, Method, Recipe, find_method
 from onestep_adapters.recipes.problems import DIGITS, PROBLEMS
-from onestep_adapters.recipes.runs import resume_or_start
+from onestep_adapters.recipes.runs import options_of_run, resume_or_start
 from onestep_adapters.recipes.setting import Monitored
 from onestep_adapters.training import latest_checkpoint
 from onestep_core.errors import ConfigError
@@ -17,9 +17,9 @@ HELP = f"""Train a generator into a run folder.
   onestep train METHOD [--data D] [--folder F] [--resume] [options]
 
   METHOD    {", ".join(METHODS)}
-  --data    {", ".join(PROBLEMS)} (default: {DIGITS})
+  --data    {", ".join(PROBLEMS)} (default: {DIGITS}, or with --resume that of the run)
   --folder  where the run goes (default: runs/METHOD-DATA)
-  --resume  continue the run in the folder from its last checkpoint, to the bit
+  --resume  continue the run in the folder from its last checkpoint, with the options that it has, to the bit
 
 `onestep train METHOD --data D --help` lists the method's own options, with the defaults for that data."""
 
@@ -27,13 +27,23 @@ HELP = f"""Train a generator into a run folder.
 def _place(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Data, folder and resumption: what decides which options there are. The rest is the method's."""
     parser = argparse.ArgumentParser(prog="onestep train", add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--data", default=DIGITS)
+    parser.add_argument("--data")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--resume", action="store_true")
     try:
         return parser.parse_known_args(list(arguments))
     except argparse.ArgumentError as error:
         raise ConfigError(f"{error}: see onestep train --help") from error
+
+
+def _preset(method: Method, data: str | None, folder: Path | None) -> tuple[str, Recipe]:
+    """Data and defaults: those of the run in the folder, if it is one of the method on the data."""
+    if folder is not None:
+        name, there, recipe = options_of_run(folder)
+        if find_method(name) is method and data in (None, there):
+            return there, recipe
+    chosen = data or DIGITS
+    return chosen, method.options(chosen)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -43,30 +53,30 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     name, method = arguments[0], find_method(arguments[0])
     place, rest = _place(arguments[1:])
-    preset = method.options(place.data)
+    folder = place.folder or Path(f"runs/{name}-{place.data or DIGITS}")
+    there = place.resume and folder.is_dir() and latest_checkpoint(folder) is not None
+    data, preset = _preset(method, place.data, folder if there else None)
     recipe = options(
         type(preset),
         rest,
         prog=f"onestep train {name}",
-        description=f"{method.summary}; defaults for {place.data}. Also: --data, --folder, --resume "
-        "(onestep train --help).",
+        description=f"{method.summary}; defaults for {data}. Also: --data, --folder, --resume (onestep train --help).",
         default=preset,
     )
     use_threads()
-    folder = place.folder or Path(f"runs/{name}-{place.data}")
-    if place.resume and not (folder.exists() and latest_checkpoint(folder)):
+    if place.resume and not there:
         say(f"{folder} holds no checkpoint: starting anew")
-    run = resume_or_start(folder, name, place.data, recipe, resume=place.resume)
+    run = resume_or_start(folder, name, data, recipe, resume=place.resume)
     total = recipe.training.steps
     if run.finished:
         say(f"{folder} is complete: {run.state.step} of {total} updates")
         return 0
     if run.teacher is not None and not run.teacher.finished:
-        title = f"teacher on {place.data}"
+        title = f"teacher on {data}"
         steps = run.teacher.recipe.training.steps
         for _ in progress(run.teaching(), done=run.teacher.state.step, total=steps, title=title):
             pass
-    title = f"{name} on {place.data}"
+    title = f"{name} on {data}"
     shown = recipe.monitors if isinstance(recipe, Monitored) else None
     for _ in progress(run.updates(folder), done=run.state.step, total=total, title=title, shown=shown):
         pass

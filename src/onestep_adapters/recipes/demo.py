@@ -1,4 +1,4 @@
-"""The demo: three generators on real digits, what they make, and how good it is."""
+"""The demo: three generators on real digits and two as published, what they make, and how good it is."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial

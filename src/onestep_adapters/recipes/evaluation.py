@@ -103,11 +103,11 @@ class ToyReport:
                 scores={name: ToyScore(**_tuples(score)) for name, score in content["scores"].items()},
                 verdicts={name: ToyVerdict(**_tuples(verdict)) for name, verdict in content["verdicts"].items()},
                 yardstick=content["yardstick"],
-                costs=content["costs"],
-                notes=content["notes"],
+                costs=dict(content["costs"]),
+                notes=dict(content["notes"]),
                 draws=content["draws"],
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"expected a report of a law in the plane, of this version: {error!r}") from error
 
     def _markdown(self) -> str:
@@ -156,12 +156,14 @@ def evaluate_runs(runs: Sequence[Run], yardstick: Run | None, *, split: str, rep
         runs: at least one.
         yardstick: the many-step run to match; by default a flow-matching run among ``runs``, if there is one.
         split: of images: ``"test"`` or ``"validation"``.
-        repeats: independent draws.
+        repeats: independent draws, at least one; in the plane never fewer than two, for the standard error.
         seed: of samples and references.
 
     Raises:
-        ConfigError: if the runs are of different data sets, or there is none.
+        ConfigError: if the runs are of different data sets, or there is none; if ``repeats`` is below 1.
     """
+    if repeats < 1:
+        raise ConfigError(f"repeats = {repeats}: expected at least one draw of samples")
     if yardstick is None:
         yardstick = next((run for run in runs if isinstance(run.recipe, FlowMatching)), None)
     everything = list(runs) if yardstick is None or yardstick in runs else [yardstick, *runs]

@@ -44,9 +44,9 @@ def finite(_: object, attribute: "attrs.Attribute[Any]", value: float) -> None:
 
 
 def count(_: object, attribute: "attrs.Attribute[Any]", value: int) -> None:
-    """An attrs validator: a whole number of zero or more."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ConfigError(f"{attribute.name} = {value!r}: expected a whole number, zero or more")
+    """An attrs validator: a whole number of zero or more, small enough for a seed."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        raise ConfigError(f"{attribute.name} = {value!r}: expected a whole number, zero or more and below 2^63")
 
 
 def share(_: object, attribute: "attrs.Attribute[Any]", value: float) -> None:

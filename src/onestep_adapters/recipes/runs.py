@@ -263,8 +263,24 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
         ...
         onestep_adapters.training.folder.CheckpointError: /nowhere does not exist...
     """
+    method, data, recipe = options_of_run(folder)
     found = read_run(folder)
-    config: dict[str, Any] = found.config
+    if found.step < recipe.training.steps:
+        run = start_run(method, data, recipe)
+    else:
+        # To be sampled alone: its teacher may be gone.
+        run = _fresh(method, open_problem(data), recipe, None)
+    return _loaded(run, folder, found.config)
+
+
+def options_of_run(folder: str | os.PathLike[str]) -> tuple[str, str, Recipe]:
+    """Method, data and recipe of the run in ``folder``.
+
+    Raises:
+        CheckpointError: if the folder is not a run.
+        ConfigError: if this version does not know the run's method or options.
+    """
+    config: dict[str, Any] = read_run(folder).config
     try:
         method, data, options = config["method"], config["data"], config["options"]
     except KeyError as error:
@@ -272,13 +288,7 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
             f"{folder} holds a checkpoint that no recipe wrote: its config lacks {error}; "
             "train with `onestep train`, or load it with onestep_adapters.training.load_checkpoint"
         ) from error
-    recipe = from_dict(type(find_method(method).options(data)), options)
-    if found.step < recipe.training.steps:
-        run = start_run(method, data, recipe)
-    else:
-        # To be sampled alone: its teacher may be gone.
-        run = _fresh(method, open_problem(data), recipe, None)
-    return _loaded(run, folder, config)
+    return method, data, from_dict(type(find_method(method).options(data)), options)
 
 
 def resume_or_start(folder: str | os.PathLike[str], method: str, data: str, recipe: Recipe, *, resume: bool) -> Run:

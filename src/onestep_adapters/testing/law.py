@@ -73,11 +73,17 @@ def drawn(name: str, body: Callable[..., None], *cases: st.SearchStrategy[Any], 
         name: what to call it, ``"group.claim"``.
         body: the check of one case.
         cases: a hypothesis strategy for each argument of ``body``.
-        fraction: of the usual number of cases, for a slow check; one case at least.
+        fraction: of the usual number of cases, above 0 and at most 1, for a slow check; one case at least.
+
+    Raises:
+        ConfigError: if ``fraction`` is no such share.
 
     Example:
         >>> drawn("numbers.positive", lambda n: require(n > 0, f"{n}"), st.integers(1, 9))()
     """
+
+    if not 0 < fraction <= 1:
+        raise ConfigError(f"fraction = {fraction}: expected a share of the cases, above 0 and at most 1")
 
     def check() -> None:
         @settings(

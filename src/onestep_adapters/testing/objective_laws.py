@@ -8,6 +8,7 @@ from torch import Tensor
 
 from onestep_adapters.testing.law import Law, close, drawn, raises, require
 from onestep_adapters.testing.strategies import Problem, at, normal, problems, samples, seeds
+from onestep_core.errors import ConfigError
 from onestep_core.evidence import GaussianMixture
 from onestep_core.flow import Linear
 from onestep_core.protocols import Distance, Path
@@ -135,6 +136,9 @@ def objective(
         fraction: of the usual number of cases, where one call is slow, such as a teacher that integrates; those
             of the exact network are few already.
 
+    Raises:
+        ConfigError: if something is claimed of an exact network that is not given, or ``fraction`` is no share.
+
     Example:
         >>> from functools import partial
         >>> from onestep_core.objectives import flow_matching_regression
@@ -147,6 +151,8 @@ def objective(
         >>> for law in laws:
         ...     law()
     """
+    if exact is None and (marginal or unbiased):
+        raise ConfigError("marginal and unbiased say what holds at the exact network: give it, as exact")
     course = Linear() if path is None else path
     data = mixture or GaussianMixture.isotropic([0.3, 0.7], [[-1.0, 0.5], [1.0, 0.0]], 0.5)
     truth = None if exact is None else exact(data, course)

@@ -167,6 +167,8 @@ class GaussianMixture:
         centres = _tensor(means)
         if centres.ndim != 2:
             raise ConfigError(f"means of shape {tuple(centres.shape)}: expected [k, dim]")
+        if not bool((_tensor(std) > 0).all()):
+            raise ConfigError(f"std = {std}: expected positive standard deviations")
         variance = _tensor(std).expand(centres.shape[0]).square()
         return cls(weights, centres, variance[:, None, None] * torch.eye(centres.shape[1], dtype=torch.float64))
 

@@ -102,7 +102,7 @@ def semigroup_target(first: Sample, second: Sample, t: Time, m: Time, s: Time) -
     whole = s - t
     still = whole == 0
     share = torch.where(still, 1.0, (m - t) / torch.where(still, 1.0, whole))
-    return torch.lerp(frozen(second), first, expand_like(share, first).expand_as(first))
+    return torch.lerp(frozen(second), first, expand_like(share, first).expand_as(first).to(first.dtype))
 
 
 def _within(x: Tensor, bound: float | None) -> Tensor:
@@ -150,7 +150,7 @@ def two_jump_target(
         tensor([[0.7500]])
     """
     first, t, m, s = frozen(first), frozen(t), frozen(m), frozen(s)
-    middle = _within(frozen(z) + expand_like(m - t, first) * first, state_bound)
+    middle = _within(frozen(z) + expand_like((m - t).to(first.dtype), first) * first, state_bound)
     return _within(semigroup_target(first, like_states(frozen_value(second, middle, m, s), middle), t, m, s), bound)
 
 
@@ -225,10 +225,14 @@ def _derivative(
         raise ConfigError(
             f"moving = {moving} of {len(primals[0])} samples: expected how many of the first ones have s != t"
         )
-    value, tangent = derivative(function, primals, tangents, **({} if moving is None else {"moving": moving}))
-    for answer in tree_leaves(value):
-        like_states(answer, primals[0])
-    return value, tangent
+
+    def checked(z: Tensor, t: Tensor, s: Tensor) -> Any:
+        answer = function(z, t, s)
+        for leaf in tree_leaves(answer):
+            like_states(leaf, z)
+        return answer
+
+    return derivative(checked, primals, tangents, **({} if moving is None else {"moving": moving}))
 
 
 @typed
@@ -300,7 +304,7 @@ def chord(z: Sample, end: Sample, t: Time, m: Time, s: Time) -> Chord:
     """
     z, end, t, s = full(z), full(end), full(t), full(s)
     share = expand_like((full(m) - t) / (s - t), z)
-    return Chord(torch.lerp(z, end, share.expand_as(z)), (end - z) / expand_like(s - t, z))
+    return Chord(torch.lerp(z, end, share.expand_as(z).to(z.dtype)), (end - z) / expand_like(s - t, z))
 
 
 def flow_map_from_average_velocity(average_velocity: AverageVelocity) -> FlowMap:
@@ -326,7 +330,7 @@ def average_velocity_from_flow_map(flow_map: FlowMap) -> AverageVelocity:
     """
 
     def average_velocity(z: Tensor, t: Tensor, s: Tensor, /) -> Tensor:
-        return (full(flow_map(z, t, s)) - full(z)) / expand_like(full(s) - full(t), z)
+        return (full(like_states(flow_map(z, t, s), z)) - full(z)) / expand_like(full(s) - full(t), z)
 
     return average_velocity
 
@@ -342,7 +346,7 @@ def average_velocity_from_displacement(displacement: FlowMap) -> AverageVelocity
     """
 
     def average_velocity(z: Tensor, t: Tensor, s: Tensor, /) -> Tensor:
-        return full(displacement(z, t, s)) / expand_like(full(s) - full(t), z)
+        return full(like_states(displacement(z, t, s), z)) / expand_like(full(s) - full(t), z)
 
     return average_velocity
 

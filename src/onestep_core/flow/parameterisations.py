@@ -31,7 +31,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from onestep_core.errors import ConfigError
+from onestep_core.errors import ConfigError, like_states
 from onestep_core.precision import full
 from onestep_core.protocols import AverageVelocity, Denoiser, Factors, FlowMap, Form
 from onestep_core.shapes import expand_like
@@ -214,7 +214,7 @@ def flow_map_from_network(network: Callable[..., Tensor], *, form: Form) -> Flow
     """
 
     def flow_map(z: Tensor, t: Tensor, s: Tensor, /) -> Tensor:
-        return _mixed(form.factors(t, s), z, network(z, t, s))
+        return _mixed(form.factors(t, s), z, like_states(network(z, t, s), z))
 
     return flow_map
 
@@ -233,7 +233,7 @@ def denoiser_from_network(network: Callable[..., Tensor], *, form: Form) -> Deno
     """
 
     def denoiser(z: Tensor, t: Tensor, /) -> Tensor:
-        return _mixed(form.limit(t), z, network(z, t, t))
+        return _mixed(form.limit(t), z, like_states(network(z, t, t), z))
 
     return denoiser
 
@@ -251,6 +251,6 @@ def average_velocity_from_network(network: Callable[..., Tensor]) -> AverageVelo
     """
 
     def average_velocity(z: Tensor, t: Tensor, s: Tensor, /) -> Tensor:
-        return (full(z) - full(network(z, t, s))) / expand_like(full(t), z)
+        return (full(z) - full(like_states(network(z, t, s), z))) / expand_like(full(t), z)
 
     return average_velocity

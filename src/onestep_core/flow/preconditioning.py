@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from onestep_core.errors import like_states, positive_sigma_data
 from onestep_core.precision import full
 from onestep_core.protocols import ConsistencyFunction, Denoiser, FlowMap, Path, Velocity
 from onestep_core.shapes import expand_like
@@ -36,6 +37,9 @@ def edm_scalings(sigma: Time, *, sigma_data: float) -> Scalings:
         sigma: noise levels, ``[batch]``, not negative.
         sigma_data: standard deviation of the data, positive.
 
+    Raises:
+        ConfigError: if ``sigma_data`` is not positive.
+
     Source: Karras et al., Elucidating the Design Space, table 1, https://arxiv.org/abs/2206.00364.
 
     Example:
@@ -43,7 +47,7 @@ def edm_scalings(sigma: Time, *, sigma_data: float) -> Scalings:
         Scalings(c_skip=tensor([1.]), c_out=tensor([0.]), c_in=tensor([2.]))
     """
     sigma = full(sigma)
-    total = sigma.square() + sigma_data**2
+    total = sigma.square() + positive_sigma_data(sigma_data) ** 2
     return Scalings(sigma_data**2 / total, sigma * sigma_data * total.rsqrt(), total.rsqrt())
 
 
@@ -58,6 +62,9 @@ def consistency_scalings(sigma: Time, *, sigma_data: float, sigma_min: float) ->
         sigma_data: standard deviation of the data, positive.
         sigma_min: the level at which the function is the identity.
 
+    Raises:
+        ConfigError: if ``sigma_data`` is not positive.
+
     Source: Song et al., Consistency Models, appendix C, https://arxiv.org/abs/2303.01469.
 
     Example:
@@ -65,7 +72,7 @@ def consistency_scalings(sigma: Time, *, sigma_data: float, sigma_min: float) ->
         (tensor([1.]), tensor([0.]))
     """
     sigma = full(sigma)
-    total = sigma.square() + sigma_data**2
+    total = sigma.square() + positive_sigma_data(sigma_data) ** 2
     shifted = sigma - sigma_min
     return Scalings(
         sigma_data**2 / (shifted.square() + sigma_data**2),
@@ -101,6 +108,9 @@ def input_scalings(sigma: Time, *, sigma_data: float) -> Scalings:
         sigma: noise levels, ``[batch]``, not negative.
         sigma_data: standard deviation of the data, positive.
 
+    Raises:
+        ConfigError: if ``sigma_data`` is not positive.
+
     Source: sony/ctm, ``inner_parametrization="no"``.
 
     Example:
@@ -109,7 +119,8 @@ def input_scalings(sigma: Time, *, sigma_data: float) -> Scalings:
         Scalings(c_skip=tensor([0.]), c_out=tensor([1.]), c_in=tensor([2.]))
     """
     sigma = full(sigma)
-    return Scalings(torch.zeros_like(sigma), torch.ones_like(sigma), (sigma.square() + sigma_data**2).rsqrt())
+    total = sigma.square() + positive_sigma_data(sigma_data) ** 2
+    return Scalings(torch.zeros_like(sigma), torch.ones_like(sigma), total.rsqrt())
 
 
 def preconditioned(network: Callable[..., Tensor], scalings: Callable[[Tensor], Scalings]) -> Callable[..., Tensor]:
@@ -160,7 +171,7 @@ def raw_target(z: Sample, data: Sample, scalings: Scalings) -> Sample:
 def _scaled(network: Velocity, scalings: Scalings, z: Tensor, sigma: Tensor) -> Tensor:
     z = full(z)
     c_skip, c_out, c_in = (expand_like(c, z) for c in scalings)
-    return c_skip * z + c_out * full(network(c_in * z, sigma))
+    return c_skip * z + c_out * full(like_states(network(c_in * z, sigma), z))
 
 
 def edm(network: Velocity, *, sigma_data: float = 0.5) -> Denoiser:
@@ -231,7 +242,7 @@ def unwrap(function: Denoiser, *, scalings: Callable[[Tensor], Scalings]) -> Vel
         x = full(x)
         c_skip, c_out, c_in = (expand_like(c, x) for c in scalings(sigma))
         z = x / c_in
-        return (full(function(z, sigma)) - c_skip * z) / c_out
+        return (full(like_states(function(z, sigma), z)) - c_skip * z) / c_out
 
     return network
 
@@ -259,8 +270,8 @@ def truncated(late: ConsistencyFunction, early: ConsistencyFunction, *, transiti
     """
 
     def function(z: Tensor, t: Tensor, /) -> Tensor:
-        second = full(late(z, t.clamp(min=transition)))
-        first = full(early(z, t.clamp(max=transition)))
+        second = full(like_states(late(z, t.clamp(min=transition)), z))
+        first = full(like_states(early(z, t.clamp(max=transition)), z))
         return torch.where(expand_like(t >= transition, z), second, first)
 
     return function
@@ -283,6 +294,9 @@ def velocity_scalings(t: Time, *, path: Path, sigma_data: float) -> Scalings:
         t: times, ``[batch]``.
         path: gives ``alpha``, ``sigma`` and their rates.
         sigma_data: ``sd``, root mean square of the data's coordinates, positive.
+
+    Raises:
+        ConfigError: if ``sigma_data`` is not positive.
 
     Source: derived for a velocity as Karras et al., Elucidating the Design Space, appendix B.6,
     https://arxiv.org/abs/2206.00364, derive theirs for the data.
@@ -316,6 +330,9 @@ def euler_scalings(t: Time, s: Time, *, path: Path, sigma_data: float) -> Scalin
             :class:`~onestep_core.flow.NoiseScaled`.
         sigma_data: ``sd``, standard deviation of the data, positive.
 
+    Raises:
+        ConfigError: if ``sigma_data`` is not positive.
+
     Source: Zhou et al., Inductive Moment Matching, section 4 ("Euler-FM"), https://arxiv.org/abs/2503.07565; its
     released ``preconds.py`` calls it ``euler_fm``.
 
@@ -334,7 +351,7 @@ def euler_scalings(t: Time, s: Time, *, path: Path, sigma_data: float) -> Scalin
 def ddim_scalings(t: Time, s: Time, *, path: Path, sigma_data: float) -> Scalings:
     """``r``, ``alpha(s) - r alpha(t)`` with ``r = sigma(s) / sigma(t)``: the network says the data, DDIM does the step.
 
-    Arguments as :func:`euler_scalings`; ``sigma(t)`` is positive.
+    Arguments and errors as :func:`euler_scalings`; ``sigma(t)`` is positive.
 
     Source: Zhou et al., Inductive Moment Matching, section 4 ("identity"), https://arxiv.org/abs/2503.07565.
 
@@ -361,7 +378,7 @@ def simple_edm_scalings(t: Time, s: Time, *, path: Path, sigma_data: float) -> S
 
     For data of variance ``sd^2`` independent of the noise the network's target has unit variance. On the
     trigonometric path ``c_skip = cos(t - s)`` and ``c_out = -sd sin(t - s)``, TrigFlow's; at a data end without noise
-    and ``alpha = 1`` it is EDM's, with the sign of ``c_out`` turned. Arguments as :func:`euler_scalings`.
+    and ``alpha = 1`` it is EDM's, with the sign of ``c_out`` turned. Arguments and errors as :func:`euler_scalings`.
 
     Source: Zhou et al., Inductive Moment Matching, section 4 ("Simple-EDM"), https://arxiv.org/abs/2503.07565. There
     ``sigma`` does not hold the noise's standard deviation ``sd``; here the path does.
@@ -380,7 +397,7 @@ def simple_edm_scalings(t: Time, s: Time, *, path: Path, sigma_data: float) -> S
 
 
 def _unit(alpha: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
-    return ((sigma_data * alpha).square() + sigma.square()).rsqrt()
+    return ((positive_sigma_data(sigma_data) * alpha).square() + sigma.square()).rsqrt()
 
 
 def preconditioned_flow_map(network: FlowMap, *, scalings: Callable[[Tensor, Tensor], Scalings]) -> FlowMap:
@@ -404,6 +421,6 @@ def preconditioned_flow_map(network: FlowMap, *, scalings: Callable[[Tensor, Ten
     def flow_map(z: Tensor, t: Tensor, s: Tensor, /) -> Tensor:
         z = full(z)
         c_skip, c_out, c_in = (expand_like(c, z) for c in scalings(t, s))
-        return c_skip * z + c_out * full(network(c_in * z, t, s))
+        return c_skip * z + c_out * full(like_states(network(c_in * z, t, s), z))
 
     return flow_map

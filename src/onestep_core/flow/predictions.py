@@ -344,6 +344,6 @@ def clamped(denoiser: Denoiser, *, low: float = -1.0, high: float = 1.0) -> Deno
         raise ConfigError(f"data between {low} and {high}: expected low < high")
 
     def function(z: Tensor, t: Tensor, /) -> Tensor:
-        return full(denoiser(z, t)).clamp(low, high)
+        return full(like_states(denoiser(z, t), z)).clamp(low, high)
 
     return function

@@ -165,7 +165,7 @@ def dpm_2(denoiser: Denoiser, z: Sample, t: Time, s: Time, *, path: Path) -> Sam
     from_ratio, to_ratio = noise_ratio(t, path=path), noise_ratio(s, path=path)
     middle = time_at((from_ratio * to_ratio).sqrt(), path=path)
     half = ddim(denoiser, z, t, middle, path=path)
-    noise = noise_from_data(half, full(denoiser(half, middle)), middle, path=path)
+    noise = noise_from_data(half, full(like_states(denoiser(half, middle), half)), middle, path=path)
     alpha_t, alpha_s = (expand_like(path.coefficients(time)[0], z) for time in (t, s))
     return alpha_s * (z / alpha_t + expand_like(to_ratio - from_ratio, z) * noise)
 

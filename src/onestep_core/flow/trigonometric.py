@@ -23,16 +23,11 @@ Along a trajectory ``f`` is constant. Its tangent ``df/dt``, times ``cos(t)`` to
 import torch
 from torch import Tensor
 
-from onestep_core.errors import ConfigError
+from onestep_core.errors import ConfigError, like_states, positive_sigma_data
 from onestep_core.precision import frozen, full
 from onestep_core.protocols import ConsistencyFunction, Denoiser, Velocity
 from onestep_core.shapes import expand_like
 from onestep_core.typing import Sample, Time, typed
-
-
-def _positive(sigma_data: float) -> None:
-    if not sigma_data > 0:
-        raise ConfigError(f"sigma_data = {sigma_data}: expected the standard deviation of the data, a positive number")
 
 
 @typed
@@ -55,7 +50,7 @@ def trigflow_time(sigma: Time, *, sigma_data: float) -> Time:
         >>> trigflow_time(torch.tensor([0.5]), sigma_data=0.5) * 4 / torch.pi
         tensor([1.])
     """
-    _positive(sigma_data)
+    positive_sigma_data(sigma_data)
     sigma = full(sigma)
     return torch.atan2(sigma, torch.full_like(sigma, sigma_data))
 
@@ -77,11 +72,11 @@ def trigflow(network: Velocity, *, sigma_data: float) -> ConsistencyFunction:
         >>> f(torch.ones(1, 2), torch.zeros(1))
         tensor([[1., 1.]])
     """
-    _positive(sigma_data)
+    positive_sigma_data(sigma_data)
 
     def function(z: Tensor, t: Tensor, /) -> Tensor:
         z, t = full(z), full(t)
-        return expand_like(t.cos(), z) * z - expand_like(sigma_data * t.sin(), z) * full(network(z, t))
+        return expand_like(t.cos(), z) * z - expand_like(sigma_data * t.sin(), z) * full(like_states(network(z, t), z))
 
     return function
 
@@ -98,10 +93,10 @@ def trigflow_velocity(network: Velocity, *, sigma_data: float) -> Velocity:
         >>> trigflow_velocity(lambda z, t: z, sigma_data=0.5)(torch.ones(1, 1), torch.zeros(1))
         tensor([[0.5000]])
     """
-    _positive(sigma_data)
+    positive_sigma_data(sigma_data)
 
     def velocity(z: Tensor, t: Tensor, /) -> Tensor:
-        return sigma_data * full(network(z, t))
+        return sigma_data * full(like_states(network(z, t), z))
 
     return velocity
 
@@ -127,12 +122,12 @@ def trigflow_from_denoiser(denoiser: Denoiser, *, sigma_data: float) -> Velocity
         >>> F(torch.ones(1, 1), torch.full((1,), torch.pi / 4))
         tensor([[2.]])
     """
-    _positive(sigma_data)
+    positive_sigma_data(sigma_data)
 
     def network(z: Tensor, t: Tensor, /) -> Tensor:
         z, t = full(z), full(t)
         cos = expand_like(t.cos(), z)
-        data = full(denoiser(z / cos, sigma_data * t.tan()))
+        data = full(like_states(denoiser(z / cos, sigma_data * t.tan()), z))
         return (cos * z - data) / expand_like(sigma_data * t.sin(), z)
 
     return network
@@ -175,7 +170,7 @@ def trigflow_tangent(
         >>> trigflow_tangent(one, one, 0 * one, one, torch.zeros(1), sigma_data=0.5)
         tensor([[-1.]])
     """
-    _positive(sigma_data)
+    positive_sigma_data(sigma_data)
     if not isinstance(warmup, Tensor) and not 0 <= warmup <= 1:
         raise ConfigError(f"warmup = {warmup}: expected a share from 0 to 1, such as tangent_warmup(iteration)")
     z, t = frozen(z), frozen(t)

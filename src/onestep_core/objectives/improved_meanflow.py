@@ -13,7 +13,9 @@ number and the same gradient, so the pairs here hold ``a`` and that target.
 
 from typing import NamedTuple
 
-from onestep_core.errors import like_states
+from torch import Tensor
+
+from onestep_core.errors import ConfigError, like_states
 from onestep_core.flow import eulerian_derivative, eulerian_target, two_pass
 from onestep_core.precision import full
 from onestep_core.protocols import AverageVelocity, Derivative, TwoHeadedVelocity
@@ -111,7 +113,7 @@ def improved_meanflow_regressions(
         ``average`` and ``instantaneous``, each a prediction and a target ``[batch, *shape]``.
 
     Raises:
-        ConfigError: if the network's answer is not of the shape of its states.
+        ConfigError: if the network has not two heads, each of the shape of its states.
         jaxtyping.TypeCheckError: if other shapes disagree.
 
     Source: Lyy-iiis/imeanflow, ``iMeanFlow.forward``: the two adaptively weighted losses are added with equal weight.
@@ -125,7 +127,11 @@ def improved_meanflow_regressions(
         [tensor([0.]), tensor([2.])]
     """
     z, t, s = full(z), full(t), full(s)
-    (average, velocity), (slope, _) = eulerian_derivative(
-        two_headed, z, full(tangent), t, s, derivative=derivative, moving=moving
-    )
+    heads, slopes = eulerian_derivative(two_headed, z, full(tangent), t, s, derivative=derivative, moving=moving)
+    if isinstance(heads, Tensor) or len(heads) != 2:
+        raise ConfigError(
+            f"the network answered {type(heads).__name__}: expected two heads, the average velocity and the "
+            "instantaneous one; for one head there is improved_meanflow_regression"
+        )
+    (average, velocity), (slope, _) = heads, slopes
     return ImprovedMeanFlow(regression(average, eulerian_target(v, slope, t, s)), regression(velocity, v))

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from onestep_core.errors import ConfigError
+from onestep_core.errors import ConfigError, positive_sigma_data
 from onestep_core.precision import frozen
 from onestep_core.protocols import Path
 from onestep_core.regression.pair import Regression, pull
@@ -31,7 +31,10 @@ def adaptive(loss: PerSample, *, power: float, epsilon: float) -> PerSample:
     Args:
         loss: raw losses, ``[batch]``; the released MeanFlow takes the *sum* over a sample.
         power: 0 for no weighting; 1.0 in the released JAX code of MeanFlow, 0.75 in its PyTorch code.
-        epsilon: keeps the factor finite; 0.01 and 0.001 there.
+        epsilon: keeps the factor finite, not below 0; 0.01 and 0.001 there.
+
+    Raises:
+        ConfigError: if ``epsilon`` is below 0.
 
     Source: Geng et al., Mean Flows for One-step Generative Modeling, section 4.3 (adaptive loss weighting),
     https://arxiv.org/abs/2505.13447.
@@ -40,6 +43,8 @@ def adaptive(loss: PerSample, *, power: float, epsilon: float) -> PerSample:
         >>> adaptive(torch.tensor([0.5, 2.0]), power=1.0, epsilon=0.0)
         tensor([2.0000, 0.5000])
     """
+    if not epsilon >= 0:
+        raise ConfigError(f"epsilon = {epsilon}: expected a number not below 0, such as 0.01")
     return (frozen(loss) + epsilon) ** -power
 
 
@@ -120,9 +125,7 @@ def karras(sigma: Time, *, sigma_data: float, power: float = 1.0) -> PerSample:
         >>> karras(torch.tensor([0.5]), sigma_data=0.5)
         tensor([8.])
     """
-    if not sigma_data > 0:
-        raise ConfigError(f"sigma_data = {sigma_data}: expected a positive standard deviation")
-    return (frozen(sigma) ** -2 + sigma_data**-2) ** power
+    return (frozen(sigma) ** -2 + positive_sigma_data(sigma_data) ** -2) ** power
 
 
 @typed
@@ -182,13 +185,16 @@ def soft_min_snr(sigma: Time, *, sigma_data: float) -> PerSample:
         sigma: noise levels, ``[batch]``.
         sigma_data: standard deviation of the data, positive.
 
+    Raises:
+        ConfigError: if ``sigma_data`` is not positive.
+
     Source: Crowson et al., Hourglass Diffusion Transformers (soft-min-SNR), https://arxiv.org/abs/2401.11605.
 
     Example:
         >>> soft_min_snr(torch.tensor([0.5]), sigma_data=0.5)
         tensor([2.])
     """
-    return 1 / (frozen(sigma).square() + sigma_data**2)
+    return 1 / (frozen(sigma).square() + positive_sigma_data(sigma_data) ** 2)
 
 
 @typed
