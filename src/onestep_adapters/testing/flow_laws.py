@@ -348,4 +348,4 @@ def average_velocity(
         "lagrangian": lagrangian,
         "transport": transport,
     }
-    return [drawn(f"average_velocity.{name}", body, states, fraction=0.2) for name, body in claims.items()]
+    return [drawn(f"average_velocity.{name}", body, states, fraction=0.05) for name, body in claims.items()]
