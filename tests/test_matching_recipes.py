@@ -35,7 +35,7 @@ def tiny(method="dmd2", data="8gaussians", steps=4, **changes):
     recipe = METHODS[method].options(data)
     training = Training(steps=steps, batch=16, checkpoint_every=2)
     teacher = attrs.evolve(recipe.teacher, training=attrs.evolve(training, steps=3), network=TINY)
-    numbers = {"pairs": 30, "solver_steps": 2, "entry": 1.0}
+    numbers = {"pairs": 30, "solver_steps": 2, "entry": 1.0, "preparation": 0.0}
     changes = {"training": training, "teacher": teacher, "network": TINY} | numbers | changes
     return attrs.evolve(recipe, **changes)
 
