@@ -86,13 +86,9 @@ FIELDS: dict[str, tuple[Any, dict[str, Any]]] = {
         ),
         {},
     ),
-    # One scale and one root mean square for the whole call: groups meet.
+    # One scale and one root mean square for the whole call: groups meet. Scale-free but for the floor of distances,
+    # 1e-4 in absolute units, which enters the scale through the self pairs (tests/test_drifting.py).
     "released": (released_drift, {"explicit_negatives": False, "grouped": False}),
-    # The floor of distances, 1e-4 in absolute units, enters its scale through the self pairs.
-    "released_in_other_units": (
-        released_drift,
-        {"explicit_negatives": False, "grouped": False, "scale_free": True, "tolerance": 1e-7},
-    ),
     "notebook": (
         partial(notebook_drift, temperature=0.5),
         {"explicit_negatives": False, "grouped": False},

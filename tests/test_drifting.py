@@ -81,6 +81,17 @@ def test_features_in_other_units_and_more_channels_have_one_drift():
     assert all(0.4 < float(mean) / math.sqrt(3) < 1.6 for _, mean in seen)
 
 
+@pytest.mark.parametrize("field", [released_drift, COMPOSED], ids=["released", "composed"])
+def test_self_pairs_at_the_floor_of_distances_are_what_knows_the_units(field):
+    """The floor does not grow with the points: what it changes falls as they grow."""
+    x, y = clouds(7, 3), clouds(9, 3, seed=1, shift=1.0)
+    limit = field(1e6 * x, 1e6 * y).field
+    errors = [float((field(c * x, c * y).field - limit).abs().max()) for c in (0.25, 1.0, 100.0)]
+    assert errors[0] < 1e-4
+    assert errors[1] < 0.26 * errors[0]
+    assert errors[2] < 0.011 * errors[1]
+
+
 def test_a_normalised_field_is_differentiable_through_its_samples_alone():
     x, y = clouds(6, 2), clouds(5, 2, seed=1)
 
