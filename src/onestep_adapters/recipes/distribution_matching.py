@@ -164,7 +164,7 @@ class DistributionMatching:
             told = "the oracle" if self.teacher_from == ORACLE else f"generator_steps = {self.generator_steps}"
             raise ConfigError(
                 f"regression = {self.regression} and preparation = {self.preparation} beside {told}: pairs are made by "
-                "a trained teacher, for a generator of one step; leave both at 0"
+                "a trained teacher, for a generator of one step; give 0 for both (--preparation 0 --regression 0)"
             )
 
     @property
