@@ -2,10 +2,12 @@
 
     python -m benchmarks.fields               # what a laptop bears in a minute
     python -m benchmarks.fields --large       # the shapes of the targets, and memory up to 65,536 points
+    python -m benchmarks.fields --device cuda # the same shapes on a GPU, beside the products' own time
 
 ``field``: attraction-repulsion under the Laplace kernel at three temperatures, softmax over both axes, each field
 at unit root mean square, samples repelling one another. ``batched``: the same in many small groups, the shape of an
-ImageNet training.
+ImageNet training. On a GPU a call is timed twice: from Python, until the device is done, and as a CUDA graph, which
+leaves out the time of launching; ``of products`` is the ratio to the products of matrices alone, in float32.
 """
 
 import argparse
@@ -41,7 +43,7 @@ def clouds(shape: tuple[int, int, int, int, int], dtype: torch.dtype = torch.flo
     generator = torch.Generator().manual_seed(0)
     sets = [torch.randn(groups, count, channels, generator=generator) for count in counts]
     sets[0] += 0.1
-    return [points.to(dtype).squeeze(0) for points in sets]
+    return [points.to(DEVICE, dtype).squeeze(0) for points in sets]
 
 
 def dense(x: Tensor, y: Tensor, extra: Tensor, *, lengths: tuple[float, ...]) -> Tensor:
@@ -111,6 +113,7 @@ RIVALS: dict[str, Callable[..., Tensor]] = {
     "products alone": products,
     "keops": keops,
 }
+DEVICE = "cpu"
 PATIENCE = 180
 """Seconds for a rival that compiles at its first call."""
 
@@ -145,6 +148,46 @@ def compare(shape: str, rivals: list[str], *, rounds: int) -> list[dict[str, Any
     return rows
 
 
+def compare_on_device(shape: str, rivals: list[str], *, rounds: int) -> list[dict[str, Any]]:
+    """Time as called and as a graph, and memory, of the rivals at one shape on a CUDA device."""
+    calls = {rival: call(rival, shape) for rival in rivals}
+    called = harness.interleaved(calls, rounds=rounds)
+    replayed = harness.interleaved({name: harness.held(rival) for name, rival in calls.items()}, rounds=rounds)
+    rows = []
+    for name, rival in calls.items():
+        of_products = {
+            f"{kind}of products": times[name]["seconds"] / times["products alone"]["seconds"]
+            for kind, times in (("", called), ("graph ", replayed))
+        }
+        rows.append(
+            {
+                "shape": shape,
+                "rival": name,
+                **called[name],
+                **{f"graph {key}": value for key, value in replayed[name].items()},
+                **of_products,
+                "MiB": harness.device_memory(rival),
+            }
+        )
+    for row in rows:
+        row["memory ratio"] = row["MiB"] / rows[0]["MiB"]
+    return rows
+
+
+def on_device(rounds: int) -> list[dict[str, Any]]:
+    """The large shapes on a CUDA device."""
+    rows: list[dict[str, Any]] = []
+    for shape in ("field", "batched"):
+        rows += compare_on_device(shape, ["dense", "dense compiled", "ours", "products alone"], rounds=rounds)
+    for shape in ("field_16k", "field_65k"):
+        rows += compare_on_device(shape, ["ours", "products alone"], rounds=3)
+    rows += [
+        {"shape": f"worst error, {name}", "rival": "ours", "ratio": worst(SHAPES[name])}
+        for name in ("field", "batched")
+    ]
+    return rows
+
+
 def able(rivals: list[str], shape: str) -> list[str]:
     """Those that make one call at a small shape in a process of their own, in time; the others are named."""
     found = []
@@ -173,12 +216,18 @@ def main() -> None:
     parser.add_argument("--large", action="store_true", help="the shapes of the targets; minutes, and 2 GiB of memory")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--measure", nargs=2, metavar=("RIVAL", "SHAPE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.ones(1).sqrt()
     if arguments.measure:
         harness.measure(call(*arguments.measure))
+        return
+    if arguments.device == "cuda":
+        global DEVICE
+        DEVICE = "cuda"
+        print(harness.record("fields-cuda", on_device(arguments.rounds)))
         return
     rows: list[dict[str, Any]] = []
     rivals = able(["dense", "dense compiled", "ours", "products alone"], "small")

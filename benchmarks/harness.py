@@ -22,18 +22,23 @@ from typing import Any
 import torch
 
 RESULTS = Path(__file__).parent / "results"
-LIBRARIES = ("torch", "numpy", "pykeops")
+LIBRARIES = ("torch", "numpy", "pykeops", "triton")
 
 
 def interleaved(rivals: Mapping[str, Callable[[], Any]], *, rounds: int) -> dict[str, dict[str, float]]:
-    """Seconds a call and the ratio to the first rival, medians over the rounds; one call of each warms up."""
+    """Seconds a call and the ratio to the first rival, medians over the rounds; one call of each warms up. A call on a
+    device is over when the device is.
+    """
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     for call in rivals.values():
         call()
+    wait()
     seconds: dict[str, list[float]] = {name: [] for name in rivals}
     for _ in range(rounds):
         for name, call in rivals.items():
             start = time.perf_counter()
             call()
+            wait()
             seconds[name].append(time.perf_counter() - start)
     first = next(iter(seconds.values()))
     return {
@@ -43,6 +48,31 @@ def interleaved(rivals: Mapping[str, Callable[[], Any]], *, rounds: int) -> dict
         }
         for name, times in seconds.items()
     }
+
+
+def held(call: Callable[[], Any]) -> Callable[[], Any]:
+    """The same call as a CUDA graph: the device's own time, without that of launching."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(2):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def device_memory(call: Callable[[], Any]) -> float:
+    """MiB that one call added to what torch holds on the CUDA device, at its highest; one call before warms up."""
+    call()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
 def peak_memory(module: str, *arguments: str, patience: float | None = None) -> float:
@@ -91,6 +121,7 @@ def hardware() -> dict[str, Any]:
     return {
         "processor": model,
         "threads": torch.get_num_threads(),
+        **({"device": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in LIBRARIES if name in found},
     }

@@ -11,6 +11,9 @@ import torch
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 # The first multi-threaded vector-math call of a process can be inexact (pytorch#188792); make it here.
 torch.ones(1).sqrt()
+if not torch.cuda.is_available():
+    # Before Triton is imported: its kernels run in its interpreter.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def pytest_collection_modifyitems(items):

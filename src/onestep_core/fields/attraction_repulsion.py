@@ -9,7 +9,6 @@ give zero; that zero implies equal laws is *not* implied, and depends on kernel 
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -17,8 +16,8 @@ from torch import Tensor
 
 from onestep_core.errors import ConfigError
 from onestep_core.fields.clouds import Clouds, gather
+from onestep_core.fields.fused import AnyAffinities, affinities_of
 from onestep_core.fields.kernels import squared_lengths
-from onestep_core.fields.streaming import Affinities
 from onestep_core.precision import full
 from onestep_core.protocols import Coupling, Drift, Kernel
 from onestep_core.typing import typed
@@ -26,20 +25,8 @@ from onestep_core.typing import typed
 _RMS_FLOOR = 1e-8
 
 
-def signed(affinity: Tensor, sets: Clouds, attraction: float = 1.0, repulsion: float = 1.0) -> Tensor:
-    """``B_ip = a S_neg A_ip`` and ``B_in = -r S_pos A_in``, in place of ``A``: the field is ``sum_j B_ij (y_j - x_i)``.
-
-    With both factors one, rows sum to zero: one product with the targets is the field, without a difference tensor.
-    """
-    away, towards = affinity[..., sets.negative], affinity[..., sets.positive]
-    s_negative, s_positive = away.sum(-1, keepdim=True), towards.sum(-1, keepdim=True)
-    away.mul_(s_positive.mul_(-repulsion))
-    towards.mul_(s_negative.mul_(attraction))
-    return affinity
-
-
 def displacements(
-    affinities: Affinities,
+    affinities: AnyAffinities,
     coupling: Coupling,
     sets: Clouds,
     *,
@@ -48,13 +35,18 @@ def displacements(
     repulsion: float = 1.0,
 ) -> list[Tensor]:
     """The field of each kernel, ``[.., n, channel]``."""
-    potentials = affinities.potentials(coupling)
-    factors = partial(signed, sets=sets, attraction=attraction, repulsion=repulsion)
+    found = affinities.contrasts(
+        affinities.potentials(coupling),
+        sets.targets,
+        negatives=sets.negative.stop,
+        weights=sets.weights,
+        floor=floor,
+        attraction=attraction,
+        repulsion=repulsion,
+    )
     if attraction == repulsion:
-        return affinities.products(potentials, sets.targets, weights=sets.weights, floor=floor, factors=factors)
-    counted = torch.cat([sets.targets, torch.ones_like(sets.targets[..., :1])], -1)
-    found = affinities.products(potentials, counted, weights=sets.weights, floor=floor, factors=factors)
-    return [sums[..., :-1] - sums[..., -1:] * sets.samples for sums in found]
+        return [sums.products for sums in found]
+    return [sums.products - sums.totals.unsqueeze(-1) * sets.samples for sums in found]
 
 
 def evaluated(samples: Tensor, field: Tensor) -> Drift:
@@ -174,7 +166,7 @@ def drift_fields(
     )
     # A kernel may have parameters; a field has no gradient.
     with torch.no_grad():
-        affinities = Affinities(
+        affinities = affinities_of(
             sets.sample_keys,
             sets.target_keys,
             kernels,
@@ -192,8 +184,11 @@ def summed_fields(drifts: Sequence[Drift], *, normalize: bool) -> Tensor:
 
     As released, the mean square that divides is at least 1e-8.
     """
-    first, *others = [(d.field, d.force_norms.clamp(min=_RMS_FLOOR).rsqrt() if normalize else 1.0) for d in drifts]
-    total = first[0] * first[1]
-    for field, factor in others:
-        total = torch.addcmul(total, field, factor if isinstance(factor, Tensor) else field.new_tensor(factor))
+    first, *others = [drift.field for drift in drifts]
+    if not normalize:
+        return sum(others, first)
+    factors = torch.cat([drift.force_norms for drift in drifts]).clamp(min=_RMS_FLOOR).rsqrt()
+    total = first * factors[0]
+    for field, factor in zip(others, factors[1:], strict=True):
+        total = torch.addcmul(total, field, factor)
     return total

@@ -13,10 +13,11 @@ channels are subtracted directly; many are expanded in float64 about a common ce
 is far below the resolution of the inputs.
 """
 
+import inspect
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import torch
 from jaxtyping import Float
@@ -29,7 +30,7 @@ from onestep_core.typing import typed
 
 _DIRECT_CHANNELS = 8
 _DIRECT_ELEMENTS = 2**21
-_CANCELLED = 0.02
+CANCELLED = 0.02
 """Share of ``|x|^2 + |y|^2`` below which a squared distance is computed by subtraction."""
 _DEAR = 128
 """How many pairs of a product cost as much as one by subtraction."""
@@ -118,6 +119,7 @@ class Radial(NamedTuple):
     Args:
         profile: ``log k`` from distances, element by element. It may work in place: each call gets distances of
             its own.
+        form: the same for the kernels of a CUDA device, where it is one of those; ``None``: evaluated by torch.
 
     Example:
         >>> rational = Radial(lambda r: -r.square().log1p())
@@ -126,25 +128,85 @@ class Radial(NamedTuple):
     """
 
     profile: Profile
+    form: "Form | None" = None
 
     def __call__(self, x: Tensor, y: Tensor, /) -> Tensor:
         """``log k(x_i, y_j)``, ``[.., n, m]``."""
         return self.profile(distances(x, y))
 
 
+class Form(NamedTuple):
+    """A kernel of this file as three values: what is evaluated outside torch.
+
+    Args:
+        shape: which function of ``r = |x - y| / length``.
+        length: temperature, bandwidth, lengthscale or scale; a number or 0-d.
+        smallest: distances below it count as it.
+    """
+
+    shape: Literal["laplace", "gaussian", "matern-1.5", "matern-2.5", "inverse-multiquadric"]
+    length: float | Tensor
+    smallest: float = 0.0
+
+
+def form(kernel: Kernel) -> Form | None:
+    """Of a :class:`Radial` kernel that has one, or of a kernel of this file with its numbers bound; else ``None``."""
+    if isinstance(kernel, Radial):
+        return kernel.form
+    known = _known(kernel)
+    return None if known is None else known[1]
+
+
 def profile(kernel: Kernel) -> Written | None:
     """``log2 k`` of a :class:`Radial` kernel, or of one of this file with its numbers bound; else ``None``."""
     if isinstance(kernel, Radial):
         return partial(_written, kernel.profile)
-    if isinstance(kernel, partial) and not kernel.args:
-        # By identity: a kernel of one's own need not be hashable.
-        known = next((known for function, known in _PROFILES.items() if function is kernel.func), None)
-        if known is None:
-            return None
-        # A profile checks nothing: the kernel itself does, here on two points.
+    known = _known(kernel)
+    return None if known is None else known[0]
+
+
+def _known(kernel: Kernel) -> tuple[Written, Form] | None:
+    """A kernel of this file on distances that are at hand, its numbers checked as it checks them; else ``None``."""
+    if not isinstance(kernel, partial) or kernel.args:
+        return None
+    # By identity: a kernel of one's own need not be hashable.
+    known = next((known for function, known in _KNOWN.items() if function is kernel.func), None)
+    if known is None:
+        return None
+    written, of_numbers = known
+    numbers = dict(kernel.keywords)
+    if numbers.keys() != inspect.signature(of_numbers).parameters.keys() or not all(
+        isinstance(value, int | float) for value in numbers.values()
+    ):
+        # Whatever the kernel says of them.
         kernel(torch.zeros(1, 1), torch.zeros(1, 1))
-        return partial(known, **kernel.keywords)
-    return None
+    return partial(written, **numbers), of_numbers(**numbers)
+
+
+def _laplace_form(*, temperature: float) -> Form:
+    _positive("temperature", temperature)
+    return Form("laplace", temperature)
+
+
+def _gaussian_form(*, bandwidth: float) -> Form:
+    _positive("bandwidth", bandwidth)
+    return Form("gaussian", bandwidth)
+
+
+def _matern_form(*, smoothness: float, lengthscale: float) -> Form:
+    _positive("lengthscale", lengthscale)
+    if smoothness == 0.5:
+        return Form("laplace", lengthscale)
+    if smoothness == 1.5:
+        return Form("matern-1.5", lengthscale)
+    if smoothness == 2.5:
+        return Form("matern-2.5", lengthscale)
+    raise ConfigError(f"smoothness = {smoothness}: expected 0.5, 1.5 or 2.5, the cases with a closed form")
+
+
+def _inverse_multiquadric_form(*, scale: float) -> Form:
+    _positive("scale", scale)
+    return Form("inverse-multiquadric", scale)
 
 
 def _written(profile: Profile, r: Tensor, out: Tensor) -> Tensor:
@@ -171,14 +233,14 @@ def near(x: Tensor, y: Tensor, y_squares: Tensor, *, own: int | None, out: Tenso
             out.addcmul_(difference, difference)
         return out.sqrt_()
     x_squares = squared_lengths(x)
-    _expanded(x, y, y_squares * (1 - _CANCELLED), out)
+    _expanded(x, y, y_squares * (1 - CANCELLED), out)
     itself = None if own is None else out.diagonal(own, -2, -1)
     if itself is not None:
         itself.fill_(torch.inf)
-    group, row = (out.amin(-1) < x_squares * (_CANCELLED - 1)).nonzero(as_tuple=True)
-    out.add_(x_squares.unsqueeze(-1)).add_((y_squares * _CANCELLED).unsqueeze(-2))
+    group, row = (out.amin(-1) < x_squares * (CANCELLED - 1)).nonzero(as_tuple=True)
+    out.add_(x_squares.unsqueeze(-1)).add_((y_squares * CANCELLED).unsqueeze(-2))
     if len(row):
-        bound = _CANCELLED * (x_squares[group, row].unsqueeze(-1) + y_squares[group])
+        bound = CANCELLED * (x_squares[group, row].unsqueeze(-1) + y_squares[group])
         suspect, column = (out[group, row] < bound).nonzero(as_tuple=True)
         if len(suspect) * _DEAR > out.numel() and out.dtype != torch.float64:
             a, b = x.double(), y.double()
@@ -224,7 +286,7 @@ def laplace(
         >>> laplace(torch.tensor([[0.0]]), torch.tensor([[1.0]]), temperature=0.5)
         tensor([[-2.]])
     """
-    _positive("temperature", temperature)
+    _laplace_form(temperature=temperature)
     return -distances(x, y) / temperature
 
 
@@ -240,7 +302,7 @@ def gaussian(
         >>> gaussian(torch.tensor([[0.0]]), torch.tensor([[1.0]]), bandwidth=0.5)
         tensor([[-2.]])
     """
-    _positive("bandwidth", bandwidth)
+    _gaussian_form(bandwidth=bandwidth)
     return squared_distances(x, y) / (-2 * bandwidth**2)
 
 
@@ -272,9 +334,7 @@ def matern(
         >>> matern(torch.tensor([[0.0]]), torch.tensor([[1.0]]), smoothness=0.5, lengthscale=0.5)
         tensor([[-2.]])
     """
-    _positive("lengthscale", lengthscale)
-    if smoothness not in (0.5, 1.5, 2.5):
-        raise ConfigError(f"smoothness = {smoothness}: expected 0.5, 1.5 or 2.5, the cases with a closed form")
+    _matern_form(smoothness=smoothness, lengthscale=lengthscale)
     r = math.sqrt(2 * smoothness) * distances(x, y) / lengthscale
     if smoothness == 0.5:
         return -r
@@ -292,14 +352,14 @@ def inverse_multiquadric(
         >>> inverse_multiquadric(torch.tensor([[0.0]]), torch.tensor([[0.0]]), scale=0.5).abs()
         tensor([[0.]])
     """
-    _positive("scale", scale)
+    _inverse_multiquadric_form(scale=scale)
     return -(squared_distances(x, y) / scale**2).log1p() / 2
 
 
-_PROFILES: dict[Any, Callable[..., Tensor]] = {
-    laplace: _laplace,
-    gaussian: _gaussian,
-    matern: _matern,
-    inverse_multiquadric: _inverse_multiquadric,
+_KNOWN: dict[Any, tuple[Callable[..., Tensor], Callable[..., Form]]] = {
+    laplace: (_laplace, _laplace_form),
+    gaussian: (_gaussian, _gaussian_form),
+    matern: (_matern, _matern_form),
+    inverse_multiquadric: (_inverse_multiquadric, _inverse_multiquadric_form),
 }
-"""The same kernels on distances that are at hand."""
+"""The same kernels on distances that are at hand, and as forms."""

@@ -25,7 +25,8 @@ from torch import Tensor
 from onestep_core.fields.attraction_repulsion import evaluated
 from onestep_core.fields.clouds import gather
 from onestep_core.fields.couplings import softmax_rows
-from onestep_core.fields.streaming import Affinities, Sums
+from onestep_core.fields.fused import affinities_of
+from onestep_core.fields.streaming import Sums
 from onestep_core.protocols import Coupling, Drift, Kernel
 from onestep_core.typing import typed
 
@@ -141,7 +142,7 @@ def mean_shift_fields(
     )
 
     def means(part: slice, *, themselves: bool) -> list[Tensor]:
-        affinities = Affinities(
+        affinities = affinities_of(
             sets.sample_keys,
             sets.target_keys[..., part, :],
             kernels,
@@ -155,7 +156,7 @@ def mean_shift_fields(
         plain = [centre(sums, sets.samples) for sums in first]
         if not bias_correction:
             return plain
-        second = affinities.apply(potentials, points, weights=weights, factors=_squared_shares)
+        second = affinities.apply(potentials, points, weights=weights, squared=True)
         return [
             mean + squares.products - squares.totals.unsqueeze(-1) * mean
             for mean, squares in zip(plain, second, strict=True)
@@ -176,12 +177,3 @@ def centre(sums: Sums, otherwise: Tensor) -> Tensor:
     totals = sums.totals.unsqueeze(-1)
     some = totals > 0
     return torch.where(some, sums.products / torch.where(some, totals, 1.0), otherwise)
-
-
-def _squared_shares(affinity: Tensor) -> Tensor:
-    """``a_j^2``, the shares before they are squared: squares of affinities underflow early. Zero where there are none.
-
-    With them the correction of a mean ``m`` is ``sum_j a_j^2 (y_j - m)``.
-    """
-    totals = affinity.sum(-1, keepdim=True)
-    return (affinity / torch.where(totals > 0, totals, 1.0)).square()

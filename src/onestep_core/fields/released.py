@@ -8,11 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
-from onestep_core.fields.attraction_repulsion import displacements, evaluated, signed, summed_fields
+from onestep_core.fields.attraction_repulsion import displacements, evaluated, summed_fields
 from onestep_core.fields.clouds import Clouds, gather
 from onestep_core.fields.couplings import softmax_both
-from onestep_core.fields.kernels import Radial, distances
-from onestep_core.fields.streaming import Affinities, Distances, flat
+from onestep_core.fields.fused import AnyDistances, affinities_of, distances_of
+from onestep_core.fields.kernels import Form, Radial, distances
+from onestep_core.fields.streaming import flat, signed
 from onestep_core.precision import full, no_autocast
 from onestep_core.protocols import Drift
 from onestep_core.typing import typed
@@ -105,7 +106,7 @@ def released_drift(
         keys=None,
         alone=True,
     )
-    apart = Distances(sets.samples, sets.targets, themselves=True, kernels=len(temperatures), block_size=block_size)
+    apart = distances_of(sets.samples, sets.targets, themselves=True, kernels=len(temperatures), block_size=block_size)
     scale = _mean_distance(apart, sets)
     unit = (scale / samples.shape[-1] ** 0.5).clamp(min=_SCALE_FLOOR)
     length = scale.clamp(min=_SCALE_FLOOR)
@@ -114,9 +115,9 @@ def released_drift(
         def log_k(r: Tensor) -> Tensor:
             return r.clamp_(min=_DISTANCE_FLOOR).div_(length * -temperature)
 
-        return Radial(log_k)
+        return Radial(log_k, Form("laplace", length * temperature, smallest=_DISTANCE_FLOOR))
 
-    affinities = Affinities(
+    affinities = affinities_of(
         sets.samples,
         sets.targets,
         [kernel(t) for t in temperatures],
@@ -132,7 +133,7 @@ def released_drift(
     return Drift(full(samples) / unit, total, scale, torch.cat([drift.force_norms for drift in drifts]))
 
 
-def _mean_distance(apart: Distances, sets: Clouds) -> Tensor:
+def _mean_distance(apart: AnyDistances, sets: Clouds) -> Tensor:
     """``mean(d w) / mean(w)`` over every pair of the call, 0-d."""
     # As the blocks are: leading axes are one.
     weights = None if sets.weights is None else flat(sets.weights.unsqueeze(-2))
@@ -195,5 +196,5 @@ def notebook_drift(
     k = (d.masked_fill(index[: d.shape[-2]].unsqueeze(-1) == index, 1e6) / -temperature).exp()
     affinity = k / (k.sum(-1, keepdim=True) * k.sum(-2, keepdim=True)).clamp(min=1e-12).sqrt()
     with no_autocast(d):
-        field = signed(affinity, sets) @ sets.targets
+        field = signed(affinity, sets.negative.stop) @ sets.targets
     return evaluated(samples, field)

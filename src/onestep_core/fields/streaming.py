@@ -49,8 +49,8 @@ class Sums(NamedTuple):
     totals: Tensor
 
 
-def block_rows(groups: int, n: int, m: int, block_size: int | None) -> int:
-    """How many rows a block has: the caller's choice, or by shape.
+def block_rows(groups: int, n: int, m: int, block_size: int | None, *, most: int = _DENSE_ELEMENTS) -> int:
+    """How many rows a block has: the caller's choice, or by shape; all, where that makes at most so many elements.
 
     Raises:
         ConfigError: if ``block_size`` is given and not positive.
@@ -59,9 +59,9 @@ def block_rows(groups: int, n: int, m: int, block_size: int | None) -> int:
         if block_size < 1:
             raise ConfigError(f"block_size = {block_size}: expected at least one row, or None to choose by shape")
         return min(block_size, n)
-    if groups * n * m <= _DENSE_ELEMENTS:
+    if groups * n * m <= most:
         return n
-    return max(1, min(n, _DENSE_ELEMENTS // (4 * groups * m)))
+    return max(1, min(n, most // (4 * groups * m)))
 
 
 def _steps(count: int, step: int) -> list[slice]:
@@ -150,13 +150,17 @@ class Distances:
 
 
 def may_sweep(*tensors: Tensor) -> bool:
-    """Whether values may be looked at: plain tensors on a processor, outside transforms, graphs and tracing modes."""
+    """Whether values may be looked at: :func:`plain` tensors on a processor."""
+    return plain(*tensors) and all(t.device.type == "cpu" for t in tensors)
+
+
+def plain(*tensors: Tensor) -> bool:
+    """Whether these are tensors as they come, without gradient, outside transforms, graphs and tracing modes."""
     if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore
         return False
     if is_in_torch_dispatch_mode():
         return False
-    plain = (Tensor, torch.nn.Parameter)
-    return all(type(t) in plain and t.device.type == "cpu" and not t.requires_grad for t in tensors)
+    return all(type(t) in (Tensor, torch.nn.Parameter) and not t.requires_grad for t in tensors)
 
 
 class Affinities:
@@ -237,7 +241,7 @@ class Affinities:
         column = self._x.new_full((groups, count, m), -math.inf)
         highest = self._x.new_full((groups, count, 1), -math.inf)
         for (part, rows), stack in self._sweep(range(count)):
-            top = _zero_if_masked(stack.amax(-1))
+            top = zero_if_masked(stack.amax(-1))
             below = stack.sub_(top.unsqueeze(-1)).exp2_()
             row[part, :, rows] = below.sum(-1).log2_().add_(top)
             base = top.amax(-1, keepdim=True)
@@ -252,7 +256,7 @@ class Affinities:
             anew = lost[:, kernel].any(0).nonzero().squeeze(-1)
             if len(anew):
                 column[:, kernel, anew] = self._columns(None, kernel, anew).reshape(groups, -1)
-        self._sums = Potentials(_zero_if_masked(row), _zero_if_masked(column))
+        self._sums = Potentials(zero_if_masked(row), zero_if_masked(column))
         return self._sums
 
     def rows(self, column: Tensor | None = None, *, kernel: int = 0) -> Tensor:
@@ -263,20 +267,20 @@ class Affinities:
                 (log_k if column is None else log_k - column.unsqueeze(-2)).logsumexp(-1)
                 for _, log_k in self._evaluated(kernel)
             ]
-            return _zero_if_masked(joined(parts, -1))
+            return zero_if_masked(joined(parts, -1))
         if column is None:
             return self._reduced().row[:, kernel].reshape(shape)
         column = self._per_group(column)[:, None, None] * LOG2_E
         row = self._x.new_empty(len(column), shape[-1])
         for (part, rows), stack in self._sweep([kernel]):
             row[part, rows] = _log2sumexp2(stack.sub_(column[part]), -1).squeeze(1)
-        return _zero_if_masked(row.div_(LOG2_E)).reshape(shape)
+        return zero_if_masked(row.div_(LOG2_E)).reshape(shape)
 
     def columns(self, row: Tensor | None = None, *, kernel: int = 0) -> Tensor:
         """``logsumexp_i (log_k - row)``, ``[.., m]``; 0 where every pair is masked."""
         shape = self._y.shape[:-1]
         if not self._profiles:
-            return _zero_if_masked(self._columns(row, kernel))
+            return zero_if_masked(self._columns(row, kernel))
         if row is None:
             return self._reduced().column[:, kernel].reshape(shape)
         row = self._per_group(row)[:, None, :, None] * LOG2_E
@@ -284,7 +288,7 @@ class Affinities:
         for (part, rows), stack in self._sweep([kernel]):
             summed = _log2sumexp2(stack.sub_(row[part, :, rows]), -2).squeeze(1)
             torch.logaddexp2(column[part], summed, out=column[part])
-        return _zero_if_masked(column.div_(LOG2_E)).reshape(shape)
+        return zero_if_masked(column.div_(LOG2_E)).reshape(shape)
 
     def _columns(self, row: Tensor | None, kernel: int, columns: Tensor | None = None) -> Tensor:
         parts = [
@@ -365,17 +369,72 @@ class Affinities:
         return [out[:, kernel].view(*values.shape[:-2], n, values.shape[-1]) for kernel in range(count)]
 
     def apply(
+        self, potentials: Sequence[Potentials], values: Tensor, *, weights: Tensor | None, squared: bool = False
+    ) -> list[Sums]:
+        """For each kernel: affinities times values, beside the sums of the affinities over their rows.
+
+        Args:
+            potentials: of each kernel.
+            values: what is summed, ``[.., m, channel]``.
+            weights: factor of each target, ``[.., m]``, or ``None``.
+            squared: of the squares of the shares that affinities have of their row.
+        """
+        counted = torch.cat([values, torch.ones_like(values[..., :1])], -1)
+        factors = _squared_shares if squared else None
+        found = self.products(potentials, counted, weights=weights, factors=factors)
+        return [Sums(sums[..., :-1], sums[..., -1]) for sums in found]
+
+    def contrasts(
         self,
         potentials: Sequence[Potentials],
         values: Tensor,
         *,
+        negatives: int,
         weights: Tensor | None,
-        factors: Callable[[Tensor], Tensor] | None = None,
+        floor: float = 0.0,
+        attraction: float = 1.0,
+        repulsion: float = 1.0,
     ) -> list[Sums]:
-        """As :meth:`products`, beside the sums over the rows of what is multiplied."""
+        """For each kernel: ``a S_neg sum_p A_ip v_p - r S_pos sum_n A_in v_n``, and the sum of these factors.
+
+        Args:
+            potentials: of each kernel.
+            values: what is summed, ``[.., m, channel]``.
+            negatives: how many of the targets, the first ones, are negatives; the others are positives.
+            weights: factor of each target, ``[.., m]``, after the coupling and the floor, or ``None``.
+            floor: smallest affinity, before the weights.
+            attraction: ``a``.
+            repulsion: ``r``.
+        """
+        factors = partial(signed, negatives=negatives, attraction=attraction, repulsion=repulsion)
+        if attraction == repulsion:
+            # Rows of the factors sum to zero.
+            found = self.products(potentials, values, weights=weights, floor=floor, factors=factors)
+            return [Sums(sums, torch.zeros_like(sums[..., 0])) for sums in found]
         counted = torch.cat([values, torch.ones_like(values[..., :1])], -1)
-        found = self.products(potentials, counted, weights=weights, factors=factors)
+        found = self.products(potentials, counted, weights=weights, floor=floor, factors=factors)
         return [Sums(sums[..., :-1], sums[..., -1]) for sums in found]
+
+
+def signed(affinity: Tensor, negatives: int, attraction: float = 1.0, repulsion: float = 1.0) -> Tensor:
+    """``B_ip = a S_neg A_ip`` and ``B_in = -r S_pos A_in``, in place of ``A``: the field is ``sum_j B_ij (y_j - x_i)``.
+
+    With both factors one, rows sum to zero: one product with the targets is the field, without a difference tensor.
+    """
+    away, towards = affinity[..., :negatives], affinity[..., negatives:]
+    s_negative, s_positive = away.sum(-1, keepdim=True), towards.sum(-1, keepdim=True)
+    away.mul_(s_positive.mul_(-repulsion))
+    towards.mul_(s_negative.mul_(attraction))
+    return affinity
+
+
+def _squared_shares(affinity: Tensor) -> Tensor:
+    """``a_j^2``, the shares before they are squared: squares of affinities underflow early. Zero where there are none.
+
+    With them the correction of a mean ``m`` is ``sum_j a_j^2 (y_j - m)``.
+    """
+    totals = affinity.sum(-1, keepdim=True)
+    return (affinity / torch.where(totals > 0, totals, 1.0)).square()
 
 
 def joined(parts: list[Tensor], axis: int) -> Tensor:
@@ -385,9 +444,10 @@ def joined(parts: list[Tensor], axis: int) -> Tensor:
 
 def _log2sumexp2(values: Tensor, axis: int) -> Tensor:
     """In place of ``values``."""
-    top = _zero_if_masked(values.amax(axis, keepdim=True))
+    top = zero_if_masked(values.amax(axis, keepdim=True))
     return values.sub_(top).exp2_().sum(axis).log2_().add_(top.squeeze(axis))
 
 
-def _zero_if_masked(potential: Tensor) -> Tensor:
+def zero_if_masked(potential: Tensor) -> Tensor:
+    """The potential, 0 where every pair is masked."""
     return potential.masked_fill(potential == -math.inf, 0.0)

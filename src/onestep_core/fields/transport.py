@@ -21,9 +21,9 @@ from onestep_core.errors import ConfigError
 from onestep_core.fields.attraction_repulsion import evaluated
 from onestep_core.fields.clouds import gather
 from onestep_core.fields.couplings import sinkhorn
+from onestep_core.fields.fused import affinities_of
 from onestep_core.fields.kernels import gaussian
 from onestep_core.fields.mean_shift import centre
-from onestep_core.fields.streaming import Affinities
 from onestep_core.protocols import Drift
 from onestep_core.typing import typed
 
@@ -100,7 +100,7 @@ def sinkhorn_field(
 
     def transported(part: slice, *, themselves: bool) -> Tensor:
         points = sets.targets[..., part, :]
-        affinities = Affinities(
+        affinities = affinities_of(
             sets.sample_keys,
             sets.target_keys[..., part, :],
             [partial(gaussian, bandwidth=epsilon**0.5)],
