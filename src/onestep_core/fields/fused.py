@@ -10,6 +10,7 @@ kernels that have a :class:`~onestep_core.fields.kernels.Form`.
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from functools import cached_property, lru_cache, partial
 from importlib.util import find_spec
 from typing import Any, NamedTuple, TypeAlias, cast
@@ -91,16 +92,19 @@ def affinities_of(
         return Affinities(x, y, kernels, self_penalties=self_penalties, block_size=block_size, apart=apart)
     if apart is not None or fusible(x, y):
         forms = [known for known in map(form, kernels) if known is not None]
-        if len(forms) == len(kernels) and len({known.shape for known in forms}) == 1:
+        if len(forms) == len(kernels) and len({(known.shape, known.smallest) for known in forms}) == 1:
             apart = apart or FusedDistances(x, y, themselves=self_penalties is not None, block_size=block_size)
             return FusedAffinities(apart, forms, self_penalties=self_penalties)
     return Affinities(x, y, kernels, self_penalties=self_penalties, block_size=block_size)
 
 
-def _triton_kernels() -> Any:
+def _launch(kernel: str, grid: tuple[int, ...], out: Tensor, *arguments: Any, tiles: Tiles, **constants: Any) -> None:
+    """On the device of ``out``, which need not be the current one."""
     from onestep_core.fields import fused_kernels
 
-    return fused_kernels
+    with torch.cuda.device(out.device) if out.is_cuda else nullcontext():
+        function = getattr(fused_kernels, kernel)
+        function[grid](*arguments, **constants, num_warps=tiles.warps, num_stages=tiles.stages)
 
 
 def _halves(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,7 +192,10 @@ class FusedDistances:
         high = _power(out.shape[1], least=16, most=tiles.rows)
         wide = _power(self.m, least=16, most=tiles.columns)
         grid = (len(out) * -(-out.shape[1] // high), -(-self.m // wide))
-        _triton_kernels().distances[grid](
+        _launch(
+            "distances",
+            grid,
+            out,
             *(each[part] for each in of_x),
             *(each[part] for each in of_y),
             out,
@@ -203,8 +210,7 @@ class FusedDistances:
             ROWS=high,
             COLUMNS=wide,
             DEPTH=tiles.channels,
-            num_warps=tiles.warps,
-            num_stages=tiles.stages,
+            tiles=tiles,
         )
 
 
@@ -214,7 +220,7 @@ class FusedAffinities:
 
     Args:
         apart: their distances.
-        forms: of the kernels, all of one shape.
+        forms: of the kernels, all of one shape and smallest distance.
         self_penalties: as there.
     """
 
@@ -254,7 +260,10 @@ class FusedAffinities:
             share = -(-others // max(1, min(_PROGRAMS // (programs * count), others // _SHARE)))
             share = -(-share // in_turn) * in_turn
             found = block.new_empty(-(-others // share), len(block), count, ones)
-            _triton_kernels().log2sumexp2[(programs, count, len(found))](
+            _launch(
+                "log2sumexp2",
+                (programs, count, len(found)),
+                found,
                 block,
                 found if shift is None else shift,
                 inverse,
@@ -275,8 +284,7 @@ class FusedAffinities:
                 LAST=len(found) == 1 and not parted,
                 ONES=at_once,
                 OTHERS=in_turn,
-                num_warps=tiles.warps,
-                num_stages=tiles.stages,
+                tiles=tiles,
             )
             if len(found) > 1:
                 total = _log2sumexp2(found)
@@ -337,7 +345,10 @@ class FusedAffinities:
                 shape = (groups, some, high, m)
                 work = block.new_empty(math.prod(shape)) if work is None else work
                 stack = work[: math.prod(shape)].view(shape)
-                _triton_kernels().affinities[(groups * -(-high // tile), some)](
+                _launch(
+                    "affinities",
+                    (groups * -(-high // tile), some),
+                    stack,
                     block,
                     row[part],
                     column[part],
@@ -363,8 +374,7 @@ class FusedAffinities:
                     SQUARED=squared,
                     ROWS=tile,
                     COLUMNS=_power(m, least=16, most=tiles.columns),
-                    num_warps=tiles.warps,
-                    num_stages=tiles.stages,
+                    tiles=tiles,
                 )
                 for position, inside in enumerate(columns):
                     with no_autocast(points):
