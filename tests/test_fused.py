@@ -219,3 +219,35 @@ def test_a_graph_holds_the_field():
         held = field(x, y, extra_negatives=extra).field
     graph.replay()
     torch.testing.assert_close(held, eager)
+
+
+def test_what_is_no_number_shows(kernels):
+    x, y, extra, _ = clouds(n=4, p=5, d=3)
+    x[0, 0] = math.nan
+    for name in ("drift", "mean shift", "floored"):
+        found = FIELDS[name](SHAPES["laplace"](3))(x, y, extra).field
+        assert found[0].isnan().all()
+    y[0, 0] = math.nan
+    assert released_drift(extra, y).field.isnan().all()
+
+
+def test_a_mean_keeps_its_digits_where_affinities_underflow(kernels):
+    x, y, _, weights = clouds(n=3, p=5, d=3)
+    field = partial(mean_shift_field, kernel=partial(laplace, temperature=1.0), coupling=unnormalized)
+    for far in (90.0, 1000.0):
+        agree(partial(field, bias_correction=True), x + far, y, positive_weights=weights)
+        agree(partial(mean_shift_field, kernel=partial(laplace, temperature=1.0), coupling=softmax_both), x + far, y)
+
+
+def test_no_groups_make_no_field(kernels):
+    field = FIELDS["drift"](SHAPES["laplace"](3))
+    assert field(torch.ones(0, 3, 2, device=DEVICE), torch.zeros(0, 2, 2, device=DEVICE)).field.shape == (0, 3, 2)
+
+
+def test_the_switch(monkeypatch):
+    monkeypatch.setattr(Tensor, "is_cuda", property(lambda self: True))
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    x = torch.zeros(2, 3)
+    assert fused.fusible(x, x)
+    monkeypatch.setenv(fused.SWITCH, "0")
+    assert not fused.fusible(x, x)

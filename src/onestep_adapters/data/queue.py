@@ -94,8 +94,10 @@ class Rings(nn.Module):
         """
         self._known(rows)
         counts, capacity = self.counts[rows], self.samples.shape[1]
+        if each < 1:
+            raise ConfigError(f"{each} samples were asked for: expected at least one")
         short = counts < (1 if repeat else each)
-        if each < 1 or bool(short.any()):
+        if bool(short.any()):
             found = {int(row): int(count) for row, count in zip(rows[short], counts[short], strict=True)}
             raise ConfigError(
                 f"{each} samples were asked for where a {kind} holds fewer, {kind}: samples {found}: push more first, "

@@ -171,7 +171,7 @@ def mode_masses(labels: Int[Tensor, "n"], modes: int) -> Float[Tensor, "mode"]:
         modes: how many there are.
 
     Raises:
-        ConfigError: without samples or modes.
+        ConfigError: without samples or modes, or on a label beyond the last mode.
 
     Example:
         >>> mode_masses(torch.tensor([0, 0, 1, 0]), 3)
@@ -179,7 +179,10 @@ def mode_masses(labels: Int[Tensor, "n"], modes: int) -> Float[Tensor, "mode"]:
     """
     if modes < 1 or len(labels) < 1:
         raise ConfigError(f"{len(labels)} labels in {modes} modes: expected at least one of each")
-    return torch.bincount(labels, minlength=modes).to(torch.get_default_dtype()) / len(labels)
+    counts = torch.bincount(labels, minlength=modes)
+    if len(counts) > modes:
+        raise ConfigError(f"a label of {len(counts) - 1} in {modes} modes: expected labels from 0 to {modes - 1}")
+    return counts.to(torch.get_default_dtype()) / len(labels)
 
 
 @typed

@@ -45,6 +45,8 @@ def gather(
         ConfigError: if there is no sample, no positive or no negative; with self pairs masked a lone sample has no
             negative (``alone=True`` permits it); if weights are given for a set that is not, or not one a point.
     """
+    if samples.shape[-1] < 1:
+        raise ConfigError(f"samples of shape {tuple(samples.shape)}: expected at least one channel, the last axis")
     if samples.shape[-2] < 1 or positives.shape[-2] < 1:
         raise ConfigError(
             f"{samples.shape[-2]} samples and {positives.shape[-2]} positives: expected at least one of each in every "

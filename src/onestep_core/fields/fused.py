@@ -5,10 +5,11 @@ sums, and multiplied by torch. Distances keep float32's digits whatever torch is
 computed anew by subtraction, tile by tile and on the device: nothing waits for a value, and a CUDA graph can hold it.
 
 Used for float32 on NVIDIA's devices where Triton can be imported, outside ``torch.func``, graphs and tracing modes, for
-kernels that have a :class:`~onestep_core.fields.kernels.Form`.
+kernels that have a :class:`~onestep_core.fields.kernels.Form`. ``ONESTEP_TRITON=0`` leaves all to torch.
 """
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import cached_property, lru_cache, partial
@@ -23,8 +24,12 @@ from onestep_core.fields.streaming import Affinities, Block, Distances, Sums, bl
 from onestep_core.precision import no_autocast
 from onestep_core.protocols import Coupling, Kernel, Potentials
 
+SWITCH = "ONESTEP_TRITON"
+"""Environment variable that leaves everything to torch where it is 0."""
 _KEPT_ELEMENTS = 2**26
 """Of a block of distances (256 MiB), which is kept from pass to pass where it is the only one."""
+_INDEXED_ELEMENTS = 2**30
+"""Of a block of one group, at most: its offsets are of 32 bits."""
 _PROGRAMS = 1024
 """Of a reduction, about: several for each multiprocessor of a large device."""
 _SHARE = 512
@@ -66,7 +71,7 @@ def plan_for(device: torch.device) -> Plan:
 
 def fusible(x: Tensor, y: Tensor) -> bool:
     """Whether these points can be left to the kernels."""
-    if not (x.is_cuda and x.dtype == y.dtype == torch.float32 and plain(x, y)):
+    if not (x.is_cuda and x.dtype == y.dtype == torch.float32 and plain(x, y)) or os.environ.get(SWITCH) == "0":
         return False
     return torch.version.cuda is not None and find_spec("triton") is not None
 
@@ -114,15 +119,19 @@ def _halves(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _numbers(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """On the device; copied there once, and filled in where a graph is being captured, which can hold no copy."""
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        return torch.stack([torch.full((), value, device=device) for value in values])
-    return _copied(values, device)
+    """On the device, without a copy, so that nothing waits. Kept, but for a graph being captured, which owns them."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            if torch.cuda.is_current_stream_capturing():
+                return _filled(values, device)
+    return _kept(values, device)
 
 
-@lru_cache(maxsize=256)
-def _copied(values: tuple[float, ...], device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32, device=device)
+def _filled(values: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.stack([torch.full((), value, dtype=torch.float32, device=device) for value in values])
+
+
+_kept = lru_cache(maxsize=256)(_filled)
 
 
 def _log2sumexp2(shares: Tensor) -> Tensor:
@@ -157,8 +166,9 @@ class FusedDistances:
         self.groups, self.n, self.m = len(self.y), x.shape[-2], y.shape[-2]
         self.plan = plan_for(x.device)
         whole = max(1, _KEPT_ELEMENTS // (self.n * self.m))
-        together = min(self.groups, whole)
+        together = max(1, min(self.groups, whole))
         rows = block_rows(together, self.n, self.m, block_size, most=_KEPT_ELEMENTS)
+        rows = max(1, min(rows, _INDEXED_ELEMENTS // self.m))
         self.blocks: list[Block] = [
             (slice(g, min(g + together, self.groups)), slice(r, min(r + rows, self.n)))
             for g in range(0, self.groups, together)
@@ -308,12 +318,12 @@ class FusedAffinities:
     def rows(self, column: Tensor | None = None, *, kernel: int = 0) -> Tensor:
         """``logsumexp_j (log_k - column)``, ``[.., n]``; 0 where every pair is masked."""
         found = self._sums.row[:, kernel] if column is None else self._reduce(False, column, kernel)
-        return found.reshape(*self._apart.lead, -1)
+        return found.reshape(*self._apart.lead, self._apart.n)
 
     def columns(self, row: Tensor | None = None, *, kernel: int = 0) -> Tensor:
         """``logsumexp_i (log_k - row)``, ``[.., m]``; 0 where every pair is masked."""
         found = self._sums.column[:, kernel] if row is None else self._reduce(True, row, kernel)
-        return found.reshape(*self._apart.lead, -1)
+        return found.reshape(*self._apart.lead, self._apart.m)
 
     def potentials(self, coupling: Coupling) -> list[Potentials]:
         """What ``coupling`` makes of the two reductions of each kernel."""
@@ -379,7 +389,7 @@ class FusedAffinities:
                 for position, inside in enumerate(columns):
                     with no_autocast(points):
                         added = torch.bmm(stack.flatten(1, 2)[..., inside], points[part, inside])
-                    sums[part, first : first + some, position, rows] = added.view(groups, some, high, -1)
+                    sums[part, first : first + some, position, rows] = added.view(groups, some, high, points.shape[-1])
         return sums, totals
 
     def apply(
@@ -388,7 +398,10 @@ class FusedAffinities:
         """As :meth:`~onestep_core.fields.streaming.Affinities.apply`."""
         products, totals = self._added(potentials, values, weights=weights, squared=squared)
         shape = (*values.shape[:-2], self._apart.n)
-        return [Sums(products[:, k, 0].reshape(*shape, -1), totals[:, k, 0].reshape(shape)) for k in range(self._count)]
+        return [
+            Sums(products[:, k, 0].reshape(*shape, values.shape[-1]), totals[:, k, 0].reshape(shape))
+            for k in range(self._count)
+        ]
 
     def contrasts(
         self,
@@ -410,7 +423,10 @@ class FusedAffinities:
         if attraction != repulsion:
             counted = (attraction - repulsion) * totals.prod(2)
         shape = (*values.shape[:-2], self._apart.n)
-        return [Sums(towards[:, k].reshape(*shape, -1), counted[:, k].reshape(shape)) for k in range(self._count)]
+        return [
+            Sums(towards[:, k].reshape(*shape, values.shape[-1]), counted[:, k].reshape(shape))
+            for k in range(self._count)
+        ]
 
 
 AnyDistances: TypeAlias = Distances | FusedDistances

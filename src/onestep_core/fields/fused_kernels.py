@@ -10,6 +10,12 @@ import triton.language as tl
 
 
 @triton.jit
+def _at_least(values, floor):
+    """What is not a number stays so."""
+    return tl.where(values < floor, floor, values)
+
+
+@triton.jit
 def _log2_kernel(r, inverse, KIND: tl.constexpr):
     """``log2 k`` of distances; ``inverse`` of the kernel's length."""
     s = r * inverse
@@ -104,7 +110,7 @@ def distances(
     at = i[:, None] * m + j[None, :]
     tl.store(
         out + (group * rows + first) * m + first_column + at,
-        tl.sqrt(tl.maximum(apart, 0.0)),
+        tl.sqrt(_at_least(apart, 0.0)),
         mask=here[:, None] & there[None, :],
     )
 
@@ -152,7 +158,7 @@ def log2sumexp2(
         j = begin + tl.arange(0, OTHERS)
         inside = here[:, None] & (j < last)[None, :]
         r = tl.load(base + (i[:, None] * stride + j[None, :] * stride_other), mask=inside, other=0.0)
-        log_k = _log2_kernel(tl.maximum(r, smallest), length, KIND)
+        log_k = _log2_kernel(_at_least(r, smallest), length, KIND)
         if OWN:
             log_k = tl.where((i + own)[:, None] == j[None, :], log_k - lowered, log_k)
         if SHIFTED:
@@ -166,9 +172,9 @@ def log2sumexp2(
     reduced = reference + tl.log2(total)
     if LAST:
         reduced = reduced * 0.6931471805599453
-        reduced = tl.where(total > 0.0, reduced, 0.0)
+        reduced = tl.where(total == 0.0, 0.0, reduced)
     else:
-        reduced = tl.where(total > 0.0, reduced, float("-inf"))
+        reduced = tl.where(total == 0.0, float("-inf"), reduced)
     of_share = (tl.program_id(2) * groups + group) * KERNELS + kernel
     tl.store(out + of_share * count + i, reduced, mask=here)
 
@@ -177,11 +183,11 @@ def log2sumexp2(
 def _affinity(apart, row, column, weights, length, lowered, floor, smallest, i, j, m, own, inside, KIND, OWN, WEIGHTED):
     there = j < m
     r = tl.load(apart + (i[:, None] * m + j[None, :]), mask=inside, other=0.0)
-    log_k = _log2_kernel(tl.maximum(r, smallest), length, KIND)
+    log_k = _log2_kernel(_at_least(r, smallest), length, KIND)
     if OWN:
         log_k = tl.where((i + own)[:, None] == j[None, :], log_k - lowered, log_k)
     of_column = tl.load(column + j, mask=there, other=0.0) * 1.4426950408889634
-    affinity = tl.maximum(tl.exp2(log_k - row[:, None] - of_column[None, :]), floor)
+    affinity = _at_least(tl.exp2(log_k - row[:, None] - of_column[None, :]), floor)
     if WEIGHTED:
         affinity = affinity * tl.load(weights + j, mask=there, other=0.0)[None, :]
     return tl.where(inside, affinity, 0.0)
@@ -234,7 +240,7 @@ def affinities(
     weights += group * m
     of_row = tl.load(row + of_pair * n + start + tile + i, mask=here, other=0.0) * 1.4426950408889634
     own = start + tile
-    factor = tl.full((ROWS,), 1.0, tl.float32)
+    mass = tl.full((ROWS,), 1.0, tl.float32)
     if SQUARED:
         mass = tl.zeros((ROWS,), tl.float32)
         for begin in range(0, m, COLUMNS):
@@ -245,7 +251,7 @@ def affinities(
                 WEIGHTED,
             )  # fmt: skip
             mass += tl.sum(found, 1)
-        factor = tl.where(mass > 0.0, 1.0 / mass, 1.0)
+        mass = tl.where(mass == 0.0, 1.0, mass)
     for part in tl.static_range(PARTS):
         begin_part, end_part = 0, m
         if PARTS == 2:
@@ -260,7 +266,7 @@ def affinities(
                 WEIGHTED,
             )  # fmt: skip
             if SQUARED:
-                found = found * factor[:, None]
+                found = found / mass[:, None]
                 found = found * found
             total += tl.sum(found, 1)
             tl.store(out + (i[:, None] * m + j[None, :]), found, mask=inside)

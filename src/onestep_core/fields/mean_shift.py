@@ -27,7 +27,7 @@ from onestep_core.fields.clouds import gather
 from onestep_core.fields.couplings import softmax_rows
 from onestep_core.fields.fused import affinities_of
 from onestep_core.fields.streaming import Sums
-from onestep_core.protocols import Coupling, Drift, Kernel
+from onestep_core.protocols import Coupling, Drift, Kernel, Potentials
 from onestep_core.typing import typed
 
 
@@ -151,7 +151,10 @@ def mean_shift_fields(
         )
         weights = None if sets.weights is None else sets.weights[..., part]
         points = sets.targets[..., part, :]
+        # A mean has no use for the row's potential: with the row's own, what is far from everything keeps its digits.
         potentials = affinities.potentials(coupling)
+        if coupling is not softmax_rows:
+            potentials = [Potentials(affinities.rows(p.column, kernel=k), p.column) for k, p in enumerate(potentials)]
         first = affinities.apply(potentials, points, weights=weights)
         plain = [centre(sums, sets.samples) for sums in first]
         if not bias_correction:
@@ -175,5 +178,5 @@ def mean_shift_fields(
 def centre(sums: Sums, otherwise: Tensor) -> Tensor:
     """``products / totals``; the sample itself where nothing has any weight."""
     totals = sums.totals.unsqueeze(-1)
-    some = totals > 0
-    return torch.where(some, sums.products / torch.where(some, totals, 1.0), otherwise)
+    none = totals == 0
+    return torch.where(none, otherwise, sums.products / torch.where(none, 1.0, totals))
