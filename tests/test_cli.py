@@ -140,6 +140,19 @@ def test_resuming_nothing_says_so(tmp_path, capsys):
     assert "starting anew" not in capsys.readouterr().out
 
 
+def test_resuming_nothing_needs_its_data(tmp_path, capsys):
+    assert run("train", "meanflow", "--folder", tmp_path / "early", "--resume") == 2
+    assert "holds no checkpoint to resume" in capsys.readouterr().err
+    assert not (tmp_path / "early").exists()
+
+
+def test_a_reader_that_has_enough_is_no_failure():
+    called = [sys.executable, "-m", "onestep_adapters.cli", "train", "meanflow", "--help"]
+    with subprocess.Popen(called, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read()
+
+
 def test_the_module_is_the_command():
     called = [sys.executable, "-m", "onestep_adapters.cli"]
     right = subprocess.run([*called, "--help"], capture_output=True, text=True)

@@ -536,3 +536,61 @@ def test_a_teacher_of_another_network_is_refused_before_it_is_trained():
     other = attrs.evolve(recipe, network=attrs.evolve(recipe.network, width=recipe.network.width + 8))
     with pytest.raises(ConfigError, match=r"give both the same .*--teacher\.network\.width"):
         start_run("consistency-distillation", "8gaussians", other)
+
+
+def test_meanflow_learns_the_guided_velocity(monkeypatch):
+    """By hand: dropped labels and times outside of the interval keep the pair's own."""
+    from onestep_adapters.recipes import meanflow
+
+    recipe = MeanFlow(
+        Training(steps=1, batch=64),
+        Network("mlp", width=8, depth=1),
+        omega=2.0,
+        kappa=0.5,
+        dropped=0.25,
+        guided_from=0.2,
+        guided_to=0.8,
+    )
+    run = start_run("meanflow", "digits", recipe)
+    network = run.state.network
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(1))
+    seen = []
+    real = meanflow.meanflow_regression
+    monkeypatch.setattr(
+        meanflow, "meanflow_regression", lambda a, z, v, *rest, **k: seen.append(v) or real(a, z, v, *rest, **k)
+    )
+    loss, _ = recipe.loss_step(setting_of(run))(network, torch.Generator().manual_seed(3))
+    loss.backward()
+
+    generator = torch.Generator().manual_seed(3)
+    z, v, t, _, labels = recipe.points(run.problem, generator)
+    lost = torch.rand(64, generator=generator) < 0.25
+    null = torch.full_like(labels, 10)
+    with torch.no_grad():
+        of_class, of_none = (network(z, t, t, label=given) for given in (torch.where(lost, null, labels), null))
+    guided = (~lost & (t >= 0.2) & (t <= 0.8))[:, None, None, None]
+    torch.testing.assert_close(seen[0], torch.where(guided, 2 * v + 0.5 * of_class - 1.5 * of_none, v))
+    assert 0 < guided.sum() < 64
+    assert not torch.equal(of_class, of_none)
+    assert recipe.calls == 4
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"omega": 2.0},
+        {"kappa": 0.5},
+        {"kappa": 1.0, "dropped": 0.1},
+        {"omega": 2.0, "dropped": 0.1, "teacher": FlowMatching()},
+        {"omega": 2.0, "dropped": 0.1, "guided_from": 0.5, "guided_to": 0.5},
+    ],
+)
+def test_guidance_needs_its_parts(options):
+    with pytest.raises(ConfigError, match="guidance needs dropped labels"):
+        MeanFlow(**options)
+
+
+def test_labels_are_dropped_where_there_are_some():
+    with pytest.raises(ConfigError, match="has no classes"):
+        start_run("meanflow", "8gaussians", MeanFlow(dropped=0.1))

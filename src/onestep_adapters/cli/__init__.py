@@ -1,5 +1,6 @@
 """``onestep``: train, sample, evaluate, and the demo. Parsing and printing only; the work is in ``recipes``."""
 
+import os
 import sys
 
 from onestep_adapters.cli import demo, evaluate, sample, train
@@ -47,5 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
         return COMMANDS[choose(words[0], COMMANDS, "command")](words[1:])
     except OneStepError as error:
         return fail(str(error))
+    except BrokenPipeError:
+        # Whoever reads has enough; nothing more is to be flushed at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         return fail("interrupted; where a checkpoint was saved, `--resume` goes on from it", status=130)

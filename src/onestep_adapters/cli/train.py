@@ -55,6 +55,11 @@ def main(arguments: Sequence[str]) -> int:
     place, rest = _place(arguments[1:])
     folder = place.folder or Path(f"runs/{name}-{place.data or DIGITS}")
     there = place.resume and folder.is_dir() and latest_checkpoint(folder) is not None
+    if place.resume and not there and place.folder is not None and place.data is None:
+        raise ConfigError(
+            f"{folder} holds no checkpoint to resume, so its data and options are not known: give --data and the "
+            "options to start anew there"
+        )
     data, preset = _preset(method, place.data, folder if there else None)
     recipe = options(
         type(preset),

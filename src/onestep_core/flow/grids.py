@@ -205,7 +205,7 @@ def karras_grid(
 
 
 def karras_times(
-    index: Sequence[int],
+    index: Sequence[int] | Tensor,
     *,
     steps: int,
     sigma_min: float = 0.002,
@@ -241,6 +241,7 @@ def karras_times(
     """
     if steps < 2:
         raise ConfigError(f"a Karras grid of {steps} steps: expected at least two (its first and last level)")
+    index = [int(i) for i in index]
     outside = [i for i in index if not 0 <= i < steps]
     if outside:
         raise ConfigError(f"levels {outside} of a grid of {steps}: expected indices from 0 to {steps - 1}")

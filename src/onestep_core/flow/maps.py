@@ -102,7 +102,13 @@ def semigroup_target(first: Sample, second: Sample, t: Time, m: Time, s: Time) -
     whole = s - t
     still = whole == 0
     share = torch.where(still, 1.0, (m - t) / torch.where(still, 1.0, whole))
-    return torch.lerp(frozen(second), first, expand_like(share, first).expand_as(first).to(first.dtype))
+    return _between(frozen(second), first, share)
+
+
+def _between(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
+    """``(1 - share) start + share end`` for each sample, in the widest of the three types."""
+    dtype = torch.promote_types(torch.promote_types(start.dtype, end.dtype), share.dtype)
+    return torch.lerp(start.to(dtype), end.to(dtype), expand_like(share.to(dtype), start).expand_as(start))
 
 
 def _within(x: Tensor, bound: float | None) -> Tensor:
@@ -303,8 +309,7 @@ def chord(z: Sample, end: Sample, t: Time, m: Time, s: Time) -> Chord:
         Chord(z=tensor([[2.]]), v=tensor([[-2.]]))
     """
     z, end, t, s = full(z), full(end), full(t), full(s)
-    share = expand_like((full(m) - t) / (s - t), z)
-    return Chord(torch.lerp(z, end, share.expand_as(z).to(z.dtype)), (end - z) / expand_like(s - t, z))
+    return Chord(_between(z, end, (full(m) - t) / (s - t)), (end - z) / expand_like(s - t, z))
 
 
 def flow_map_from_average_velocity(average_velocity: AverageVelocity) -> FlowMap:
@@ -360,7 +365,7 @@ def instantaneous(average_velocity: AverageVelocity) -> Velocity:
     """
 
     def velocity(z: Tensor, t: Tensor, /) -> Tensor:
-        return average_velocity(z, t, t)
+        return like_states(average_velocity(z, t, t), z)
 
     return velocity
 
@@ -382,7 +387,8 @@ def velocity_from_flow_map(flow_map: FlowMap, *, derivative: Derivative = with_g
     """
 
     def velocity(z: Tensor, t: Tensor, /) -> Tensor:
-        return derivative(flow_map, (z, t, t), (torch.zeros_like(z), torch.zeros_like(t), torch.ones_like(t)))[1]
+        rate = (torch.zeros_like(z), torch.zeros_like(t), torch.ones_like(t))
+        return like_states(derivative(flow_map, (z, t, t), rate)[1], z)
 
     return velocity
 
@@ -396,7 +402,7 @@ def consistency_from_flow_map(flow_map: FlowMap, *, end: float) -> ConsistencyFu
     """
 
     def function(z: Tensor, t: Tensor, /) -> Tensor:
-        return flow_map(z, t, torch.full_like(t, end))
+        return like_states(flow_map(z, t, torch.full_like(t, end)), z)
 
     return function
 
