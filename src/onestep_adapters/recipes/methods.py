@@ -62,6 +62,7 @@ _PLANE_JUMPS = Training(steps=4000, batch=384, learning_rate=2.5e-3)
 _PLANE_TRAJECTORY = Training(steps=2000, batch=256, learning_rate=2e-3)
 # As many as three minutes bear.
 _PLANE_DISTILLED = Training(steps=3500, batch=256, learning_rate=2e-3)
+_IMAGE_ADVERSARIAL = Training(steps=700, batch=64, learning_rate=2e-3)
 _PLANE_ADVERSARIAL = Training(steps=1600, batch=256, learning_rate=2e-3)
 _IMAGE_TEACHER = FlowMatching(_IMAGE_TRAINING, _IMAGES_WIDE)
 _IMAGE_TUTOR = FlowMatching(_IMAGE_TRAINING, _IMAGES_WIDE, coupling="precomputed")
@@ -274,7 +275,7 @@ METHODS: dict[str, Method] = {
     ),
     "consistency-trajectory-adversarial": Method(
         "a flow map by a teacher's solver and a discriminator (CTM), one step",
-        ConsistencyTrajectory(_IMAGE_JUMPS, _IMAGES_WIDE, _IMAGE_TUTOR, solver_steps=1, adversarial=1.0),
+        ConsistencyTrajectory(_IMAGE_ADVERSARIAL, _IMAGES_WIDE, _IMAGE_TUTOR, solver_steps=1, adversarial=1.0),
         ConsistencyTrajectory(_PLANE_ADVERSARIAL, _PLANE, _PLANE_TUTOR, ends=0.5, adversarial=0.3),
         "As without the adversary, and a hinge discriminator after a quarter of the training; in the plane it counts a "
         "third, with which fewer samples end between modes.",
