@@ -8,7 +8,15 @@ import torch
 from torch import nn
 
 from onestep_adapters.backbones import Critic
-from onestep_adapters.recipes import METHODS, DistributionMatching, FlowMatching, Reflow, Setting, open_problem
+from onestep_adapters.recipes import (
+    METHODS,
+    DistributionMatching,
+    FlowMatching,
+    Reflow,
+    Setting,
+    distribution_matching,
+    open_problem,
+)
 from onestep_adapters.recipes.distribution_matching import DIVERGENCES
 from onestep_adapters.recipes.options import Network, Training
 from onestep_adapters.recipes.pairs import teacher_pairs
@@ -439,3 +447,32 @@ def test_the_teachers_score_is_that_of_its_velocity():
     z, t = torch.randn(5, 2), torch.rand(5)
     expected = denoiser_from_velocity(setting.teacher, path=PATH)(z, t)
     torch.testing.assert_close(run.recipe._real(setting, None)(z, t), expected)
+
+
+def test_noise_between_steps_is_a_samples_own():
+    recipe = tiny(generator_steps=3, adversarial=0.0)
+    network = recipe.build(open_problem("8gaussians"), torch.Generator().manual_seed(0))
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(6, 2, generator=torch.Generator().manual_seed(2))
+    whole = recipe.generate(network, noise, None)
+    parts = torch.cat([recipe.generate(network, part, None) for part in (noise[:2], noise[2:])])
+    torch.testing.assert_close(parts, whole)
+    torch.testing.assert_close(recipe.generate(network, noise.flip(0), None), whole.flip(0))
+    draws = distribution_matching._following(torch.stack([noise[0], noise[0].flip(0)]))(0, noise[:2])
+    assert not torch.equal(draws[0], draws[1])
+    assert recipe.generate(network, noise[:0], None).shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"loss": "identity", "normalized": False},
+        {"loss": "identity", "epsilon": 0.1},
+        {"loss": "identity", "adversarial": 0.1, "divergence": "forward-kl"},
+        {"loss": "gap", "alpha": 1.0},
+    ],
+)
+def test_options_without_use_are_refused(options):
+    with pytest.raises(ConfigError, match="has no use for it"):
+        DistributionMatching(**options)

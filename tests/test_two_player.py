@@ -237,3 +237,17 @@ def test_a_frozen_critic_passes_the_gradient_to_its_input_alone():
     with_condition(frozen(critic), label=None)(z, torch.rand(3)).logits.sum().backward()
     assert z.grad.abs().max() > 0
     assert all(p.grad is None for p in critic.parameters())
+
+
+def test_torchs_own_randomness_differs_in_every_turn():
+    seen = []
+
+    def step(player, generator):
+        seen.append(float(torch.rand(())))
+        return player(torch.ones(2, 1)).square().mean(), {}
+
+    state = new_state("demo", torch.nn.Linear(1, 1), opponent=new_opponent(torch.nn.Linear(1, 1)))
+    rates = {"learning_rate": lambda i: 1e-3, "opponent_learning_rate": lambda i: 1e-3}
+    for _ in train_two_players(state, step, step, steps=2, ratio=3, ema=constant_decay(0.9), **rates):
+        pass
+    assert len(set(seen)) == 8

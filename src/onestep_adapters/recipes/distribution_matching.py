@@ -71,6 +71,20 @@ DIVERGENCES: dict[str, Divergence] = {
 _BINS = 10
 
 
+def _following(noise: Tensor) -> Callable[[int, Tensor], Tensor]:
+    """Fresh noise for a sampler, each sample's from a generator that its first noise seeds."""
+    bits = noise.detach().float().flatten(1).contiguous().cpu().view(torch.int32).long()
+    # A sum would not tell noises apart whose numbers are in another order.
+    places = torch.arange(1, bits.shape[1] + 1)
+    generators = [torch.Generator().manual_seed(int(seed) % 2**63) for seed in (bits * places).sum(1)]
+
+    def draw(step: int, like: Tensor) -> Tensor:
+        each = [torch.randn(like.shape[1:], generator=generator, dtype=like.dtype) for generator in generators]
+        return torch.stack(each).to(like.device) if each else torch.empty_like(like)
+
+    return draw
+
+
 @attrs.frozen
 class DistributionMatching:
     """A generator follows the gap between the teacher's score and that of its samples, which a second network learns.
@@ -154,6 +168,16 @@ class DistributionMatching:
                 f"divergence {self.divergence!r} without an adversary: its logits give the ratio of densities, so give "
                 "adversarial a positive number"
             )
+        unused = {
+            "identity": {"divergence": "reverse-kl", "normalized": True, "epsilon": 0.0},
+            "gap": {"alpha": 1.2},
+        }[self.loss]
+        for option, default in unused.items():
+            if getattr(self, option) != default:
+                raise ConfigError(
+                    f"{option} = {getattr(self, option)!r} beside loss = {self.loss!r}, which has no use for it: leave "
+                    f"it at {default!r}, or give the other loss"
+                )
         if self.fake == "kernel" and (self.adversarial or self.loss == "identity"):
             raise ConfigError(
                 f"fake = kernel beside adversarial = {self.adversarial} and loss = {self.loss!r}: a kernel has no "
@@ -266,13 +290,14 @@ class DistributionMatching:
         return loss
 
     def generate(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
-        """Samples from noise; ``labels`` are the classes asked for. Noise between steps is the same at each call."""
+        """Samples from noise; ``labels`` are the classes asked for. Noise between steps follows from a sample's own, so
+        that it is the same at each call, whatever else is in it."""
         return consistency_multistep(
             straight_consistency(network, labels),
             self.entry * noise,
             self._grid(),
             path=PATH,
-            noise=standard_normal(torch.Generator().manual_seed(0)) if self.generator_steps > 1 else None,
+            noise=_following(noise) if self.generator_steps > 1 else None,
             renoise=renoise_clean,
         )
 

@@ -343,7 +343,8 @@ METHODS: dict[str, Method] = {
         "DMD2 along another divergence, here Jensen and Shannon's (f-distill), one step",
         attrs.evolve(_IMAGE_DMD2, divergence="jensen-shannon"),
         attrs.evolve(_PLANE_DMD2, divergence="jensen-shannon"),
-        "The numbers of dmd2.",
+        "The numbers of dmd2. The head tells little of samples that good, so that the divergence's factor stays near "
+        "one and the row is close to dmd2's; where modes are missing it is not, see examples/f_divergences.py.",
     ),
     "moment-matching": Method(
         "jumps that agree as distributions (IMM), one step",

@@ -178,8 +178,10 @@ def descend(
     learning_rate: Schedule,
     clip: float | None,
     folder: str | os.PathLike[str] | None,
+    turn: int = 0,
 ) -> Descent:
-    """One step of ``optimizer`` down ``loss_step(network, state.generator)``: gradient, checks, clipping.
+    """One step of ``optimizer`` down ``loss_step(network, state.generator)``: gradient, checks, clipping; the
+    ``turn``-th of an update.
 
     Raises:
         TrainingError: before any parameter is touched and with the generator as it was, as :func:`train` says.
@@ -190,7 +192,7 @@ def descend(
     drawn = state.generator.get_state()
     optimizer.zero_grad(set_to_none=True)
     try:
-        with own_randomness(state):
+        with own_randomness(state, turn):
             loss, logs = loss_step(network, state.generator)
         value, numbers = _number("loss", loss), {name: _number(name, log) for name, log in logs.items()}
         if not math.isfinite(value):
@@ -218,15 +220,16 @@ def descend(
 
 
 @contextlib.contextmanager
-def own_randomness(state: TrainingState) -> Iterator[None]:
-    """Inside, torch's global generator follows from the run's: dropout draws the same after a resumption.
+def own_randomness(state: TrainingState, turn: int = 0) -> Iterator[None]:
+    """Inside, torch's global generator follows from the run's: dropout draws the same after a resumption, and
+    something else in every turn of an update.
 
     The run's generator is not moved on, and the global one is put back.
     """
     device = state.generator.device
     twin = torch.Generator(device=device)
     twin.set_state(state.generator.get_state())
-    seed = int(torch.randint(2**62, (), generator=twin, device=device)) + state.step
+    seed = [int(torch.randint(2**62, (), generator=twin, device=device)) for _ in range(turn + 1)][-1] + state.step
     # Only what is put back is seeded: torch.manual_seed would move the generators of every device.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)

@@ -112,8 +112,9 @@ def train_two_players(
                 learning_rate=opponent_learning_rate,
                 clip=opponent_clip,
                 folder=folder,
+                turn=turn,
             )
-            for _ in range(ratio)
+            for turn in range(ratio)
         ]
         try:
             loss, norm, logs = descend(
@@ -124,6 +125,7 @@ def train_two_players(
                 learning_rate=learning_rate,
                 clip=clip,
                 folder=folder,
+                turn=ratio,
             )
         finally:
             opponent.optimizer.zero_grad(set_to_none=True)
