@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import cached_property, lru_cache, partial
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple, TypeAlias, cast
 
@@ -104,11 +105,9 @@ def affinities_of(
 
 
 def _launch(kernel: str, grid: tuple[int, ...], out: Tensor, *arguments: Any, tiles: Tiles, **constants: Any) -> None:
-    """On the device of ``out``, which need not be the current one."""
-    from onestep_core.fields import fused_kernels
-
+    """On the device of ``out``, which need not be the current one. Triton is loaded at the first call."""
+    function = getattr(import_module("onestep_core.fields.fused_kernels"), kernel)
     with torch.cuda.device(out.device) if out.is_cuda else nullcontext():
-        function = getattr(fused_kernels, kernel)
         function[grid](*arguments, **constants, num_warps=tiles.warps, num_stages=tiles.stages)
 
 
