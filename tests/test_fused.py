@@ -114,6 +114,19 @@ def test_groups_are_apart_and_blocks_do_not_matter(kernels, monkeypatch, name):
     assert len(kernels[-1]._apart.blocks) > 4
 
 
+def test_a_small_last_block_with_many_kernels(kernels, monkeypatch):
+    x, y, _, _ = clouds(n=9, p=8, d=3)
+
+    def at(t):
+        return partial(drift_field, kernel=partial(laplace, temperature=t), coupling=softmax_both)
+
+    field = multi_temperature(at, (0.2, 0.3, 0.5, 0.8, 1.2, 2.0), normalize=True)
+    # Blocks of four, four and one rows: all kernels of the last alone would fit.
+    monkeypatch.setattr(fused, "_KEPT_ELEMENTS", 6 * 17)
+    agree(partial(field, block_size=4), x, y)
+    assert [rows.stop - rows.start for _, rows in kernels[-1]._apart.blocks][-1] == 1
+
+
 def test_explicit_negatives_and_keys(kernels):
     x, y, extra, _ = clouds(n=6, p=8, d=4)
     field = partial(drift_field, kernel=partial(laplace, temperature=0.5), coupling=softmax_both)

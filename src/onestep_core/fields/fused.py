@@ -176,12 +176,17 @@ class FusedDistances:
         self._buffer: Tensor | None = None
         self._filled = False
 
+    @property
+    def largest(self) -> int:
+        """Elements of the largest block."""
+        return max(((p.stop - p.start) * (r.stop - r.start) for p, r in self.blocks), default=0) * self.m
+
     def __iter__(self) -> Iterator[tuple[Block, Tensor]]:
         """One pass."""
         for part, rows in self.blocks:
             shape = (part.stop - part.start, rows.stop - rows.start, self.m)
             if self._buffer is None:
-                self._buffer = self.x.new_empty(math.prod(shape))
+                self._buffer = self.x.new_empty(self.largest)
             apart = self._buffer[: math.prod(shape)].view(shape)
             if not self._filled:
                 self._write(part, rows, apart)
@@ -345,18 +350,18 @@ class FusedAffinities:
         of_targets = None if weights is None else self._per_group(weights).contiguous()
         sums = points.new_empty(apart.groups, count, len(columns), apart.n, points.shape[-1])
         totals = points.new_empty(apart.groups, count, len(columns), apart.n)
-        work: Tensor | None = None
+        largest = apart.largest
+        together = count if count * largest <= _KEPT_ELEMENTS else 1
+        work = points.new_empty(together * largest)
         for (part, rows), block in apart:
             groups, high, m = block.shape
-            some = count if count * block.numel() <= _KEPT_ELEMENTS else 1
             tile = _power(high, least=16, most=tiles.rows)
-            for first in range(0, count, some):
-                shape = (groups, some, high, m)
-                work = block.new_empty(math.prod(shape)) if work is None else work
+            for first in range(0, count, together):
+                shape = (groups, together, high, m)
                 stack = work[: math.prod(shape)].view(shape)
                 _launch(
                     "affinities",
-                    (groups * -(-high // tile), some),
+                    (groups * -(-high // tile), together),
                     stack,
                     block,
                     row[part],
@@ -375,7 +380,7 @@ class FusedAffinities:
                     floor,
                     self._smallest,
                     KERNELS=count,
-                    SOME=some,
+                    SOME=together,
                     PARTS=len(columns),
                     KIND=self._shape,
                     OWN=self._own,
@@ -388,7 +393,7 @@ class FusedAffinities:
                 for position, inside in enumerate(columns):
                     with no_autocast(points):
                         added = torch.bmm(stack.flatten(1, 2)[..., inside], points[part, inside])
-                    sums[part, first : first + some, position, rows] = added.view(groups, some, high, points.shape[-1])
+                    sums[part, first : first + together, position, rows] = added.view(*shape[:3], points.shape[-1])
         return sums, totals
 
     def apply(
