@@ -76,6 +76,24 @@ def test_a_teacher_has_options_of_its_own_and_is_trained_once(tmp_path, capsys, 
 
 
 @pytest.mark.parametrize(
+    ("source", "option"),
+    [
+        ("oracle", "--teacher.training.steps"),
+        ("folder", "--teacher.training.steps"),
+        ("folder", "--teacher.network.width"),
+    ],
+)
+def test_options_of_a_teacher_that_is_there_already_are_refused(source, option, tmp_path, capsys):
+    given = "oracle" if source == "oracle" else str(tmp_path / "teacher")
+    if source == "folder":
+        assert run("train", "flow-matching", "--data", "8gaussians", "--folder", given, *QUICK) == 0
+    words = ("--data", "8gaussians", "--folder", tmp_path / "run", "--preparation", "0", "--regression", "0")
+    assert run("train", "dmd2", *words, "--teacher-from", given, option, "8") == 2
+    assert f"{option} beside --teacher-from {given}" in "".join(capsys.readouterr().err.split("\n"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
     ("words", "expected"),
     [
         (["trian"], "did you mean 'train'"),

@@ -292,3 +292,13 @@ def test_the_samples_density_of_the_picture_is_one():
 def test_bad_numbers_are_refused_with_a_reason(make):
     with pytest.raises(ConfigError, match=r".{20}"):
         make()
+
+
+def test_half_precision_networks_get_states_of_their_own_type():
+    """What is formed of their answers is float32."""
+    weight = torch.eye(3, dtype=torch.bfloat16)
+    denoiser = lambda z, t: z @ weight  # noqa: E731
+    samples, z = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0)).bfloat16()
+    t = torch.full((4,), 0.5)
+    pair = one.distribution_matching_regression(denoiser, denoiser, samples, z, t, path=one.Linear())
+    assert {part.dtype for part in pair} == {torch.float32}

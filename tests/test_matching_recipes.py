@@ -24,7 +24,7 @@ from onestep_adapters.recipes.runs import open_run, resume_or_start, start_run
 from onestep_adapters.recipes.straight import PATH
 from onestep_adapters.recipes.teachers import made_folder, oracle_denoiser
 from onestep_adapters.samplers import backward_simulation, consistency_multistep
-from onestep_adapters.training import CheckpointError
+from onestep_adapters.training import CheckpointError, save_checkpoint
 from onestep_core import denoiser_from_velocity, f_divergence_scale
 from onestep_core.errors import ConfigError
 from onestep_core.evidence import calibration
@@ -293,22 +293,44 @@ def test_a_teacher_of_another_network_is_refused_before_an_update(tmp_path):
 
 
 def test_the_scores_have_the_network_of_a_given_teacher(tmp_path):
-    """Whatever the options say of it; the run says so, and goes on."""
+    """Whatever the options say of it; the run says all of that teacher, and goes on."""
     recipe, folder = tiny(teacher_from=trained(tmp_path / "run")), tmp_path / "student"
     other = attrs.evolve(recipe, teacher=attrs.evolve(recipe.teacher, network=Network("mlp", width=20, depth=1)))
     run = resume_or_start(folder, "dmd2", "8gaussians", other, resume=False)
-    assert run.recipe.teacher.network == TINY
+    assert run.recipe.teacher == open_run(tmp_path / "run").recipe
     for record in run.updates(folder):
         if record.step == 2:
             break
     again = resume_or_start(folder, "dmd2", "8gaussians", other, resume=True)
     assert again.state.step == 2
+    shown = again.samples(5, generator=torch.Generator().manual_seed(0))[0]
+    (tmp_path / "run").rename(tmp_path / "away")
+    unfinished = open_run(folder)  # looked at while its teacher is elsewhere, but not trained on
+    assert torch.equal(unfinished.samples(5, generator=torch.Generator().manual_seed(0))[0], shown)
+    with pytest.raises(ConfigError, match="put it back"):
+        unfinished.updates(folder)
+    (tmp_path / "away").rename(tmp_path / "run")
     assert list(again.updates(folder))
     (tmp_path / "run").rename(tmp_path / "moved")
     finished = open_run(folder)  # samples need no teacher
     expected = again.samples(5, generator=torch.Generator().manual_seed(0))[0]
     assert torch.equal(finished.samples(5, generator=torch.Generator().manual_seed(0))[0], expected)
     assert not list(finished.updates())
+
+
+def test_a_run_does_not_go_on_from_a_replaced_teacher(tmp_path):
+    """The options of both are the same; their weights are not."""
+    recipe, folder = tiny(teacher_from=trained(tmp_path / "run")), tmp_path / "student"
+    run = resume_or_start(folder, "dmd2", "8gaussians", recipe, resume=False)
+    for record in run.updates(folder):
+        if record.step == 2:
+            break
+    teacher = open_run(tmp_path / "run")
+    with torch.no_grad():
+        next(teacher.state.ema.parameters()).add_(0.1)
+    save_checkpoint(tmp_path / "run", teacher.state)
+    with pytest.raises(CheckpointError, match="another teacher"):
+        resume_or_start(folder, "dmd2", "8gaussians", recipe, resume=True)
 
 
 @pytest.mark.parametrize(

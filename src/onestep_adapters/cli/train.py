@@ -9,6 +9,7 @@ from onestep_adapters.recipes import METHODS, Method, Recipe, find_method
 from onestep_adapters.recipes.problems import DIGITS, PROBLEMS
 from onestep_adapters.recipes.runs import options_of_run, resume_or_start
 from onestep_adapters.recipes.setting import Monitored
+from onestep_adapters.recipes.teachers import ORACLE, ChoosesTeacher
 from onestep_adapters.training import latest_checkpoint
 from onestep_core.errors import ConfigError
 
@@ -46,6 +47,20 @@ def _preset(method: Method, data: str | None, folder: Path | None) -> tuple[str,
     return chosen, method.options(chosen)
 
 
+def _used(arguments: Sequence[str], recipe: Recipe) -> None:
+    """Refuse options of a teacher that no training would use."""
+    if not isinstance(recipe, ChoosesTeacher) or not recipe.teacher_from:
+        return
+    # Of an oracle's teacher the network counts: it is the fake score's.
+    used = "--teacher.network." if recipe.teacher_from == ORACLE else "--teacher-from"
+    for word in arguments:
+        if word.startswith("--teacher.") and not word.startswith(used):
+            raise ConfigError(
+                f"{word} beside --teacher-from {recipe.teacher_from}: that teacher is not trained any more, so leave "
+                "one of the two out"
+            )
+
+
 def main(arguments: Sequence[str]) -> int:
     """Parse, train, print."""
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -68,6 +83,7 @@ def main(arguments: Sequence[str]) -> int:
         description=f"{method.summary}; defaults for {data}. Also: --data, --folder, --resume (onestep train --help).",
         default=preset,
     )
+    _used(rest, recipe)
     use_threads()
     if place.resume and not there:
         say(f"{folder} holds no checkpoint: starting anew")

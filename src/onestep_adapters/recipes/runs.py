@@ -16,7 +16,13 @@ from onestep_adapters.recipes.distribution_matching import knows_a_score
 from onestep_adapters.recipes.options import from_dict
 from onestep_adapters.recipes.problems import Problem
 from onestep_adapters.recipes.setting import Guided, Remembering
-from onestep_adapters.recipes.teachers import ORACLE, ChoosesTeacher, made_folder, teacher_folder
+from onestep_adapters.recipes.teachers import (
+    given_teacher,
+    learns_from_oracle,
+    made_folder,
+    teacher_folder,
+    weights_hash,
+)
 from onestep_adapters.training import (
     CheckpointError,
     StepRecord,
@@ -77,6 +83,11 @@ class Run:
         options = self.recipe.training
         if self.finished:
             return iter(())
+        if self.teacher is None and given_teacher(self.recipe):
+            raise ConfigError(
+                f"the teacher {given_teacher(self.recipe)} that this run learns from cannot be opened: put it back "
+                "to train on; sampling does without"
+            )
         for _ in self.teaching():
             pass
         recipe, rate = self.recipe, cosine(options.learning_rate, options.steps, min(options.warmup, options.steps - 1))
@@ -189,9 +200,8 @@ def start_run(method: str, data: str, recipe: Recipe | None = None) -> Run:
     recipe = find_method(method).options(data) if recipe is None else recipe
     problem = open_problem(data)
     teacher = _teacher(problem, recipe)
-    if teacher is not None and isinstance(recipe, ChoosesTeacher) and recipe.teacher_from:
-        given = attrs.evolve(recipe.teacher, network=teacher.recipe.network)  # type: ignore[type-var]
-        recipe = attrs.evolve(recipe, teacher=given)  # type: ignore[type-var]
+    if teacher is not None and given_teacher(recipe):
+        recipe = attrs.evolve(recipe, teacher=teacher.recipe)  # type: ignore[type-var]
     if recipe.teacher and not getattr(recipe, "any_teacher", False) and recipe.network != recipe.teacher.network:
         # Only a recipe that may do without the teacher's weights says whether it does.
         otherwise = "; or let pairs teach it (--preparation, --regression)" if hasattr(recipe, "any_teacher") else ""
@@ -206,6 +216,8 @@ def _fresh(method: str, problem: Problem, recipe: Recipe, teacher: Run | None) -
     data, options = problem.name, recipe.training
     network = recipe.build(problem, torch.Generator().manual_seed(options.seed))
     config = {"method": method, "data": data, "options": attrs.asdict(recipe)}  # type: ignore[arg-type]
+    if teacher is not None and given_teacher(recipe):
+        config["teacher_weights"] = weights_hash(teacher.state.ema)
     memory = recipe.memory(problem) if isinstance(recipe, Remembering) else None
     second = recipe.build_opponent(problem) if isinstance(recipe, TwoPlayers) else None
     state = new_state(
@@ -221,9 +233,9 @@ def _fresh(method: str, problem: Problem, recipe: Recipe, teacher: Run | None) -
 
 
 def _teacher(problem: Problem, recipe: Recipe) -> Run | None:
-    chosen = recipe.teacher_from if isinstance(recipe, ChoosesTeacher) else ""
-    if recipe.teacher is None or chosen == ORACLE:
+    if recipe.teacher is None or learns_from_oracle(recipe):
         return None
+    chosen = given_teacher(recipe)
     if not chosen:
         folder = teacher_folder(problem.name, recipe.teacher)
         return resume_or_start(folder, "flow-matching", problem.name, recipe.teacher, resume=True)
@@ -264,12 +276,11 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
         onestep_adapters.training.folder.CheckpointError: /nowhere does not exist...
     """
     method, data, recipe = options_of_run(folder)
-    found = read_run(folder)
-    if found.step < recipe.training.steps:
-        run = start_run(method, data, recipe)
-    else:
-        # To be sampled alone: its teacher may be gone.
-        run = _fresh(method, open_problem(data), recipe, None)
+    found, problem = read_run(folder), open_problem(data)
+    # A run whose teacher is gone can be sampled, and one at its end learns nothing more.
+    gone = given_teacher(recipe) != "" and not Path(given_teacher(recipe)).exists()
+    alone = gone or found.step >= recipe.training.steps
+    run = _fresh(method, problem, recipe, None) if alone else start_run(method, data, recipe)
     return _loaded(run, folder, found.config)
 
 
@@ -312,6 +323,12 @@ def resume_or_start(folder: str | os.PathLike[str], method: str, data: str, reci
         )
     found = read_run(folder)
     config = _completed(found.config)
+    had, has = (values.get("teacher_weights") for values in (config, run.state.config))
+    if had != has and None not in (had, has):
+        raise CheckpointError(
+            f"{folder} learnt from another teacher than the one that is in {given_teacher(recipe)} now: put that one "
+            "back, or train into another --folder"
+        )
     if json.loads(json.dumps(run.state.config)) != config:
         same = (found.method, found.config.get("data")) == (method, data)
         told = f"; {_differences(run.state.config, config)}" if same else ""

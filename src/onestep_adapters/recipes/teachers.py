@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import attrs
+import torch
+from torch import nn
 
 from onestep_adapters.data.toys import EightGaussians, UnequalMixture
 from onestep_adapters.recipes.flow_matching import FlowMatching
@@ -33,6 +35,27 @@ class ChoosesTeacher(Protocol):
     def teacher_from(self) -> str:
         """A run folder, :data:`ORACLE`, or nothing for the teacher of the options."""
         ...
+
+
+def given_teacher(recipe: object) -> str:
+    """The run folder that a recipe names in place of the teacher of its options, or nothing.
+
+    Example:
+        >>> given_teacher(FlowMatching())
+        ''
+    """
+    chosen = recipe.teacher_from if isinstance(recipe, ChoosesTeacher) else ""
+    return "" if chosen == ORACLE else chosen
+
+
+def learns_from_oracle(recipe: object) -> bool:
+    """Whether the law's exact score is a recipe's teacher.
+
+    Example:
+        >>> learns_from_oracle(FlowMatching())
+        False
+    """
+    return isinstance(recipe, ChoosesTeacher) and recipe.teacher_from == ORACLE
 
 
 TEACHERS = Path("runs/teachers")
@@ -76,7 +99,6 @@ def oracle_denoiser(problem: Problem) -> Denoiser:
         ConfigError: for any other law, whose denoiser is not known.
 
     Example:
-        >>> import torch
         >>> denoiser = oracle_denoiser(ToyProblem("unequal"))
         >>> denoiser(torch.zeros(1, 2), torch.ones(1))
         tensor([[0.6000, 0.0000]])
@@ -90,6 +112,22 @@ def oracle_denoiser(problem: Problem) -> Denoiser:
     weights = law.weights.double()
     mixture = GaussianMixture.isotropic(weights / weights.sum(), law.means, law.std)
     return partial(mixture.denoiser, path=PATH)
+
+
+def weights_hash(module: nn.Module) -> str:
+    """Twelve hexadecimal digits of a network's weights, by their names, types and bits.
+
+    Example:
+        >>> one, other = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
+        >>> _ = other.load_state_dict(one.state_dict())
+        >>> weights_hash(one) == weights_hash(other)
+        True
+    """
+    found = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        bits = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+        found.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode() + bits.numpy().tobytes())
+    return found.hexdigest()[:12]
 
 
 def _made(options: dict[str, Any]) -> dict[str, Any]:

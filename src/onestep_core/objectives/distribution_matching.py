@@ -95,7 +95,7 @@ def distribution_matching_regression(
         >>> pair = distribution_matching_regression(lambda z, t: 0 * z, lambda z, t: z, samples, z, t, path=Linear())
         >>> mse(*pair).mean().backward()
     """
-    z, t = frozen(z), frozen(t)
+    z, t = z.detach(), t.detach()
     if normalizer is None:
         scores = snr(t, path=path)
         scale = scores if scale is None else scores * frozen(scale)
