@@ -110,6 +110,7 @@ RIVALS: dict[str, Callable[..., Tensor]] = {
     "dense": dense,
     "dense compiled": torch.compile(dense),
     "ours": ours,
+    "ours compiled": torch.compile(ours),
     "products alone": products,
     "keops": keops,
 }
@@ -178,7 +179,8 @@ def on_device(rounds: int) -> list[dict[str, Any]]:
     """The large shapes on a CUDA device."""
     rows: list[dict[str, Any]] = []
     for shape in ("field", "batched"):
-        rows += compare_on_device(shape, ["dense", "dense compiled", "ours", "products alone"], rounds=rounds)
+        rivals = ["dense", "dense compiled", "ours", "ours compiled", "products alone"]
+        rows += compare_on_device(shape, rivals, rounds=rounds)
     for shape in ("field_16k", "field_65k"):
         rows += compare_on_device(shape, ["ours", "products alone"], rounds=3)
     rows += [
@@ -230,7 +232,7 @@ def main() -> None:
         print(harness.record("fields-cuda", on_device(arguments.rounds)))
         return
     rows: list[dict[str, Any]] = []
-    rivals = able(["dense", "dense compiled", "ours", "products alone"], "small")
+    rivals = able(["dense", "dense compiled", "ours", "ours compiled", "products alone"], "small")
     for shape in ("field", "batched") if arguments.large else ("small", "batched_small"):
         rows += compare(shape, rivals, rounds=arguments.rounds)
     error = worst(SHAPES["field" if arguments.large else "small"])

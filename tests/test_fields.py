@@ -38,7 +38,7 @@ from onestep_core import (
     unnormalized,
 )
 from onestep_core.evidence import GaussianMixture
-from onestep_core.fields import streaming
+from onestep_core.fields import kernels, streaming
 from onestep_core.fields.attraction_repulsion import drift_fields
 from tests.cases import KERNELS
 
@@ -172,6 +172,46 @@ def test_temperatures_that_share_distances_are_the_sum_of_those_that_do_not(base
     together, apart = (multi_temperature(f, (0.5, 1.0, 4.0), normalize=normalize)(x, y, **sets) for f in (at, alone))
     for one, other in zip(together, apart, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        lambda t: partial(laplace, temperature=t),
+        lambda t: partial(gaussian, bandwidth=t),
+        lambda t: partial(matern, smoothness=0.5, lengthscale=t),
+        lambda t: partial(matern, smoothness=1.5, lengthscale=t),
+        lambda t: partial(matern, smoothness=2.5, lengthscale=t),
+        lambda t: partial(inverse_multiquadric, scale=t),
+        lambda t: Radial(lambda r: -r.mul_(1 / t).log1p()),
+    ],
+    ids=["laplace", "gaussian", "matern_1", "matern_3", "matern_5", "inverse_multiquadric", "radial"],
+)
+def test_temperatures_share_one_matrix_of_distances_under_transforms_too(kernel, monkeypatch):
+    """Nothing is swept there; the values are those of the temperatures apart."""
+    counted = []
+
+    def count(x: Tensor, y: Tensor) -> Tensor:
+        counted.append(x.shape)
+        return core.squared_distances(x, y)
+
+    for module in (streaming, kernels):
+        monkeypatch.setattr(module, "squared_distances", count)
+    lengths, y = (0.5, 1.0, 4.0), draw(8, 12, seed=1)
+
+    def at(length: float, *, opaquely: bool = False):
+        made = kernel(length)
+        return partial(drift_field, kernel=opaque(made) if opaquely else made, coupling=softmax_both)
+
+    def mapped(make) -> Tensor:
+        field = multi_temperature(make, lengths, normalize=False)
+        return torch.func.vmap(lambda x: field(x, y).field)(draw(2, 9, 12))
+
+    together = mapped(at)
+    assert len(counted) == 1
+    apart = mapped(partial(at, opaquely=True))
+    assert len(counted) == 4
+    torch.testing.assert_close(together, apart, rtol=1e-12, atol=1e-14)
 
 
 def test_a_radial_kernel_of_your_own_is_swept():

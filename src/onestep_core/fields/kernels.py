@@ -88,29 +88,12 @@ def distances(
         >>> distances(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]]))
         tensor([[5.]])
     """
-    squares = squared_distances(x, y)
+    return _rooted(squared_distances(x, y))
+
+
+def _rooted(squares: Tensor) -> Tensor:
     apart = squares > 0
     return torch.where(apart, torch.where(apart, squares, 1.0).sqrt(), 0.0)
-
-
-def _laplace(r: Tensor, out: Tensor, *, temperature: float) -> Tensor:
-    return torch.mul(r, -LOG2_E / temperature, out=out)
-
-
-def _gaussian(r: Tensor, out: Tensor, *, bandwidth: float) -> Tensor:
-    return torch.mul(r, r, out=out).mul_(-0.5 * LOG2_E / bandwidth**2)
-
-
-def _matern(r: Tensor, out: Tensor, *, smoothness: float, lengthscale: float) -> Tensor:
-    torch.mul(r, math.sqrt(2 * smoothness) / lengthscale, out=out)
-    if smoothness == 0.5:
-        return out.mul_(-LOG2_E)
-    polynomial = out.clone() if smoothness == 1.5 else out.square().div_(3).add_(out)
-    return torch.sub(polynomial.log1p_(), out, out=out).mul_(LOG2_E)
-
-
-def _inverse_multiquadric(r: Tensor, out: Tensor, *, scale: float) -> Tensor:
-    return torch.mul(r, r, out=out).div_(scale**2).log1p_().mul_(-LOG2_E / 2)
 
 
 class Radial(NamedTuple):
@@ -136,7 +119,7 @@ class Radial(NamedTuple):
 
 
 class Form(NamedTuple):
-    """A kernel of this file as three values: what is evaluated outside torch.
+    """A kernel of this file as three values, on distances that are at hand.
 
     Args:
         shape: which function of ``r = |x - y| / length``.
@@ -153,34 +136,60 @@ def form(kernel: Kernel) -> Form | None:
     """Of a :class:`Radial` kernel that has one, or of a kernel of this file with its numbers bound; else ``None``."""
     if isinstance(kernel, Radial):
         return kernel.form
-    known = _known(kernel)
-    return None if known is None else known[1]
+    if not isinstance(kernel, partial) or kernel.args:
+        return None
+    # By identity: a kernel of one's own need not be hashable.
+    known = next((known for function, known in _FORMS.items() if function is kernel.func), None)
+    if known is None:
+        return None
+    numbers = dict(kernel.keywords)
+    if numbers.keys() != inspect.signature(known).parameters.keys() or not all(
+        isinstance(value, int | float) for value in numbers.values()
+    ):
+        # Whatever the kernel says of them.
+        kernel(torch.zeros(1, 1), torch.zeros(1, 1))
+    return known(**numbers)
 
 
 def profile(kernel: Kernel) -> Written | None:
     """``log2 k`` of a :class:`Radial` kernel, or of one of this file with its numbers bound; else ``None``."""
     if isinstance(kernel, Radial):
         return partial(_written, kernel.profile)
-    known = _known(kernel)
-    return None if known is None else known[0]
+    known = form(kernel)
+    return None if known is None else partial(_write, known)
 
 
-def _known(kernel: Kernel) -> tuple[Written, Form] | None:
-    """A kernel of this file on distances that are at hand, its numbers checked as it checks them; else ``None``."""
-    if not isinstance(kernel, partial) or kernel.args:
-        return None
-    # By identity: a kernel of one's own need not be hashable.
-    known = next((known for function, known in _KNOWN.items() if function is kernel.func), None)
-    if known is None:
-        return None
-    written, of_numbers = known
-    numbers = dict(kernel.keywords)
-    if numbers.keys() != inspect.signature(of_numbers).parameters.keys() or not all(
-        isinstance(value, int | float) for value in numbers.values()
-    ):
-        # Whatever the kernel says of them.
-        kernel(torch.zeros(1, 1), torch.zeros(1, 1))
-    return partial(written, **numbers), of_numbers(**numbers)
+def from_squares(kernel: Kernel) -> Profile | None:
+    """``log k`` of the same kernels from squared distances, which it leaves as they are: differentiable."""
+    if isinstance(kernel, Radial):
+        return lambda squares: kernel.profile(_rooted(squares))
+    known = form(kernel)
+    return None if known is None else partial(_log_kernel, known)
+
+
+def _log_kernel(form: Form, squares: Tensor) -> Tensor:
+    shape, length, _ = form
+    if shape == "gaussian":
+        return squares / (-2 * length**2)
+    if shape == "inverse-multiquadric":
+        return -(squares / length**2).log1p() / 2
+    if shape == "laplace":
+        return -_rooted(squares) / length
+    r = math.sqrt(3 if shape == "matern-1.5" else 5) * _rooted(squares) / length
+    return (r if shape == "matern-1.5" else r + r.square() / 3).log1p() - r
+
+
+def _write(form: Form, r: Tensor, out: Tensor) -> Tensor:
+    shape, length, _ = form
+    if shape == "laplace":
+        return torch.mul(r, -LOG2_E / length, out=out)
+    if shape == "gaussian":
+        return torch.mul(r, r, out=out).mul_(-0.5 * LOG2_E / length**2)
+    if shape == "inverse-multiquadric":
+        return torch.mul(r, r, out=out).div_(length**2).log1p_().mul_(-LOG2_E / 2)
+    torch.mul(r, math.sqrt(3 if shape == "matern-1.5" else 5) / length, out=out)
+    polynomial = out.clone() if shape == "matern-1.5" else out.square().div_(3).add_(out)
+    return torch.sub(polynomial.log1p_(), out, out=out).mul_(LOG2_E)
 
 
 def _laplace_form(*, temperature: float) -> Form:
@@ -286,8 +295,7 @@ def laplace(
         >>> laplace(torch.tensor([[0.0]]), torch.tensor([[1.0]]), temperature=0.5)
         tensor([[-2.]])
     """
-    _laplace_form(temperature=temperature)
-    return -distances(x, y) / temperature
+    return _log_kernel(_laplace_form(temperature=temperature), squared_distances(x, y))
 
 
 @typed
@@ -302,8 +310,7 @@ def gaussian(
         >>> gaussian(torch.tensor([[0.0]]), torch.tensor([[1.0]]), bandwidth=0.5)
         tensor([[-2.]])
     """
-    _gaussian_form(bandwidth=bandwidth)
-    return squared_distances(x, y) / (-2 * bandwidth**2)
+    return _log_kernel(_gaussian_form(bandwidth=bandwidth), squared_distances(x, y))
 
 
 @typed
@@ -334,12 +341,7 @@ def matern(
         >>> matern(torch.tensor([[0.0]]), torch.tensor([[1.0]]), smoothness=0.5, lengthscale=0.5)
         tensor([[-2.]])
     """
-    _matern_form(smoothness=smoothness, lengthscale=lengthscale)
-    r = math.sqrt(2 * smoothness) * distances(x, y) / lengthscale
-    if smoothness == 0.5:
-        return -r
-    polynomial = r if smoothness == 1.5 else r + r.square() / 3
-    return polynomial.log1p() - r
+    return _log_kernel(_matern_form(smoothness=smoothness, lengthscale=lengthscale), squared_distances(x, y))
 
 
 @typed
@@ -352,14 +354,13 @@ def inverse_multiquadric(
         >>> inverse_multiquadric(torch.tensor([[0.0]]), torch.tensor([[0.0]]), scale=0.5).abs()
         tensor([[0.]])
     """
-    _inverse_multiquadric_form(scale=scale)
-    return -(squared_distances(x, y) / scale**2).log1p() / 2
+    return _log_kernel(_inverse_multiquadric_form(scale=scale), squared_distances(x, y))
 
 
-_KNOWN: dict[Any, tuple[Callable[..., Tensor], Callable[..., Form]]] = {
-    laplace: (_laplace, _laplace_form),
-    gaussian: (_gaussian, _gaussian_form),
-    matern: (_matern, _matern_form),
-    inverse_multiquadric: (_inverse_multiquadric, _inverse_multiquadric_form),
+_FORMS: dict[Any, Callable[..., Form]] = {
+    laplace: _laplace_form,
+    gaussian: _gaussian_form,
+    matern: _matern_form,
+    inverse_multiquadric: _inverse_multiquadric_form,
 }
-"""The same kernels on distances that are at hand, and as forms."""
+"""The same kernels on distances that are at hand."""

@@ -24,7 +24,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from onestep_core.errors import ConfigError
-from onestep_core.fields.kernels import LOG2_E, distances, near, profile, squared_lengths
+from onestep_core.fields.kernels import (
+    LOG2_E,
+    distances,
+    from_squares,
+    near,
+    profile,
+    squared_distances,
+    squared_lengths,
+)
 from onestep_core.precision import no_autocast
 from onestep_core.protocols import Coupling, Kernel, Potentials
 
@@ -193,12 +201,23 @@ class Affinities:
         self._profiles = [p for p in profiles if p is not None] if self._distances.swept and all(profiles) else []
         self._slices = _steps(x.shape[-2], block_rows(math.prod(x.shape[:-2]), x.shape[-2], y.shape[-2], block_size))
         once = len(self._slices) == 1 and not self._profiles
-        self._dense = [self._evaluate(self._slices[0], k) for k in range(len(kernels))] if once else None
+        self._dense = self._all_at_once() if once else None
         self._work: Tensor | None = None
         self._sums: Potentials | None = None
 
+    def _all_at_once(self) -> list[Tensor]:
+        """Each log-kernel of every pair; several radial ones share their distances."""
+        profiles = [from_squares(kernel) for kernel in self._kernels]
+        if len(profiles) == 1 or not all(profiles):
+            return [self._evaluate(self._slices[0], kernel) for kernel in range(len(profiles))]
+        squares = squared_distances(self._x, self._y)
+        return [self._masked(p(squares), self._slices[0], kernel) for kernel, p in enumerate(profiles) if p is not None]
+
     def _evaluate(self, rows: slice, kernel: int, columns: Tensor | None = None) -> Tensor:
         log_k = self._kernels[kernel](self._x[..., rows, :], self._y if columns is None else self._y[..., columns, :])
+        return self._masked(log_k, rows, kernel, columns)
+
+    def _masked(self, log_k: Tensor, rows: slice, kernel: int, columns: Tensor | None = None) -> Tensor:
         if self._self_penalties is None:
             return log_k
         index = torch.arange(self._y.shape[-2], device=log_k.device)
