@@ -336,9 +336,10 @@ METHODS: dict[str, Method] = {
             nearness=2.5,
         ),
         "Two updates of the fake score for one. Images: the teacher's pairs first, as dmd2. In the plane three "
-        "updates, an alpha of 1, and a tenth of the pairs' weight stays beside the identity. Without any, as published, "
-        "samples lie between the modes of 8 Gaussians; with pairs first and none later the identity moves mass from mode "
-        "to mode; at a weight of 1 the pairs decide alone. By themselves they end where the two end together.",
+        "updates, an alpha of 1, and a tenth of the pairs' weight stays beside the identity. Without any, as "
+        "published, samples lie between the modes of 8 Gaussians; with pairs first and none later the identity moves "
+        "mass from mode to mode; at a weight of 1 the pairs decide alone. By themselves they end where the two end "
+        "together.",
     ),
     "f-distill": Method(
         "DMD2 along another divergence, here Jensen and Shannon's (f-distill), one step",
