@@ -38,7 +38,7 @@ from onestep_core import (
     unnormalized,
 )
 from onestep_core.evidence import GaussianMixture
-from onestep_core.fields import kernels, streaming
+from onestep_core.fields import kernels, streamed_affinities, streamed_distances
 from onestep_core.fields.attraction_repulsion import drift_fields
 from tests.cases import KERNELS
 
@@ -110,7 +110,7 @@ def test_fields_do_not_depend_on_what_is_held(monkeypatch, kept, swept, grouped)
     call = partial(drift_fields, x, y, coupling=partial(sinkhorn, iterations=3), extra_negatives=extra)
     expected = call(kernels=[opaque(k) for k in kernels])
     for name, count in (("_DENSE", kept), ("_SWEPT", swept), ("_GROUPED", grouped)):
-        monkeypatch.setattr(streaming, f"{name}_ELEMENTS", count)
+        monkeypatch.setattr(streamed_distances, f"{name}_ELEMENTS", count)
     for one, other in zip(call(kernels=kernels), expected, strict=True):
         torch.testing.assert_close(one.field, other.field, rtol=1e-11, atol=1e-13)
         torch.testing.assert_close(one.force_norms, other.force_norms, rtol=1e-11, atol=1e-13)
@@ -195,7 +195,7 @@ def test_temperatures_share_one_matrix_of_distances_under_transforms_too(kernel,
         counted.append(x.shape)
         return core.squared_distances(x, y)
 
-    for module in (streaming, kernels):
+    for module in (streamed_affinities, kernels):
         monkeypatch.setattr(module, "squared_distances", count)
     lengths, y = (0.5, 1.0, 4.0), draw(8, 12, seed=1)
 
@@ -591,8 +591,8 @@ def test_a_number_out_of_range_raises_through_a_field(kernel):
 @pytest.mark.parametrize("size", [None, 3])
 @pytest.mark.parametrize("swept", [2**10, 2**22])
 def test_released_weights_of_one_are_none(lead, size, swept, monkeypatch):
-    monkeypatch.setattr(streaming, "_SWEPT_ELEMENTS", swept)
-    monkeypatch.setattr(streaming, "_GROUPED_ELEMENTS", swept)
+    monkeypatch.setattr(streamed_distances, "_SWEPT_ELEMENTS", swept)
+    monkeypatch.setattr(streamed_distances, "_GROUPED_ELEMENTS", swept)
     x, y = draw(*lead, 21, 12), draw(*lead, 17, 12, seed=1)
     plain, weighted = (
         released_drift(x, y, positive_weights=w, block_size=size) for w in (None, torch.ones(*lead, 17, dtype=F64))
@@ -606,7 +606,7 @@ def test_the_released_penalty_of_self_pairs_is_the_same_swept_and_dense(temperat
     """At temperatures at which a sample still sees itself."""
     x, y = draw(21, 12), draw(17, 12, seed=1)
     swept = released_drift(x, y, temperatures=temperatures)
-    monkeypatch.setattr(streaming, "may_sweep", lambda *tensors: False)
+    monkeypatch.setattr(streamed_distances, "may_sweep", lambda *tensors: False)
     dense = released_drift(x, y, temperatures=temperatures)
     torch.testing.assert_close(swept.field, dense.field, rtol=1e-10, atol=1e-12)
 
@@ -623,7 +623,7 @@ def test_bias_correction_survives_tiny_affinities():
 def test_float64_duplicates_have_no_distance():
     x = draw(200, 16) + 30
     both = torch.cat([x, x])
-    ((_, apart),) = streaming.Distances(both, both.clone(), themselves=False, block_size=None)
+    ((_, apart),) = streamed_distances.Distances(both, both.clone(), themselves=False, block_size=None)
     assert float(apart[0].diagonal().max()) == 0.0
 
 

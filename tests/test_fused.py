@@ -23,10 +23,13 @@ from onestep_core import (
     softmax_rows,
     unnormalized,
 )
-from onestep_core.fields import fused
-from onestep_core.fields.fused import FusedAffinities, FusedDistances, affinities_of
+from onestep_core.fields import affinities, fused_affinities, fused_distances
+from onestep_core.fields.affinities import affinities_of
+from onestep_core.fields.fused_affinities import FusedAffinities
+from onestep_core.fields.fused_distances import FusedDistances
 from onestep_core.fields.kernels import form
-from onestep_core.fields.streaming import Affinities, plain
+from onestep_core.fields.streamed_affinities import Affinities
+from onestep_core.fields.streamed_distances import plain
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in (log2|exp2|multiply|subtract|divide):RuntimeWarning")
@@ -65,7 +68,7 @@ def kernels(monkeypatch):
         init(self, *arguments, **keywords)
 
     monkeypatch.setattr(FusedAffinities, "__init__", counted)
-    monkeypatch.setattr(fused, "fusible", lambda x, y: x.dtype == y.dtype == torch.float32 and plain(x, y))
+    monkeypatch.setattr(affinities, "fusible", lambda x, y: x.dtype == y.dtype == torch.float32 and plain(x, y))
     return made
 
 
@@ -108,8 +111,8 @@ def test_groups_are_apart_and_blocks_do_not_matter(kernels, monkeypatch, name):
     alone = field(x[1, 0], y[1, 0], positive_weights=weights[1, 0]).field
     torch.testing.assert_close(alone, whole[1, 0], rtol=1e-5, atol=1e-6)
     # One group and a few of its rows at a time, sums in shares.
-    monkeypatch.setattr(fused, "_KEPT_ELEMENTS", 100)
-    monkeypatch.setattr(fused, "_SHARE", 8)
+    monkeypatch.setattr(fused_distances, "_KEPT_ELEMENTS", 100)
+    monkeypatch.setattr(fused_affinities, "_SHARE", 8)
     torch.testing.assert_close(field(x, y, positive_weights=weights).field, whole, rtol=1e-5, atol=1e-6)
     assert len(kernels[-1]._apart.blocks) > 4
 
@@ -122,7 +125,7 @@ def test_a_small_last_block_with_many_kernels(kernels, monkeypatch):
 
     field = multi_temperature(at, (0.2, 0.3, 0.5, 0.8, 1.2, 2.0), normalize=True)
     # Blocks of four, four and one rows: all kernels of the last alone would fit.
-    monkeypatch.setattr(fused, "_KEPT_ELEMENTS", 6 * 17)
+    monkeypatch.setattr(fused_distances, "_KEPT_ELEMENTS", 6 * 17)
     agree(partial(field, block_size=4), x, y)
     assert [rows.stop - rows.start for _, rows in kernels[-1]._apart.blocks][-1] == 1
 
@@ -211,12 +214,12 @@ def test_transforms_gradients_and_other_types_are_left_to_torch(monkeypatch):
     seen = []
 
     def spied(points: Tensor) -> Tensor:
-        seen.append(fused.fusible(points, x))
+        seen.append(affinities.fusible(points, x))
         return points.sum()
 
-    assert fused.fusible(x, x)
-    assert not fused.fusible(x.double(), x.double())
-    assert not fused.fusible(x.clone().requires_grad_(), x)
+    assert affinities.fusible(x, x)
+    assert not affinities.fusible(x.double(), x.double())
+    assert not affinities.fusible(x.clone().requires_grad_(), x)
     torch.func.grad(spied)(x)
     torch.vmap(spied)(x.unsqueeze(0))
     assert seen == [False, False]
@@ -261,6 +264,6 @@ def test_the_switch(monkeypatch):
     monkeypatch.setattr(Tensor, "is_cuda", property(lambda self: True))
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     x = torch.zeros(2, 3)
-    assert fused.fusible(x, x)
-    monkeypatch.setenv(fused.SWITCH, "0")
-    assert not fused.fusible(x, x)
+    assert affinities.fusible(x, x)
+    monkeypatch.setenv(affinities.SWITCH, "0")
+    assert not affinities.fusible(x, x)

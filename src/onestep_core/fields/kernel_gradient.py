@@ -20,7 +20,7 @@ from torch import Tensor
 from onestep_core.fields.attraction_repulsion import evaluated
 from onestep_core.fields.clouds import Clouds, gather
 from onestep_core.fields.kernels import distances
-from onestep_core.fields.streaming import block_rows
+from onestep_core.fields.streamed_distances import block_rows
 from onestep_core.precision import frozen
 from onestep_core.protocols import Drift, Kernel
 from onestep_core.typing import typed

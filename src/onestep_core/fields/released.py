@@ -8,12 +8,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
+from onestep_core.fields.affinities import AnyDistances, affinities_of, distances_of
 from onestep_core.fields.attraction_repulsion import displacements, evaluated, summed_fields
 from onestep_core.fields.clouds import Clouds, gather
 from onestep_core.fields.couplings import softmax_both
-from onestep_core.fields.fused import AnyDistances, affinities_of, distances_of
 from onestep_core.fields.kernels import Form, Radial, distances
-from onestep_core.fields.streaming import flat, signed
+from onestep_core.fields.streamed_affinities import signed
+from onestep_core.fields.streamed_distances import flat
 from onestep_core.precision import full, no_autocast
 from onestep_core.protocols import Drift
 from onestep_core.typing import typed

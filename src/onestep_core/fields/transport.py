@@ -18,10 +18,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
+from onestep_core.fields.affinities import affinities_of
 from onestep_core.fields.attraction_repulsion import evaluated
 from onestep_core.fields.clouds import gather
 from onestep_core.fields.couplings import sinkhorn
-from onestep_core.fields.fused import affinities_of
 from onestep_core.fields.kernels import gaussian
 from onestep_core.fields.mean_shift import centre
 from onestep_core.protocols import Drift

@@ -17,37 +17,15 @@ reduced anew, exactly. All of it is in powers of two: ``exp2`` takes a third of 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from onestep_core.errors import ConfigError
-from onestep_core.fields.kernels import (
-    LOG2_E,
-    distances,
-    from_squares,
-    near,
-    profile,
-    squared_distances,
-    squared_lengths,
-)
+from onestep_core.fields.kernels import LOG2_E, from_squares, profile, squared_distances
+from onestep_core.fields.streamed_distances import Block, Distances, block_rows, flat, steps, swept_rows
 from onestep_core.precision import no_autocast
 from onestep_core.protocols import Coupling, Kernel, Potentials
-
-_DENSE_ELEMENTS = 2**24
-"""Up to here one matrix is kept (64 MiB in float32); beyond it, blocks of a quarter of that."""
-_KEPT_ELEMENTS = 5 * 2**22
-"""Of the first blocks of distances that are swept: kept for the next sweep."""
-_SWEPT_ELEMENTS = 2**22
-"""Of a block of distances, and of all kernels of what is swept at a time: each fits a processor's last cache, and a
-product has enough rows."""
-_GROUPED_ELEMENTS = 2**20
-"""Of several small groups that are swept together, their points included: they stay in a core's own cache."""
-
-Block: TypeAlias = tuple[slice, slice]
-"""Which groups, and which of their rows."""
 
 
 class Sums(NamedTuple):
@@ -55,120 +33,6 @@ class Sums(NamedTuple):
 
     products: Tensor
     totals: Tensor
-
-
-def block_rows(groups: int, n: int, m: int, block_size: int | None, *, most: int = _DENSE_ELEMENTS) -> int:
-    """How many rows a block has: the caller's choice, or by shape; all, where that makes at most so many elements.
-
-    Raises:
-        ConfigError: if ``block_size`` is given and not positive.
-    """
-    if block_size is not None:
-        if block_size < 1:
-            raise ConfigError(f"block_size = {block_size}: expected at least one row, or None to choose by shape")
-        return min(block_size, n)
-    if groups * n * m <= most:
-        return n
-    return max(1, min(n, most // (4 * groups * m)))
-
-
-def _steps(count: int, step: int) -> list[slice]:
-    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
-
-
-def flat(points: Tensor) -> Tensor:
-    """``[group, n, channel]``."""
-    return points.reshape(math.prod(points.shape[:-2]), *points.shape[-2:])
-
-
-def _swept_rows(n: int, m: int) -> int:
-    """How many of ``n`` rows of ``m`` elements are swept at a time: whole tiles of a product, where there are some."""
-    rows = max(1, min(n, _SWEPT_ELEMENTS // m))
-    return rows - rows % 128 if 128 < rows < n else rows
-
-
-def _tiles(groups: int, n: int, m: int, channels: int, *, kernels: int, block_size: int | None) -> list[Block]:
-    """The blocks of a sweep: several small groups whole, or some rows of one group."""
-    rows = _swept_rows(n, m) if block_size is None else block_rows(groups, n, m, block_size)
-    whole = max(1, _GROUPED_ELEMENTS // (kernels * n * m + (n + m) * channels))
-    return [(part, block) for part in _steps(groups, whole if rows == n else 1) for block in _steps(n, rows)]
-
-
-class Distances:
-    """``|x_i - y_j|`` in blocks ``[group, rows, m]``: leading axes are one. Blocks are to be left as they are.
-
-    On a processor and outside transforms the first ones are kept from pass to pass, and others are overwritten by the
-    next: read each before the next comes.
-
-    Args:
-        x: points, ``[.., n, channel]``.
-        y: points, ``[.., m, channel]``.
-        themselves: the first ``n`` of ``y`` are ``x``.
-        kernels: how many matrices as large as a block the caller holds beside it.
-        block_size: rows a block; ``None`` chooses by shape.
-
-    Attributes:
-        swept: whether values may be looked at and buffers be overwritten.
-        blocks: of one pass.
-    """
-
-    def __init__(self, x: Tensor, y: Tensor, *, themselves: bool, kernels: int = 1, block_size: int | None) -> None:
-        self._x, self._y, self._themselves = flat(x), flat(y), themselves
-        groups, n, m = len(self._x), x.shape[-2], y.shape[-2]
-        self.swept = may_sweep(x, y)
-        if self.swept:
-            self.blocks = _tiles(groups, n, m, x.shape[-1], kernels=kernels, block_size=block_size)
-        else:
-            self.blocks: list[Block] = [(slice(None), r) for r in _steps(n, block_rows(groups, n, m, block_size))]
-        self._squares: Tensor | None = None
-        self._kept: list[Tensor] = []
-        self._buffer: Tensor | None = None
-
-    @property
-    def largest(self) -> int:
-        """Elements of the largest block of a sweep."""
-        return max(((p.stop - p.start) * (r.stop - r.start) for p, r in self.blocks), default=0) * self._y.shape[-2]
-
-    def __iter__(self) -> Iterator[tuple[Block, Tensor]]:
-        """One pass."""
-        largest = self.largest if self.swept else 0
-        for position, block in enumerate(self.blocks):
-            if position < len(self._kept):
-                yield block, self._kept[position]
-            elif not self.swept:
-                yield block, distances(self._x[:, block[1]], self._y)
-            else:
-                apart = self._block(*block)
-                if position == len(self._kept) and (position + 1) * largest <= _KEPT_ELEMENTS:
-                    self._kept.append(apart)
-                else:
-                    self._buffer = apart
-                yield block, apart
-
-    def _block(self, groups: slice, rows: slice) -> Tensor:
-        if self._squares is None:
-            self._squares = squared_lengths(self._y)
-        x, y = self._x[groups, rows], self._y[groups]
-        shape = (len(x), x.shape[-2], y.shape[-2])
-        buffer, self._buffer = self._buffer, None
-        if buffer is None or buffer.numel() < math.prod(shape):
-            buffer = x.new_empty(shape)
-        out = buffer.view(-1)[: math.prod(shape)].view(shape)
-        return near(x, y, self._squares[groups], own=rows.start if self._themselves else None, out=out)
-
-
-def may_sweep(*tensors: Tensor) -> bool:
-    """Whether values may be looked at: :func:`plain` tensors on a processor."""
-    return plain(*tensors) and all(t.device.type == "cpu" for t in tensors)
-
-
-def plain(*tensors: Tensor) -> bool:
-    """Whether these are tensors as they come, without gradient, outside transforms, graphs and tracing modes."""
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore
-        return False
-    if is_in_torch_dispatch_mode():
-        return False
-    return all(type(t) in (Tensor, torch.nn.Parameter) and not t.requires_grad for t in tensors)
 
 
 class Affinities:
@@ -199,7 +63,7 @@ class Affinities:
         self._distances = apart or Distances(x, y, themselves=themselves, kernels=len(kernels), block_size=block_size)
         profiles = [profile(kernel) for kernel in kernels]
         self._profiles = [p for p in profiles if p is not None] if self._distances.swept and all(profiles) else []
-        self._slices = _steps(x.shape[-2], block_rows(math.prod(x.shape[:-2]), x.shape[-2], y.shape[-2], block_size))
+        self._slices = steps(x.shape[-2], block_rows(math.prod(x.shape[:-2]), x.shape[-2], y.shape[-2], block_size))
         once = len(self._slices) == 1 and not self._profiles
         self._dense = self._all_at_once() if once else None
         self._work: Tensor | None = None
@@ -237,7 +101,7 @@ class Affinities:
         """Some rows of ``log2 k``, ``[group, kernel, rows, m]``, in one buffer: the next overwrite the last."""
         for (part, block), apart in self._distances:
             groups, n, m = apart.shape
-            for some in _steps(n, _swept_rows(n, groups * m * len(kernels))):
+            for some in steps(n, swept_rows(n, groups * m * len(kernels))):
                 rows, few = slice(block.start + some.start, block.start + some.stop), apart[:, some]
                 shape = (groups, len(kernels), *few.shape[1:])
                 if self._work is None or self._work.numel() < math.prod(shape):
