@@ -60,6 +60,13 @@ def test_every_method_has_help(method, capsys):
     assert "--steps" in capsys.readouterr().out
 
 
+def test_without_a_terminal_the_first_line_comes_before_the_first_update(tmp_path, capsys):
+    assert run("train", "flow-matching", "--data", "8gaussians", "--folder", tmp_path / "run", *QUICK) == 0
+    first, last, *_ = capsys.readouterr().out.splitlines()
+    assert first == "flow-matching on 8gaussians  0/3"
+    assert last.startswith("flow-matching on 8gaussians  3/3  loss")
+
+
 def test_a_teacher_has_options_of_its_own_and_is_trained_once(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("ONESTEP_TEACHERS", str(tmp_path / "teachers"))
     taught = [f"--teacher.{word}" for word in ("training.steps", "training.batch", "network.width", "network.depth")]

@@ -78,7 +78,7 @@ def progress_of_many(
     """Likewise for several trainings, a bar each; ``steps`` are the made and the wanted updates by title."""
     numbers = {title: _Numbers(shown) for title in steps}
     if not console.is_terminal:
-        yield from _lines(updates, {title: total for title, (_, total) in steps.items()}, numbers)
+        yield from _lines(updates, steps, numbers)
         return
     columns = (
         TextColumn("{task.description}"),
@@ -100,14 +100,17 @@ def progress_of_many(
 
 
 def _lines(
-    updates: Iterator[tuple[str, Any]], totals: Mapping[str, int], numbers: "Mapping[str, _Numbers]"
+    updates: Iterator[tuple[str, Any]], steps: Mapping[str, tuple[int, int]], numbers: "Mapping[str, _Numbers]"
 ) -> Iterator[tuple[str, Any]]:
-    widest, last = max(map(len, totals), default=0), dict.fromkeys(totals, time.monotonic())
+    widest, last = max(map(len, steps), default=0), dict.fromkeys(steps, time.monotonic())
+    for title, (done, total) in steps.items():
+        # What comes before the first update, pairs that are coupled, may take half a minute.
+        say(f"{title:<{widest}}  {done}/{total}")
     for title, record in updates:
-        line = numbers[title].after(record)
-        if record.step == totals[title] or time.monotonic() - last[title] > 10:
+        line, total = numbers[title].after(record), steps[title][1]
+        if record.step == total or time.monotonic() - last[title] > 10:
             last[title] = time.monotonic()
-            say(f"{title:<{widest}}  {record.step}/{totals[title]}  {line}")
+            say(f"{title:<{widest}}  {record.step}/{total}  {line}")
         yield title, record
 
 
