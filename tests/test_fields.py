@@ -701,3 +701,93 @@ def test_near_duplicates_keep_their_distance_in_float32():
     y = x + 2.5e-5 * torch.randn(700, 16, generator=g)
     exact = (x.double() - y.double()).norm(dim=1)
     assert (core.distances(x, y).diagonal().double() / exact - 1).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-8])
+def test_float64_keeps_near_duplicates_under_transforms_too(scale):
+    """Large enough that float32 would be expanded: eager, mapped and differentiated fields are the same numbers."""
+    x = 3 * draw(500, 64)
+    assert core.distances(x, x).diagonal().max() == 0
+    beside = x[:250] + scale * draw(250, 64, seed=1)
+
+    def field(points: Tensor) -> Tensor:
+        return drift_field(points, beside, kernel=partial(laplace, temperature=5.0), coupling=softmax_both).field
+
+    swept = field(x)
+    mapped = torch.func.vmap(field)(x[None])[0]
+    assert (swept - mapped).abs().max() < 1e-12 * swept.abs().max()
+    energy = energy_field(x, beside, x[:1] + 100).field
+    alone = energy_field(x[:1], beside, x[:1] + 100).field
+    torch.testing.assert_close(energy[:1], alone, rtol=1e-12, atol=1e-13)
+
+
+def test_temperatures_that_change_while_torch_compiles():
+    torch._dynamo.reset()
+    x, y = draw(4, 3), draw(5, 3, seed=1)
+
+    def released(t: float, x: Tensor) -> Tensor:
+        return released_drift(x, y, temperatures=(t, 2 * t)).field
+
+    compiled = torch.compile(released, backend="aot_eager", fullgraph=True)
+    for t in (0.1, 0.2, 0.35):
+        torch.testing.assert_close(compiled(t, x), released(t, x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["positive_weights", "negative_weights", "extra_weights"])
+def test_the_released_field_maps_over_weights(name):
+    x, y, extra = draw(4, 3), draw(5, 3, seed=1), draw(2, 3, seed=2)
+    count = {"positive_weights": 5, "negative_weights": 4, "extra_weights": 2}[name]
+    weights = draw(3, count, seed=3).abs() + 0.1
+
+    def field(w: Tensor) -> Tensor:
+        return released_drift(x, y, extra_negatives=extra, **{name: w}).field
+
+    each = torch.stack([field(w) for w in weights])
+    torch.testing.assert_close(torch.func.vmap(field)(weights), each, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_weights_of_a_transport_are_repetitions_long_before_it_converges(iterations, symmetric):
+    x, y, z = draw(6, 2), draw(3, 2, seed=1), draw(5, 2, seed=2)
+    counts = torch.tensor([3, 1, 0])
+    field = partial(sinkhorn_field, epsilon=0.02, iterations=iterations, symmetric=symmetric)
+    weighted = field(x, y, z, positive_weights=counts.double()).field
+    repeated = field(x, y.repeat_interleave(counts, 0), z).field
+    torch.testing.assert_close(weighted, repeated, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        partial(drift_field, kernel=SHARP, coupling=softmax_both),
+        partial(mean_shift_field, kernel=SHARP),
+        partial(kernel_gradient_field, kernel=BELL),
+        partial(mmd_field, kernel=BELL),
+        energy_field,
+        partial(sinkhorn_field, epsilon=0.5),
+    ],
+    ids=["drift", "mean_shift", "kernel_gradient", "mmd", "energy", "sinkhorn"],
+)
+def test_a_set_without_mass_and_sets_of_two_precisions(field):
+    x, y = draw(5, 3), draw(4, 3, seed=1)
+    assert field(x, y, positive_weights=torch.zeros(4, dtype=x.dtype)).field.isfinite().all()
+    mixed = field(x.float(), y).field
+    assert mixed.dtype == torch.float64
+    torch.testing.assert_close(mixed, field(x.float().double(), y).field)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: drift_field(x, x, kernel=BELL, coupling=softmax_both, keys=lambda z: z.sum(-1)),
+        lambda x: core.feature_normalized(lambda length: partial(energy_field))(x[0], x[0]),
+        lambda x: stepped_temperature(float("nan"), temperatures=(1.0,)),
+        lambda x: core.sliced_wasserstein(x, x, directions=x, power=float("inf")),
+        lambda x: core.evidence.mode_masses(torch.tensor([-1]), 2),
+    ],
+    ids=["keys", "points", "progress", "power", "labels"],
+)
+def test_what_no_field_can_use_is_named(call):
+    with pytest.raises(ConfigError, match="expected"):
+        call(draw(5, 3))

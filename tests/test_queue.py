@@ -185,3 +185,12 @@ def test_a_checkpoint_fits_a_state_of_the_same_memory_only(tmp_path):
         with pytest.raises(CheckpointError, match=message):
             load_checkpoint(tmp_path / folder, target)
         assert torch.equal(target.network.weight, before)
+
+
+def test_fractions_and_lists_are_refused():
+    queue = SampleQueue((2,), classes=2, dtype=torch.uint8)
+    with pytest.raises(ConfigError, match="rounded"):
+        queue.push(torch.rand(3, 2), torch.zeros(3, dtype=torch.int64))
+    queue.push(torch.ones(3, 2, dtype=torch.uint8), torch.tensor([0, 1, 1]))
+    with pytest.raises(ConfigError, match="expected a tensor"):
+        queue.positives(1, classes=[0, 1])

@@ -69,7 +69,7 @@ class Rings(nn.Module):
         """Append ``samples`` ``[n, *shape]`` to their ``rows`` ``[n]``, in order; the oldest of a full row go.
 
         Raises:
-            ConfigError: if shapes do not fit, or a row does not exist.
+            ConfigError: if shapes do not fit, a row does not exist, or fractions came to a queue of integers.
         """
         count, capacity = self.samples.shape[:2]
         if samples.shape[1:] != self.samples.shape[2:] or rows.shape != samples.shape[:1]:
@@ -77,6 +77,9 @@ class Rings(nn.Module):
                 f"samples of shape {tuple(samples.shape)} with {tuple(rows.shape)} labels: expected "
                 f"[n, {', '.join(map(str, self.samples.shape[2:]))}] and [n]"
             )
+        kept = self.samples.dtype
+        if samples.is_floating_point() and not kept.is_floating_point:
+            raise ConfigError(f"samples of {samples.dtype} for a queue of {kept}: they would be rounded; convert them")
         self._known(rows)
         rows, order = rows.long().sort(stable=True)
         arriving = torch.bincount(rows, minlength=count)
@@ -114,6 +117,8 @@ class Rings(nn.Module):
 
     def _known(self, rows: Tensor) -> None:
         last = len(self.pushed) - 1
+        if not isinstance(rows, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"classes as a {type(rows).__name__}: expected a tensor of integers, 0 to {last}")
         if rows.dtype.is_floating_point or rows.dtype.is_complex or rows.dtype == torch.bool:
             raise ConfigError(f"labels of {rows.dtype}: expected integers, 0 to {last}")
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) <= last:

@@ -171,7 +171,7 @@ def mode_masses(labels: Int[Tensor, "n"], modes: int) -> Float[Tensor, "mode"]:
         modes: how many there are.
 
     Raises:
-        ConfigError: without samples or modes, or on a label beyond the last mode.
+        ConfigError: without samples or modes, or on a label of no mode.
 
     Example:
         >>> mode_masses(torch.tensor([0, 0, 1, 0]), 3)
@@ -179,6 +179,8 @@ def mode_masses(labels: Int[Tensor, "n"], modes: int) -> Float[Tensor, "mode"]:
     """
     if modes < 1 or len(labels) < 1:
         raise ConfigError(f"{len(labels)} labels in {modes} modes: expected at least one of each")
+    if int(labels.min()) < 0:
+        raise ConfigError(f"a label of {int(labels.min())} in {modes} modes: expected labels from 0 to {modes - 1}")
     counts = torch.bincount(labels, minlength=modes)
     if len(counts) > modes:
         raise ConfigError(f"a label of {len(counts) - 1} in {modes} modes: expected labels from 0 to {modes - 1}")

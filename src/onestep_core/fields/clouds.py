@@ -5,6 +5,7 @@ Extra negatives join either. Everything enters without gradient, about a common 
 """
 
 from collections.abc import Callable
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -57,8 +58,8 @@ def gather(
     count = repelling.shape[-2] + (0 if extra_negatives is None else extra_negatives.shape[-2])
     if count < 1 or (themselves and count < 2 and not alone):
         raise ConfigError(
-            f"{count} negatives in a group{' with self pairs masked' if themselves else ''}: a sample needs at least "
-            "one other to be repelled by; generate two or more samples a group, or give extra_negatives"
+            f"nothing repels a group's samples ({count} given{', and no sample itself' if themselves else ''}): a "
+            "sample needs at least one other; generate two or more a group, or give extra_negatives"
         )
     if extra_weights is not None and extra_negatives is None:
         raise ConfigError("extra_weights were given without extra_negatives: give both or neither")
@@ -72,28 +73,44 @@ def gather(
                 f"weights of shape {tuple(mass.shape)} for points of shape {tuple(points.shape)}: expected "
                 f"{tuple(points.shape[:-1])}, one weight a point"
             )
-    raw = [frozen(s) for s in sets]
+    own, raw = frozen(samples), [frozen(s) for s in sets]
+    sample_keys, target_keys = None, None
+    if keys is not None:
+        sample_keys, *known = _widest([_key(keys, points) for points in (own, *raw)])
+        target_keys = torch.cat(known, -2)
+    x, *raw = _widest([own, *raw])
     weights = None
     if any(w is not None for w in given):
         weights = torch.cat(
             [r.new_ones(r.shape[:-1]) if w is None else frozen(w).to(r.dtype) for r, w in zip(raw, given, strict=True)],
             -1,
         )
-    x = frozen(samples)
     centre = raw[-1].mean(-2, keepdim=True)
     targets = torch.cat(raw, -2).sub_(centre)
     moved = targets[..., : x.shape[-2], :] if themselves else x - centre
-    sample_keys, target_keys = moved, targets
-    if keys is not None:
-        sample_keys = frozen(keys(x))
-        target_keys = torch.cat([frozen(keys(r)) for r in raw], -2)
     return Clouds(
         moved,
         targets,
-        sample_keys,
-        target_keys,
+        moved if sample_keys is None else sample_keys,
+        targets if target_keys is None else target_keys,
         weights,
         slice(0, count),
         slice(count, count + positives.shape[-2]),
         themselves,
     )
+
+
+def _widest(sets: list[Tensor]) -> list[Tensor]:
+    """All in the precision of the finest."""
+    dtype = reduce(torch.promote_types, (points.dtype for points in sets))
+    return [points.to(dtype) for points in sets]
+
+
+def _key(keys: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
+    found = frozen(keys(points))
+    if found.shape[:-1] != points.shape[:-1]:
+        raise ConfigError(
+            f"keys made {tuple(found.shape)} of points of shape {tuple(points.shape)}: expected a vector a point, "
+            f"[{', '.join(map(str, points.shape[:-1]))}, key]"
+        )
+    return found

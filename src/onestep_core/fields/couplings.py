@@ -64,7 +64,10 @@ def sinkhorn(
     row_sums: Tensor | None = None,
     column_sums: Tensor | None = None,
 ) -> Potentials:
-    """Sinkhorn's scaling from zero: rows and columns both tend to given sums, or to a constant sum.
+    """Sinkhorn's scaling: rows and columns both tend to given sums, or to a constant sum.
+
+    It begins with the sums themselves as factors, ``row = -log(row_sums)`` and so on, which is zero without given ones:
+    integer sums are then repetitions of points after every number of iterations, and a sum of zero leaves a point out.
 
     ``symmetric``: both potentials at once, averaged with the old ones, ``row = (row + rows(column)) / 2``; one such
     step is :func:`softmax_both`. Otherwise alternating, ``row = rows(column)`` and then ``column = columns(row)``:
@@ -77,8 +80,8 @@ def sinkhorn(
         columns: the reduction over samples.
         iterations: how many, at least 1.
         symmetric: which of the two.
-        row_sums: of the affinity over the targets, ``[.., n]``, positive; ``None``: 1.
-        column_sums: of the affinity over the samples, ``[.., m]``, positive; ``None``: 1.
+        row_sums: of the affinity over the targets, ``[.., n]``, not negative; ``None``: 1.
+        column_sums: of the affinity over the samples, ``[.., m]``, not negative; ``None``: 1.
 
     Raises:
         ConfigError: if there is no iteration.
@@ -98,22 +101,28 @@ def sinkhorn(
     if iterations < 1:
         raise ConfigError(f"iterations = {iterations}: expected at least one; `unnormalized` is none")
 
-    def row_update(column: Tensor | None = None) -> Tensor:
+    first_row, first_column = (None if sums is None else -sums.log() for sums in (row_sums, column_sums))
+
+    def row_update(column: Tensor | None) -> Tensor:
         reduced = rows() if column is None else rows(column)
-        return reduced if row_sums is None else reduced - row_sums.to(reduced).log()
+        return reduced if first_row is None else reduced + first_row.to(reduced)
 
-    def column_update(row: Tensor | None = None) -> Tensor:
+    def column_update(row: Tensor | None) -> Tensor:
         reduced = columns() if row is None else columns(row)
-        return reduced if column_sums is None else reduced - column_sums.to(reduced).log()
+        return reduced if first_column is None else reduced + first_column.to(reduced)
 
-    if symmetric:
-        row, column = row_update() / 2, column_update() / 2
-        for _ in range(iterations - 1):
-            row, column = (row + row_update(column)) / 2, (column + column_update(row)) / 2
-        return Potentials(row, column)
-    row = row_update()
-    column = column_update(row)
+    def step(row: Tensor | None, column: Tensor | None) -> Potentials:
+        new_row = row_update(column)
+        new_column = column_update(row if symmetric else new_row)
+        if not symmetric:
+            return Potentials(new_row, new_column)
+        return Potentials(_halfway(row, new_row), _halfway(column, new_column))
+
+    found = step(first_row, first_column)
     for _ in range(iterations - 1):
-        row = row_update(column)
-        column = column_update(row)
-    return Potentials(row, column)
+        found = step(*found)
+    return found
+
+
+def _halfway(old: Tensor | None, new: Tensor) -> Tensor:
+    return new / 2 if old is None else (old.to(new) + new) / 2

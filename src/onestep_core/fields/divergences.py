@@ -5,6 +5,8 @@ estimators from samples: an unbiased one of two clouds of one law scatters aroun
 time. Every sum runs over blocks of rows, so ten thousand points against ten thousand fit anywhere.
 """
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -112,11 +114,11 @@ def sliced_wasserstein(
     Args:
         x: samples, ``[n, channel]``.
         y: samples, ``[m, channel]``; the counts may differ.
-        directions: ``[direction, channel]``, drawn by the caller; brought to unit length here.
+        directions: ``[direction, channel]``, none of them zero, drawn by the caller; brought to unit length here.
         power: at least 1.
 
     Raises:
-        ConfigError: on an empty cloud or a power below 1.
+        ConfigError: on an empty cloud, or a power that is below 1 or infinite.
 
     Source: Bonneel et al., Sliced and Radon Wasserstein Barycenters, https://doi.org/10.1007/s10851-014-0506-3.
 
@@ -125,8 +127,8 @@ def sliced_wasserstein(
         tensor(2.)
     """
     _enough(x, y, 1)
-    if power < 1:
-        raise ConfigError(f"power = {power}: expected at least 1")
+    if not 1 <= power < math.inf:
+        raise ConfigError(f"power = {power}: expected a finite number of at least 1")
     unit = full(directions) / full(directions).square().sum(1, keepdim=True).sqrt()
     a, b = ((full(points) @ unit.T).sort(0).values for points in (x, y))
     n, m = len(a), len(b)

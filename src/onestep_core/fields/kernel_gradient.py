@@ -19,7 +19,7 @@ from torch import Tensor
 
 from onestep_core.fields.attraction_repulsion import evaluated
 from onestep_core.fields.clouds import Clouds, gather
-from onestep_core.fields.kernels import distances
+from onestep_core.fields.kernels import distances, subtracted_pairs
 from onestep_core.fields.streamed_distances import block_rows
 from onestep_core.precision import frozen
 from onestep_core.protocols import Drift, Kernel
@@ -125,7 +125,7 @@ def mmd_field(
     )
 
     def witness(log_k: Tensor, weights: Tensor) -> Tensor:
-        return (log_k.exp() * weights).sum(-1) / weights.sum(-1)
+        return _mean(log_k.exp(), weights)
 
     return _difference(samples, sets, kernel, witness, keys, block_size)
 
@@ -170,9 +170,15 @@ def energy_field(
     )
 
     def closeness(apart: Tensor, weights: Tensor) -> Tensor:
-        return -(apart * weights).sum(-1) / weights.sum(-1)
+        return -_mean(apart, weights)
 
     return _difference(samples, sets, distances, closeness, keys, block_size)
+
+
+def _mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Weighted, over the last axis; 0 where there is no weight."""
+    total = weights.sum(-1)
+    return (values * weights).sum(-1) / torch.where(total > 0, total, 1.0)
 
 
 def _itself(points: Tensor) -> Tensor:
@@ -189,7 +195,7 @@ def _difference(
     block_size: int | None,
 ) -> Drift:
     """The gradient of ``value(kernel, weights)`` of the positives minus that of the negatives, row by row."""
-    x = frozen(samples)
+    x = frozen(samples).to(sets.samples.dtype)
 
     def slope(part: slice, *, themselves: bool) -> Tensor:
         targets = sets.target_keys[..., part, :]
@@ -202,7 +208,9 @@ def _difference(
             weights = mass.unsqueeze(-2) * others if themselves else mass.unsqueeze(-2)
             return value(kernel(block if keys is None else keys(block), targets), weights).sum()
 
-        size = block_rows(x[..., 0, 0].numel(), n, m, block_size)
+        # As many as keep every digit.
+        pairs = subtracted_pairs(targets) if x.dtype == torch.float64 else None
+        size = block_rows(x[..., 0, 0].numel(), n, m, block_size, most=pairs)
         starts = range(0, n, size)
         parts = [torch.func.grad(total)(x[..., start : start + size, :], start) for start in starts]
         return torch.cat(parts, -2) if len(parts) > 1 else parts[0]

@@ -8,9 +8,11 @@ there is zero), so a field that needs the gradient of a kernel takes it by diffe
 composed, ``k(phi(x), phi(y))``: fields take ``keys=phi`` for it. A kernel of your own in the form of :class:`Radial`
 shares one matrix of distances with others, as those here do.
 
-Distances between near-duplicates need care in float32: the expansion ``|x|^2 + |y|^2 - 2 x.y`` loses them. Few
-channels are subtracted directly; many are expanded in float64 about a common centre, so that what is lost
-is far below the resolution of the inputs.
+Distances between near-duplicates need care: the expansion ``|x|^2 + |y|^2 - 2 x.y`` loses them. Few channels, few
+points and many points of float64 are subtracted directly; else clouds are expanded in float64 about a common centre, so
+that what is lost is far below the resolution of float32. Of very large clouds of float64 (more than 2^25 differences of
+coordinates) distances below 1e-8 of the radius are lost, except in fields on a processor outside transforms, which form
+anew what cancels.
 """
 
 import inspect
@@ -29,7 +31,9 @@ from onestep_core.protocols import Kernel
 from onestep_core.typing import typed
 
 _DIRECT_CHANNELS = 8
-_DIRECT_ELEMENTS = 2**21
+_DIRECT_ELEMENTS = {torch.float32: 2**21, torch.float64: 2**25}
+"""Up to so many differences of coordinates are formed, by precision: an expansion keeps float32's digits, not those of
+float64."""
 CANCELLED = 0.02
 """Share of ``|x|^2 + |y|^2`` below which a squared distance is computed by subtraction."""
 _DEAR = 128
@@ -67,15 +71,20 @@ def squared_distances(
         tensor([[25.]])
     """
     x, y = full(x), full(y)
-    channels = x.shape[-1]
-    if channels <= _DIRECT_CHANNELS or math.prod(x.shape) * y.shape[-2] <= _DIRECT_ELEMENTS:
+    dtype = torch.promote_types(x.dtype, y.dtype)
+    if x.shape[-1] <= _DIRECT_CHANNELS or math.prod(x.shape) * y.shape[-2] <= _DIRECT_ELEMENTS[dtype]:
         return (x.unsqueeze(-2) - y.unsqueeze(-3)).square().sum(-1)
     centre = y.detach().double().mean(-2, keepdim=True)
     a, b = x.double() - centre, y.double() - centre
     with no_autocast(x):
         products = a @ b.mT
     squares = a.square().sum(-1).unsqueeze(-1) + b.square().sum(-1).unsqueeze(-2) - 2 * products
-    return squares.clamp(min=0.0).to(x.dtype)
+    return squares.clamp(min=0.0).to(dtype)
+
+
+def subtracted_pairs(x: Tensor) -> int:
+    """How many pairs of points like ``x`` are subtracted directly, at most."""
+    return _DIRECT_ELEMENTS[x.dtype] // x.shape[-1]
 
 
 @typed
@@ -115,7 +124,7 @@ class Radial(NamedTuple):
 
     def __call__(self, x: Tensor, y: Tensor, /) -> Tensor:
         """``log k(x_i, y_j)``, ``[.., n, m]``."""
-        return self.profile(distances(x, y))
+        return cast(Profile, from_squares(self))(squared_distances(x, y))
 
 
 class Form(NamedTuple):
@@ -161,14 +170,16 @@ def profile(kernel: Kernel) -> Written | None:
 
 def from_squares(kernel: Kernel) -> Profile | None:
     """``log k`` of the same kernels from squared distances, which it leaves as they are: differentiable."""
-    if isinstance(kernel, Radial):
-        return lambda squares: kernel.profile(_rooted(squares))
     known = form(kernel)
+    if known is None and isinstance(kernel, Radial):
+        return lambda squares: kernel.profile(_rooted(squares))
     return None if known is None else partial(_log_kernel, known)
 
 
 def _log_kernel(form: Form, squares: Tensor) -> Tensor:
-    shape, length, _ = form
+    shape, length, smallest = form
+    if smallest > 0:
+        squares = squares.clamp(min=smallest**2)
     if shape == "gaussian":
         return squares / (-2 * length**2)
     if shape == "inverse-multiquadric":

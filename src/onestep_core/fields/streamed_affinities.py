@@ -87,7 +87,7 @@ class Affinities:
         index = torch.arange(self._y.shape[-2], device=log_k.device)
         own = index[rows].unsqueeze(-1) == (index if columns is None else columns)
         penalty = self._self_penalties[kernel]
-        if math.isinf(penalty):
+        if penalty == math.inf:  # a number that torch compiles with is no float for math.isinf
             return log_k.masked_fill(own, -math.inf)
         return torch.where(own, log_k - penalty, log_k)
 

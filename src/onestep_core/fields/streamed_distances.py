@@ -29,7 +29,7 @@ Block: TypeAlias = tuple[slice, slice]
 """Which groups, and which of their rows."""
 
 
-def block_rows(groups: int, n: int, m: int, block_size: int | None, *, most: int = _DENSE_ELEMENTS) -> int:
+def block_rows(groups: int, n: int, m: int, block_size: int | None, *, most: int | None = None) -> int:
     """How many rows a block has: the caller's choice, or by shape; all, where that makes at most so many elements.
 
     Raises:
@@ -39,6 +39,7 @@ def block_rows(groups: int, n: int, m: int, block_size: int | None, *, most: int
         if block_size < 1:
             raise ConfigError(f"block_size = {block_size}: expected at least one row, or None to choose by shape")
         return min(block_size, n)
+    most = _DENSE_ELEMENTS if most is None else most
     if groups * n * m <= most:
         return n
     return max(1, min(n, most // (4 * groups * m)))

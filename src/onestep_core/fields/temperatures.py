@@ -4,6 +4,7 @@ A small temperature resolves what is near and does not see what is far; the sum 
 fine sees one after the other.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -125,6 +126,8 @@ def stepped_temperature(progress: float, *, temperatures: Sequence[float]) -> fl
         [1.0, 0.3, 0.1]
     """
     _all_positive(*temperatures)
+    if math.isnan(progress):
+        raise ConfigError("progress = nan: expected the share of the training that is over")
     return temperatures[min(int(max(progress, 0.0) * len(temperatures)), len(temperatures) - 1)]
 
 

@@ -108,12 +108,13 @@ def sinkhorn_field(
             block_size=block_size,
         )
         masses = points.new_ones(points.shape[:-1]) if sets.weights is None else sets.weights[..., part]
+        mass = masses.sum(-1, keepdim=True)
         coupling = partial(
             sinkhorn,
             iterations=iterations,
             symmetric=symmetric,
             row_sums=points.new_full((n,), 1 / n),
-            column_sums=masses / masses.sum(-1, keepdim=True),
+            column_sums=masses / torch.where(mass > 0, mass, 1.0),
         )
         (sums,) = affinities.apply(affinities.potentials(coupling), points, weights=None)
         return centre(sums, sets.samples)

@@ -170,6 +170,8 @@ def feature_normalized(field: Callable[[float], Field]) -> Field:
     def normalized(
         samples: Tensor, positives: Tensor, negatives: Tensor | None = None, /, *rest: Any, **keywords: Any
     ) -> Drift:
+        if samples.ndim < 2:
+            raise ConfigError(f"samples of shape {tuple(samples.shape)}: expected points, [.., n, channel]")
         extra = keywords.get("extra_negatives")
         sets = [
             (samples if negatives is None else negatives, keywords.get("negative_weights")),
