@@ -1,14 +1,19 @@
 """The command line as people use it: what it answers, what it leaves behind, and how it fails."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 
 import attrs
 import pytest
+import torch
 
 from onestep_adapters.cli import COMMANDS, main
+from onestep_adapters.cli.terminal import until_interrupted
 from onestep_adapters.recipes import METHODS
+from onestep_adapters.recipes.runs import Run, open_run
 from onestep_adapters.training import read_run
 
 QUICK = ["--steps", "3", "--batch", "16", "--width", "8", "--depth", "1"]
@@ -65,6 +70,45 @@ def test_without_a_terminal_the_first_line_comes_before_the_first_update(tmp_pat
     first, last, *_ = capsys.readouterr().out.splitlines()
     assert first == "flow-matching on 8gaussians  0/3"
     assert last.startswith("flow-matching on 8gaussians  3/3  loss")
+
+
+def press_ctrl_c():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_lets_an_update_end_and_a_second_one_does_not():
+    def updates(presses):
+        for step in range(5):
+            if step == 2:
+                for _ in range(presses):
+                    press_ctrl_c()
+            yield step
+
+    before = signal.getsignal(signal.SIGINT)
+    assert list(until_interrupted(updates(0))) == [0, 1, 2, 3, 4]
+    assert list(until_interrupted(updates(1))) == [0, 1, 2]
+    with pytest.raises(KeyboardInterrupt):
+        list(until_interrupted(updates(2)))
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_interrupted_training_keeps_every_update(tmp_path, capsys, monkeypatch):
+    words, original = ("train", "flow-matching", "--data", "8gaussians", "--folder"), Run.updates
+
+    def pressed(self, folder):
+        for record in original(self, folder):
+            if record.step == 2:
+                press_ctrl_c()
+            yield record
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "updates", pressed)
+        assert run(*words, tmp_path / "cut", *QUICK) == 130
+    assert "keeps 2 of 3 updates" in "".join(capsys.readouterr().err.split("\n"))
+    assert run(*words, tmp_path / "cut", "--resume") == 0
+    assert run(*words, tmp_path / "whole", *QUICK) == 0
+    cut, whole = (open_run(tmp_path / name).state for name in ("cut", "whole"))
+    assert all(torch.equal(one, other) for one, other in zip(cut.ema.parameters(), whole.ema.parameters(), strict=True))
 
 
 def test_a_teacher_has_options_of_its_own_and_is_trained_once(tmp_path, capsys, monkeypatch):

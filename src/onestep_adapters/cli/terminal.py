@@ -1,6 +1,7 @@
 """What the commands share: messages, progress, option parsing."""
 
 import os
+import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar, get_type_hints
@@ -58,6 +59,30 @@ def options(kind: type[T] | Any, arguments: Sequence[str], *, prog: str, descrip
 
 def _values(instance: Any) -> dict[str, Any]:
     return {a.name: getattr(instance, a.name) for a in attrs.fields(type(instance))}
+
+
+def until_interrupted(updates: Iterator[T]) -> Iterator[T]:
+    """Pass records on until Ctrl-C, which lets the update under way end; a second Ctrl-C, or one before the first
+    update, interrupts at once.
+    """
+    for record in updates:
+        yield record
+        break
+    before, asked = signal.getsignal(signal.SIGINT), False
+
+    def note(number: int, frame: Any) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(signal.SIGINT, before)
+
+    try:
+        signal.signal(signal.SIGINT, note)
+        for record in updates:
+            yield record
+            if asked:
+                return
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def progress(

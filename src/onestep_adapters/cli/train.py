@@ -4,13 +4,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from onestep_adapters.cli.terminal import options, progress, say, use_threads
+from onestep_adapters.cli.terminal import fail, options, progress, say, until_interrupted, use_threads
 from onestep_adapters.recipes import METHODS, Method, Recipe, find_method
 from onestep_adapters.recipes.problems import DIGITS, PROBLEMS
-from onestep_adapters.recipes.runs import options_of_run, resume_or_start
+from onestep_adapters.recipes.runs import Run, options_of_run, resume_or_start
 from onestep_adapters.recipes.setting import Monitored
-from onestep_adapters.recipes.teachers import ORACLE, ChoosesTeacher
-from onestep_adapters.training import latest_checkpoint
+from onestep_adapters.recipes.teachers import ORACLE, ChoosesTeacher, teacher_folder
+from onestep_adapters.training import latest_checkpoint, save_checkpoint
 from onestep_core.errors import ConfigError
 
 HELP = f"""Train a generator into a run folder.
@@ -61,6 +61,12 @@ def _used(arguments: Sequence[str], recipe: Recipe) -> None:
             )
 
 
+def _kept(folder: Path, run: Run, then: str) -> int:
+    save_checkpoint(folder, run.state)
+    total = run.recipe.training.steps
+    return fail(f"interrupted; {folder} keeps {run.state.step} of {total} updates, {then}", status=130)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Parse, train, print."""
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -95,11 +101,17 @@ def main(arguments: Sequence[str]) -> int:
     if run.teacher is not None and not run.teacher.finished:
         title = f"teacher on {data}"
         steps = run.teacher.recipe.training.steps
-        for _ in progress(run.teaching(), done=run.teacher.state.step, total=steps, title=title):
+        teaching = until_interrupted(run.teaching())
+        for _ in progress(teaching, done=run.teacher.state.step, total=steps, title=title):
             pass
+        if not run.teacher.finished and recipe.teacher is not None:
+            return _kept(teacher_folder(data, recipe.teacher), run.teacher, "the same command goes on")
     title = f"{name} on {data}"
     shown = recipe.monitors if isinstance(recipe, Monitored) else None
-    for _ in progress(run.updates(folder), done=run.state.step, total=total, title=title, shown=shown):
+    updates = until_interrupted(run.updates(folder))
+    for _ in progress(updates, done=run.state.step, total=total, title=title, shown=shown):
         pass
+    if not run.finished:
+        return _kept(folder, run, "--resume goes on")
     say(f"{folder}: {total} updates in {run.seconds:.0f} s. Next: onestep sample {folder}, onestep evaluate {folder}")
     return 0
