@@ -208,6 +208,18 @@ def test_options_that_are_none_are_refused(damage):
         from_dict(Drifting, damage)
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"coupling": "optimum"}, "no coupling is called 'optimum': did you mean 'optimal'"),
+        ({"network": Network("mpl")}, "no backbone is called 'mpl': did you mean 'mlp'"),
+    ],
+)
+def test_words_that_an_option_does_not_know_are_refused(change, told):
+    with pytest.raises(ConfigError, match=told):
+        start_run("meanflow", "8gaussians", attrs.evolve(tiny("meanflow"), **change))
+
+
 def test_runs_of_one_method_are_told_apart():
     def run(seed):
         return start_run("meanflow", "8gaussians", with_seed(tiny("meanflow"), seed))

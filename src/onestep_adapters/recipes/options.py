@@ -2,13 +2,14 @@
 
 import math
 from functools import partial
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import attrs
 import torch
 from torch import nn
 
 from onestep_adapters.backbones import MLP, ConvNet, DiT
+from onestep_adapters.recipes.names import choose
 from onestep_adapters.recipes.problems import Problem
 from onestep_core import l2, mse
 from onestep_core.errors import ConfigError
@@ -128,6 +129,27 @@ class Training:
     """Of initial weights, data, noise and times."""
     checkpoint_every: int = attrs.field(default=500, validator=positive)
     """Updates between checkpoints."""
+
+
+def check_names(options: Any) -> None:
+    """Refuse a word that an option does not know, nested options too: the command line asks, Python does not.
+
+    Raises:
+        ConfigError: with the nearest words.
+
+    Example:
+        >>> check_names(Network("mpl"))
+        Traceback (most recent call last):
+        ...
+        onestep_core.errors.ConfigError: no backbone is called 'mpl': did you mean 'mlp'? known are conv, dit, mlp
+    """
+    hints = get_type_hints(type(options))
+    for field in attrs.fields(type(options)):
+        value = getattr(options, field.name)
+        if attrs.has(type(value)):
+            check_names(value)
+        elif get_origin(hints[field.name]) is Literal:
+            choose(str(value), get_args(hints[field.name]), field.name)
 
 
 def from_dict(kind: type[T], values: dict[str, Any]) -> T:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from onestep_adapters.recipes import Recipe, Setting, TwoPlayers, find_method, open_problem
 from onestep_adapters.recipes.distribution_matching import knows_a_score
-from onestep_adapters.recipes.options import from_dict
+from onestep_adapters.recipes.options import check_names, from_dict
 from onestep_adapters.recipes.problems import Problem
 from onestep_adapters.recipes.setting import Guided, Remembering
 from onestep_adapters.recipes.teachers import (
@@ -190,7 +190,7 @@ def start_run(method: str, data: str, recipe: Recipe | None = None) -> Run:
         recipe: options; the table's for this data set by default.
 
     Raises:
-        ConfigError: for an unknown name, with the nearest ones.
+        ConfigError: for an unknown name, of an option too, with the nearest ones.
 
     Example:
         >>> run = start_run("drifting", "8gaussians")
@@ -198,6 +198,7 @@ def start_run(method: str, data: str, recipe: Recipe | None = None) -> Run:
         torch.Size([5, 2])
     """
     recipe = find_method(method).options(data) if recipe is None else recipe
+    check_names(recipe)
     problem = open_problem(data)
     teacher = _teacher(problem, recipe)
     if teacher is not None and given_teacher(recipe):
