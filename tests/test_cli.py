@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from onestep_adapters.cli import COMMANDS, main
-from onestep_adapters.cli.terminal import until_interrupted
+from onestep_adapters.cli.terminal import Stopped, until_interrupted
 from onestep_adapters.recipes import METHODS
 from onestep_adapters.recipes.runs import Run, open_run
 from onestep_adapters.training import read_run
@@ -84,12 +84,44 @@ def test_ctrl_c_lets_an_update_end_and_a_second_one_does_not():
                     press_ctrl_c()
             yield step
 
+    def passed(presses):
+        steps = []
+        try:
+            for step in until_interrupted(updates(presses)):
+                steps.append(step)
+        except KeyboardInterrupt as stop:
+            return steps, type(stop)
+        return steps, None
+
     before = signal.getsignal(signal.SIGINT)
-    assert list(until_interrupted(updates(0))) == [0, 1, 2, 3, 4]
-    assert list(until_interrupted(updates(1))) == [0, 1, 2]
-    with pytest.raises(KeyboardInterrupt):
-        list(until_interrupted(updates(2)))
+    assert passed(0) == ([0, 1, 2, 3, 4], None)
+    assert passed(1) == ([0, 1, 2], Stopped)
+    assert passed(2) == ([0, 1], KeyboardInterrupt)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_after_the_last_update_is_not_lost():
+    def updates():
+        yield from range(3)
+        press_ctrl_c()
+
+    with pytest.raises(Stopped):
+        list(until_interrupted(updates()))
+
+
+def test_ctrl_c_that_is_ignored_stays_so():
+    """As in a script's background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+
+        def updates():
+            for step in range(3):
+                press_ctrl_c()
+                yield step
+
+        assert list(until_interrupted(updates())) == [0, 1, 2]
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_an_interrupted_training_keeps_every_update(tmp_path, capsys, monkeypatch):

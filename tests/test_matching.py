@@ -302,3 +302,11 @@ def test_half_precision_networks_get_states_of_their_own_type():
     t = torch.full((4,), 0.5)
     pair = one.distribution_matching_regression(denoiser, denoiser, samples, z, t, path=one.Linear())
     assert {part.dtype for part in pair} == {torch.float32}
+    previous = torch.ones(4, dtype=torch.bfloat16)
+    assert one.ratio_means(torch.ones(4), t, previous, low=0.0, high=1.0).dtype == torch.float32
+
+
+def test_an_answer_that_would_be_broadcast_is_named():
+    z, t = torch.zeros(2, 3), torch.full((2,), 0.5)
+    with pytest.raises(ConfigError, match="the network answered"):
+        one.score_identity_loss(lambda z, t: z, lambda z, t: z[:1], z, z, t, alpha=1.0)

@@ -1,5 +1,6 @@
 """DMD, DMD2, SiD and f-distill as recipes: the two mistakes that others made, teachers that do not fit, pairs."""
 
+import shutil
 from itertools import pairwise
 
 import attrs
@@ -331,6 +332,56 @@ def test_a_run_does_not_go_on_from_a_replaced_teacher(tmp_path):
     save_checkpoint(tmp_path / "run", teacher.state)
     with pytest.raises(CheckpointError, match="another teacher"):
         resume_or_start(folder, "dmd2", "8gaussians", recipe, resume=True)
+    with pytest.raises(ConfigError, match="put it back"):
+        open_run(folder).updates(folder)
+    # A fresh run learns from the new one, pairs included.
+    paired, places = attrs.evolve(recipe, regression=1.0), []
+    for scale in (1.0, 1.5):
+        with torch.no_grad():
+            next(teacher.state.ema.parameters()).mul_(scale)
+        save_checkpoint(tmp_path / "run", teacher.state)
+        places.append(start_run("dmd2", "8gaussians", paired)._setting().kept)
+    assert len(set(places)) == 2
+
+
+@pytest.mark.parametrize("damage", ["empty", "another method"])
+def test_a_run_is_sampled_whatever_has_become_of_its_teacher(damage, tmp_path):
+    recipe, folder = tiny(teacher_from=trained(tmp_path / "run")), tmp_path / "student"
+    run = resume_or_start(folder, "dmd2", "8gaussians", recipe, resume=False)
+    for record in run.updates(folder):
+        if record.step == 2:
+            break
+    shutil.rmtree(tmp_path / "run")
+    if damage == "empty":
+        (tmp_path / "run").mkdir()
+    else:
+        trained(tmp_path / "run", "drifting")
+    unfinished = open_run(folder)
+    assert unfinished.samples(3, generator=torch.Generator().manual_seed(0))[0].shape == (3, 2)
+    with pytest.raises(ConfigError, match="put it back"):
+        unfinished.updates(folder)
+
+
+def test_a_complete_run_is_resumed_without_its_teacher(tmp_path):
+    recipe, folder = tiny(teacher_from=trained(tmp_path / "run")), tmp_path / "student"
+    run = resume_or_start(folder, "dmd2", "8gaussians", recipe, resume=False)
+    list(run.updates(folder))
+    (tmp_path / "run").rename(tmp_path / "away")
+    assert resume_or_start(folder, "dmd2", "8gaussians", run.recipe, resume=True).finished
+
+
+def test_several_steps_are_told_how_to_be_trained():
+    """Pairs teach one step; the error for several does not send one back to them."""
+    recipe = attrs.evolve(METHODS["dmd2"].toys, generator_steps=2, preparation=0.0)
+    with pytest.raises(ConfigError, match=r"give both the same \(--fourier 0, or [^;]*$"):
+        start_run("dmd2", "8gaussians", recipe)
+
+
+@pytest.mark.parametrize("labels", [[0, 10], [-1, 0]])
+def test_labels_of_no_class_are_named(labels):
+    run = start_run("flow-matching", "digits")
+    with pytest.raises(ConfigError, match="0 to 9"):
+        run.samples(2, generator=torch.Generator(), labels=torch.tensor(labels))
 
 
 @pytest.mark.parametrize(
@@ -493,8 +544,11 @@ def test_noise_between_steps_is_a_samples_own():
         {"loss": "identity", "epsilon": 0.1},
         {"loss": "identity", "adversarial": 0.1, "divergence": "forward-kl"},
         {"loss": "gap", "alpha": 1.0},
+        {"loss": "gap", "normalized": False, "epsilon": 0.1},
+        {"ratio": 1.5},
+        {"ratio": True},
     ],
 )
 def test_options_without_use_are_refused(options):
-    with pytest.raises(ConfigError, match="has no use for it"):
+    with pytest.raises(ConfigError, match="has no use for it|without a normaliser|expected a whole number"):
         DistributionMatching(**options)

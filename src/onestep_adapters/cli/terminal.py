@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar, get_type_hints
@@ -61,14 +62,24 @@ def _values(instance: Any) -> dict[str, Any]:
     return {a.name: getattr(instance, a.name) for a in attrs.fields(type(instance))}
 
 
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C was pressed, and the update that was under way has ended: the state is whole."""
+
+
 def until_interrupted(updates: Iterator[T]) -> Iterator[T]:
     """Pass records on until Ctrl-C, which lets the update under way end; a second Ctrl-C, or one before the first
-    update, interrupts at once.
+    update, interrupts at once. Where Ctrl-C does something else already, it still does.
+
+    Raises:
+        Stopped: after the update in which Ctrl-C was pressed.
     """
     for record in updates:
         yield record
         break
     before, asked = signal.getsignal(signal.SIGINT), False
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield from updates
+        return
 
     def note(number: int, frame: Any) -> None:
         nonlocal asked
@@ -80,9 +91,11 @@ def until_interrupted(updates: Iterator[T]) -> Iterator[T]:
         for record in updates:
             yield record
             if asked:
-                return
+                break
     finally:
         signal.signal(signal.SIGINT, before)
+    if asked:
+        raise Stopped
 
 
 def progress(

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from onestep_adapters.cli.terminal import fail, options, progress, say, until_interrupted, use_threads
+from onestep_adapters.cli.terminal import Stopped, fail, options, progress, say, until_interrupted, use_threads
 from onestep_adapters.recipes import METHODS, Method, Recipe, find_method
 from onestep_adapters.recipes.problems import DIGITS, PROBLEMS
 from onestep_adapters.recipes.runs import Run, options_of_run, resume_or_start
@@ -102,16 +102,18 @@ def main(arguments: Sequence[str]) -> int:
         title = f"teacher on {data}"
         steps = run.teacher.recipe.training.steps
         teaching = until_interrupted(run.teaching())
-        for _ in progress(teaching, done=run.teacher.state.step, total=steps, title=title):
-            pass
-        if not run.teacher.finished and recipe.teacher is not None:
-            return _kept(teacher_folder(data, recipe.teacher), run.teacher, "the same command goes on")
+        try:
+            for _ in progress(teaching, done=run.teacher.state.step, total=steps, title=title):
+                pass
+        except Stopped:
+            return _kept(teacher_folder(data, run.teacher.recipe), run.teacher, "the same command goes on")
     title = f"{name} on {data}"
     shown = recipe.monitors if isinstance(recipe, Monitored) else None
     updates = until_interrupted(run.updates(folder))
-    for _ in progress(updates, done=run.state.step, total=total, title=title, shown=shown):
-        pass
-    if not run.finished:
+    try:
+        for _ in progress(updates, done=run.state.step, total=total, title=title, shown=shown):
+            pass
+    except Stopped:
         return _kept(folder, run, "--resume goes on")
     say(f"{folder}: {total} updates in {run.seconds:.0f} s. Next: onestep sample {folder}, onestep evaluate {folder}")
     return 0

@@ -16,6 +16,7 @@ from onestep_adapters.recipes.options import (
     Distance,
     Network,
     Training,
+    count,
     finite,
     not_negative,
     positive,
@@ -133,17 +134,17 @@ class DistributionMatching:
     """Share of the training in which the generator learns from such pairs alone, before it follows the gap."""
     distance: Distance = "squared"
     """Of a pair's sample to the generator's: l2 puts what lies between modes on one side."""
-    pairs: int = attrs.field(default=5000, validator=positive)
+    pairs: int = attrs.field(default=5000, validator=[count, positive])
     """How many pairs."""
-    solver_steps: int = attrs.field(default=25, validator=positive)
+    solver_steps: int = attrs.field(default=25, validator=[count, positive])
     """Heun steps of the teacher for a pair."""
     fake: Literal["network", "kernel"] = "network"
     """network: a fake score that learns. kernel: the batch itself as the samples' law, and no second network."""
-    ratio: int = attrs.field(default=5, validator=positive)
+    ratio: int = attrs.field(default=5, validator=[count, positive])
     """Updates of the fake score for one of the generator."""
     opponent_pace: float = attrs.field(default=1.0, validator=positive)
     """Learning rate of the fake score, in units of the generator's."""
-    generator_steps: int = attrs.field(default=1, validator=positive)
+    generator_steps: int = attrs.field(default=1, validator=[count, positive])
     """Steps of the generator. Several are trained by backward simulation: on what its own sampler leaves."""
     entry: float = attrs.field(default=1.0, validator=share)
     """Time at which the generator is asked first, 1 the noise end; SiD's is where the noise is five times the data."""
@@ -175,9 +176,13 @@ class DistributionMatching:
         for option, default in unused.items():
             if getattr(self, option) != default:
                 raise ConfigError(
-                    f"{option} = {getattr(self, option)!r} beside loss = {self.loss!r}, which has no use for it: leave "
-                    f"it at {default!r}, or give the other loss"
+                    f"{option} = {getattr(self, option)!r} beside loss = {self.loss!r}, which has no use for it: give "
+                    f"{option} = {default!r}, or the other loss"
                 )
+        if self.epsilon and not self.normalized:
+            raise ConfigError(
+                f"epsilon = {self.epsilon} without a normaliser, to which it is added: give epsilon = 0.0"
+            )
         if self.fake == "kernel" and (self.adversarial or self.loss == "identity"):
             raise ConfigError(
                 f"fake = kernel beside adversarial = {self.adversarial} and loss = {self.loss!r}: a kernel has no "

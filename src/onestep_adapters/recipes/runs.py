@@ -13,7 +13,7 @@ from torch import Tensor
 
 from onestep_adapters.recipes import Recipe, Setting, TwoPlayers, find_method, open_problem
 from onestep_adapters.recipes.distribution_matching import knows_a_score
-from onestep_adapters.recipes.options import check_names, from_dict
+from onestep_adapters.recipes.options import Network, check_names, from_dict
 from onestep_adapters.recipes.problems import Problem
 from onestep_adapters.recipes.setting import Guided, Remembering
 from onestep_adapters.recipes.teachers import (
@@ -37,7 +37,7 @@ from onestep_adapters.training import (
     train_two_players,
     warmed_decay,
 )
-from onestep_core.errors import ConfigError
+from onestep_core.errors import ConfigError, OneStepError
 
 
 @attrs.define
@@ -83,10 +83,11 @@ class Run:
         options = self.recipe.training
         if self.finished:
             return iter(())
-        if self.teacher is None and given_teacher(self.recipe):
+        if self.teacher is None and self.recipe.teacher is not None and not learns_from_oracle(self.recipe):
+            place = given_teacher(self.recipe) or teacher_folder(self.data, self.recipe.teacher)
             raise ConfigError(
-                f"the teacher {given_teacher(self.recipe)} that this run learns from cannot be opened: put it back "
-                "to train on; sampling does without"
+                f"the teacher that this run learns from is not in {place} any more, or cannot be read: put it back to "
+                "train on; sampling does without"
             )
         for _ in self.teaching():
             pass
@@ -121,8 +122,11 @@ class Run:
     def _setting(self) -> Setting:
         if self.teacher is None:
             return Setting(self.problem, self.state)
-        state = self.teacher.state
-        return Setting(self.problem, self.state, state.ema, made_folder(state.config))
+        state, config = self.teacher.state, self.teacher.state.config
+        if given_teacher(self.recipe):
+            # The folder may come to hold another training of the same options.
+            config = {**config, "weights": weights_hash(state.ema)}
+        return Setting(self.problem, self.state, state.ema, made_folder(config))
 
     def teaching(self) -> Iterator[StepRecord]:
         """Train the teacher to its end, one record an update, into the folder where teachers are kept."""
@@ -147,12 +151,17 @@ class Run:
         """
         if count < 1:
             raise ConfigError(f"count = {count}: expected at least one sample")
+        classes = self.problem.classes
         if labels is None:
             labels = self.problem.labels(count, generator)
-        elif self.problem.classes is None or labels.shape != (count,):
+        elif classes is None or labels.shape != (count,):
             raise ConfigError(
                 f"labels of shape {tuple(labels.shape)} for {count} samples of {self.data}, which has "
-                f"{self.problem.classes or 'no'} classes: expected one a sample, or none"
+                f"{classes or 'no'} classes: expected one a sample, or none"
+            )
+        elif labels.is_floating_point() or not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            raise ConfigError(
+                f"labels {labels.unique().tolist()} of {self.data}: expected integers, 0 to {classes - 1}"
             )
         # Drawn at once, so that the samples do not depend on the chunk.
         noise, parts = torch.randn(count, *self.problem.shape, generator=generator), []
@@ -204,13 +213,23 @@ def start_run(method: str, data: str, recipe: Recipe | None = None) -> Run:
     if teacher is not None and given_teacher(recipe):
         recipe = attrs.evolve(recipe, teacher=teacher.recipe)  # type: ignore[type-var]
     if recipe.teacher and not getattr(recipe, "any_teacher", False) and recipe.network != recipe.teacher.network:
-        # Only a recipe that may do without the teacher's weights says whether it does.
-        otherwise = "; or let pairs teach it (--preparation, --regression)" if hasattr(recipe, "any_teacher") else ""
+        # Only a recipe that may do without the teacher's weights says whether it does; several steps may not.
+        paired = hasattr(recipe, "any_teacher") and getattr(recipe, "generator_steps", 1) == 1
+        otherwise = "; or let pairs teach it (--preparation, --regression)" if paired else ""
         raise ConfigError(
             f"the student's network is {recipe.network} and the teacher's {recipe.teacher.network}: the student starts "
-            f"from the teacher's weights, so give both the same (--width and --teacher.network.width, ...){otherwise}"
+            f"from the teacher's weights, so give both the same ({_alike(recipe.network, recipe.teacher.network)}){otherwise}"
         )
     return _fresh(method, problem, recipe, teacher)
+
+
+def _alike(student: Network, teacher: Network) -> str:
+    """How the command line makes the two the same."""
+    theirs = attrs.asdict(teacher)
+    differing = {name: value for name, value in attrs.asdict(student).items() if value != theirs[name]}
+    words = [f"--{name.replace('_', '-')} {theirs[name]}" for name in differing]
+    others = [f"--teacher.network.{name.replace('_', '-')} {value}" for name, value in differing.items()]
+    return f"{' '.join(words)}, or {' '.join(others)}"
 
 
 def _fresh(method: str, problem: Problem, recipe: Recipe, teacher: Run | None) -> Run:
@@ -249,7 +268,8 @@ def _teacher(problem: Problem, recipe: Recipe) -> Run | None:
     if teacher.data != problem.name:
         raise ConfigError(
             f"{chosen} learnt {teacher.data}, samples of {teacher.problem.shape} in {teacher.problem.classes or 'no'} "
-            f"classes; {problem.name} has {problem.shape} in {problem.classes or 'no'}: give a teacher of the same data"
+            f"classes; {problem.name} has samples of {problem.shape} in {problem.classes or 'no'} classes: give a "
+            "teacher of the same data"
         )
     if not teacher.finished:
         raise ConfigError(
@@ -277,12 +297,21 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
         onestep_adapters.training.folder.CheckpointError: /nowhere does not exist...
     """
     method, data, recipe = options_of_run(folder)
-    found, problem = read_run(folder), open_problem(data)
-    # A run whose teacher is gone can be sampled, and one at its end learns nothing more.
-    gone = given_teacher(recipe) != "" and not Path(given_teacher(recipe)).exists()
-    alone = gone or found.step >= recipe.training.steps
-    run = _fresh(method, problem, recipe, None) if alone else start_run(method, data, recipe)
-    return _loaded(run, folder, found.config)
+    found, problem, teacher = read_run(folder), open_problem(data), None
+    if found.step < recipe.training.steps:
+        try:
+            teacher = _teacher(problem, recipe)
+        except OneStepError:
+            # It can be sampled: only training on needs the teacher, and says so.
+            teacher = None
+    if teacher is not None and _of_another_teacher(found.config, teacher):
+        teacher = None
+    return _loaded(_fresh(method, problem, recipe, teacher), folder, found.config)
+
+
+def _of_another_teacher(config: dict[str, Any], teacher: Run | None) -> bool:
+    known = config.get("teacher_weights")
+    return known is not None and teacher is not None and known != weights_hash(teacher.state.ema)
 
 
 def options_of_run(folder: str | os.PathLike[str]) -> tuple[str, str, Recipe]:
@@ -315,22 +344,23 @@ def resume_or_start(folder: str | os.PathLike[str], method: str, data: str, reci
     if Path(folder).is_file():
         raise CheckpointError(f"{folder} is a file: train into another --folder")
     there = Path(folder).exists() and latest_checkpoint(folder) is not None
-    run = start_run(method, data, recipe)
     if not there:
-        return run
+        return start_run(method, data, recipe)
     if not resume:
         raise CheckpointError(
             f"{folder} already holds a run: continue it with --resume, or train into another --folder"
         )
     found = read_run(folder)
     config = _completed(found.config)
-    had, has = (values.get("teacher_weights") for values in (config, run.state.config))
-    if had != has and None not in (had, has):
+    # What is complete learns nothing more: its teacher may be gone.
+    complete = found.step >= recipe.training.steps
+    run = _fresh(method, open_problem(data), recipe, None) if complete else start_run(method, data, recipe)
+    if _of_another_teacher(config, run.teacher):
         raise CheckpointError(
             f"{folder} learnt from another teacher than the one that is in {given_teacher(recipe)} now: put that one "
             "back, or train into another --folder"
         )
-    if json.loads(json.dumps(run.state.config)) != config:
+    if _asked(run.state.config) != _asked(config):
         same = (found.method, found.config.get("data")) == (method, data)
         told = f"; {_differences(run.state.config, config)}" if same else ""
         raise CheckpointError(
@@ -338,6 +368,11 @@ def resume_or_start(folder: str | os.PathLike[str], method: str, data: str, reci
             "give the options that the run has, or train into another --folder"
         )
     return _loaded(run, folder, found.config)
+
+
+def _asked(config: dict[str, Any]) -> dict[str, Any]:
+    """What a config says of what was asked for, as JSON keeps it."""
+    return json.loads(json.dumps({name: config.get(name) for name in ("method", "data", "options")}))
 
 
 def _loaded(run: Run, folder: str | os.PathLike[str], config: dict[str, Any]) -> Run:

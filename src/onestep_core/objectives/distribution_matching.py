@@ -178,7 +178,8 @@ def ratio_means(
     """
     if not 0 <= decay <= 1:
         raise ConfigError(f"decay = {decay!r}: expected a number in [0, 1]")
-    before, members = frozen(previous), _bin_members(frozen(t), previous.shape[0], low, high).to(previous.dtype)
+    before = frozen(previous)
+    members = _bin_members(frozen(t), previous.shape[0], low, high).to(before.dtype)
     count = members.sum(0)
     mean = members.mT @ frozen(ratio).to(before.dtype) / (count + epsilon)
     return torch.where(count > 0, decay * before + (1 - decay) * mean, before)
@@ -200,8 +201,9 @@ def f_divergence_scale(
     """``h(r) / mean h(r)`` with ``h(r) = r^2 f''(r)``: the ``scale`` by which a score gap follows another divergence.
 
     The gradient of ``D_f(data | samples)`` is the reverse KL's with every sample's score gap times ``h``. So ``h``
-    belongs to the *field*: as a factor of the loss it would enter beside the square of the field in every reported
-    number. The mean over the batch keeps the step as long as it was, so samples of a batch interact.
+    belongs to the *field*, and the reported loss is ``h^2 |field|^2``; as a factor of the loss it would give the same
+    gradient and report ``h |field|^2``. The mean over the batch keeps the step as long as it was, so samples of a batch
+    interact.
 
     Args:
         logits: of a discriminator at ``(z, t)``, larger for data, ``[batch, *heads]``.
@@ -281,7 +283,7 @@ def softened_reverse_kl(r: Tensor) -> Tensor:
 
 
 def neyman(r: Tensor) -> Tensor:
-    """``1 / r``, of ``f = 1 / r`` up to a factor: Neyman's chi-squared, seeks modes most.
+    """``1 / max(r, 1e-8)``, of ``f = 1 / r`` up to a factor: Neyman's chi-squared, seeks modes most.
 
     Example:
         >>> neyman(torch.tensor([0.5, 2.0]))

@@ -20,6 +20,7 @@ through ``z`` and **through both denoisers** to the generator. Their parameters 
 
 from functools import partial
 
+from onestep_core.errors import like_states
 from onestep_core.fields import denoising_error
 from onestep_core.precision import frozen, full
 from onestep_core.protocols import Denoiser, Normalizer
@@ -95,7 +96,8 @@ def score_identity_loss(
         One loss a sample, ``[batch]``, in at least float32, of either sign.
 
     Raises:
-        jaxtyping.TypeCheckError: if shapes disagree.
+        ConfigError: if a network's answer is not of the shape of its states.
+        jaxtyping.TypeCheckError: if other shapes disagree.
 
     Source: Zhou et al., Score identity Distillation, eq. 23 (the loss), https://arxiv.org/abs/2404.04057;
     mingyuanzhou/SiD, ``SID_EDMLoss.generator_loss``, which sums over a batch and draws noise levels from a Karras grid
@@ -110,5 +112,6 @@ def score_identity_loss(
         >>> loss = score_identity_loss(lambda z, t: 0.5 * z, lambda z, t: 0.8 * z, samples, z, t, alpha=1.2)
         >>> loss.mean().backward()
     """
-    products = score_identity(samples, real(z, t), fake(z, t), alpha=alpha, scale=scale, normalizer=normalizer)
+    estimates = (like_states(denoiser(z, t), z) for denoiser in (real, fake))
+    products = score_identity(samples, *estimates, alpha=alpha, scale=scale, normalizer=normalizer)
     return per_sample_sum(products)
