@@ -550,5 +550,5 @@ def test_noise_between_steps_is_a_samples_own():
     ],
 )
 def test_options_without_use_are_refused(options):
-    with pytest.raises(ConfigError, match="has no use for it|without a normaliser|expected a whole number"):
+    with pytest.raises(ConfigError, match=r"has no use for it|without a normaliser|expected a whole number"):
         DistributionMatching(**options)

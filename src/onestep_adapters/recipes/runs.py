@@ -215,10 +215,11 @@ def start_run(method: str, data: str, recipe: Recipe | None = None) -> Run:
     if recipe.teacher and not getattr(recipe, "any_teacher", False) and recipe.network != recipe.teacher.network:
         # Only a recipe that may do without the teacher's weights says whether it does; several steps may not.
         paired = hasattr(recipe, "any_teacher") and getattr(recipe, "generator_steps", 1) == 1
+        alike = _alike(recipe.network, recipe.teacher.network)
         otherwise = "; or let pairs teach it (--preparation, --regression)" if paired else ""
         raise ConfigError(
             f"the student's network is {recipe.network} and the teacher's {recipe.teacher.network}: the student starts "
-            f"from the teacher's weights, so give both the same ({_alike(recipe.network, recipe.teacher.network)}){otherwise}"
+            f"from the teacher's weights, so give both the same ({alike}){otherwise}"
         )
     return _fresh(method, problem, recipe, teacher)
 
