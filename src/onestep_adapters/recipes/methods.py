@@ -104,6 +104,16 @@ _PUBLISHED_DMD2: dict[str, Any] = {"ratio": 5, "adversarial": 0.003, "adversaria
 _PUBLISHED_SID: dict[str, Any] = {"loss": "identity", "ratio": 1, "alpha": 1.2, "entry": 5 / 6, "earliest": 0.004}
 _PUBLISHED_MEANFLOW: dict[str, float] = {"power": 1.0, "moving": 0.25, "uniform_share": 0.0, "mean": -0.4}
 
+
+def _published(summary: str, numbers: dict[str, Any]) -> Method:
+    return Method(
+        summary,
+        DistributionMatching(_IMAGE_MATCHING_AFTER_PAIRS, _IMAGES_WIDE, _IMAGE_TEACHER, **numbers),
+        DistributionMatching(_PLANE_MATCHING, _SMOOTH, _SMOOTH_TEACHER, **numbers),
+        "The published default, with far fewer updates: its own row, also where it loses.",
+    )
+
+
 METHODS: dict[str, Method] = {
     "flow-matching": Method(
         "velocity, many steps: the yardstick",
@@ -305,12 +315,7 @@ METHODS: dict[str, Method] = {
         "fifth too wide, and the pairs hold the generator where the gap errs between modes. Its teacher learnt "
         "independent pairs: others tell no score.",
     ),
-    "dmd-released": Method(
-        "DMD as published: its share of pairs, times and updates",
-        DistributionMatching(_IMAGE_MATCHING_AFTER_PAIRS, _IMAGES_WIDE, _IMAGE_TEACHER, **_PUBLISHED_DMD),
-        DistributionMatching(_PLANE_MATCHING, _SMOOTH, _SMOOTH_TEACHER, **_PUBLISHED_DMD),
-        "The published default, with far fewer updates: its own row, also where it loses.",
-    ),
+    "dmd-released": _published("DMD as published: its share of pairs, times and updates", _PUBLISHED_DMD),
     "dmd2": Method(
         "a teacher's score against that of the samples, and a head on the fake score (DMD2), one step",
         _IMAGE_DMD2,
@@ -320,11 +325,8 @@ METHODS: dict[str, Method] = {
         "on one side; in the plane it has sinusoids, which the scores have not, and a weaker adversary: the head adds "
         "noise there.",
     ),
-    "dmd2-released": Method(
-        "DMD2 as published: no pairs, five updates of the fake score, the head's factors",
-        DistributionMatching(_IMAGE_MATCHING_AFTER_PAIRS, _IMAGES_WIDE, _IMAGE_TEACHER, **_PUBLISHED_DMD2),
-        DistributionMatching(_PLANE_MATCHING, _SMOOTH, _SMOOTH_TEACHER, **_PUBLISHED_DMD2),
-        "The published default, with far fewer updates: its own row, also where it loses.",
+    "dmd2-released": _published(
+        "DMD2 as published: no pairs, five updates of the fake score, the head's factors", _PUBLISHED_DMD2
     ),
     "sid": Method(
         "score identities of a teacher and of the samples (SiD), one step",
@@ -358,11 +360,8 @@ METHODS: dict[str, Method] = {
         "mass from mode to mode; at a weight of 1 the pairs decide alone. By themselves they end where the two end "
         "together.",
     ),
-    "sid-released": Method(
-        "SiD as published: no pairs, one update of the fake score, an alpha of 1.2",
-        DistributionMatching(_IMAGE_MATCHING_AFTER_PAIRS, _IMAGES_WIDE, _IMAGE_TEACHER, **_PUBLISHED_SID),
-        DistributionMatching(_PLANE_MATCHING, _SMOOTH, _SMOOTH_TEACHER, **_PUBLISHED_SID),
-        "The published default, with far fewer updates: its own row, also where it loses.",
+    "sid-released": _published(
+        "SiD as published: no pairs, one update of the fake score, an alpha of 1.2", _PUBLISHED_SID
     ),
     "f-distill": Method(
         "DMD2 along another divergence, here Jensen and Shannon's (f-distill), one step",

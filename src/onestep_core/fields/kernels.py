@@ -111,7 +111,8 @@ class Radial(NamedTuple):
     Args:
         profile: ``log k`` from distances, element by element. It may work in place: each call gets distances of
             its own.
-        form: the same for the kernels of a CUDA device, where it is one of those; ``None``: evaluated by torch.
+        form: the same as one of the kernels here, where it is one: what a CUDA device's kernels evaluate, and what is
+            evaluated under transforms, in the place of ``profile``. ``None``: ``profile`` everywhere.
 
     Example:
         >>> rational = Radial(lambda r: -r.square().log1p())
