@@ -31,21 +31,12 @@ import attrs
 import torch
 from torch import Tensor
 
-from onestep_core.errors import ConfigError, like_states
+from onestep_core.errors import like_states
 from onestep_core.precision import full
 from onestep_core.protocols import AverageVelocity, Denoiser, Factors, FlowMap, Form
 from onestep_core.shapes import expand_like
 from onestep_core.typing import Time, typed
-
-
-def _positive(_: object, attribute: "attrs.Attribute[float]", value: float) -> None:
-    if not value > 0:
-        raise ConfigError(f"{attribute.name} = {value!r}: expected a positive number")
-
-
-def _not_negative(_: object, attribute: "attrs.Attribute[float]", value: float) -> None:
-    if not value >= 0:
-        raise ConfigError(f"{attribute.name} = {value!r}: expected a number, not negative")
+from onestep_core.validators import not_negative, positive
 
 
 def _variance(t: Tensor, form: "VarianceForm | EulerVarianceForm") -> Tensor:
@@ -107,8 +98,8 @@ class VarianceForm:
         Factors(skip=tensor([1.]), out=tensor([0.]))
     """
 
-    sigma_data: float = attrs.field(default=0.5, validator=_positive)
-    sigma_min: float = attrs.field(default=0.002, validator=_not_negative)
+    sigma_data: float = attrs.field(default=0.5, validator=positive)
+    sigma_min: float = attrs.field(default=0.002, validator=not_negative)
 
     @typed
     def factors(self, t: Time, s: Time) -> Factors:
@@ -141,8 +132,8 @@ class EulerVarianceForm:
         Factors(skip=tensor([1.]), out=tensor([0.]))
     """
 
-    sigma_data: float = attrs.field(default=0.5, validator=_positive)
-    sigma_min: float = attrs.field(default=0.002, validator=_not_negative)
+    sigma_data: float = attrs.field(default=0.5, validator=positive)
+    sigma_min: float = attrs.field(default=0.002, validator=not_negative)
 
     @typed
     def factors(self, t: Time, s: Time) -> Factors:
@@ -178,7 +169,7 @@ class SkipForm:
         tensor([0.5000])
     """
 
-    sigma_data: float = attrs.field(default=0.5, validator=_positive)
+    sigma_data: float = attrs.field(default=0.5, validator=positive)
 
     @typed
     def factors(self, t: Time, s: Time) -> Factors:

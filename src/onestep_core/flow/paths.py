@@ -26,6 +26,7 @@ from onestep_core.precision import full
 from onestep_core.protocols import Path
 from onestep_core.shapes import expand_like
 from onestep_core.typing import Sample, Time, typed
+from onestep_core.validators import at_least_and_below, not_negative, positive
 
 
 class PathPoint(NamedTuple):
@@ -55,19 +56,6 @@ def prior_state(path: Path, noise: Sample) -> Sample:
     return path.coefficients(end)[1] * full(noise)
 
 
-def _between(low: float, high: float) -> Callable[[object, "attrs.Attribute[float]", float], None]:
-    def check(_: object, attribute: "attrs.Attribute[float]", value: float) -> None:
-        if not low <= value < high:
-            raise ConfigError(f"{attribute.name} = {value!r}: expected {low} <= {attribute.name} < {high}")
-
-    return check
-
-
-def _positive(_: object, attribute: "attrs.Attribute[float]", value: float) -> None:
-    if not value > 0:
-        raise ConfigError(f"{attribute.name} = {value!r}: expected a positive number")
-
-
 @attrs.frozen
 class Linear:
     """``z = (1 - t) data + (noise_floor + (1 - noise_floor) t) noise``, t in [0, 1]; rectified flow's path.
@@ -87,7 +75,7 @@ class Linear:
         (tensor([0.0000, 0.5000]), tensor([1., 1.]))
     """
 
-    noise_floor: float = attrs.field(default=0.0, validator=_between(0.0, 1.0))
+    noise_floor: float = attrs.field(default=0.0, validator=at_least_and_below(0.0, 1.0))
 
     __call__ = point_on_path
     prior = prior_state
@@ -140,7 +128,7 @@ class Trigonometric:
         (tensor([[1., 1.]]), True)
     """
 
-    sigma_data: float = attrs.field(default=1.0, validator=_positive)
+    sigma_data: float = attrs.field(default=1.0, validator=positive)
 
     __call__ = point_on_path
     prior = prior_state
@@ -324,7 +312,7 @@ class VarianceExploding:
         tensor([[80.]])
     """
 
-    sigma_min: float = attrs.field(default=0.002, validator=_between(0.0, math.inf))
+    sigma_min: float = attrs.field(default=0.002, validator=not_negative)
     sigma_max: float = attrs.field(default=80.0)
 
     def __attrs_post_init__(self) -> None:
@@ -440,7 +428,7 @@ class NoiseScaled:
     """
 
     original: Path
-    noise_std: float = attrs.field(validator=_positive)
+    noise_std: float = attrs.field(validator=positive)
 
     __call__ = point_on_path
     prior = prior_state

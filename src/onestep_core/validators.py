@@ -1,0 +1,107 @@
+"""Checks of one number: attrs validators for frozen configuration, here and in the adapters.
+
+    @attrs.frozen
+    class Options:
+        std: float = attrs.field(default=1.0, validator=positive)
+        pairs: int = attrs.field(default=100, validator=[count, positive])
+
+A validator that refuses a value raises :class:`~onestep_core.errors.ConfigError` with the field's name, the value and
+what was expected. A field that may be ``None`` takes ``attrs.validators.optional(positive)``.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from onestep_core.errors import ConfigError
+
+
+def positive(_: object, attribute: "attrs.Attribute[Any]", value: float) -> None:
+    """An attrs validator: a finite number above zero.
+
+    Raises:
+        ConfigError: for any other value.
+
+    Example:
+        >>> options = attrs.make_class("Options", {"std": attrs.field(validator=positive)})
+        >>> options(0.0)
+        Traceback (most recent call last):
+        ...
+        onestep_core.errors.ConfigError: std = 0.0: expected a positive, finite number
+    """
+    if not 0 < value < math.inf:
+        raise ConfigError(f"{attribute.name} = {value!r}: expected a positive, finite number")
+
+
+def not_negative(_: object, attribute: "attrs.Attribute[Any]", value: float) -> None:
+    """An attrs validator: a finite number of zero or more.
+
+    Raises:
+        ConfigError: for any other value.
+    """
+    if not 0 <= value < math.inf:
+        raise ConfigError(f"{attribute.name} = {value!r}: expected zero or more, and finite")
+
+
+def finite(_: object, attribute: "attrs.Attribute[Any]", value: float) -> None:
+    """An attrs validator: neither infinite nor NaN.
+
+    Raises:
+        ConfigError: for any other value.
+    """
+    if not math.isfinite(value):
+        raise ConfigError(f"{attribute.name} = {value!r}: expected a finite number")
+
+
+def count(_: object, attribute: "attrs.Attribute[Any]", value: int) -> None:
+    """An attrs validator: a whole number of zero or more and below 2^63, so that it also serves as a seed.
+
+    Raises:
+        ConfigError: for any other value, ``True`` and ``1.0`` included.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"{attribute.name} = {value!r}: expected a whole number, zero or more and below 2^63")
+
+
+def share(_: object, attribute: "attrs.Attribute[Any]", value: float) -> None:
+    """An attrs validator: a number from zero to one, both included.
+
+    Raises:
+        ConfigError: for any other value.
+    """
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{attribute.name} = {value!r}: expected a share between 0 and 1")
+
+
+def open_share(_: object, attribute: "attrs.Attribute[Any]", value: float) -> None:
+    """An attrs validator: a number strictly between zero and one.
+
+    Raises:
+        ConfigError: for any other value.
+    """
+    if not 0 < value < 1:
+        raise ConfigError(f"{attribute.name} = {value!r}: expected a share strictly between 0 and 1")
+
+
+def at_least_and_below(low: float, high: float) -> Callable[[object, "attrs.Attribute[Any]", float], None]:
+    """An attrs validator: ``low <= value < high``.
+
+    Args:
+        low: smallest value that is accepted.
+        high: smallest value that is not.
+
+    Example:
+        >>> options = attrs.make_class("Options", {"floor": attrs.field(validator=at_least_and_below(0.0, 1.0))})
+        >>> options(1.0)
+        Traceback (most recent call last):
+        ...
+        onestep_core.errors.ConfigError: floor = 1.0: expected 0.0 <= floor < 1.0
+    """
+
+    def check(_: object, attribute: "attrs.Attribute[Any]", value: float) -> None:
+        if not low <= value < high:
+            raise ConfigError(f"{attribute.name} = {value!r}: expected {low} <= {attribute.name} < {high}")
+
+    return check
