@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from onestep_adapters.data.arrays import ArrayDataset
+from onestep_adapters.data.dataset import Batch
 from onestep_core.errors import MissingExtraError, OneStepError
 
 try:
@@ -37,19 +39,12 @@ DIGEST = "7f3276b494cb9b3c0d8a6942317b995a0f08402293d3f99b6b838feb38c30d79"
 """SHA-256 of the indices of the three splits, one after the other."""
 
 
-class Labelled(NamedTuple):
-    """Images ``[n, 1, 8, 8]``, float32 in [-1, 1], and their digits ``[n]``, int64."""
-
-    images: Tensor
-    labels: Tensor
-
-
 class Splits(NamedTuple):
-    """Three disjoint sets with the same mixture of classes."""
+    """Three disjoint sets of images ``[n, 1, 8, 8]``, float32 in [-1, 1], with their digits ``[n]``, int64."""
 
-    train: Labelled
-    validation: Labelled
-    test: Labelled
+    train: Batch
+    validation: Batch
+    test: Batch
 
 
 def load_digits() -> Splits:
@@ -61,7 +56,7 @@ def load_digits() -> Splits:
 
     Example:
         >>> splits = load_digits()
-        >>> splits.train.images.shape, splits.test.labels.shape
+        >>> splits.train.data.shape, splits.test.labels.shape
         (torch.Size([1097, 1, 8, 8]), torch.Size([350]))
     """
     source: Any = datasets.load_digits()
@@ -75,7 +70,7 @@ def load_digits() -> Splits:
             "results would not compare with published ones; install another version"
         )
     images = (pixels.float() / 8 - 1)[:, None]
-    return Splits(*(Labelled(images[part], labels[part]) for part in parts))
+    return Splits(*(Batch(images[part], labels[part]) for part in parts))
 
 
 def quantize(images: Tensor) -> Tensor:
@@ -91,6 +86,22 @@ def quantize(images: Tensor) -> Tensor:
         tensor([-1.0000, -1.0000,  0.1250,  0.2500])
     """
     return ((images.clamp(-1, 1) + 1) * 8).round() / 8 - 1
+
+
+def digits_dataset() -> ArrayDataset:
+    """The digits as a data set: dequantised for training, samples rounded to the 17 grey levels.
+
+    Example:
+        >>> digits_dataset().shape
+        (1, 8, 8)
+    """
+    return ArrayDataset(
+        "digits",
+        *load_digits(),
+        level=1 / 8,
+        finish=quantize,
+        title="scikit-learn's handwritten digits, 8 x 8",
+    )
 
 
 def _split(pixels: Tensor, labels: Tensor) -> list[list[int]]:

@@ -10,7 +10,7 @@ too little is an error that names it, or, where ``repeat=True`` says so, is draw
 is always an error. Nothing is ever made up.
 
 A queue is a module: ``.to(device)`` moves it, its state is two tensors a ring and belongs into the checkpoint
-(``new_state(..., memory=queue)``), after which a resumed run draws what the uninterrupted one would have.
+(``companions={"queue": not_trained(queue)}``), after which a resumed run draws what the uninterrupted one would have.
 """
 
 from collections.abc import Sequence

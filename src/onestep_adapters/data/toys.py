@@ -1,38 +1,26 @@
-"""Laws in the plane whose samples never run out.
+"""2-D toys: distributions on the plane that are drawn anew for every batch.
 
-A law is frozen configuration with ``sample(count, *, generator) -> [count, 2]``, float32 on the generator's
-device. Mixtures of equal round Gaussians also name their modes: ``means`` ``[modes, 2]``, ``weights``
-``[modes]`` and ``std``, one number. All have a scale near 1 to 2, so noise of unit variance reaches every one.
+A distribution is frozen configuration with ``sample(count, *, generator) -> [count, 2]``, float32 on the generator's
+device, and ``modes``: those of a mixture of equally wide round Gaussians, else ``None``. All have a scale near 1 to 2,
+the scale of the noise.
 
-:data:`TOYS` maps the names of the command line to laws with their default constants.
+:data:`TOYS` maps the names of the command line to distributions with their default constants.
 """
 
 import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 import attrs
 import torch
 from torch import Tensor
 
-from onestep_core.errors import ConfigError
+from onestep_adapters.data.dataset import Batch, Kind, Modes, SplitName
+from onestep_adapters.names import choose
+from onestep_core.validators import not_negative, open_share, positive
 
 DARK_SQUARES = ((0, 0), (0, 2), (1, 1), (1, 3), (2, 0), (2, 2), (3, 1), (3, 3))
 """Column and row of the checkerboard's squares that carry mass."""
-
-
-def _positive(_: object, attribute: "attrs.Attribute[float]", value: float) -> None:
-    if not (value > 0 and math.isfinite(value)):
-        raise ConfigError(f"{attribute.name} = {value!r}: expected a positive finite number")
-
-
-def _not_negative(_: object, attribute: "attrs.Attribute[float]", value: float) -> None:
-    if not (value >= 0 and math.isfinite(value)):
-        raise ConfigError(f"{attribute.name} = {value!r}: expected a finite number of at least 0")
-
-
-def _share(_: object, attribute: "attrs.Attribute[float]", value: float) -> None:
-    if not 0 < value < 1:
-        raise ConfigError(f"{attribute.name} = {value!r}: expected a share strictly between 0 and 1")
 
 
 def _device(generator: torch.Generator | None) -> torch.device:
@@ -65,13 +53,13 @@ class EightGaussians:
         ConfigError: if a number is not positive.
 
     Example:
-        >>> law = EightGaussians()
-        >>> law.sample(4, generator=torch.Generator().manual_seed(0)).shape, law.means.shape
+        >>> toy = EightGaussians()
+        >>> toy.sample(4, generator=torch.Generator().manual_seed(0)).shape, toy.means.shape
         (torch.Size([4, 2]), torch.Size([8, 2]))
     """
 
-    radius: float = attrs.field(default=2.0, validator=_positive)
-    std: float = attrs.field(default=0.15, validator=_positive)
+    radius: float = attrs.field(default=2.0, validator=positive)
+    std: float = attrs.field(default=0.15, validator=positive)
 
     @property
     def means(self) -> Tensor:
@@ -83,6 +71,11 @@ class EightGaussians:
     def weights(self) -> Tensor:
         """Masses, all 1/8, ``[8]``."""
         return torch.full((8,), 1 / 8)
+
+    @property
+    def modes(self) -> Modes:
+        """The eight modes."""
+        return Modes(self.means, self.weights, self.std)
 
     def sample(self, count: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent draws, ``[count, 2]``; torch's default generator where ``None``."""
@@ -108,9 +101,9 @@ class UnequalMixture:
         tensor([0.3000, 0.7000])
     """
 
-    first_weight: float = attrs.field(default=0.3, validator=_share)
-    distance: float = attrs.field(default=3.0, validator=_positive)
-    std: float = attrs.field(default=0.3, validator=_positive)
+    first_weight: float = attrs.field(default=0.3, validator=open_share)
+    distance: float = attrs.field(default=3.0, validator=positive)
+    std: float = attrs.field(default=0.3, validator=positive)
 
     @property
     def means(self) -> Tensor:
@@ -121,6 +114,11 @@ class UnequalMixture:
     def weights(self) -> Tensor:
         """Masses, left then right, ``[2]``."""
         return torch.tensor([self.first_weight, 1 - self.first_weight])
+
+    @property
+    def modes(self) -> Modes:
+        """The two modes."""
+        return Modes(self.means, self.weights, self.std)
 
     def sample(self, count: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent draws, ``[count, 2]``; torch's default generator where ``None``."""
@@ -143,7 +141,8 @@ class Checkerboard:
         True
     """
 
-    extent: float = attrs.field(default=2.0, validator=_positive)
+    extent: float = attrs.field(default=2.0, validator=positive)
+    modes: ClassVar[None] = None
 
     def sample(self, count: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent draws, ``[count, 2]``; torch's default generator where ``None``."""
@@ -170,8 +169,9 @@ class SwissRoll:
         True
     """
 
-    radius: float = attrs.field(default=2.0, validator=_positive)
-    std: float = attrs.field(default=0.07, validator=_not_negative)
+    radius: float = attrs.field(default=2.0, validator=positive)
+    std: float = attrs.field(default=0.07, validator=not_negative)
+    modes: ClassVar[None] = None
 
     def sample(self, count: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent draws, ``[count, 2]``; torch's default generator where ``None``."""
@@ -199,8 +199,9 @@ class TwoMoons:
         torch.Size([3, 2])
     """
 
-    scale: float = attrs.field(default=1.5, validator=_positive)
-    std: float = attrs.field(default=0.1, validator=_not_negative)
+    scale: float = attrs.field(default=1.5, validator=positive)
+    std: float = attrs.field(default=0.1, validator=not_negative)
+    modes: ClassVar[None] = None
 
     def sample(self, count: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent draws, ``[count, 2]``; torch's default generator where ``None``."""
@@ -219,4 +220,60 @@ TOYS: Mapping[str, Toy] = {
     "two-moons": TwoMoons(),
     "unequal": UnequalMixture(),
 }
-"""The laws by their names on the command line."""
+"""The distributions by their names on the command line."""
+
+
+class ToyDataset:
+    """A 2-D toy as a data set: fresh draws at every update, no classes.
+
+    Args:
+        name: key of :data:`TOYS`, or a name for a distribution of your own.
+        distribution: ``sample(count, *, generator) -> [count, d]`` and ``modes``; :data:`TOYS` by default.
+
+    Raises:
+        ConfigError: for an unknown name without a distribution, with the nearest names.
+
+    Example:
+        >>> data = ToyDataset("8gaussians")
+        >>> data.batch(3, torch.Generator().manual_seed(0)).data.shape
+        torch.Size([3, 2])
+    """
+
+    kind: Kind = "points"
+    classes: int | None = None
+    shape: tuple[int, ...] = (2,)
+
+    def __init__(self, name: str, distribution: Toy | None = None) -> None:
+        self.distribution = TOYS[choose(name, TOYS, "2-D toy")] if distribution is None else distribution
+        self.name, self.title = name, f"the 2-D toy {name}"
+
+    @property
+    def modes(self) -> Modes | None:
+        """The distribution's modes, if it is a mixture of round Gaussians."""
+        return self.distribution.modes
+
+    def batch(self, count: int, generator: torch.Generator, *, alike: int = 1) -> Batch:
+        """Fresh draws."""
+        return Batch(self.sample(count, generator), None)
+
+    def groups(self, each: int, generator: torch.Generator) -> Tensor:
+        """One group: ``each`` fresh draws."""
+        return self.sample(each, generator)
+
+    def held_out(self, count: int, generator: torch.Generator) -> Tensor:
+        """Fresh draws."""
+        return self.sample(count, generator)
+
+    def labels(self, count: int, generator: torch.Generator) -> None:
+        """No classes."""
+
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Fresh draws."""
+        return self.distribution.sample(count, generator=generator)
+
+    def split(self, name: SplitName) -> None:
+        """No splits: every draw is new."""
+
+    def finish(self, samples: Tensor) -> Tensor:
+        """The samples, unchanged."""
+        return samples

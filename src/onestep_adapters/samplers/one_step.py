@@ -7,8 +7,6 @@ Samplers are pure: they draw nothing, keep gradients (distribution matching trai
 ``torch.no_grad()`` or ``torch.inference_mode()`` to the caller, who should enter one to sample without a graph.
 """
 
-from onestep_core.flow.maps import jump
-from onestep_core.flow.paths import prior_state
 from onestep_core.protocols import AverageVelocity, Path
 from onestep_core.typing import Sample, typed
 
@@ -34,6 +32,4 @@ def one_step(average_velocity: AverageVelocity, noise: Sample, *, path: Path) ->
         >>> one_step(lambda z, t, s: z - 3.0, torch.ones(1, 2), path=Linear())
         tensor([[3., 3.]])
     """
-    z = prior_state(path, noise)
-    t, s = (z.new_full((z.shape[0],), end) for end in (path.noise_time, path.data_time))
-    return jump(average_velocity, z, t, s)
+    return as_one_step(average_velocity, path=path)(noise)

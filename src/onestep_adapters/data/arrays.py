@@ -1,0 +1,173 @@
+"""A data set from tensors: three splits, classes or none, grey levels or none."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from onestep_adapters.data.dataset import Batch, Kind, Modes, SplitName, members
+from onestep_core.errors import ConfigError
+
+
+class ArrayDataset:
+    """Tensors as a data set.
+
+    Data with grey levels are *dequantised* for training: uniform noise as wide as the distance of two levels is added,
+    because whole numbers have no density. ``finish`` then rounds every method's samples to the levels again.
+
+    Args:
+        name: name of the data set.
+        train: training samples ``[n, *shape]`` and classes ``[n]``, integers from 0, or ``None``.
+        validation: samples for choices; the training split where ``None``.
+        test: samples for the report; the validation split where ``None``.
+        kind: ``"images"`` or ``"points"``; by default images where a sample has three axes.
+        level: distance of two grey levels in the data's units; 0 for data without levels.
+        finish: applied to samples before they are judged; by default nothing.
+        title: description for reports; the name by default.
+
+    Raises:
+        ConfigError: if samples and labels differ in number, the splits differ in shape or in having labels, labels
+            are not integers from 0, or a class has no training sample.
+
+    Source of dequantisation: Theis et al., A note on the evaluation of generative models, section 3.1,
+    https://arxiv.org/abs/1511.01844.
+
+    Example:
+        >>> data = ArrayDataset("mine", Batch(torch.randn(50, 3), torch.arange(50) % 2))
+        >>> data.shape, data.classes, data.kind
+        ((3,), 2, 'points')
+    """
+
+    modes: Modes | None = None
+
+    def __init__(
+        self,
+        name: str,
+        train: Batch,
+        validation: Batch | None = None,
+        test: Batch | None = None,
+        *,
+        kind: Kind | None = None,
+        level: float = 0.0,
+        finish: Callable[[Tensor], Tensor] | None = None,
+        title: str = "",
+    ) -> None:
+        train = Batch(*train)
+        validation = train if validation is None else Batch(*validation)
+        test = validation if test is None else Batch(*test)
+        self.name, self.title = name, title or name
+        self.shape = tuple(train.data.shape[1:])
+        self.kind: Kind = kind or ("images" if len(self.shape) == 3 else "points")
+        self.classes = None if train.labels is None else int(train.labels.max()) + 1
+        self._splits: dict[str, Batch] = {"train": train, "validation": validation, "test": test}
+        self._level, self._finish = level, finish
+        for split, found in self._splits.items():
+            _check(name, split, found, self.shape, labelled=train.labels is not None)
+        if train.labels is not None:
+            counts = train.labels.bincount(minlength=self.classes or 0)
+            if missing := (counts == 0).nonzero().squeeze(1).tolist():
+                raise ConfigError(
+                    f"no training sample of the classes {missing} of {name}: expected samples of all classes from 0 to "
+                    f"{len(counts) - 1}"
+                )
+        self._devices: dict[torch.device, _Placed] = {}
+
+    def batch(self, count: int, generator: torch.Generator, *, alike: int = 1) -> Batch:
+        """Training samples drawn with replacement, dequantised; every ``alike`` consecutive ones have one class."""
+        placed = self._on(generator.device)
+        index = torch.randint(len(placed.data), (count,), generator=generator, device=generator.device)
+        if placed.labels is None:
+            return Batch(self._dequantised(placed.data[index], generator), None)
+        if alike > 1:
+            kinds = placed.labels[index[::alike]].repeat_interleave(alike)[:count]
+            index = placed.by_class[members(kinds, placed.counts, generator)]
+        return Batch(self._dequantised(placed.data[index], generator), placed.labels[index])
+
+    def groups(self, each: int, generator: torch.Generator) -> Tensor:
+        """``each`` different training samples of every class, dequantised; the samples of a class are contiguous.
+
+        Raises:
+            ConfigError: if a class has fewer samples.
+        """
+        placed = self._on(generator.device)
+        smallest = int(placed.counts.min())
+        if each > smallest:
+            raise ConfigError(f"{each} positives of every class were asked for; the smallest class has {smallest}")
+        classes = placed.by_class.split(placed.counts.tolist())
+        picks = [m[torch.randperm(len(m), generator=generator, device=m.device)[:each]] for m in classes]
+        return self._dequantised(placed.data[torch.cat(picks)], generator)
+
+    def held_out(self, count: int, generator: torch.Generator) -> Tensor:
+        """The first ``count`` samples of the validation split, dequantised."""
+        return self._dequantised(self._splits["validation"].data[:count].to(generator.device), generator)
+
+    def labels(self, count: int, generator: torch.Generator) -> Tensor | None:
+        """Classes of training samples drawn with replacement; ``None`` without classes."""
+        placed = self._on(generator.device)
+        if placed.labels is None:
+            return None
+        return placed.labels[torch.randint(len(placed.labels), (count,), generator=generator, device=generator.device)]
+
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Training samples drawn with replacement, finished."""
+        data = self._splits["train"].data
+        device = "cpu" if generator is None else generator.device
+        return data.to(device)[torch.randint(len(data), (count,), generator=generator, device=device)]
+
+    def split(self, name: SplitName) -> Batch:
+        """A whole split: finished samples and their classes.
+
+        Raises:
+            ConfigError: for another name.
+        """
+        if name not in self._splits:
+            raise ConfigError(f"no split is called {name!r}: expected 'train', 'validation' or 'test'")
+        return self._splits[name]
+
+    def finish(self, samples: Tensor) -> Tensor:
+        """The samples after the ``finish`` that the data set was made with."""
+        return samples if self._finish is None else self._finish(samples)
+
+    def _dequantised(self, samples: Tensor, generator: torch.Generator) -> Tensor:
+        if not self._level:
+            return samples
+        return samples + self._level * (torch.rand(samples.shape, generator=generator, device=generator.device) - 0.5)
+
+    def _on(self, device: torch.device) -> "_Placed":
+        if device not in self._devices:
+            self._devices[device] = _Placed(self._splits["train"], device)
+        return self._devices[device]
+
+
+class _Placed:
+    """The training split on one device, with its order by class."""
+
+    def __init__(self, train: Batch, device: torch.device) -> None:
+        self.data = train.data.to(device)
+        self.labels = None if train.labels is None else train.labels.to(device)
+        kinds = torch.zeros(len(self.data), dtype=torch.int64, device=device) if self.labels is None else self.labels
+        self.counts, self.by_class = kinds.bincount(), kinds.argsort(stable=True)
+
+
+def _check(name: str, split: str, found: Batch, shape: tuple[int, ...], *, labelled: bool) -> None:
+    data, labels = found
+    where = f"the {split} split of {name}"
+    if data.ndim < 2 or len(data) == 0 or not data.is_floating_point():
+        raise ConfigError(
+            f"{where} has data of shape {tuple(data.shape)} and {data.dtype}: expected floating-point samples "
+            "[n, *shape], at least one"
+        )
+    if tuple(data.shape[1:]) != shape:
+        raise ConfigError(f"{where} has samples of {tuple(data.shape[1:])}: expected {shape}, as in the training split")
+    if (labels is not None) != labelled:
+        raise ConfigError(
+            f"{where} has {'no labels' if labelled else 'labels'}, the training split has "
+            f"{'labels' if labelled else 'none'}: label every split, or none"
+        )
+    if labels is None:
+        return
+    if labels.shape != data.shape[:1] or labels.is_floating_point() or int(labels.min()) < 0:
+        raise ConfigError(
+            f"{where} has labels of shape {tuple(labels.shape)} and {labels.dtype} for {len(data)} samples: expected "
+            "one integer a sample, from 0"
+        )

@@ -1,0 +1,217 @@
+"""Pairs of data and noise, and what a pair says about the flow.
+
+Without a teacher the flow is known through pairs: the velocity of a pair equals that of the flow on average, and the
+state of the same pair at a smaller noise level lies on the trajectory up to a random error. Both vary less where the
+expected data given the state, among more data than the pair's own, replaces the pair's data (stable targets,
+https://arxiv.org/abs/2302.00670).
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, NamedTuple, TypeAlias
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from onestep_adapters.data.dataset import Batch, Dataset, members
+from onestep_core import ddim, empirical_denoiser, empirical_velocity, expand_like, velocity_from_data
+from onestep_core.errors import ConfigError
+from onestep_core.flow.paths import point_on_path
+from onestep_core.protocols import Path
+
+Coupling: TypeAlias = Literal["independent", "optimal", "precomputed"]
+"""Which noise belongs to which data.
+
+``independent``: any. ``optimal``: the assignment with the smallest total squared distance within a batch and a class
+(minibatch optimal transport, https://arxiv.org/abs/2302.00482). ``precomputed``: many pairs are made once, with the
+smallest distance within hundreds of samples of a class, more than a batch holds (https://arxiv.org/abs/2506.05526).
+The smaller the distances, the straighter the flow."""
+
+Track: TypeAlias = Callable[[Iterable[Any], str, int], Iterator[Any]]
+"""``(items, title, total) -> items``: shows progress while it passes items through."""
+
+_IMAGES, _POINTS = (2**16, 512), (2**15, 1024)
+"""Precomputed pairs, and how many of a class are coupled together: the time grows with the square of that. For points
+the second number decides how near the pairs are, for images the first."""
+
+_NEAR = 1e-3
+"""Distance from the data end within which a time counts as the data end."""
+
+
+def untracked(items: Iterable[Any], title: str, total: int) -> Iterator[Any]:
+    """The items, without a display.
+
+    Example:
+        >>> list(untracked("ab", "letters", 2))
+        ['a', 'b']
+    """
+    return iter(items)
+
+
+class Draw(NamedTuple):
+    """Data and noise ``[count, *shape]``, classes ``[count]`` or ``None``, and further data for stable targets."""
+
+    data: Tensor
+    noise: Tensor
+    labels: Tensor | None
+    further: Batch | None = None
+
+
+class Pairs(NamedTuple):
+    """Pairs that were made once: data and noise ``[count, *shape]``, sorted by class, and classes or ``None``."""
+
+    data: Tensor
+    noise: Tensor
+    labels: Tensor | None
+
+
+class Draws:
+    """Draws pairs of one data set: ``draws(count, generator) -> Draw``. Precomputed pairs are made here, once.
+
+    Args:
+        data: the data set.
+        coupling: see :data:`Coupling`.
+        further: number of data samples beside each batch, for stable targets; they need independent pairs.
+        alike: how many consecutive pairs have one class, for losses of groups.
+        seed: of precomputed pairs: a run that is resumed makes the same ones.
+        track: shows the progress of precomputed pairs.
+
+    Raises:
+        ConfigError: for ``further`` with another coupling.
+        MissingExtraError: for coupled pairs without scipy.
+
+    Example:
+        >>> from onestep_adapters.data import open_dataset
+        >>> Draws(open_dataset("8gaussians"))(3, torch.Generator().manual_seed(0)).noise.shape
+        torch.Size([3, 2])
+    """
+
+    def __init__(
+        self,
+        data: Dataset,
+        coupling: Coupling = "independent",
+        *,
+        further: int = 0,
+        alike: int = 1,
+        seed: int = 0,
+        track: Track = untracked,
+    ) -> None:
+        if further and coupling != "independent":
+            raise ConfigError(
+                f"{further} further data samples with coupling = {coupling!r}: the expected data given a state are "
+                "known for independent pairs only; give one of the two"
+            )
+        self._data, self._coupling, self._further, self._alike = data, coupling, further, alike
+        self._pairs = _precomputed(data, seed, track) if coupling == "precomputed" else None
+
+    def __call__(self, count: int, generator: torch.Generator) -> Draw:
+        """``count`` pairs, on the generator's device."""
+        if self._pairs is not None:
+            self._pairs = Pairs(*(None if part is None else part.to(generator.device) for part in self._pairs))  # type: ignore[arg-type]
+            return _drawn(self._pairs, count, generator, self._alike)
+        data, labels = self._data.batch(count, generator, alike=self._alike)
+        noise = torch.randn(data.shape, generator=generator, device=generator.device)
+        if self._coupling == "optimal":
+            noise = _optimal(data, noise, labels)
+        return Draw(data, noise, labels, self._data.batch(self._further, generator) if self._further else None)
+
+
+def _optimal(data: Tensor, noise: Tensor, labels: Tensor | None, **keywords: int) -> Tensor:
+    # scipy is an extra: other couplings work without it.
+    from onestep_adapters.data.transport import optimal_noise
+
+    return optimal_noise(data, noise, labels, **keywords)
+
+
+_MADE: "WeakKeyDictionary[Dataset, dict[int, Pairs]]" = WeakKeyDictionary()
+"""Precomputed pairs of each data set by seed: a student and its teacher share them."""
+
+
+def _precomputed(data: Dataset, seed: int, track: Track) -> Pairs:
+    kept = _MADE.setdefault(data, {})
+    if seed not in kept:
+        kept[seed] = _made(data, seed, track)
+    return kept[seed]
+
+
+def _made(dataset: Dataset, seed: int, track: Track) -> Pairs:
+    """Pairs sorted by class. The same seed makes the same pairs; they are made on the CPU."""
+    generator = torch.Generator().manual_seed(seed)
+    count, together = _POINTS if dataset.classes is None else _IMAGES
+    data, labels = dataset.batch(count, generator)
+    noise = torch.randn(data.shape, generator=generator)
+    if labels is not None:
+        order = labels.argsort(stable=True)
+        data, labels = data[order], labels[order]
+    groups = [len(data)] if labels is None else [n for n in labels.bincount().tolist() if n]
+    parts = [part for kind in torch.arange(len(data)).split(groups) for part in kind.split(together)]
+    tracked = track(parts, "coupled pairs", len(parts))
+    return Pairs(data, torch.cat([_optimal(data[p], noise[p], None, size=together) for p in tracked]), labels)
+
+
+def _drawn(pairs: Pairs, count: int, generator: torch.Generator, alike: int) -> Draw:
+    data, noise, labels = pairs
+    index = torch.randint(len(data), (count,), generator=generator, device=generator.device)
+    if labels is None:
+        return Draw(data[index], noise[index], None)
+    if alike > 1:
+        kinds = labels[index[::alike]].repeat_interleave(alike)[:count]
+        index = members(kinds, labels.bincount(), generator)
+    return Draw(data[index], noise[index], labels[index])
+
+
+def velocity_at(drawn: Draw, t: Tensor, *, path: Path) -> tuple[Tensor, Tensor]:
+    """States at ``t`` and their velocities: those of the pairs, or the expected ones among all data of the class.
+
+    Example:
+        >>> from onestep_core import Linear
+        >>> pair = Draw(torch.zeros(1, 2), torch.ones(1, 2), None)
+        >>> velocity_at(pair, torch.tensor([0.5]), path=Linear())
+        (tensor([[0.5000, 0.5000]]), tensor([[1., 1.]]))
+    """
+    z, v = point_on_path(path, drawn.data, drawn.noise, t)
+    if drawn.further is None:
+        return z, v
+    return z, velocity_from_data(z, _expected(drawn, drawn.further, z, t, path), t, path=path)
+
+
+def average_velocity_at(drawn: Draw, t: Tensor, *, path: Path) -> tuple[Tensor, Tensor]:
+    """As :func:`velocity_at`, with the pair's own velocity next to the data end.
+
+    There both are the same, and the expected velocity's formula divides by a number near zero.
+    """
+    z, v = path(drawn.data, drawn.noise, t)
+    if drawn.further is None:
+        return z, v
+    references, allowed = _references(drawn, drawn.further)
+    mean = empirical_velocity(z, references, t, path=path, allowed=allowed)
+    return z, torch.where(expand_like((t - path.data_time).abs() < _NEAR, z), v, mean)
+
+
+def states_at(drawn: Draw, t: Tensor, m: Tensor, *, path: Path) -> tuple[Tensor, Tensor]:
+    """States at ``t`` and, on the same trajectories, at ``m``: those of the pairs, or by one step of DDIM from ``t``.
+
+    Example:
+        >>> from onestep_core import Linear
+        >>> pair = Draw(torch.zeros(1, 2), torch.ones(1, 2), None)
+        >>> states_at(pair, torch.tensor([0.5]), torch.tensor([0.25]), path=Linear())[1]
+        tensor([[0.2500, 0.2500]])
+    """
+    z, z_m = (point_on_path(path, drawn.data, drawn.noise, time).z for time in (t, m))
+    if drawn.further is None:
+        return z, z_m
+    data = _expected(drawn, drawn.further, z, t, path)
+    return z, ddim(lambda z, t: data, z, t, m, path=path)
+
+
+def _expected(drawn: Draw, further: Batch, z: Tensor, t: Tensor, path: Path) -> Tensor:
+    references, allowed = _references(drawn, further)
+    return empirical_denoiser(z, references, t, path=path, allowed=allowed)
+
+
+def _references(drawn: Draw, further: Batch) -> tuple[Tensor, Tensor | None]:
+    """The pairs' data and the further data together, and which of them have the class of which pair."""
+    references = torch.cat([drawn.data, further.data])
+    if drawn.labels is None or further.labels is None:
+        return references, None
+    return references, drawn.labels[:, None] == torch.cat([drawn.labels, further.labels])

@@ -1,0 +1,1 @@
+"""Methods whose network is an average velocity."""

@@ -1,0 +1,75 @@
+"""alpha-Flow: the first part of a jump follows the pair, and this part shrinks during training."""
+
+import attrs
+import torch
+from torch import nn
+
+from onestep_adapters.methods.average_velocity.jumps import COUPLED_JUMPS, EulerianMethod, part_losses
+from onestep_adapters.methods.method import Context, Loss
+from onestep_adapters.methods.presets import (
+    IMAGE_NETWORK,
+    IMAGE_TRAINING,
+    LONG_POINT_TRAINING,
+    POINT_NETWORK,
+    Preset,
+)
+from onestep_adapters.networks import as_average_velocity
+from onestep_core import alpha_flow_regression, alpha_schedule, meanflow_regression, squared_l2
+from onestep_core.validators import share
+
+
+@attrs.frozen
+class AlphaFlow(EulerianMethod):
+    """From flow matching over the whole jump (alpha = 1) to MeanFlow (alpha = 0); sample by one jump.
+
+    The loss of a pair with ``s < t`` is divided by ``alpha``, so that its gradient tends to MeanFlow's; with an adaptive
+    power of 1 this is the released factor ``alpha``. The released code also clips the target to [-4, 4].
+    """
+
+    schedule_end: float = attrs.field(default=1.0, validator=share)
+    """Share of the training after which alpha has its final value, 0 to 1; a sigmoid, close to it from 0.7 of that on.
+    Released code: 1."""
+    final_alpha: float = attrs.field(default=0.0, validator=share)
+    """Final alpha, 0 to 1. 0 is MeanFlow (released code)."""
+
+    @property
+    def calls(self) -> int:
+        """Network evaluations in one update: the value and the second jump; with alpha 0 the forward-mode pass."""
+        return 2
+
+    def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
+        """Weighted squared error of the average velocity; the log has ``alpha`` and both parts of the batch."""
+        z, v, t, s, labels = self.drawn(context.prepared, generator)
+        a = as_average_velocity(network, label=labels)
+        end = self.schedule_end * self.training.steps
+        alpha = alpha_schedule(context.state.step, begin=0, end=end, final=self.final_alpha)
+        if alpha == 0:
+            pair = meanflow_regression(a, z, v, t, s, moving=self.jumps, derivative=self.derivative(network, labels))
+        else:
+            pair = alpha_flow_regression(a, a, z, v, t, s, alpha=alpha)
+        # The residual of a jump is alpha times one that tends to MeanFlow's; the weight belongs to that one.
+        unit = torch.where(t == s, 1.0, alpha or 1.0)
+        raw = squared_l2(*pair) / unit.square()
+        return (raw * unit * self.weight(raw, z)).mean(), {"alpha": alpha, **part_losses(raw, self.jumps)}
+
+
+PRESETS = (
+    Preset(
+        "alpha-flow",
+        "average velocity, from flow matching to MeanFlow, one step",
+        AlphaFlow(
+            IMAGE_TRAINING, IMAGE_NETWORK, adaptive_power=0.5, schedule_end=0.5, final_alpha=0.05, **COUPLED_JUMPS
+        ),
+        AlphaFlow(
+            LONG_POINT_TRAINING,
+            POINT_NETWORK,
+            adaptive_power=0.5,
+            schedule_end=0.4,
+            final_alpha=0.01,
+            **COUPLED_JUMPS,
+        ),
+        "The final alpha is 0.05 or 0.01 instead of 0: the last part of the schedule adds variance. Half of the jumps end "
+        "at the data. Coupled pairs and an adaptive weight, as in meanflow. The target is partly the pair's velocity and "
+        "partly the frozen network's, so that errors of the network enter the next target.",
+    ),
+)

@@ -1,0 +1,198 @@
+"""What the methods of an average velocity share: training pairs with two times, the network, sampling by one jump.
+
+A batch has two parts. Its first pairs have ``s < t`` (in units of the path: the target time is nearer to the data); on
+the others ``s = t``, where the average velocity is the instantaneous one and flow matching trains it.
+"""
+
+from abc import abstractmethod
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from onestep_adapters.data import Coupling, Dataset, Draw, Draws, average_velocity_at
+from onestep_adapters.methods.linear_path import PATH
+from onestep_adapters.methods.method import Context, Method
+from onestep_adapters.methods.times import mixed_times
+from onestep_adapters.networks import as_average_velocity
+from onestep_adapters.samplers import one_step
+from onestep_core import TimePair, adaptive, ordered, stay_where, two_pass
+from onestep_core.errors import ConfigError
+from onestep_core.protocols import Derivative, Path
+from onestep_core.validators import count, not_negative, positive, share
+
+
+class JumpBatch(NamedTuple):
+    """States and their velocities at ``t``, ``[count, *shape]``; times ``t`` and ``s`` and classes, ``[count]``."""
+
+    z: Tensor
+    v: Tensor
+    t: Tensor
+    s: Tensor
+    labels: Tensor | None
+
+
+class BatchParts(NamedTuple):
+    """The pairs with ``s < t``, and those with ``s = t``."""
+
+    jumps: JumpBatch
+    rest: JumpBatch
+
+
+@attrs.frozen
+class AverageVelocityMethod(Method):
+    """Options and sampler of every method whose network is an average velocity; a method adds its times and loss."""
+
+    path: ClassVar[Path] = PATH
+    interval_share: float = attrs.field(default=0.75, validator=share)
+    """Share of the batch with s < t, 0 to 1; the other pairs have s = t (flow matching)."""
+    uniform_share: float = attrs.field(default=1.0, validator=share)
+    """Share of training times that are uniform, 0 to 1; the others are logit-normal(time_mean, 1)."""
+    time_mean: float = 0.0
+    """Mean of the logit-normal times' logits. MeanFlow's paper: -0.4."""
+    stable_targets: int = attrs.field(default=0, validator=count)
+    """Data samples drawn beside each batch. The expected velocity given the state, over the batch and these, replaces the
+    pair's velocity and lowers the variance (https://arxiv.org/abs/2302.00670). 0: off (paper)."""
+    coupling: Coupling = "independent"
+    """Which noise belongs to which data: independent (paper), optimal (nearest within a batch), or precomputed (nearest
+    among many pairs). Nearer pairs make the flow straighter."""
+
+    @property
+    def jumps(self) -> int:
+        """Number of pairs with ``s < t`` in a batch."""
+        return round(self.interval_share * self.training.batch)
+
+    def build(self, data: Dataset, generator: torch.Generator) -> nn.Module:
+        """The average-velocity network."""
+        return self.network.build(data, 2, generator)
+
+    def prepare(self, context: Context) -> Any:
+        """The pairs, coupled if asked for."""
+        return self.draws(context)
+
+    def draws(self, context: Context) -> Draws:
+        """How a batch of pairs is drawn."""
+        seed = self.training.seed
+        return Draws(context.data, self.coupling, further=self.stable_targets, seed=seed, track=context.track)
+
+    @abstractmethod
+    def times(self, count: int, generator: torch.Generator) -> TimePair:
+        """Source and target times of a batch; its first :attr:`jumps` pairs have ``s < t``."""
+
+    def drawn(self, draws: Draws, generator: torch.Generator) -> JumpBatch:
+        """Times, a batch and its noise, drawn in this order, on the path."""
+        t, s = self.times(self.training.batch, generator)
+        return self.placed(draws(self.training.batch, generator), t, s)
+
+    def placed(self, drawn: Draw, t: Tensor, s: Tensor) -> JumpBatch:
+        """Pairs on the path at ``t``."""
+        z, v = average_velocity_at(drawn, t, path=self.path)
+        return JumpBatch(z, v, t, s, drawn.labels)
+
+    def parts(self, draws: Draws, generator: torch.Generator) -> BatchParts:
+        """As :meth:`drawn`, divided into its two parts."""
+        batch = self.drawn(draws, generator)
+        first, rest = slice(None, self.jumps), slice(self.jumps, None)
+        return BatchParts(
+            *(
+                JumpBatch(*(x[part] for x in batch[:4]), None if batch.labels is None else batch.labels[part])
+                for part in (first, rest)
+            )
+        )
+
+    def sample(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
+        """Samples by one jump from the noise end to the data end."""
+        return one_step(as_average_velocity(network, label=labels), noise, path=self.path)
+
+
+@attrs.frozen
+class AnyJumpMethod(AverageVelocityMethod):
+    """Jumps between any two times, with a choice of those that matter most for sampling in one step."""
+
+    full_jump_share: float = attrs.field(default=0.0, validator=share)
+    """Share of the pairs with s < t that jump from the noise end to the data end, as the sampler does. Paper: 0."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.boundary_share + self.full_jump_share > 1 + 1e-9:
+            raise ConfigError(
+                f"{self.boundary_share} of the jumps at one boundary and full_jump_share = {self.full_jump_share}: both "
+                "are shares of the pairs with s < t, expected a sum of at most 1"
+            )
+
+    @property
+    def boundary_share(self) -> float:
+        """Share of the pairs with ``s < t`` that get the times of :meth:`at_boundary`."""
+        return 0.0
+
+    def times(self, count: int, generator: torch.Generator) -> TimePair:
+        """Two times, the later one first; only the first :attr:`jumps` pairs keep the second."""
+        one, other = (mixed_times(count, self.uniform_share, generator, mean=self.time_mean) for _ in "ts")
+        index, (t, s) = torch.arange(count, device=one.device), ordered(one, other)
+        boundary = index < round(self.boundary_share * self.jumps)
+        full = ~boundary & (index < round((self.boundary_share + self.full_jump_share) * self.jumps))
+        t, s = (torch.where(boundary, a, x) for a, x in zip(self.at_boundary(one), (t, s), strict=True))
+        t, s = t.masked_fill(full, self.path.noise_time), s.masked_fill(full, self.path.data_time)
+        return stay_where(t, s, index >= self.jumps)
+
+    def at_boundary(self, time: Tensor) -> TimePair:
+        """Jumps from ``time`` to the data end.
+
+        The times are drawn like one time, not like the later of two: where a derivative carries the target from the data
+        end to the noise end, a distribution that favours late times lets errors grow.
+        """
+        return TimePair(time, torch.full_like(time, self.path.data_time))
+
+
+@attrs.frozen
+class JumpsToData(AnyJumpMethod):
+    """As :class:`AnyJumpMethod`; a share of the jumps ends at the data."""
+
+    data_end_share: float = attrs.field(default=0.0, validator=share)
+    """Share of the pairs with s < t whose jump ends at the data, where one-step sampling ends. Paper: 0."""
+
+    @property
+    def boundary_share(self) -> float:
+        """Share of the pairs with ``s < t`` whose jump ends at the data."""
+        return self.data_end_share
+
+
+@attrs.frozen
+class EulerianMethod(JumpsToData):
+    """Options of the methods whose target has a derivative along the trajectory, or the difference that tends to it.
+
+    Where the velocity changes fast their loss is large; an adaptive weight limits it.
+    """
+
+    adaptive_power: float = attrs.field(default=0.0, validator=not_negative)
+    """Exponent p of the adaptive weight 1 / (loss + adaptive_epsilon)^p on the summed squared error; 0: no weight.
+    MeanFlow's paper: 1."""
+    adaptive_epsilon: float = attrs.field(default=0.01, validator=positive)
+    """Number added to the loss in the adaptive weight. MeanFlow's released code: 0.01."""
+
+    def weight(self, raw: Tensor, z: Tensor) -> Tensor:
+        """Weight of squared errors that were summed over a sample of ``z``: adaptive, or one over its size."""
+        if self.adaptive_power == 0:
+            return torch.full_like(raw, 1 / z[0].numel())
+        return adaptive(raw, power=self.adaptive_power, epsilon=self.adaptive_epsilon)
+
+    def derivative(self, network: nn.Module, labels: Tensor | None) -> Derivative:
+        """The derivative along the trajectory, computed for the pairs with ``s < t`` only."""
+        first = None if labels is None else labels[: self.jumps]
+        return partial(two_pass, moving_function=as_average_velocity(network, label=first))
+
+
+COUPLED_JUMPS: dict[str, Any] = {"interval_share": 0.5, "coupling": "precomputed", "data_end_share": 0.5}
+"""Half of a batch has ``s < t``, and half of those jumps end at the data."""
+
+
+def part_losses(raw: Tensor, jumps: int) -> dict[str, Tensor]:
+    """Mean losses of the pairs with ``s < t`` and of those with ``s = t``, for the log; an empty part is left out.
+
+    Example:
+        >>> part_losses(torch.tensor([1.0, 3.0, 5.0]), 2)
+        {'loss s<t': tensor(2.), 'loss s=t': tensor(5.)}
+    """
+    named = {"loss s<t": raw.detach()[:jumps], "loss s=t": raw.detach()[jumps:]}
+    return {name: part.mean() for name, part in named.items() if len(part)}

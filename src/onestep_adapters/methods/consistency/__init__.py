@@ -1,0 +1,1 @@
+"""Methods that train a consistency function or a flow map."""

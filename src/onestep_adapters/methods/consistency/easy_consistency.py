@@ -1,0 +1,145 @@
+"""Easy consistency tuning (ECT): consistency training that starts from a flow model and closes the gap in stages."""
+
+from functools import partial
+from typing import Literal
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from onestep_adapters.data import Coupling, Dataset, Draw, Draws, states_at
+from onestep_adapters.methods.flow_matching import (
+    COUPLED_POINT_TEACHER,
+    IMAGE_TEACHER,
+    Distillation,
+)
+from onestep_adapters.methods.linear_path import PATH, one_evaluation, straight_consistency
+from onestep_adapters.methods.method import Context, Loss
+from onestep_adapters.methods.options import PAPER_SIGMA_DATA
+from onestep_adapters.methods.presets import (
+    IMAGE_TRAINING,
+    LONG_POINT_TRAINING,
+    POINT_NETWORK,
+    WIDE_IMAGE_NETWORK,
+    Preset,
+)
+from onestep_adapters.methods.students import start_from_teacher
+from onestep_core import (
+    consistency_regression,
+    ect_ratio,
+    ect_times,
+    inverse_duration,
+    l2,
+    log_normal_times,
+    pseudo_huber,
+    squared_l2,
+)
+from onestep_core.protocols import ConsistencyFunction
+from onestep_core.validators import count, not_negative, positive
+
+
+@attrs.frozen
+class EasyConsistency(Distillation):
+    """ECT: the network starts from the teacher's denoiser, and ``m`` moves towards ``t`` stage by stage.
+
+    Noise levels are drawn and paired as in the paper. The states are those of the linear path with the same
+    signal-to-noise ratio, ``z / (1 + sigma)``, for which the teacher was trained.
+    """
+
+    sigma_data: float = attrs.field(default=0.5, validator=positive)
+    """Standard deviation of the data. The noise levels below are for data of 0.5 and scale with it."""
+    stages: int = attrs.field(default=8, validator=positive)
+    """Number of stages of equal length; the gap t - m shrinks from stage to stage. Released code: 8."""
+    stage_factor: float = attrs.field(default=2.0, validator=positive)
+    """Factor, above 1, by which the relative gap (t - m) / t shrinks from stage to stage. Released code: 2."""
+    gap_amplitude: float = attrs.field(default=8.0, validator=not_negative)
+    """Factor of the additional gap at small noise levels. Released code: 8."""
+    log_noise_mean: float = -1.1
+    """Mean of the logarithm of the noise levels. Released code: -1.1."""
+    log_noise_std: float = attrs.field(default=2.0, validator=positive)
+    """Standard deviation of the logarithm of the noise levels. Released code: 2."""
+    distance: Literal["l2", "pseudo-huber", "squared"] = "l2"
+    """Distance of the two answers. l2 (released code): Euclidean norm. squared: minimised by the mean."""
+    huber_constant: float = attrs.field(default=0.06, validator=positive)
+    """Constant of the pseudo-Huber distance."""
+    weight_power: float = attrs.field(default=1.0, validator=not_negative)
+    """Exponent p of the weight 1 / (t - m)^p, with t - m the difference of noise levels. Paper: 1; 0: no weight."""
+    target: Literal["online", "average"] = "online"
+    """Network that gives the target: online, the one in training (paper), or average, its moving average."""
+    stable_targets: int = attrs.field(default=0, validator=count)
+    """Data samples drawn beside each batch, for second states with lower variance. 0: off (paper)."""
+    coupling: Coupling = "independent"
+    """Which noise belongs to which data: independent (paper), optimal (nearest within a batch), or precomputed (nearest
+    among many pairs)."""
+
+    @property
+    def calls(self) -> int:
+        """Network evaluations in one update: prediction and target."""
+        return 2
+
+    @property
+    def unit(self) -> float:
+        """Factor of the paper's noise levels."""
+        return self.sigma_data / PAPER_SIGMA_DATA
+
+    def build(self, data: Dataset, generator: torch.Generator) -> nn.Module:
+        """A velocity network."""
+        return self.network.build(data, 1, generator)
+
+    def prepare(self, context: Context) -> Draws:
+        """The teacher's weights; the pairs."""
+        start_from_teacher(context)
+        return self.draws(context)
+
+    def draws(self, context: Context) -> Draws:
+        """How a batch of pairs is drawn."""
+        seed = self.training.seed
+        return Draws(context.data, self.coupling, further=self.stable_targets, seed=seed, track=context.track)
+
+    def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
+        """Weighted distance of the answers at two noise levels; ``raw`` is the distance without weight."""
+        return self.tuning(context, network, generator, self.training.steps)
+
+    def tuning(self, context: Context, network: nn.Module, generator: torch.Generator, steps: int) -> Loss:
+        """The loss, with the stages spread over ``steps`` updates."""
+        drawn = context.prepared(self.training.batch, generator)
+        normal = torch.randn(self.training.batch, generator=generator, device=generator.device)
+        sigma = log_normal_times(normal, mean=self.log_noise_mean, std=self.log_noise_std)
+        second = self.second_level(sigma, context.state.step * self.stages // steps)
+        online = straight_consistency(network, drawn.labels)
+        target = online if self.target == "online" else straight_consistency(context.state.ema, drawn.labels)
+        raw, weight = self.compared(online, target, drawn, sigma, second)
+        return (raw * weight).mean(), {"raw": raw.mean()}
+
+    def second_level(self, sigma: Tensor, stage: int) -> Tensor:
+        """The second noise levels of a stage, ``[batch]``."""
+        return ect_times(sigma, ratio=ect_ratio(stage, factor=self.stage_factor), amplitude=self.gap_amplitude)
+
+    def compared(
+        self, online: ConsistencyFunction, target: ConsistencyFunction, drawn: Draw, sigma: Tensor, second: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Distances of the answers at two noise levels of each pair, and their weights, ``[batch]``."""
+        huber = partial(pseudo_huber, c=self.unit * self.huber_constant)
+        distances = {"l2": l2, "pseudo-huber": huber, "squared": squared_l2}
+        t, m = self.time(sigma), self.time(second)
+        pair = consistency_regression(online, target, *states_at(drawn, t, m, path=PATH), t, m, end=PATH.data_time)
+        return distances[self.distance](*pair), inverse_duration(sigma, second, power=self.weight_power)
+
+    def time(self, sigma: Tensor) -> Tensor:
+        """Time at which the linear path has the signal-to-noise ratio of a noise level."""
+        return PATH.time_at(self.unit * sigma)
+
+    def sample(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
+        """Samples by one evaluation at the noise end."""
+        return one_evaluation(straight_consistency(network, labels), noise, path=PATH)
+
+
+PRESETS = (
+    Preset(
+        "easy-consistency",
+        "consistency training from a trained flow (ECT), one step",
+        EasyConsistency(IMAGE_TRAINING, WIDE_IMAGE_NETWORK, IMAGE_TEACHER, sigma_data=0.75, coupling="precomputed"),
+        EasyConsistency(LONG_POINT_TRAINING, POINT_NETWORK, COUPLED_POINT_TEACHER, coupling="optimal"),
+        "Starts from the teacher's weights; numbers of the released code, coupled pairs.",
+    ),
+)

@@ -1,0 +1,106 @@
+"""Truncated consistency training (TCM): a second stage for the large noise levels, where one-step sampling starts."""
+
+from collections.abc import Mapping
+
+import attrs
+import torch
+from torch import nn
+
+from onestep_adapters.data import Dataset, Draws
+from onestep_adapters.methods.consistency.easy_consistency import EasyConsistency
+from onestep_adapters.methods.flow_matching import COUPLED_POINT_TEACHER, IMAGE_TEACHER
+from onestep_adapters.methods.linear_path import straight_consistency
+from onestep_adapters.methods.method import Context, Loss
+from onestep_adapters.methods.presets import (
+    IMAGE_TRAINING,
+    POINT_NETWORK,
+    POINT_TRAINING,
+    WIDE_IMAGE_NETWORK,
+    Preset,
+)
+from onestep_adapters.methods.students import STAGE_TEACHER, begin_stage, stage_companion
+from onestep_adapters.networks import frozen
+from onestep_adapters.training import Companion
+from onestep_core import boundary_times, separate_means, truncated, truncated_log_normal_times
+from onestep_core.validators import not_negative, positive, share
+
+_LARGEST = 80.0
+"""Largest noise level of the second stage, as in the paper."""
+
+
+@attrs.frozen
+class TruncatedConsistency(EasyConsistency):
+    """TCM: easy consistency tuning; then a frozen copy keeps the small noise levels and the network learns the large.
+
+    The second stage starts from the average of the first and spends nothing below ``transition_noise``. Some of its
+    samples lie at the transition, where the frozen copy's answer is the target. The gap is that of the first stage's end.
+    """
+
+    first_stage_share: float = attrs.field(default=0.5, validator=share)
+    """Share of the updates in the first stage, 0 to 1."""
+    transition_noise: float = attrs.field(default=1.0, validator=positive)
+    """Noise level that divides the stages, for data of 0.5. Paper: 1."""
+    transition_share: float = attrs.field(default=0.25, validator=share)
+    """Share of the second stage's samples at the transition. Paper: 0.25."""
+    transition_weight: float = attrs.field(default=0.1, validator=not_negative)
+    """Weight of the samples at the transition, against 1 for the mean of the others. Paper: 0.1."""
+    second_log_noise_mean: float = 0.0
+    """Mean of the logarithm of the second stage's noise levels, before those below the transition are cut off."""
+    second_log_noise_std: float = attrs.field(default=2.0, validator=positive)
+    """Standard deviation of the logarithm of the second stage's noise levels."""
+
+    def companions(self, data: Dataset, network: nn.Module, generator: torch.Generator) -> Mapping[str, Companion]:
+        """The frozen copy of the first stage's result."""
+        return stage_companion(network)
+
+    def prepare(self, context: Context) -> Draws:
+        """The teacher's weights; the pairs."""
+        if context.state.step == 0:
+            module = context.required_teacher().required_module()
+            begin_stage(context.state, context.companion(STAGE_TEACHER), module)
+        return self.draws(context)
+
+    def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
+        """Weighted distance of the answers at two noise levels; ``raw`` is the distance without weight."""
+        state, first = context.state, round(self.first_stage_share * self.training.steps)
+        if state.step < first:
+            return self.tuning(context, network, generator, max(first, 1))
+        if state.step == first:
+            begin_stage(state, context.companion(STAGE_TEACHER), state.ema)
+        return self._second_stage(context, network, generator)
+
+    def _second_stage(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
+        drawn = context.prepared(self.training.batch, generator)
+        uniform = torch.rand(self.training.batch, generator=generator, device=generator.device)
+        levels = truncated_log_normal_times(
+            uniform,
+            mean=self.second_log_noise_mean,
+            std=self.second_log_noise_std,
+            low=self.transition_noise,
+            high=_LARGEST,
+        )
+        edge = torch.arange(len(levels), device=levels.device) < round(self.transition_share * len(levels))
+        sigma = boundary_times(levels, edge, transition=self.transition_noise)
+        transition = self.time(torch.tensor([self.transition_noise], device=levels.device)).item()
+        late = straight_consistency(network, drawn.labels)
+        early = straight_consistency(frozen(context.companion(STAGE_TEACHER)), drawn.labels)  # type: ignore[arg-type]
+        learner = late if self.target == "online" else straight_consistency(context.state.ema, drawn.labels)
+        target = truncated(learner, early, transition=transition)
+        raw, weight = self.compared(late, target, drawn, sigma, self.second_level(sigma, self.stages - 1))
+        weight = weight * separate_means(raw, edge, weight=self.transition_weight)
+        return (raw * weight).mean(), {"raw": raw.mean()}
+
+
+PRESETS = (
+    Preset(
+        "truncated-consistency",
+        "consistency training with a second stage for large noise levels (TCM), one step",
+        TruncatedConsistency(
+            IMAGE_TRAINING, WIDE_IMAGE_NETWORK, IMAGE_TEACHER, sigma_data=0.75, coupling="precomputed"
+        ),
+        TruncatedConsistency(POINT_TRAINING, POINT_NETWORK, COUPLED_POINT_TEACHER, coupling="optimal"),
+        "Half of the updates for each stage; the paper's transition. Coupled pairs. Images: the second stage has 1,200 "
+        "updates for the large noise levels, where sampling starts. Samples are still too far from the data (density "
+        "below 0.8).",
+    ),
+)

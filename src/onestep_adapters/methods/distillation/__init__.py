@@ -1,0 +1,1 @@
+"""Methods that regress onto the trajectories or the samples of a teacher."""

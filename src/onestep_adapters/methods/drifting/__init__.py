@@ -1,0 +1,1 @@
+"""Drifting models: the method, its fields by name, and what is monitored."""

@@ -1,0 +1,317 @@
+"""Drifting: a one-step generator that follows a field of data and its own samples."""
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Literal, NamedTuple
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from onestep_adapters.data import Dataset, SampleQueue
+from onestep_adapters.encoders import RandomConvolutions, joined, pixels
+from onestep_adapters.methods.drifting.fields import RELEASED, named_field
+from onestep_adapters.methods.drifting.monitors import DriftMonitors, monitor_names
+from onestep_adapters.methods.method import Context, Loss, Method
+from onestep_adapters.methods.options import Training
+from onestep_adapters.methods.presets import IMAGE_NETWORK, POINT_NETWORK, Preset
+from onestep_adapters.training import Companion, not_trained
+from onestep_core import (
+    drift_negative_weight,
+    drifting_regressions,
+    geometric_temperature,
+    mse,
+    sample_guidance_scales,
+)
+from onestep_core.errors import ConfigError
+from onestep_core.protocols import Features, Field
+from onestep_core.validators import not_negative, positive, share
+
+_UNCONDITIONAL = 1000
+"""Unconditional samples in a queue, as in the released code."""
+
+QUEUE = "queue"
+"""Name of the companion that keeps samples."""
+
+
+@attrs.frozen
+class Guidance:
+    """Strength of a class against all classes; the generator takes it as an input."""
+
+    max_alpha: float = 1.0
+    """Largest guidance scale in training, at least 1; 1: no guidance and no such input."""
+    alpha_power: float = attrs.field(default=3.0, validator=not_negative)
+    """Guidance scales in training have a density proportional to alpha^-power, from 1 to max_alpha."""
+    unguided_share: float = attrs.field(default=0.5, validator=share)
+    """Share of the guidance scales in training that are exactly 1, 0 to 1."""
+    unconditional_samples: int = attrs.field(default=16, validator=positive)
+    """Real samples of any class that repel in each class; their weight follows from the scale."""
+    alpha: float = 1.0
+    """Guidance scale of the samples, 1 to max_alpha."""
+
+    def __attrs_post_init__(self) -> None:
+        if not 1 <= self.alpha <= self.max_alpha:
+            raise ConfigError(
+                f"alpha = {self.alpha}, max_alpha = {self.max_alpha}: expected 1 <= alpha <= max_alpha; a generator "
+                "samples at the scales that it was trained at (--max-alpha)"
+            )
+
+    @property
+    def learned(self) -> bool:
+        """Whether the generator takes a guidance scale."""
+        return self.max_alpha > 1
+
+    def as_time(self, alpha: Tensor) -> Tensor:
+        """``log alpha / log max_alpha``, in [0, 1]: the network's input in the place of a time."""
+        return alpha.log() / math.log(self.max_alpha)
+
+
+@attrs.frozen
+class Queue:
+    """Positives from a queue of recent training samples instead of the whole data set."""
+
+    queue_size: int = attrs.field(default=0, validator=not_negative)
+    """Samples kept of each class; 0: no queue. Released code: 128."""
+    queue_pushes: int = attrs.field(default=64, validator=positive)
+    """Samples that enter the queue in each update."""
+
+
+class _Real(NamedTuple):
+    """Positives of every class, contiguous; unconditional samples for every class, likewise, or ``None``."""
+
+    positives: Tensor
+    extra: Tensor | None
+
+
+class _Prepared(NamedTuple):
+    """The encoder and the monitors."""
+
+    encode: Features
+    monitors: DriftMonitors
+
+
+@attrs.frozen
+class Drifting(Method):
+    """Move samples along a drift field; sample by one evaluation of the generator."""
+
+    guidance: Guidance = Guidance()
+    queue: Queue = Queue()
+    field: Literal["mean-shift", "attraction-repulsion", "sinkhorn", "released"] = "mean-shift"
+    """Drift field. mean-shift: attraction and repulsion normalised separately. attraction-repulsion: normalised together,
+    over both axes. sinkhorn: the same with three iterations. released: that of the released ImageNet code, always
+    relative."""
+    temperatures: tuple[float, ...] = (1.0,)
+    """Temperatures of the Laplace kernel, in units of the data; their fields are averaged. Released code: 0.02 0.05 0.2,
+    normalised and summed."""
+    final_temperatures: tuple[float, ...] | None = None
+    """Temperatures at the end; they change geometrically, from coarse to fine. None: constant."""
+    cooling_share: float = attrs.field(default=1.0, validator=[share, positive])
+    """Share of the training in which the temperatures change; after it they are the final ones."""
+    relative: bool = False
+    """Measure temperatures and drift in units of the mean distance of each feature."""
+    encoder: Literal["pixels", "random"] = "pixels"
+    """Features in which distances are measured. pixels: the sample itself. random: the sample and the features of a random,
+    frozen convolutional encoder, each with its own field; for images, with relative temperatures."""
+    positives: int = attrs.field(default=64, validator=positive)
+    """Real samples of each class in an update."""
+    drift_scale: float = attrs.field(default=1.0, validator=not_negative)
+    """Factor of the drift."""
+
+    def __attrs_post_init__(self) -> None:
+        ends = self.final_temperatures or self.temperatures
+        if not self.temperatures or len(ends) != len(self.temperatures) or min(*self.temperatures, *ends) <= 0:
+            raise ConfigError(
+                f"temperatures = {self.temperatures}, final_temperatures = {self.final_temperatures}: "
+                "expected at least one positive number, and as many at the end as at the start"
+            )
+        if self.field == RELEASED and self.final_temperatures is not None:
+            raise ConfigError("the released field has fixed temperatures: leave final_temperatures out")
+        if self.encoder != "pixels" and not self._relative:
+            raise ConfigError(f"features of encoder {self.encoder!r} differ in size: set relative, or field released")
+        if 0 < self.queue.queue_size < self.positives:
+            raise ConfigError(
+                f"a queue of {self.queue.queue_size} samples cannot give {self.positives} positives of a class: "
+                "a larger queue_size, or fewer positives"
+            )
+
+    @property
+    def _relative(self) -> bool:
+        return self.relative or self.field == RELEASED
+
+    @property
+    def calls(self) -> int:
+        """Network evaluations in one update. The monitors' own, one in twenty updates, are not counted."""
+        return 1
+
+    @property
+    def monitors(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Numbers that the training display shows."""
+        return monitor_names(self.temperatures)
+
+    def build(self, data: Dataset, generator: torch.Generator) -> nn.Module:
+        """The generator: noise, a guidance scale if it learns any, and a class if there are any, to a sample.
+
+        Raises:
+            ConfigError: for guidance without classes.
+        """
+        if self.guidance.learned and data.classes is None:
+            raise ConfigError(f"guidance needs classes, {data.name} has none: leave max_alpha at 1")
+        return self.network.build(data, int(self.guidance.learned), generator)
+
+    def companions(self, data: Dataset, network: nn.Module, generator: torch.Generator) -> Mapping[str, Companion]:
+        """The queue, if there is one."""
+        if not self.queue.queue_size:
+            return {}
+        queue = SampleQueue(
+            data.shape,
+            classes=data.classes or 1,
+            capacity=self.queue.queue_size,
+            unconditional=_UNCONDITIONAL if self.guidance.learned else 0,
+        )
+        return {QUEUE: not_trained(queue)}
+
+    def features(self, data: Dataset, device: torch.device | str = "cpu") -> Features:
+        """The encoder: from samples to the features in which the field is computed.
+
+        Raises:
+            ConfigError: for an encoder of images on other data.
+        """
+        if self.encoder == "pixels":
+            return pixels
+        if len(data.shape) != 3:
+            raise ConfigError(f"encoder {self.encoder!r} needs images, {data.name} has samples of {data.shape}")
+        weights = torch.Generator().manual_seed(self.training.seed)
+        return joined(pixels, RandomConvolutions(data.shape[0], generator=weights).to(device))
+
+    def field_at(self, progress: float) -> Field:
+        """The field at a share of the training, 0 to 1."""
+        scale = self.drift_scale
+        return named_field(self.field, self._temperatures_at(progress), relative=self._relative, scale=scale)
+
+    def _temperatures_at(self, progress: float) -> tuple[float, ...]:
+        ends = self.final_temperatures or self.temperatures
+        done = progress / self.cooling_share
+        return tuple(
+            geometric_temperature(done, start=start, end=end)
+            for start, end in zip(self.temperatures, ends, strict=True)
+        )
+
+    def prepare(self, context: Context) -> _Prepared:
+        """The encoder and the monitors."""
+        seed, device = self.training.seed, context.device
+        monitors = DriftMonitors(context.data, self.temperatures, seed=seed, relative=self._relative, device=device)
+        return _Prepared(self.features(context.data, device), monitors)
+
+    def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
+        """The drifting loss, summed over features, and the monitors, which change while it does not."""
+        data, (encode, monitors) = context.data, context.prepared
+        groups, device = data.classes or 1, generator.device
+        each = max(2, self.training.batch // groups)
+        labels = None if data.classes is None else torch.arange(groups, device=device).repeat_interleave(each)
+        step, progress = context.state.step, context.state.step / self.training.steps
+        real = self._real(context, groups, generator)
+        noise = torch.randn(groups * each, *data.shape, generator=generator, device=device)
+        alpha = self._scales(groups, generator)
+        generate = partial(self._generated, network, noise, labels, alpha)
+        samples = generate()
+        field, generated = self.field_at(progress), encode(samples)
+        with torch.no_grad():
+            positives = encode(real.positives)
+            extra = None if real.extra is None else encode(real.extra)
+        weights = None
+        if alpha is not None:
+            unconditional = self.guidance.unconditional_samples
+            weights = drift_negative_weight(alpha, generated=each, unconditional=unconditional)
+        pairs = drifting_regressions(
+            generated,
+            positives,
+            field={name: monitors.watched(name, field) for name in generated},
+            groups=groups,
+            extra_negatives=extra,
+            extra_weights=weights,
+        )
+        numbers = monitors.logs(
+            step,
+            samples,
+            real.positives,
+            temperature=min(self._temperatures_at(progress)),
+            alpha=alpha,
+            again=lambda: encode(generate()),
+        )
+        return torch.stack([mse(*pair).mean() for pair in pairs.values()]).sum(), numbers
+
+    def _real(self, context: Context, groups: int, generator: torch.Generator) -> _Real:
+        data = context.data
+        unconditional = self.guidance.unconditional_samples if self.guidance.learned else 0
+        if not self.queue.queue_size:
+            positives = data.groups(self.positives, generator)
+            return _Real(positives, data.batch(groups * unconditional, generator).data if unconditional else None)
+        queue: SampleQueue = context.companion(QUEUE)
+        queue.push(*data.batch(self.queue.queue_pushes, generator))
+        while int(queue.counts.min()) < self.positives or queue.total < unconditional:
+            queue.push(*data.batch(self.queue.queue_pushes, generator))
+        positives = queue.positives(self.positives, generator=generator)
+        return _Real(
+            positives,
+            queue.unconditional(unconditional, groups=groups, generator=generator) if unconditional else None,
+        )
+
+    def _scales(self, groups: int, generator: torch.Generator) -> Tensor | None:
+        if not self.guidance.learned:
+            return None
+        return sample_guidance_scales(
+            groups,
+            high=self.guidance.max_alpha,
+            power=self.guidance.alpha_power,
+            plain=self.guidance.unguided_share,
+            generator=generator,
+            device=generator.device,
+        )
+
+    def _generated(self, network: nn.Module, noise: Tensor, labels: Tensor | None, alpha: Tensor | None) -> Tensor:
+        """Samples of all classes, with one guidance scale for each class."""
+        if alpha is None:
+            return network(noise, label=labels)
+        time = self.guidance.as_time(alpha).repeat_interleave(len(noise) // len(alpha))
+        return network(noise, time, label=labels)
+
+    def with_alpha(self, alpha: float) -> "Drifting":
+        """The same method, sampling at guidance scale ``alpha``.
+
+        Raises:
+            ConfigError: if the generator was not trained at such a scale.
+        """
+        return attrs.evolve(self, guidance=attrs.evolve(self.guidance, alpha=alpha))
+
+    def sample(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
+        """Samples by one evaluation."""
+        alpha = torch.full((len(noise),), self.guidance.alpha, device=noise.device) if self.guidance.learned else None
+        return self._generated(network, noise, labels, alpha)
+
+
+_IMAGES = Training(steps=1200, batch=160, learning_rate=3e-3)
+_POINTS = Training(steps=6000, batch=512, learning_rate=2e-3)
+_PAPER_TEMPERATURES = (0.02, 0.05, 0.2)
+
+PRESETS = (
+    Preset(
+        "drifting",
+        "a drift field of data and samples, one step",
+        Drifting(_IMAGES, IMAGE_NETWORK, temperatures=(1.0,)),
+        Drifting(
+            _POINTS, POINT_NETWORK, positives=512, temperatures=(0.4, 1.5), final_temperatures=(0.12, 0.5)
+        ),
+        "Images: mean shift with one temperature, the best on the validation split. Points: two temperatures that "
+        "decrease. The smaller one determines the shape of the modes, the larger one moves mass between them; without it a "
+        "few percent of the unequal mixture ended in the wrong mode.",
+    ),
+    Preset(
+        "drifting-paper",
+        "the drift field of the released code: three small temperatures, normalised forces",
+        Drifting(_IMAGES, IMAGE_NETWORK, field="released", temperatures=_PAPER_TEMPERATURES),
+        Drifting(_POINTS, POINT_NETWORK, positives=512, field="released", temperatures=_PAPER_TEMPERATURES),
+        "Paper settings, with the number of updates of drifting. Reported even when worse. On raw pixels samples collapse "
+        "to the mean of a class, while the loss hardly changes.",
+    ),
+)

@@ -1,0 +1,196 @@
+"""Numbers that show the progress of a drifting generator. Its loss shows none: it is constant by construction.
+
+Every update: the drift norm of every temperature, and the spread of the samples relative to the data, by class. Every
+``EVERY`` updates: the effective number of positives that attract a sample, the share of samples attracted by one alone,
+the held-out energy distance, the error of the mode masses where the modes are known, and the mass that guidance asks for
+and that no distribution has. One update later: the displacement that the update caused for the same noise, compared with
+the one that the field asked for.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from onestep_adapters.data import Dataset
+from onestep_adapters.devices import generator_on
+from onestep_core import laplace
+from onestep_core.diagnostics import (
+    affinity_saturation,
+    drift_norm,
+    effective_sample_size,
+    guidance_deficit,
+    held_out_energy,
+    mode_mass_error,
+    realised_drift,
+    spread,
+)
+from onestep_core.precision import frozen
+from onestep_core.protocols import Drift, Field
+
+EVERY = 20
+"""Updates between two values of the expensive monitors."""
+
+HELD_OUT = 512
+"""Held-out samples at most."""
+
+Encoded = Callable[[], Mapping[str, Tensor]]
+"""Features of the network's current samples from the noise of an earlier update."""
+
+
+def norm_names(temperatures: Sequence[float]) -> tuple[str, ...]:
+    """Names of the drift norms, one for each temperature.
+
+    Example:
+        >>> norm_names((0.05, 0.2))
+        ('drift 0.05', 'drift 0.2')
+    """
+    return tuple(f"drift {temperature:g}" for temperature in temperatures)
+
+
+def monitor_names(temperatures: Sequence[float]) -> tuple[str, ...]:
+    """Names of all numbers that may be logged, in the order of display."""
+    return ("energy", "modes", "spread", *norm_names(temperatures), "felt", "saturated", "cosine", "length", "deficit")
+
+
+class _Seen(NamedTuple):
+    """One feature's clouds and its field, as the objective saw them."""
+
+    samples: Tensor
+    positives: Tensor
+    extra: Tensor | None
+    drift: Drift
+
+
+class _Asked(NamedTuple):
+    """What the objective saw in one update, by feature, and a function for features of the same noise later."""
+
+    seen: dict[str, _Seen]
+    again: Encoded
+
+
+class DriftMonitors:
+    """Records fields while an objective calls them; ``logs`` returns the numbers.
+
+    Args:
+        data: gives held-out data, and the modes where they are known.
+        temperatures: of the fields, in their order; they name the drift norms.
+        seed: of the held-out draws.
+        relative: whether temperatures are relative to the mean distance.
+        device: of the training.
+    """
+
+    def __init__(
+        self,
+        data: Dataset,
+        temperatures: tuple[float, ...],
+        *,
+        seed: int,
+        relative: bool,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._held_out = data.held_out(HELD_OUT, generator_on(device, seed))
+        self._modes = data.modes
+        self._norms = norm_names(temperatures)
+        self._relative, self._groups = relative, data.classes or 1
+        self._seen: dict[str, _Seen] = {}
+        self._asked: _Asked | None = None
+
+    def watched(self, name: str, field: Field) -> Field:
+        """``field`` for the feature ``name``, recorded at every call."""
+
+        def seen(samples: Tensor, positives: Tensor, negatives: Tensor | None = None, /, **keywords: Tensor) -> Drift:
+            drift = field(samples, positives, negatives, **keywords)
+            self._seen[name] = _Seen(samples, positives, keywords.get("extra_negatives"), drift)
+            return drift
+
+        return seen
+
+    @torch.no_grad()
+    def logs(
+        self,
+        step: int,
+        samples: Tensor,
+        positives: Tensor,
+        *,
+        temperature: float,
+        alpha: Tensor | None,
+        again: Encoded,
+    ) -> dict[str, Tensor]:
+        """The numbers of update ``step``.
+
+        Args:
+            step: updates made so far.
+            samples: what the generator made, ``[batch, *shape]``.
+            positives: real samples, ``[positive, *shape]``.
+            temperature: the smallest one, now.
+            alpha: guidance scales of the groups, ``[group]``, or ``None``.
+            again: what :data:`Encoded` says; called once in the next update.
+        """
+        norms = torch.stack([drift_norm(seen.drift) for seen in self._seen.values()]).mean(0)
+        numbers = dict(zip(self._norms, norms, strict=True)) | {"spread": self._spread(samples, positives)}
+        if self._asked is not None:
+            numbers |= self._realised(self._asked)
+            self._asked = None
+        if step % EVERY == 0:
+            self._asked = _Asked(dict(self._seen), again)
+            numbers |= self._affinities(temperature, alpha) | {"energy": held_out_energy(samples, self._held_out)}
+            if self._modes is not None:
+                means, weights = self._modes.means.to(samples), self._modes.weights.to(samples)
+                numbers["modes"] = mode_mass_error(torch.cdist(samples.flatten(1), means).argmin(1), weights)
+        return numbers
+
+    def _spread(self, samples: Tensor, positives: Tensor) -> Tensor:
+        """Within each class: differences between classes must not hide that one class has collapsed."""
+        pairs = zip(samples.chunk(self._groups), positives.chunk(self._groups), strict=True)
+        return torch.stack([spread(mine, theirs) for mine, theirs in pairs]).mean()
+
+    def _affinities(self, temperature: float, alpha: Tensor | None) -> dict[str, Tensor]:
+        felt, saturated, deficits = [], [], []
+        for seen in self._seen.values():
+            length = seen.drift.scale if self._relative else torch.ones((), device=seen.samples.device)
+
+            def log_kernel(x: Tensor, y: Tensor, length: Tensor = length) -> Tensor:
+                return laplace(frozen(x) / length, frozen(y) / length, temperature=temperature)
+
+            log_k = log_kernel(seen.samples, seen.positives)
+            felt.append(effective_sample_size(log_k).mean())
+            saturated.append(affinity_saturation(log_k))
+            if alpha is not None and seen.extra is not None and seen.extra.shape[-2] > 1:
+                deficits.append(_deficit(log_kernel, seen.positives, seen.extra, alpha))
+        numbers = {"felt": torch.stack(felt).mean(), "saturated": torch.stack(saturated).mean()}
+        return numbers | ({"deficit": torch.stack(deficits).mean()} if deficits else {})
+
+    def _realised(self, asked: _Asked) -> dict[str, Tensor]:
+        after = asked.again()
+        found = []
+        for name, seen in asked.seen.items():
+            channels = seen.drift.field.shape[-1]
+            unit, shape = seen.drift.scale / channels**0.5 if self._relative else 1.0, (-1, channels)
+            moved = _as_clouds(after[name], seen.samples)
+            found.append(
+                realised_drift(
+                    seen.drift.samples.reshape(shape), (moved / unit).reshape(shape), seen.drift.field.reshape(shape)
+                )
+            )
+        cosine, length = (torch.stack(numbers).mean() for numbers in zip(*found, strict=True))
+        return {"cosine": cosine, "length": length}
+
+
+def _as_clouds(features: Tensor, like: Tensor) -> Tensor:
+    """``[group * n, location, channel]`` in the layout ``[group * location, n, channel]`` of ``like``."""
+    locations = features.shape[1]
+    return features.unflatten(0, (like.shape[0] // locations, -1)).transpose(1, 2).reshape(like.shape)
+
+
+def _deficit(log_kernel: Callable[[Tensor, Tensor], Tensor], positives: Tensor, extra: Tensor, alpha: Tensor) -> Tensor:
+    """The guidance deficit by kernel densities at the unconditional samples, each left out of its own."""
+    count, clouds = extra.shape[-2], extra.shape[0]
+    itself = torch.eye(count, dtype=torch.bool, device=extra.device)
+    own = log_kernel(extra, extra).masked_fill(itself, -torch.inf).logsumexp(-1)
+    theirs = log_kernel(extra, positives).logsumexp(-1)
+    sizes = torch.tensor([positives.shape[-2], count - 1.0], device=extra.device).log()
+    log_ratio = (theirs - sizes[0]) - (own - sizes[1])
+    each = alpha.repeat_interleave(clouds // len(alpha))[:, None].expand(log_ratio.shape)
+    return guidance_deficit(log_ratio.flatten(), alpha=each.flatten())

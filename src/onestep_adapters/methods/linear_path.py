@@ -1,0 +1,54 @@
+"""The linear path, on which teachers predict velocities, and a velocity network as a consistency function."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from onestep_adapters.networks import as_velocity
+from onestep_adapters.samplers import consistency_multistep
+from onestep_core import Linear, between, denoiser_from_velocity, heun
+from onestep_core.flow.paths import prior_state
+from onestep_core.protocols import ConsistencyFunction, Path, Velocity
+
+PATH = Linear()
+"""Path of all teachers and of the methods that learn from them."""
+
+
+def straight_consistency(network: nn.Module, labels: Tensor | None) -> ConsistencyFunction:
+    """``f(z, t) = z - t v(z, t)``: a velocity network as a consistency function, the identity at ``t = 0``.
+
+    For a teacher it is the expected data given the state.
+
+    Example:
+        >>> f = straight_consistency(lambda z, t, label: z, None)
+        >>> f(torch.ones(1, 2), torch.tensor([0.25]))
+        tensor([[0.7500, 0.7500]])
+    """
+    return denoiser_from_velocity(as_velocity(network, label=labels), path=PATH)
+
+
+def one_evaluation(function: ConsistencyFunction, noise: Tensor, *, path: Path) -> Tensor:
+    """The data end of the trajectories that start at ``noise``, by one call of a consistency function.
+
+    Example:
+        >>> one_evaluation(lambda z, t: z - 1, torch.ones(1, 2), path=PATH)
+        tensor([[0., 0.]])
+    """
+    ends = [path.noise_time, path.data_time]
+    return consistency_multistep(function, prior_state(path, noise), ends, path=path, noise=None)
+
+
+@torch.no_grad()
+def solved(velocity: Velocity, z: Tensor, t: Tensor, m: Tensor, *, steps: int) -> Tensor:
+    """The state at ``m`` by Heun's method from ``t``, in ``steps`` equal steps for each sample.
+
+    Example:
+        >>> z, t, m = torch.ones(1, 2), torch.tensor([1.0]), torch.tensor([0.5])
+        >>> solved(lambda z, t: 2 * z, z, t, m, steps=1)
+        tensor([[0.5000, 0.5000]])
+    """
+    times = [between(t, m, share=i / steps) for i in range(steps + 1)]
+    for start, stop in pairwise(times):
+        z = heun(velocity, z, start, stop)
+    return z

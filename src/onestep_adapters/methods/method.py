@@ -1,0 +1,143 @@
+"""What a method is: options that build, prepare, train and sample a generator.
+
+Every method file has the same members in the same order: options, ``build`` (and ``companions``), ``prepare``, ``loss``
+(and ``turns``), ``sample``, then its presets. :class:`Method` has a default for what most methods do not need, so that
+runs and commands ask a member and never probe for one.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeAlias
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from onestep_adapters.data import Dataset
+from onestep_adapters.data.couplings import Track, untracked
+from onestep_adapters.methods.options import Network, Training
+from onestep_adapters.methods.teacher import Teacher
+from onestep_adapters.training import Companion, TrainingState, Turn
+from onestep_core.errors import ConfigError
+
+Loss: TypeAlias = tuple[Tensor, Mapping[str, "float | Tensor"]]
+"""The loss of one update, 0-d, and numbers to log."""
+
+
+@attrs.define(eq=False)
+class Context:
+    """What a method trains with; given to ``prepare`` once and to ``loss`` at every update.
+
+    Attributes:
+        data: the data set.
+        state: the run's state. It changes during training: ``state.ema`` is the current average, ``state.step`` the
+            number of updates made.
+        teacher: what the method learns from, or ``None``.
+        cache: folder for what is computed with this teacher once and used again, or ``None``.
+        track: shows progress of what ``prepare`` computes.
+        prepared: what ``prepare`` returned.
+    """
+
+    data: Dataset
+    state: TrainingState
+    teacher: Teacher | None = None
+    cache: Path | None = None
+    track: Track = untracked
+    prepared: Any = None
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the network, the generator and every tensor of the training."""
+        return self.state.generator.device
+
+    def required_teacher(self) -> Teacher:
+        """The teacher.
+
+        Raises:
+            ConfigError: if there is none.
+        """
+        if self.teacher is None:
+            raise ConfigError("this method learns from a teacher and got none: train it by a Run, which provides one")
+        return self.teacher
+
+    def companion(self, name: str) -> Any:
+        """The module of a companion, for example ``context.companion("fake_score")``."""
+        return self.state.companions[name].module
+
+
+@attrs.frozen
+class Method(ABC):
+    """Options of a method. A class of your own with these members trains, samples and reports like the built-in ones."""
+
+    training: Training = Training()
+    network: Network = Network()
+
+    teacher: ClassVar[Any] = None
+    """Options of the flow-matching teacher that is trained first, or ``None`` for a method without a teacher."""
+    teacher_from: ClassVar[str] = ""
+    """Another teacher than that of ``teacher``'s options: a run folder, or ``"exact"``; empty for none."""
+    monitors: ClassVar[tuple[str, ...]] = ()
+    """Logged numbers that the training display shows instead of the loss, where the loss says nothing about progress."""
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations for one sample."""
+        return 1
+
+    @property
+    @abstractmethod
+    def calls(self) -> int:
+        """Network evaluations in one update: of the network, its average, a teacher, a discriminator."""
+
+    @property
+    def starts_from_teacher(self) -> bool:
+        """Whether the network starts from the teacher's weights, so that both need the same architecture."""
+        return self.teacher is not None
+
+    @abstractmethod
+    def build(self, data: Dataset, generator: torch.Generator) -> nn.Module:
+        """The network that generates the samples, with fresh weights, on the CPU."""
+
+    def companions(self, data: Dataset, network: nn.Module, generator: torch.Generator) -> Mapping[str, Companion]:
+        """Other modules of the run, by name: a fake score, a discriminator, a stage's teacher, a queue."""
+        return {}
+
+    def prepare(self, context: Context) -> Any:
+        """What happens once, before the first update: weights of a teacher, pairs. ``context.prepared`` keeps it."""
+        return None
+
+    @abstractmethod
+    def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
+        """The loss of one update, and numbers to log. ``network`` is the one that learns."""
+
+    def turns(self, context: Context) -> Sequence[Turn]:
+        """Updates of companions before each update of the network, with their losses."""
+        return ()
+
+    @abstractmethod
+    def sample(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
+        """Samples from standard normal noise ``[count, *shape]``, of the classes ``labels`` ``[count]``."""
+
+    def check_teacher(self, teacher: Teacher) -> None:
+        """Refuse a teacher that this method cannot use.
+
+        Raises:
+            ConfigError: with the reason.
+        """
+
+    def with_alpha(self, alpha: float) -> Self:
+        """The same method, sampling at guidance scale ``alpha``.
+
+        Raises:
+            ConfigError: if the network takes no guidance scale, or was not trained at this one.
+        """
+        raise ConfigError(f"{type(self).__name__} takes no guidance scale for sampling: leave alpha out")
+
+    def with_seed(self, seed: int) -> Self:
+        """The same method, trained from another seed; a teacher keeps its own."""
+        return attrs.evolve(self, training=attrs.evolve(self.training, seed=seed))
+
+    def previewed(self) -> Self:
+        """The same method with a cheaper sampler, for curves during training; the same sampler by default."""
+        return self

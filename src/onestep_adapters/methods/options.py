@@ -1,0 +1,157 @@
+"""Options that every method has: the network and the training. Plain numbers and words, kept as JSON in the run."""
+
+from functools import partial
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import attrs
+import cattrs
+import torch
+from torch import nn
+
+from onestep_adapters.backbones import MLP, ConvNet, DiT
+from onestep_adapters.data import Dataset
+from onestep_adapters.names import choose
+from onestep_adapters.training import Schedule, cosine_decay
+from onestep_core import l2, mse
+from onestep_core.errors import ConfigError
+from onestep_core.validators import count, not_negative, positive, share
+
+Distance = Literal["squared", "l2"]
+"""Distance of a prediction and its target. squared: the mean square, minimised by the mean. l2: the Euclidean norm, which
+gives large errors less weight."""
+
+DISTANCES = {"squared": mse, "l2": l2}
+"""The distances by name."""
+
+T = TypeVar("T")
+
+PAPER_SIGMA_DATA = 0.5
+"""Standard deviation of the data for which the consistency papers give their noise levels."""
+
+
+@attrs.frozen
+class Network:
+    """Which backbone, and how large."""
+
+    backbone: Literal["mlp", "conv", "dit"] = "mlp"
+    """Architecture. mlp: samples of any shape. conv, dit: images."""
+    width: int = attrs.field(default=256, validator=positive)
+    """Hidden width: units (mlp), channels (conv), token size (dit)."""
+    depth: int = attrs.field(default=3, validator=positive)
+    """Number of residual blocks."""
+    max_frequency: float = attrs.field(default=16.0, validator=positive)
+    """Largest angular frequency of the time embedding, in radians per unit of time; it bounds the derivative in time."""
+    fourier: int = attrs.field(default=0, validator=count)
+    """Number of random Fourier features of the sample, added to the input (mlp only); 0: none."""
+    condition: int = attrs.field(default=1, validator=[count, positive])
+    """Width of the embedding of times and class, as a multiple of the channels (conv only)."""
+
+    def build(self, data: Dataset, times: int, generator: torch.Generator) -> nn.Module:
+        """A network for ``data`` with 0, 1 or 2 times; initial weights from ``generator``, on the CPU.
+
+        Raises:
+            ConfigError: if a backbone for images gets other data, or an option gets another backbone than its own.
+        """
+        if self.backbone != "mlp" and len(data.shape) != 3:
+            raise ConfigError(f"backbone {self.backbone!r} needs images, {data.name} has samples of {data.shape}: mlp")
+        if self.fourier and self.backbone != "mlp":
+            raise ConfigError(
+                f"fourier = {self.fourier} with the backbone {self.backbone!r}: only mlp has it; leave it at 0"
+            )
+        if self.condition != 1 and self.backbone != "conv":
+            raise ConfigError(
+                f"condition = {self.condition} with the backbone {self.backbone!r}: only conv has it; leave it at 1"
+            )
+        make = {
+            "mlp": partial(MLP, fourier=self.fourier),
+            "conv": partial(ConvNet, condition=self.condition),
+            "dit": DiT,
+        }[self.backbone]
+        return make(
+            data.shape,
+            width=self.width,
+            depth=self.depth,
+            times=times,
+            classes=data.classes,
+            max_frequency=self.max_frequency,
+            generator=generator,
+        )
+
+
+@attrs.frozen
+class Training:
+    """How long and how fast."""
+
+    steps: int = attrs.field(default=2000, validator=positive)
+    """Number of updates."""
+    batch: int = attrs.field(default=256, validator=positive)
+    """Samples in an update; for drifting, of all classes together."""
+    learning_rate: float = attrs.field(default=2e-3, validator=positive)
+    """Largest learning rate of AdamW; after the warm-up it decays to zero along a cosine."""
+    warmup: int = attrs.field(default=50, validator=not_negative)
+    """Updates in which the learning rate rises linearly from zero."""
+    ema: float = attrs.field(default=0.995, validator=share)
+    """Decay of the moving average of the weights, 0 to 1. The averaged network generates the samples."""
+    clip: float = attrs.field(default=1.0, validator=positive)
+    """Largest gradient norm; larger gradients are scaled down to it."""
+    seed: int = 0
+    """Seed of initial weights, data, noise and times."""
+    checkpoint_every: int = attrs.field(default=500, validator=positive)
+    """Updates between two checkpoints."""
+
+    @property
+    def rate(self) -> Schedule:
+        """The learning rate of every update."""
+        return cosine_decay(self.learning_rate, self.steps, min(self.warmup, self.steps - 1))
+
+
+def check_names(options: Any) -> None:
+    """Refuse a word that is no choice of its option, nested options included. The command line checks this; Python not.
+
+    Raises:
+        ConfigError: with the nearest words.
+
+    Example:
+        >>> check_names(Network("mpl"))
+        Traceback (most recent call last):
+        ...
+        onestep_core.errors.ConfigError: no backbone is called 'mpl': did you mean 'mlp'? known are conv, dit, mlp
+    """
+    hints = get_type_hints(type(options))
+    for field in attrs.fields(type(options)):
+        value = getattr(options, field.name)
+        if attrs.has(type(value)):
+            check_names(value)
+        elif get_origin(hints[field.name]) is Literal:
+            choose(str(value), get_args(hints[field.name]), field.name)
+
+
+def from_dict(kind: type[T], values: dict[str, Any]) -> T:
+    """An attrs class from what ``attrs.asdict`` and JSON made of it.
+
+    Raises:
+        ConfigError: for an option that the class does not have, or a value of another type or out of range.
+
+    Example:
+        >>> from_dict(Training, {"steps": 3}).steps
+        3
+    """
+    if not isinstance(values, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"the options of {kind.__name__} are {values!r}, expected a mapping; train the run anew")
+    try:
+        return _CONVERTER.structure(values, kind)
+    except (cattrs.BaseValidationError, cattrs.StructureHandlerNotFoundError, TypeError, ValueError) as error:
+        reasons = "; ".join(cattrs.transform_error(error, path=kind.__name__))
+        raise ConfigError(f"options that this version of onestep cannot read: {reasons}; train the run anew") from error
+
+
+def _plain(value: Any, kind: Any) -> Any:
+    """A number, word or truth value, unchanged; JSON keeps a whole float as it is."""
+    if isinstance(value, bool) != (kind is bool) or not isinstance(value, (int, float) if kind is float else kind):
+        raise TypeError(f"expected {kind.__name__}, got {value!r}")
+    return value
+
+
+_CONVERTER = cattrs.Converter(forbid_extra_keys=True)
+for _kind in (bool, int, float, str):
+    _CONVERTER.register_structure_hook(_kind, _plain)

@@ -1,0 +1,169 @@
+"""Modules as the callables of the core: conditions are bound, the output's meaning, units and shape are settled."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from onestep_core.errors import ConfigError
+from onestep_core.flow.maps import jump
+from onestep_core.flow.paths import prior_state
+from onestep_core.protocols import AverageVelocity, FlowMap, OneStepGenerator, Path, Velocity
+
+
+def with_condition(module: Callable[..., Any], *args: Any, **condition: Any) -> Callable[..., Any]:
+    """``(z, *times) -> module(z, *times, *args, **condition)``.
+
+    Args:
+        module: a module or any callable.
+        args: appended to the positional arguments.
+        condition: keyword arguments: labels, text embeddings, masks; their batch is that of ``z``.
+
+    Example:
+        >>> scaled = with_condition(lambda z, t, *, label: z * label[:, None], label=torch.tensor([2.0]))
+        >>> scaled(torch.ones(1, 2), torch.zeros(1))
+        tensor([[2., 2.]])
+    """
+
+    def conditioned(*inputs: Tensor) -> Any:
+        return module(*inputs, *args, **condition)
+
+    return conditioned
+
+
+def _tensor(output: Any) -> Tensor:
+    return output
+
+
+def _checked(output: Any, z: Tensor) -> Tensor:
+    if not isinstance(output, Tensor):
+        raise ConfigError(
+            f"the network returned a {type(output).__name__}, expected a tensor: choose the part that is meant with "
+            "`output=`, for example output=lambda result: result.sample"
+        )
+    if output.shape != z.shape:
+        raise ConfigError(
+            f"the network returned {tuple(output.shape)} for a state {tuple(z.shape)}, expected equal shapes: drop "
+            "extra channels (a learned variance, for one) with `output=`"
+        )
+    return output
+
+
+def as_velocity(
+    module: Callable[..., Any],
+    *,
+    time_scale: float = 1.0,
+    output: Callable[[Any], Tensor] = _tensor,
+    **condition: Any,
+) -> Velocity:
+    """``(z, t) -> output(module(z, time_scale t))``, an instantaneous velocity ``dz/dt``.
+
+    Args:
+        module: called with ``z`` of ``[batch, *shape]`` and one time ``[batch]``.
+        time_scale: factor from the path's unit of time to the network's: 1000 for most diffusion
+            transformers. The output stays a velocity per unit of the *path's* time.
+        output: picks the tensor from what the module returns.
+        condition: keyword arguments of the module, as in :func:`with_condition`.
+
+    Raises:
+        ConfigError: at a call, if the output is no tensor of the shape of ``z``.
+
+    Example:
+        >>> velocity = as_velocity(lambda z, t: {"v": z * t[:, None]}, time_scale=1000.0, output=lambda r: r["v"])
+        >>> velocity(torch.ones(1, 2), torch.ones(1))
+        tensor([[1000., 1000.]])
+    """
+
+    def velocity(z: Tensor, t: Tensor, /) -> Tensor:
+        return _checked(output(module(z, t * time_scale, **condition)), z)
+
+    return velocity
+
+
+def as_average_velocity(
+    module: Callable[..., Any],
+    *,
+    time_scale: float = 1.0,
+    output: Callable[[Any], Tensor] = _tensor,
+    **condition: Any,
+) -> AverageVelocity:
+    """``(z, t, s) -> output(module(z, time_scale t, time_scale s))``, the mean velocity from ``t`` to ``s``.
+
+    Args:
+        module: called with ``z`` of ``[batch, *shape]``, source and target time, each ``[batch]``.
+        time_scale: as in :func:`as_velocity`.
+        output: picks the tensor from what the module returns.
+        condition: keyword arguments of the module, as in :func:`with_condition`.
+
+    Raises:
+        ConfigError: at a call, if the output is no tensor of the shape of ``z``.
+
+    Example:
+        >>> average = as_average_velocity(lambda z, t, s: z)
+        >>> average(torch.ones(1, 2), torch.ones(1), torch.zeros(1))
+        tensor([[1., 1.]])
+    """
+
+    def average_velocity(z: Tensor, t: Tensor, s: Tensor, /) -> Tensor:
+        return _checked(output(module(z, t * time_scale, s * time_scale, **condition)), z)
+
+    return average_velocity
+
+
+def as_flow_map(
+    module: Callable[..., Any],
+    *,
+    time_scale: float = 1.0,
+    output: Callable[[Any], Tensor] = _tensor,
+    **condition: Any,
+) -> FlowMap:
+    """``(z, t, s) -> output(module(z, time_scale t, time_scale s))``, the state at ``s``, predicted directly.
+
+    For a network that predicts an average velocity use ``flow.flow_map_from_average_velocity``.
+
+    Args:
+        module: called with ``z`` of ``[batch, *shape]``, source and target time, each ``[batch]``.
+        time_scale: as in :func:`as_velocity`.
+        output: picks the tensor from what the module returns.
+        condition: keyword arguments of the module, as in :func:`with_condition`.
+
+    Raises:
+        ConfigError: at a call, if the output is no tensor of the shape of ``z``.
+
+    Example:
+        >>> still = as_flow_map(lambda z, t, s: (z, None), output=lambda pair: pair[0])
+        >>> still(torch.ones(1, 2), torch.ones(1), torch.zeros(1))
+        tensor([[1., 1.]])
+    """
+
+    def flow_map(z: Tensor, t: Tensor, s: Tensor, /) -> Tensor:
+        return _checked(output(module(z, t * time_scale, s * time_scale, **condition)), z)
+
+    return flow_map
+
+
+def as_one_step(average_velocity: AverageVelocity, *, path: Path) -> OneStepGenerator:
+    """``noise -> z + (data_time - noise_time) a(z, noise_time, data_time)`` with ``z = path.prior(noise)``.
+
+    One evaluation of the network: a jump from the path's noise end to its data end.
+
+    Args:
+        average_velocity: ``(z, t, s) -> mean velocity``.
+        path: gives the two ends and the state at the noise end.
+
+    Returns:
+        A function of standard normal noise, ``[batch, *shape]``, in at least float32.
+
+    Example:
+        >>> from onestep_core.flow import Linear
+        >>> generate = as_one_step(lambda z, t, s: z - 3.0, path=Linear())
+        >>> generate(torch.ones(1, 2))
+        tensor([[3., 3.]])
+    """
+
+    def generate(noise: Tensor, /) -> Tensor:
+        z = prior_state(path, noise)
+        t, s = (z.new_full((z.shape[0],), end) for end in (path.noise_time, path.data_time))
+        return jump(average_velocity, z, t, s)
+
+    return generate

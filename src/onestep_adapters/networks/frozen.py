@@ -1,0 +1,41 @@
+"""Frozen networks: gradients reach the input, never a parameter."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from onestep_core.errors import ConfigError
+
+
+def frozen(module: nn.Module) -> Callable[..., Any]:
+    """``module`` with parameters and buffers detached at every call: the gradient passes to the input only.
+
+    Nothing is copied, so the callable follows a module that goes on training (an EMA, a fake
+    score). A forward-mode tangent stops at the parameters too. Nothing else about the module changes:
+    dropout, and batch normalisation's running statistics, act as its mode says.
+
+    Args:
+        module: a module. Conditions are bound afterwards: ``with_condition(frozen(module), label=y)``.
+
+    Raises:
+        ConfigError: if it is not a module; a closure's parameters cannot be found.
+
+    Example:
+        >>> linear, z = nn.Linear(2, 2), torch.ones(1, 2, requires_grad=True)
+        >>> frozen(linear)(z).sum().backward()
+        >>> linear.weight.grad is None, z.grad is None
+        (True, False)
+    """
+    if not isinstance(module, nn.Module):
+        raise ConfigError(
+            f"cannot freeze a {type(module).__name__}, expected an nn.Module: freeze the module first, then wrap it, "
+            "for example with_condition(frozen(module), label=label)"
+        )
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        tensors = {name: tensor.detach() for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+        return torch.func.functional_call(module, tensors, args, kwargs)
+
+    return call

@@ -1,0 +1,302 @@
+"""Runs and their folders: start a run, open one, resume one."""
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import attrs
+import torch
+
+from onestep_adapters.data import Dataset, open_dataset
+from onestep_adapters.methods import FlowMatching, Method, Network, Teacher, exact_teacher, find_preset, network_teacher
+from onestep_adapters.methods.options import check_names
+from onestep_adapters.methods.teacher import EXACT
+from onestep_adapters.runs.configs import asked, completed, config_of, differences, options_in
+from onestep_adapters.runs.run import Run
+from onestep_adapters.runs.teachers import cache_folder, cache_key, teacher_folder, weights_hash
+from onestep_adapters.training import CheckpointError, latest_checkpoint, load_checkpoint, new_state, read_run
+from onestep_core.errors import ConfigError, OneStepError
+
+BASELINE = "flow-matching"
+"""Name of the method that teachers are trained by."""
+
+
+class _Resolved(NamedTuple):
+    """A teacher, the options with the teacher's own, and the run that trains it."""
+
+    teacher: Teacher | None
+    options: Method
+    run: Run | None = None
+    folder: Path | None = None
+    weights: str = ""
+    """Hash of the weights of a teacher that was not trained by its options; it is kept in the run's configuration."""
+
+
+def start_run(
+    name: str,
+    data: str | Dataset,
+    options: Method | None = None,
+    *,
+    teacher: Teacher | None = None,
+    device: torch.device | str = "cpu",
+) -> Run:
+    """A fresh run.
+
+    Args:
+        name: of the method, as on the command line.
+        data: name of a data set, or an object of your own with the members of :class:`~onestep_adapters.data.Dataset`.
+        options: of the method; the preset for this kind of data by default.
+        teacher: an object to learn from, instead of the one that the options describe.
+        device: where network and training live.
+
+    Raises:
+        ConfigError: for an unknown name, with the nearest ones, or a teacher that does not fit.
+
+    Example:
+        >>> run = start_run("drifting", "8gaussians")
+        >>> run.samples(5, generator=torch.Generator().manual_seed(0))[0].shape
+        torch.Size([5, 2])
+    """
+    data = open_dataset(data) if isinstance(data, str) else data
+    options = find_preset(name).options(data) if options is None else options
+    check_names(options)
+    return _fresh(name, data, _resolve(options, data, teacher, device), device)
+
+
+def open_run(
+    folder: str | os.PathLike[str],
+    *,
+    data: Dataset | None = None,
+    teacher: Teacher | None = None,
+    device: torch.device | str = "cpu",
+) -> Run:
+    """The run in ``folder``, at its latest checkpoint.
+
+    Args:
+        folder: of the run.
+        data: the data set, for a run on an object of your own.
+        teacher: the teacher, for a run that learned from an object of your own; needed to train further.
+        device: where network and training live.
+
+    Raises:
+        CheckpointError: if the folder is not a run, or its checkpoint is damaged.
+        ConfigError: if this version does not know the run's method, data or options.
+
+    Example:
+        >>> open_run("/nowhere")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        onestep_adapters.training.folder.CheckpointError: /nowhere does not exist...
+    """
+    name, data_name, options = options_of_run(folder)
+    found, data = read_run(folder), _same_data(folder, data_name, data)
+    resolved, missing = _Resolved(None, options), ""
+    if found.step < options.training.steps:
+        try:
+            resolved = _resolve(options, data, teacher, device)
+            if _other_weights(found.config, resolved):
+                resolved, missing = _Resolved(None, options), f"{_place(options, data)} holds another teacher now"
+        except OneStepError as error:
+            # Sampling works without the teacher; only further training needs it, and says why it is not there.
+            missing = f"its teacher is not in {_place(options, data)} any more, or cannot be read ({error})"
+        if not missing and found.config.get("teacher_weights") and resolved.teacher is None:
+            missing = "it learned from a teacher object: give the same one, open_run(folder, teacher=...)"
+    run = _loaded(_fresh(name, data, resolved, device), folder, found.config)
+    run.missing_teacher = missing
+    return run
+
+
+def options_of_run(folder: str | os.PathLike[str]) -> tuple[str, str, Method]:
+    """Method, name of the data and options of the run in ``folder``.
+
+    Raises:
+        CheckpointError: if the folder is not a run.
+        ConfigError: if this version does not know the run's method or options.
+    """
+    config: dict[str, Any] = read_run(folder).config
+    try:
+        return config["method"], config["data"], options_in(config)
+    except KeyError as error:
+        raise CheckpointError(
+            f"{folder} holds a checkpoint that no method of this library wrote: its config lacks {error}; "
+            "train with `onestep train`, or load it with onestep_adapters.training.load_checkpoint"
+        ) from error
+
+
+def resume_or_start(
+    folder: str | os.PathLike[str],
+    name: str,
+    data: str | Dataset,
+    options: Method,
+    *,
+    resume: bool,
+    teacher: Teacher | None = None,
+    device: torch.device | str = "cpu",
+) -> Run:
+    """The run to train into ``folder``: a fresh one, or with ``resume`` the one that is there.
+
+    A saved run that lacks an option counts as one with the option's default.
+
+    Raises:
+        CheckpointError: if the folder holds a run and ``resume`` is off, or a run with other options, or is a file.
+    """
+    if Path(folder).is_file():
+        raise CheckpointError(f"{folder} is a file: train into another --folder")
+    data = open_dataset(data) if isinstance(data, str) else data
+    if not (Path(folder).exists() and latest_checkpoint(folder) is not None):
+        return start_run(name, data, options, teacher=teacher, device=device)
+    if not resume:
+        raise CheckpointError(
+            f"{folder} already holds a run: continue it with --resume, or train into another --folder"
+        )
+    found = read_run(folder)
+    config = completed(found.config)
+    check_names(options)
+    # A finished run learns nothing more: its teacher may be gone.
+    finished = found.step >= options.training.steps
+    resolved = _Resolved(None, options) if finished else _resolve(options, data, teacher, device)
+    if _other_weights(config, resolved):
+        raise CheckpointError(
+            f"{folder} learned from another teacher than the one that is in {_place(options, data)} now: put that one "
+            "back, or train into another --folder"
+        )
+    run = _fresh(name, data, resolved, device)
+    if asked(run.state.config) != asked(config):
+        same = (found.method, found.config.get("data")) == (name, data.name)
+        told = f"; {differences(run.state.config, config)}" if same else ""
+        raise CheckpointError(
+            f"{folder} holds {found.method} on {found.config.get('data')}, and {name} on {data.name} was asked for{told}: "
+            "give the options that the run has, or train into another --folder"
+        )
+    return _loaded(run, folder, found.config)
+
+
+def _fresh(name: str, data: Dataset, resolved: _Resolved, device: torch.device | str) -> Run:
+    options, training = resolved.options, resolved.options.training
+    generator = torch.Generator().manual_seed(training.seed)
+    network = options.build(data, generator)
+    companions = options.companions(data, network, generator)
+    for module in (network, *(companion.module for companion in companions.values())):
+        module.to(device)
+    config = config_of(name, data.name, options)
+    if resolved.weights:
+        config["teacher_weights"] = resolved.weights
+    state = new_state(
+        name,
+        network,
+        learning_rate=training.learning_rate,
+        seed=training.seed,
+        config=config,
+        companions=companions,
+    )
+    cache = None if resolved.teacher is None else cache_folder(resolved.teacher.key)
+    return Run(name, options, data, state, resolved.teacher, resolved.run, resolved.folder, cache)
+
+
+def _loaded(run: Run, folder: str | os.PathLike[str], config: dict[str, Any]) -> Run:
+    """The run at its latest checkpoint; its config stays as it was saved, whatever options have been added since."""
+    run.state.config = config
+    load_checkpoint(folder, run.state)
+    return run
+
+
+def _resolve(options: Method, data: Dataset, given: Teacher | None, device: torch.device | str) -> _Resolved:
+    """The teacher of a run; see :mod:`onestep_adapters.runs.teachers`."""
+    chosen = options.teacher_from
+    if given is not None:
+        options.check_teacher(given)
+        weights = "an object" if given.module is None else weights_hash(given.module)
+        return _checked(_Resolved(given, _with_teacher(options, None), weights=weights))
+    if chosen == EXACT:
+        return _checked(_Resolved(exact_teacher(data), _with_teacher(options, None)))
+    if chosen:
+        run = _finished_teacher(chosen, data, device)
+        weights = weights_hash(run.state.ema)
+        teacher = _teacher_of(run, {**run.state.config, "weights": weights})
+        try:
+            options.check_teacher(teacher)
+        except ConfigError as error:
+            raise ConfigError(f"{chosen} cannot be the teacher, so choose another run: {error}") from error
+        return _checked(_Resolved(teacher, attrs.evolve(options, teacher=run.options), weights=weights))  # type: ignore[call-arg]
+    if options.teacher is None:
+        return _Resolved(None, options)
+    folder = teacher_folder(data.name, attrs.asdict(options.teacher))
+    run = resume_or_start(folder, BASELINE, data, options.teacher, resume=True, device=device)
+    return _checked(_Resolved(_teacher_of(run, run.state.config), options, run, folder))
+
+
+def _with_teacher(options: Method, teacher: FlowMatching | None) -> Method:
+    """Options that say that there is a teacher, for methods that may do without one."""
+    if options.teacher is not None:
+        return options
+    return attrs.evolve(options, teacher=teacher or FlowMatching(network=options.network))  # type: ignore[call-arg]
+
+
+def _teacher_of(run: Run, config: dict[str, Any]) -> Teacher:
+    coupling = run.options.coupling  # type: ignore[attr-defined]
+    return network_teacher(run.state.ema, coupling=coupling, key=cache_key(config))
+
+
+def _finished_teacher(folder: str, data: Dataset, device: torch.device | str) -> Run:
+    _, data_name, _ = options_of_run(folder)
+    found = open_run(folder, data=data if data_name == data.name else None, device=device)
+    if found.name != BASELINE:
+        raise ConfigError(
+            f"{folder} is a run of {found.name!r}: a teacher predicts the velocity of the linear path, so give a run of "
+            f"{BASELINE!r}"
+        )
+    if found.data.name != data.name:
+        raise ConfigError(
+            f"{folder} learned {found.data.name}, samples of {found.data.shape} in {found.data.classes or 'no'} classes; "
+            f"{data.name} has samples of {data.shape} in {data.classes or 'no'} classes: give a teacher of the same data"
+        )
+    if not found.finished:
+        raise ConfigError(
+            f"{folder} stopped at {found.state.step} of {found.options.training.steps} updates: finish the teacher first, "
+            f"by onestep train {BASELINE} --resume"
+        )
+    return found
+
+
+def _checked(resolved: _Resolved) -> _Resolved:
+    """Refuse a teacher from whose weights the student cannot start, before anything is trained."""
+    options, teacher = resolved.options, resolved.teacher
+    if teacher is None or not options.starts_from_teacher:
+        return resolved
+    if teacher.module is None:
+        teacher.required_module()
+    if not resolved.weights and options.network != options.teacher.network:
+        raise ConfigError(
+            f"the student's network is {options.network} and the teacher's {options.teacher.network}: the student starts "
+            f"from the teacher's weights, so give both the same ({_alike(options.network, options.teacher.network)})"
+        )
+    return resolved
+
+
+def _alike(student: Network, teacher: Network) -> str:
+    """How the command line makes the two networks the same."""
+    theirs = attrs.asdict(teacher)
+    differing = {name: value for name, value in attrs.asdict(student).items() if value != theirs[name]}
+    words = [f"--{name.replace('_', '-')} {theirs[name]}" for name in differing]
+    others = [f"--teacher.network.{name.replace('_', '-')} {value}" for name, value in differing.items()]
+    return f"{' '.join(words)}, or {' '.join(others)}"
+
+
+def _other_weights(config: dict[str, Any], resolved: _Resolved) -> bool:
+    known = config.get("teacher_weights")
+    return known is not None and resolved.teacher is not None and known != resolved.weights
+
+
+def _place(options: Method, data: Dataset) -> str:
+    """Where the teacher of a run is looked for."""
+    if options.teacher_from:
+        return options.teacher_from
+    return "its folder" if options.teacher is None else str(teacher_folder(data.name, attrs.asdict(options.teacher)))
+
+
+def _same_data(folder: str | os.PathLike[str], name: str, data: Dataset | None) -> Dataset:
+    if data is None:
+        return open_dataset(name)
+    if data.name != name:
+        raise ConfigError(f"{folder} is a run on {name!r}, the data set given is {data.name!r}: give the run's own data")
+    return data

@@ -1,0 +1,167 @@
+"""A run: a method on a data set, with the state of its training and its teacher."""
+
+import os
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import attrs
+import torch
+from torch import Tensor
+
+from onestep_adapters.data import Dataset
+from onestep_adapters.data.couplings import Track, untracked
+from onestep_adapters.methods import Context, Method, Teacher
+from onestep_adapters.training import StepRecord, TrainingState, train, warmed_decay
+from onestep_core.errors import ConfigError
+
+
+@attrs.define(eq=False)
+class Run:
+    """A method on a data set, with the state of its training. Made by :func:`~onestep_adapters.runs.start_run`.
+
+    Attributes:
+        name: name of the method, as on the command line.
+        options: the method with its options.
+        data: the data set.
+        state: network, average, optimiser, generator, step.
+        teacher: what the method learns from, or ``None``.
+        teacher_run: the run that trains the teacher before the first update, if it is trained here.
+        teacher_folder: where that run is kept.
+        cache: folder for what is computed once with the teacher, or ``None``.
+        missing_teacher: why the teacher is not there, for a run that can be sampled but not trained further.
+    """
+
+    name: str
+    options: Method
+    data: Dataset
+    state: TrainingState
+    teacher: Teacher | None = None
+    teacher_run: "Run | None" = None
+    teacher_folder: Path | None = None
+    cache: Path | None = None
+    missing_teacher: str = ""
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of the updates made so far."""
+        return sum(entry["seconds"] for entry in self.state.history)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every update was made."""
+        return self.state.step >= self.options.training.steps
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the network and of everything that training makes."""
+        return self.state.generator.device
+
+    def updates(
+        self, folder: str | os.PathLike[str] | None = None, *, track: Track = untracked
+    ) -> Iterator[StepRecord]:
+        """Train to the end and yield one record for each update; with ``folder``, checkpoints are written there.
+
+        A teacher that is not finished is trained first, without records; use :meth:`teaching` to show its progress.
+
+        Args:
+            folder: of the checkpoints; ``None`` for none.
+            track: shows the progress of what is prepared before the first update.
+
+        Raises:
+            TrainingError: if a loss is not finite; state and checkpoints are those of the last good update.
+            CheckpointError: if ``folder`` holds another run.
+            ConfigError: if the teacher is not there.
+        """
+        if self.finished:
+            return iter(())
+        if self.missing_teacher:
+            raise ConfigError(f"this run cannot be trained further: {self.missing_teacher}; sampling needs no teacher")
+        for _ in self.teaching():
+            pass
+        method, training = self.options, self.options.training
+        context = self.prepared(track)
+        return train(
+            self.state,
+            partial(method.loss, context),
+            steps=training.steps,
+            learning_rate=training.rate,
+            ema=warmed_decay(training.ema),
+            clip=training.clip,
+            checkpoint_every=None if folder is None else training.checkpoint_every,
+            folder=folder,
+            turns=method.turns(context),
+        )
+
+    def prepared(self, track: Track = untracked) -> Context:
+        """What the method trains with, after its ``prepare``. The teacher has to be finished."""
+        context = Context(self.data, self.state, self.teacher, self.cache, track)
+        context.prepared = self.options.prepare(context)
+        return context
+
+    def teaching(self) -> Iterator[StepRecord]:
+        """Train the teacher to its end, one record for each update, into the folder where teachers are kept."""
+        teacher = self.teacher_run
+        if teacher is not None and not (teacher.finished or self.finished):
+            yield from teacher.updates(self.teacher_folder)
+
+    @torch.no_grad()
+    def samples(
+        self, count: int, *, generator: torch.Generator, labels: Tensor | None = None, chunk: int = 250
+    ) -> tuple[Tensor, Tensor | None]:
+        """``count`` finished samples of the averaged network, and their classes, on the generator's device.
+
+        Args:
+            count: number of samples, at least 1.
+            generator: of classes and noise; a generator on the CPU gives the same noise for every device.
+            labels: classes to generate, ``[count]``; by default drawn with the frequencies of the training data.
+            chunk: samples in one evaluation of the network.
+
+        Raises:
+            ConfigError: if ``count`` is not positive, or labels do not fit.
+        """
+        if count < 1:
+            raise ConfigError(f"count = {count}: expected at least one sample")
+        classes = self.data.classes
+        if labels is None:
+            labels = self.data.labels(count, generator)
+        elif classes is None or labels.shape != (count,):
+            raise ConfigError(
+                f"labels of shape {tuple(labels.shape)} for {count} samples of {self.data.name}, which has "
+                f"{classes or 'no'} classes: expected one label for each sample, or none"
+            )
+        elif labels.is_floating_point() or not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            raise ConfigError(
+                f"labels {labels.unique().tolist()} of {self.data.name}: expected integers, 0 to {classes - 1}"
+            )
+        # All noise is drawn at once, so that samples do not depend on the chunk.
+        noise = torch.randn(count, *self.data.shape, generator=generator, device=generator.device)
+        there = None if labels is None else labels.to(self.device)
+        parts = []
+        for start in range(0, count, chunk):
+            here = slice(start, start + chunk)
+            part = noise[here].to(self.device)
+            parts.append(self.options.sample(self.state.ema, part, None if there is None else there[here]))
+        return self.data.finish(torch.cat(parts).to(generator.device)), labels
+
+    def guided(self, alpha: float) -> "Run":
+        """The same run, sampling at guidance scale ``alpha``; the state is shared.
+
+        Raises:
+            ConfigError: if the method takes no scale, or this run was not trained at this one.
+        """
+        return attrs.evolve(self, options=self.options.with_alpha(alpha))
+
+    def previewed(self) -> "Run":
+        """The same run with a cheaper sampler, for curves during training; the state is shared."""
+        return attrs.evolve(self, options=self.options.previewed())
+
+    def milliseconds_per_1000(self) -> float:
+        """Time to generate 1,000 samples, the shortest of three."""
+        times = []
+        for seed in range(3):
+            start = time.perf_counter()
+            self.samples(1000, generator=torch.Generator().manual_seed(seed))
+            times.append(time.perf_counter() - start)
+        return 1e3 * min(times)

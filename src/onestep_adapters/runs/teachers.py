@@ -1,0 +1,92 @@
+"""Where the teacher of a run comes from. It is resolved once, into a value.
+
+1. An object that the caller gives.
+2. ``teacher_from="exact"``: the exact score of a 2-D toy with known modes.
+3. ``teacher_from=FOLDER``: a finished run of flow matching on the same data.
+4. Otherwise: a run with the options ``teacher``, trained here before the first update and kept for other runs.
+
+The folder of a teacher that is trained here is named by a hash of data and options: changed options give another
+teacher, and an interrupted one continues.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+TEACHERS = Path("runs/teachers")
+"""Folder of the teachers, relative to the current folder; the environment variable ``ONESTEP_TEACHERS`` replaces it."""
+
+
+def teachers_home() -> Path:
+    """The folder of all teachers.
+
+    Example:
+        >>> isinstance(teachers_home(), Path)
+        True
+    """
+    return Path(os.environ.get("ONESTEP_TEACHERS", TEACHERS))
+
+
+def teacher_folder(data: str, options: dict[str, Any]) -> Path:
+    """The folder of a teacher: ``DATA-HASH``.
+
+    Args:
+        data: name of the data set.
+        options: of the teacher, as ``attrs.asdict`` gives them; how it is sampled does not change the name.
+
+    Example:
+        >>> one, other = (teacher_folder("digits", {"coupling": "optimal", "sampling_steps": n}) for n in (10, 50))
+        >>> one == other
+        True
+    """
+    return teachers_home() / f"{data}-{_hash([data, _trained(options)])}"
+
+
+def cache_key(config: dict[str, Any]) -> str:
+    """Name of what is computed with a teacher, from the config of its run; how it is sampled does not change it.
+
+    Example:
+        >>> cache_key({"method": "flow-matching", "data": "digits", "options": {}})[:7]
+        'digits-'
+    """
+    return f"{config['data']}-{_hash({**config, 'options': _trained(config['options'])})}"
+
+
+def cache_folder(key: str) -> Path | None:
+    """The folder for what is computed with a teacher, by its key; ``None`` for an empty key.
+
+    Example:
+        >>> cache_folder("") is None
+        True
+    """
+    return teachers_home() / "made" / key if key else None
+
+
+def weights_hash(module: nn.Module) -> str:
+    """Twelve hexadecimal digits of a network's weights: of their names, types and bits.
+
+    Example:
+        >>> one, other = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
+        >>> _ = other.load_state_dict(one.state_dict())
+        >>> weights_hash(one) == weights_hash(other)
+        True
+    """
+    found = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        bits = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+        found.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode() + bits.numpy().tobytes())
+    return found.hexdigest()[:12]
+
+
+def _trained(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that determine the weights: all but how the teacher is sampled."""
+    return {name: value for name, value in options.items() if name != "sampling_steps"}
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
