@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from onestep_adapters.training import CheckpointError, load_checkpoint, new_state, save_checkpoint, train
+from onestep_adapters.training import CheckpointError, Companion, load_checkpoint, new_state, save_checkpoint, train
 
 OPTIMIZERS = {
     "SGD": lambda p: torch.optim.SGD(p, lr=0.01),
@@ -214,15 +214,21 @@ class Stubborn(torch.optim.SGD):
 
 
 def test_an_optimiser_that_refuses_leaves_the_state_as_it_was(tmp_path):
-    state = fresh(lambda p: Stubborn(p, lr=0.5, momentum=0.9))
-    step_once(state)
-    save_checkpoint(tmp_path, state)
-    target = fresh(lambda p: Stubborn(p, lr=0.1, momentum=0.9))
+    def make(rate):
+        state = fresh(OPTIMIZERS["AdamW"])
+        module = nn.Linear(2, 1)
+        state.companions["second"] = Companion(module, Stubborn(module.parameters(), lr=rate, momentum=0.9))
+        step_once(state)
+        return state
+
+    save_checkpoint(tmp_path, make(0.5))
+    target = make(0.1)
     step_once(target)
     before = copy.deepcopy(target.network.state_dict()), copy.deepcopy(target.optimizer.state_dict())
     with pytest.raises(ValueError, match="refused"):
         load_checkpoint(tmp_path, target)
     torch.testing.assert_close((target.network.state_dict(), target.optimizer.state_dict()), before, rtol=0, atol=0)
+    assert target.companions["second"].optimizer.param_groups[0]["lr"] == 0.1
 
 
 class Peculiar(torch.optim.SGD):

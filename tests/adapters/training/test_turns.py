@@ -35,7 +35,7 @@ def judge_of(state):
 
 
 def steps_of(state, freeze=True):
-    """A game: the judge tells samples from shifted noise, the network is told what it says of them."""
+    """A game: the judge separates samples from shifted noise; the network maximises the judge's output."""
 
     def network_step(network, generator):
         judge = frozen(judge_of(state)) if freeze else judge_of(state)
@@ -222,8 +222,9 @@ def test_torchs_own_randomness_differs_in_every_turn():
         seen.append(float(torch.rand(())))
         return module(torch.ones(2, 1)).square().mean(), {}
 
-    state = new_state("demo", nn.Linear(1, 1), companions={"second": trained_in_turns(nn.Linear(1, 1))})
-    turn = Turn("second", step, updates=3, learning_rate=lambda i: 1e-3)
-    run = train(state, step, steps=2, learning_rate=lambda i: 1e-3, ema=constant_decay(0.9), turns=[turn])
+    companions = {name: trained_in_turns(nn.Linear(1, 1)) for name in ("a", "b")}
+    state = new_state("demo", nn.Linear(1, 1), companions=companions)
+    turns = [Turn(name, step, updates=3, learning_rate=lambda i: 1e-3) for name in companions]
+    run = train(state, step, steps=2, learning_rate=lambda i: 1e-3, ema=constant_decay(0.9), turns=turns)
     assert len(list(run)) == 2
-    assert len(set(seen)) == 8
+    assert len(set(seen)) == len(seen) == 14
