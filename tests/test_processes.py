@@ -1,58 +1,6 @@
-"""Trainings side by side: what comes out, and what happens when one of them stops."""
-
-import multiprocessing
-import os
-import signal
-from functools import partial
-from itertools import count
-
-import pytest
-import torch
+"""The demo in one process and in two."""
 
 from onestep_adapters.recipes.demo import Demo
-from onestep_adapters.training import side_by_side
-from onestep_core.errors import ConfigError, OneStepError
-
-
-def numbers(name, until):
-    for number in range(until):
-        yield name, number, torch.get_num_threads()
-
-
-def failing():
-    yield "once"
-    raise ConfigError("width = -1: expected a positive number")
-
-
-def dying():
-    yield "once"
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_everything_arrives_each_in_its_order_from_one_thread():
-    found = list(side_by_side([partial(numbers, "a", 5), partial(numbers, "b", 3)]))
-    assert [n for name, n, _ in found if name == "a"] == list(range(5))
-    assert [n for name, n, _ in found if name == "b"] == list(range(3))
-    assert {threads for *_, threads in found} == {1}
-
-
-def test_an_error_is_raised_here_and_ends_the_others():
-    with pytest.raises(ConfigError, match="width = -1"):
-        list(side_by_side([failing, count]))
-    assert not multiprocessing.active_children()
-
-
-def test_a_killed_process_is_noticed():
-    with pytest.raises(OneStepError, match="exit code -9"):
-        list(side_by_side([dying]))
-
-
-def test_leaving_early_ends_the_processes():
-    updates = side_by_side([count])
-    assert [next(updates) for _ in range(3)] == [0, 1, 2]
-    assert multiprocessing.active_children()
-    updates.close()
-    assert not multiprocessing.active_children()
 
 
 def test_the_demo_trains_the_same_in_one_process_and_in_two(tmp_path, monkeypatch):

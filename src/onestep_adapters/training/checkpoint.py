@@ -1,7 +1,9 @@
 """Checkpoints that survive a crash at any instant, and say clearly what is wrong with one that did not.
 
-    folder/step-000500.safetensors    network, EMA, optimiser and generator; memory; the opponent and its optimiser
-    folder/step-000500.json           format, step, method, config, history; size and sha256 of the tensors
+    folder/step-000500.safetensors    tensors: network.*, ema.*, optimizer.*, generator.state, and for each companion
+                                      companion.NAME.* and companion_optimizer.NAME.*
+    folder/step-000500.json           format, step, method, config, history, how each companion is trained; what the
+                                      optimisers keep beside tensors; size and sha256 of the file of tensors
     folder/latest.json                which of them counts
 
 Every file is written beside its name, flushed to the disk and moved into place, the pointer last; only then
@@ -18,6 +20,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from onestep_adapters.files import write_whole
 from onestep_adapters.training.folder import (
     FORMAT,
     OURS,
@@ -27,8 +30,8 @@ from onestep_adapters.training.folder import (
     check_same_run,
     latest_checkpoint,
     read_description,
-    write_whole,
 )
+from onestep_adapters.training.optimizers import decoded, load_into, optimizer_state
 from onestep_adapters.training.state import TrainingState
 from onestep_core.errors import MissingExtraError
 
@@ -50,7 +53,8 @@ def save_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> Pat
         The checkpoint's JSON file.
 
     Raises:
-        CheckpointError: if the folder holds another run, or a later step of this one.
+        CheckpointError: if the folder holds another run or a later step of this one, or if a module or an optimiser
+            keeps something that is neither a tensor nor plain data.
 
     Example:
         >>> import tempfile
@@ -66,7 +70,7 @@ def save_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> Pat
     if previous is not None and previous.stem == stem:
         # Its files are the ones that count until the pointer moves.
         stem += "-again"
-    tensors, numbers = _collect(state)
+    tensors, optimizers = _collect(state)
     data = save(tensors)
     description = {
         "format": FORMAT,
@@ -74,7 +78,8 @@ def save_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> Pat
         "step": state.step,
         "config": state.config,
         "history": state.history,
-        **numbers,
+        "companions": {name: companion.trained for name, companion in state.companions.items()},
+        "optimizers": optimizers,
         "tensors": {
             "file": f"{stem}.safetensors",
             "bytes": len(data),
@@ -114,42 +119,41 @@ def load_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> Tra
     folder = Path(folder)
     file, description = read_description(folder)
     check_same_run(file, description, state)
-    tensors = _tensors(folder, description)
-    modules, optimizers = _players(state)
-    if missing := sorted(optimizers.keys() - description.keys()):
-        raise CheckpointError(f"{file} has no {missing}: build the state without an opponent, as the saved one was")
-    parts: dict[str, dict[str, Tensor]] = {part: {} for part in (*modules, *optimizers, "generator")}
-    known = set(parts)
-    for name, tensor in tensors.items():
-        part, _, rest = name.partition(".")
-        parts.setdefault(part, {})[rest] = tensor
-    if unknown := sorted(parts.keys() - known):
-        raise CheckpointError(f"{file} holds tensors of {unknown}, expected those of {sorted(known)}")
+    modules, optimizers = _modules(state), _optimizers(state)
+    parts = _split(file, _tensors(folder, description), [*modules, *optimizers, "generator"])
     for part, module in modules.items():
         _compare(file, part, parts[part], module)
-    saved = parts["generator"].get("state")
+    saved = parts["generator"].get("generator.state")
     if saved is None or saved.shape != state.generator.get_state().shape:
         raise CheckpointError(
             f"{file} holds no state for a generator on {state.generator.device}: continue on the kind of device on "
             "which the run began"
         )
+    described = description["optimizers"]
+    if not (isinstance(described, dict) and described.keys() == optimizers.keys()):
+        raise CheckpointError(f"{file} does not describe {sorted(optimizers)}: restore it from a copy")
     restored = {
-        part: _optimizer_state(file, part, parts[part], description[part], optimizer)
-        for part, optimizer in optimizers.items()
+        part: decoded(file, part, described[part], parts[part], optimizer, owners)
+        for part, (optimizer, owners) in optimizers.items()
     }
+    _load_optimizers({part: optimizer for part, (optimizer, _) in optimizers.items()}, restored)
     for part, module in modules.items():
-        module.load_state_dict(parts[part])
-    for part, optimizer in optimizers.items():
-        optimizer.load_state_dict(restored[part])
+        module.load_state_dict({name.removeprefix(f"{part}."): tensor for name, tensor in parts[part].items()})
     state.generator.set_state(saved)
     state.step, state.history, state.config = description["step"], description["history"], description["config"]
     return state
 
 
 def _tensors(folder: Path, description: dict[str, Any]) -> dict[str, Tensor]:
-    expected = description["tensors"]
+    expected, damaged = description["tensors"], "restore it from a copy or start the run anew"
+    if not (isinstance(expected, dict) and expected.keys() == {"file", "bytes", "sha256"}):
+        raise CheckpointError(f"the checkpoint in {folder} names no file of tensors: {damaged}")
+    if not (isinstance(expected["file"], str) and OURS.fullmatch(expected["file"])):
+        raise CheckpointError(
+            f"the checkpoint in {folder} names the tensors {expected['file']!r}, expected a file like "
+            f"step-000500.safetensors: {damaged}"
+        )
     file = folder / expected["file"]
-    damaged = "restore it from a copy or start the run anew"
     if not file.is_file():
         raise CheckpointError(f"{file} is missing, expected {expected['bytes']} bytes of tensors: {damaged}")
     data = file.read_bytes()
@@ -163,38 +167,56 @@ def _tensors(folder: Path, description: dict[str, Any]) -> dict[str, Tensor]:
         raise CheckpointError(f"{file} is not a safetensors file ({error}): {damaged}") from error
 
 
-def _players(state: TrainingState) -> tuple[dict[str, nn.Module], dict[str, Optimizer]]:
-    """The modules and the optimisers of a state, by the names that their tensors begin with."""
-    modules, optimizers = {"network": state.network, "ema": state.ema}, {"optimizer": state.optimizer}
-    if state.memory is not None:
-        modules["memory"] = state.memory
-    if state.opponent is not None:
-        modules["opponent"] = state.opponent.network
-        optimizers["opponent_optimizer"] = state.opponent.optimizer
-    return modules, optimizers
+def _modules(state: TrainingState) -> dict[str, nn.Module]:
+    """The modules of a state, by what the names of their tensors begin with."""
+    companions = {f"companion.{name}": companion.module for name, companion in state.companions.items()}
+    return {"network": state.network, "ema": state.ema, **companions}
+
+
+def _optimizers(state: TrainingState) -> dict[str, tuple[Optimizer, dict[str, nn.Module]]]:
+    """The optimisers of a state, by what the names of their tensors begin with, and the modules that each updates."""
+    found = {"optimizer": (state.optimizer, _modules(state))}
+    for name, companion in state.companions.items():
+        if companion.optimizer is not None:
+            found[f"companion_optimizer.{name}"] = (companion.optimizer, {"": companion.module})
+    return found
 
 
 def _collect(state: TrainingState) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """All tensors by name, and what the optimisers keep beside them, by optimiser."""
-    tensors, kept = {"generator.state": state.generator.get_state()}, {}
-    modules, optimizers = _players(state)
-    for part, module in modules.items():
-        tensors |= {f"{part}.{name}": tensor for name, tensor in module.state_dict().items()}
-    for part, optimizer in optimizers.items():
-        described, numbers = optimizer.state_dict(), {}
-        for index, values in described["state"].items():
-            for name, value in values.items():
-                if isinstance(value, Tensor):
-                    tensors[f"{part}.{index}.{name}"] = value
-                else:
-                    numbers[f"{index}.{name}"] = value
-        kept[part] = {"groups": described["param_groups"], "numbers": numbers}
+    tensors, described = {"generator.state": state.generator.get_state()}, {}
+    for part, module in _modules(state).items():
+        for name, tensor in module.state_dict().items():
+            if not isinstance(tensor, Tensor):
+                raise CheckpointError(
+                    f"{part}.{name} is a {type(tensor).__name__}, expected a tensor: a module of a run may not have "
+                    "get_extra_state; keep that in a buffer"
+                )
+            tensors[f"{part}.{name}"] = tensor
+    for part, (optimizer, owners) in _optimizers(state).items():
+        described[part], kept = optimizer_state(optimizer, part, owners)
+        tensors |= kept
     # The format refuses tensors that share memory.
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, kept
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, described
+
+
+def _split(file: Path, tensors: dict[str, Tensor], parts: list[str]) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each part, by their full names."""
+    found: dict[str, dict[str, Tensor]] = {part: {} for part in parts}
+    unknown = []
+    for name, tensor in tensors.items():
+        part = next((part for part in parts if name.startswith(f"{part}.")), None)
+        if part is None:
+            unknown.append(name)
+        else:
+            found[part][name] = tensor
+    if unknown:
+        raise CheckpointError(f"{file} holds the tensors {sorted(unknown)}, expected those of {sorted(parts)} only")
+    return found
 
 
 def _compare(file: Path, part: str, saved: dict[str, Tensor], module: nn.Module) -> None:
-    own = module.state_dict()
+    own = {f"{part}.{name}": tensor for name, tensor in module.state_dict().items()}
     remedy = "build the network as the saved one was (read_config)"
     if missing := sorted(own.keys() - saved.keys()):
         raise CheckpointError(f"{file} lacks tensors of the {part}: {missing}; {remedy}")
@@ -204,40 +226,18 @@ def _compare(file: Path, part: str, saved: dict[str, Tensor], module: nn.Module)
         found = saved[name]
         if (found.shape, found.dtype) != (tensor.shape, tensor.dtype):
             raise CheckpointError(
-                f"{file} has {part}.{name} of {tuple(found.shape)} {found.dtype}, expected {tuple(tensor.shape)} "
+                f"{file} has {name} of {tuple(found.shape)} {found.dtype}, expected {tuple(tensor.shape)} "
                 f"{tensor.dtype}: {remedy}"
             )
 
 
-def _groups(file: Path, part: str, saved: list[dict[str, Any]], optimizer: Optimizer) -> list[dict[str, Any]]:
-    """The saved parameter groups, with lists where JSON lost a tuple."""
-    own = optimizer.state_dict()["param_groups"]
-    if [group["params"] for group in saved] != [group["params"] for group in own]:
-        raise CheckpointError(f"{file} has an {part} of other parameters: build the optimiser as the saved one was")
-    return [
-        {key: tuple(value) if isinstance(now.get(key), tuple) else value for key, value in group.items()}
-        for group, now in zip(saved, own, strict=True)
-    ]
-
-
-def _optimizer_state(
-    file: Path, part: str, tensors: dict[str, Tensor], saved: dict[str, Any], optimizer: Optimizer
-) -> dict[str, Any]:
-    """What ``load_state_dict`` of the optimiser takes."""
-    groups = _groups(file, part, saved["groups"], optimizer)
-    parameters = dict(
-        zip(
-            (index for group in groups for index in group["params"]),
-            (parameter for group in optimizer.param_groups for parameter in group["params"]),
-            strict=True,
-        )
-    )
-    restored: dict[int, dict[str, Any]] = {}
-    for name, value in (tensors | saved["numbers"]).items():
-        index, _, key = name.partition(".")
-        parameter = parameters.get(int(index))
-        fits = not isinstance(value, Tensor) or value.ndim == 0 or parameter is None or value.shape == parameter.shape
-        if parameter is None or not fits:
-            raise CheckpointError(f"{file} has {part}.{name}, which fits no parameter: build the optimiser as saved")
-        restored.setdefault(int(index), {})[key] = value
-    return {"state": restored, "param_groups": groups}
+def _load_optimizers(optimizers: dict[str, Optimizer], contents: dict[str, dict[str, Any]]) -> None:
+    """Load every optimiser, or, if one of them refuses, none."""
+    before = {part: optimizer.state_dict() for part, optimizer in optimizers.items()}
+    try:
+        for part, optimizer in optimizers.items():
+            load_into(optimizer, contents[part])
+    except BaseException:
+        for part, optimizer in optimizers.items():
+            load_into(optimizer, before[part])
+        raise

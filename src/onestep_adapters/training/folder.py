@@ -1,4 +1,4 @@
-"""The folder of a run: which checkpoint counts, what it says about itself, and files that are whole or absent."""
+"""The folder of a run: which checkpoint counts, and what it says about itself."""
 
 import json
 import os
@@ -9,21 +9,23 @@ from typing import Any, NamedTuple
 from onestep_adapters.training.state import TrainingState
 from onestep_core.errors import OneStepError
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout; a checkpoint of another version is refused."""
 
 POINTER = "latest.json"
 """The file that names the checkpoint that counts."""
 
-OURS = re.compile(r"step-\d+(-again)?\.(safetensors|json)(\.partial)?|latest\.json\.partial")
-"""Files that a save may remove."""
+OURS = re.compile(
+    r"step-\d+(-again)?\.(safetensors|json)(\.([0-9a-f]{16}\.)?partial)?|latest\.json\.([0-9a-f]{16}\.)?partial"
+)
+"""Files that a save may remove: earlier checkpoints, and what interrupted saves left."""
 
 
 class CheckpointError(OneStepError):
     """A checkpoint that cannot be read, or must not be written; says what was found and what to do."""
 
 
-class Run(NamedTuple):
+class SavedRun(NamedTuple):
     """What a checkpoint says about its run, without its tensors."""
 
     method: str
@@ -32,7 +34,7 @@ class Run(NamedTuple):
     history: list[dict[str, Any]]
 
 
-def read_run(folder: str | os.PathLike[str]) -> Run:
+def read_run(folder: str | os.PathLike[str]) -> SavedRun:
     """Method, step, config and history of the folder's latest checkpoint; enough to build the state to load into.
 
     Raises:
@@ -44,10 +46,10 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = save_checkpoint(folder, new_state("demo", torch.nn.Linear(2, 2), config={"width": 2}))
         ...     read_run(folder)
-        Run(method='demo', step=0, config={'width': 2}, history=[])
+        SavedRun(method='demo', step=0, config={'width': 2}, history=[])
     """
     _, description = read_description(Path(folder))
-    return Run(*(description[name] for name in Run._fields))
+    return SavedRun(*(description[name] for name in SavedRun._fields))
 
 
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -108,30 +110,6 @@ def check_folder(folder: str | os.PathLike[str], state: TrainingState) -> None:
         )
 
 
-def write_whole(file: Path, data: bytes) -> None:
-    """``data`` under ``file``, wholly or not at all: written beside it, flushed to the disk, moved into place.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_whole(Path(folder) / "a", b"whole")
-        ...     (Path(folder) / "a").read_bytes()
-        b'whole'
-    """
-    partial = file.with_name(file.name + ".partial")
-    with partial.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(partial, file)
-    if os.name == "posix":
-        directory = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-
-
 def read_json(file: Path, fields: tuple[str, ...]) -> dict[str, Any]:
     """A JSON object of this format with these fields.
 
@@ -179,11 +157,11 @@ def read_description(folder: Path) -> tuple[Path, dict[str, Any]]:
         raise CheckpointError(
             f"{folder} is not a run: it holds {shown}, expected {POINTER}; give the folder that the training wrote to"
         )
-    return file, read_json(file, (*Run._fields, "optimizer", "tensors"))
+    return file, read_json(file, (*SavedRun._fields, "companions", "optimizers", "tensors"))
 
 
 def check_same_run(file: Path, description: dict[str, Any], state: TrainingState) -> None:
-    """Whether a checkpoint and ``state`` have the same method and config.
+    """Whether a checkpoint and ``state`` have the same method, config and companions.
 
     Raises:
         CheckpointError: if not; names what differs.
@@ -200,4 +178,10 @@ def check_same_run(file: Path, description: dict[str, Any], state: TrainingState
         raise CheckpointError(
             f"{file} was made with another config ({values}): build the state from read_config(folder), or choose "
             "another folder"
+        )
+    saved, own = description["companions"], {name: companion.trained for name, companion in state.companions.items()}
+    if saved != own:
+        raise CheckpointError(
+            f"{file} was made with the companions {saved}, the state has {own}: give new_state the same companions, or "
+            "choose another folder"
         )

@@ -2,51 +2,37 @@
 
 import copy
 import json
-import math
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 import torch
 from torch import nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
+from onestep_adapters.training.companions import Companion, adamw, checked_companions
 from onestep_core.errors import ConfigError
 
 
 @attrs.define(eq=False)
-class Opponent:
-    """A second player: what learns beside the network, by a loss of its own. Made by :func:`new_opponent`.
-
-    Attributes:
-        network: the module that learns: a fake score, a discriminator, both.
-        optimizer: of its parameters.
-    """
-
-    network: nn.Module
-    optimizer: Optimizer
-
-
-@attrs.define(eq=False)
 class TrainingState:
-    """A run between two updates. Mutable: :func:`~onestep_adapters.training.train` moves it on in place.
+    """A run between two updates. Mutable: :func:`~onestep_adapters.training.train` updates it in place.
 
     Attributes:
         method: name of what is trained; a checkpoint of another method is refused.
         network: the module that learns.
         ema: a module of the same layout, the average of ``network`` over the updates.
-        optimizer: of the parameters of ``network``.
+        optimizer: of the parameters of ``network``, then of those companions that are trained jointly.
         generator: the only source of randomness of the run.
         step: updates made so far.
         history: one dictionary an update, as recorded by ``train``; JSON.
         config: what built the run; JSON.
-        opponent: a second player with an optimiser of its own, moved by
-            :func:`~onestep_adapters.training.train_two_players`, or ``None``.
-        memory: what the run keeps between updates beside its network, a queue of samples for one; saved with it.
+        companions: other modules of the run, by name; saved with it.
 
     Example:
         >>> state = new_state("flow matching", nn.Linear(2, 2), learning_rate=1e-3, seed=0)
-        >>> state.step, state.history
-        (0, [])
+        >>> state.step, state.history, state.companions
+        (0, [], {})
     """
 
     method: str
@@ -57,8 +43,7 @@ class TrainingState:
     step: int = 0
     history: list[dict[str, Any]] = attrs.field(factory=list)
     config: dict[str, Any] = attrs.field(factory=dict)
-    opponent: Opponent | None = None
-    memory: nn.Module | None = None
+    companions: dict[str, Companion] = attrs.field(factory=dict)
 
 
 def new_state(
@@ -70,8 +55,7 @@ def new_state(
     weight_decay: float = 0.0,
     seed: int = 0,
     config: dict[str, Any] | None = None,
-    opponent: Opponent | None = None,
-    memory: nn.Module | None = None,
+    companions: Mapping[str, Companion] | None = None,
 ) -> TrainingState:
     """A run at step 0: AdamW, an EMA that equals the network, a generator on the network's device.
 
@@ -83,23 +67,28 @@ def new_state(
         weight_decay: AdamW's, per unit of learning rate, not negative.
         seed: of the generator.
         config: what built the run, JSON; kept as JSON keeps it (tuples become lists).
-        opponent: a second player.
-        memory: a module whose state belongs to the run although nothing trains it; ``None`` for none.
+        companions: other modules of the run, by names such as ``fake_score``. AdamW updates those that are trained
+            jointly too; their parameters follow the network's in the order given here.
 
     Returns:
         The state. Its EMA is in evaluation mode and takes no gradient.
 
     Raises:
-        ConfigError: for a number out of range, a network without parameters, or a config that is not JSON.
+        ConfigError: for a number out of range, a network without parameters, a config that is not JSON, or companions
+            that share parameters with one another or with the network.
 
     Example:
-        >>> state = new_state("meanflow", nn.Linear(2, 2), seed=7, config={"width": 2})
-        >>> state.config, state.generator.initial_seed()
-        ({'width': 2}, 7)
+        >>> from onestep_adapters.training import trained_jointly
+        >>> discriminator = trained_jointly(nn.Linear(2, 1))
+        >>> state = new_state("demo", nn.Linear(2, 2), seed=7, config={"width": 2}, companions={"judge": discriminator})
+        >>> state.config, state.generator.initial_seed(), len(state.optimizer.param_groups[0]["params"])
+        ({'width': 2}, 7, 4)
     """
-    optimizer = _optimizer(network, learning_rate, betas, weight_decay)
+    kept = checked_companions(network, {} if companions is None else companions)
+    joint = [companion.module for companion in kept.values() if companion.trained == "jointly"]
+    optimizer = adamw([network, *joint], learning_rate, betas, weight_decay)
     try:
-        kept = json.loads(json.dumps({} if config is None else config))
+        plain = json.loads(json.dumps({} if config is None else config))
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"config cannot be kept as JSON ({error}): expected dictionaries with string keys, lists, strings, "
@@ -108,37 +97,4 @@ def new_state(
     ema = copy.deepcopy(network).requires_grad_(False).eval()
     device = optimizer.param_groups[0]["params"][0].device
     generator = torch.Generator(device=device).manual_seed(seed)
-    return TrainingState(method, network, ema, optimizer, generator, config=kept, opponent=opponent, memory=memory)
-
-
-def new_opponent(
-    network: nn.Module,
-    *,
-    learning_rate: float = 1e-3,
-    betas: tuple[float, float] = (0.9, 0.999),
-    weight_decay: float = 0.0,
-) -> Opponent:
-    """A second player with an AdamW of its own. Arguments and errors as :func:`new_state`.
-
-    Example:
-        >>> state = new_state("dmd", nn.Linear(2, 2), opponent=new_opponent(nn.Linear(2, 1), betas=(0.0, 0.999)))
-        >>> state.opponent.optimizer.defaults["betas"]
-        (0.0, 0.999)
-    """
-    return Opponent(network, _optimizer(network, learning_rate, betas, weight_decay))
-
-
-def _optimizer(network: nn.Module, learning_rate: float, betas: tuple[float, float], weight_decay: float) -> AdamW:
-    if not (math.isfinite(learning_rate) and learning_rate > 0):
-        raise ConfigError(f"learning_rate = {learning_rate!r}: expected a positive number")
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise ConfigError(f"betas = {betas!r}: expected two numbers in [0, 1)")
-    if not weight_decay >= 0:
-        raise ConfigError(f"weight_decay = {weight_decay!r}: expected a number that is not negative")
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise ConfigError(
-            f"{type(network).__name__} has no parameter that takes a gradient: nothing to train; "
-            "call requires_grad_(True) on what should learn"
-        )
-    return AdamW(parameters, lr=learning_rate, betas=betas, weight_decay=weight_decay)
+    return TrainingState(method, network, ema, optimizer, generator, config=plain, companions=kept)

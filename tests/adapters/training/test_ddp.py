@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 def test_two_processes_equal_one(tmp_path):
@@ -16,7 +16,7 @@ def test_two_processes_equal_one(tmp_path):
     packages = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": packages, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, "tests/ddp_worker.py", str(tmp_path)],
+        [*command, "tests/adapters/training/ddp_worker.py", str(tmp_path)],
         cwd=ROOT,
         env=environment,
         capture_output=True,

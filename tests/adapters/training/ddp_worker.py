@@ -1,4 +1,4 @@
-"""Two processes train MeanFlow and a consistency model for one step; run by tests/test_ddp.py under torchrun."""
+"""Two processes train MeanFlow and a consistency model for one step; run by test_ddp.py under torchrun."""
 
 import json
 import os

@@ -1,0 +1,135 @@
+"""One step of one optimiser: draws, loss, gradient, checks, clipping."""
+
+import contextlib
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
+
+from onestep_adapters.training.folder import latest_checkpoint
+from onestep_adapters.training.schedules import Schedule
+from onestep_adapters.training.state import TrainingState
+from onestep_core.errors import ConfigError, OneStepError
+
+LossStep: TypeAlias = Callable[[nn.Module, torch.Generator], tuple[Tensor, Mapping[str, float | Tensor]]]
+"""``(network, generator) -> (scalar loss, numbers to log)``; every draw comes from the generator, or is torch's own."""
+
+
+class TrainingError(OneStepError):
+    """Training cannot go on; the message names step, method, cause and the last good checkpoint."""
+
+
+class Descent(NamedTuple):
+    """One step of one optimiser: the loss before it, the gradient's norm before clipping, the logs."""
+
+    loss: float
+    gradient_norm: float
+    logs: dict[str, float]
+
+
+def descend(
+    state: TrainingState,
+    network: nn.Module,
+    optimizer: Optimizer,
+    loss_step: LossStep,
+    *,
+    learning_rate: Schedule,
+    clip: float | None,
+    folder: str | os.PathLike[str] | None,
+    turn: int = 0,
+) -> Descent:
+    """One step of ``optimizer`` along the negative gradient of ``loss_step(network, state.generator)``.
+
+    Args:
+        state: of the run; its generator is moved on.
+        network: the module in turn: the network of the state or a companion.
+        optimizer: of that module's parameters.
+        loss_step: gives the loss and the logs.
+        learning_rate: at ``state.step``.
+        clip: largest gradient norm, or ``None``.
+        folder: of the checkpoints, for the error.
+        turn: steps made before in this update of the run, by any optimiser.
+
+    Raises:
+        ConfigError: for a learning rate out of range, or a loss or a log that is not one number.
+        TrainingError: before any parameter is touched and with the generator as it was, as
+            :func:`~onestep_adapters.training.train` says.
+    """
+    rate = learning_rate(state.step)
+    if not (math.isfinite(rate) and rate >= 0):
+        raise ConfigError(f"the learning rate of update {state.step} is {rate!r}: expected a number, not negative")
+    drawn = state.generator.get_state()
+    optimizer.zero_grad(set_to_none=True)
+    try:
+        with own_randomness(state, turn):
+            loss, logs = loss_step(network, state.generator)
+        value, numbers = _number("loss", loss), {name: _number(name, log) for name, log in logs.items()}
+        if not math.isfinite(value):
+            raise _failure(state, folder, f"the loss is {value}", numbers)
+        if not loss.requires_grad:
+            raise _failure(state, folder, "the loss depends on no parameter", numbers)
+        loss.backward()
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if not parameters:
+            raise _failure(state, folder, "no parameter of the optimiser has a gradient", numbers)
+        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if not math.isfinite(length := norm.item()):
+            raise _failure(state, folder, f"the gradient norm is {length} at a loss of {value}", numbers)
+    except BaseException:
+        state.generator.set_state(drawn)
+        optimizer.zero_grad(set_to_none=True)
+        raise
+    if clip is not None:
+        clip_grads_with_norm_(parameters, clip, norm)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return Descent(value, length, numbers)
+
+
+@contextlib.contextmanager
+def own_randomness(state: TrainingState, turn: int = 0) -> Iterator[None]:
+    """Inside, torch's global generator is seeded from the run's: dropout draws the same after a resumption, and
+    differently in every turn of an update.
+
+    The run's generator is not moved on, and the global one is restored afterwards.
+    """
+    device = state.generator.device
+    twin = torch.Generator(device=device)
+    twin.set_state(state.generator.get_state())
+    seed = [int(torch.randint(2**62, (), generator=twin, device=device)) for _ in range(turn + 1)][-1] + state.step
+    # Only what is put back is seeded: torch.manual_seed would move the generators of every device.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, Tensor):
+        if value.ndim or value.is_complex():
+            raise ConfigError(f"{name} has shape {tuple(value.shape)}, expected one real number: take its mean()")
+        return float(value.detach())
+    if name == "loss":
+        raise ConfigError(f"loss_step returned a {type(value).__name__} as loss, expected a 0-d tensor")
+    return float(value)
+
+
+def _failure(
+    state: TrainingState, folder: str | os.PathLike[str] | None, cause: str, logs: dict[str, float]
+) -> TrainingError:
+    checkpoint = None if folder is None else latest_checkpoint(folder)
+    good = "there is no checkpoint" if checkpoint is None else f"the last good checkpoint is {checkpoint}"
+    shown = f" (logs: {logs})" if logs else ""
+    return TrainingError(
+        f"{state.method}, update {state.step + 1}: {cause}{shown}; no parameter was touched, {good}. Expected a finite "
+        "loss and gradient: lower the learning rate, clip, or look for a division by a small time difference"
+    )

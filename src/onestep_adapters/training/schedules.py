@@ -1,0 +1,39 @@
+"""Schedules: numbers as functions of the updates made so far."""
+
+import math
+from collections.abc import Callable
+from typing import TypeAlias
+
+from onestep_core.errors import ConfigError
+
+Schedule: TypeAlias = Callable[[int], float]
+"""A number as a function of the updates made so far."""
+
+
+def cosine_decay(peak: float, steps: int, warmup: int = 0) -> Schedule:
+    """``peak (i + 1) / warmup`` for ``i < warmup``, then ``peak (1 + cos(pi (i - warmup) / (steps - warmup))) / 2``.
+
+    Args:
+        peak: largest learning rate, positive.
+        steps: where the rate reaches 0; it stays there.
+        warmup: updates of the linear rise, fewer than ``steps``.
+
+    Raises:
+        ConfigError: for numbers out of range.
+
+    Example:
+        >>> rate = cosine_decay(1.0, 12, warmup=2)
+        >>> [rate(i) for i in (0, 1, 2, 7, 12)]
+        [0.5, 1.0, 1.0, 0.5, 0.0]
+    """
+    if not (math.isfinite(peak) and peak > 0):
+        raise ConfigError(f"peak = {peak!r}: expected a positive learning rate")
+    if not 0 <= warmup < steps:
+        raise ConfigError(f"warmup = {warmup} of {steps} steps: expected 0 <= warmup < steps")
+
+    def rate(step: int) -> float:
+        if step < warmup:
+            return peak * (step + 1) / warmup
+        return peak * (1 + math.cos(math.pi * min(1.0, (step - warmup) / (steps - warmup)))) / 2
+
+    return rate

@@ -1,0 +1,63 @@
+"""Files that are whole or absent."""
+
+import os
+import stat
+
+import pytest
+
+from onestep_adapters.files import write_whole
+
+
+class Crash(BaseException):
+    pass
+
+
+def test_bytes_and_text_arrive_and_nothing_else_is_left(tmp_path):
+    file = tmp_path / "report.md"
+    for data, expected in ((b"\x00\xff", b"\x00\xff"), ("± 1\r\n", "± 1\r\n".encode()), ("", b"")):
+        write_whole(file, data)
+        assert file.read_bytes() == expected
+        assert list(tmp_path.iterdir()) == [file]
+    write_whole(str(file), "a path as text")
+    assert file.read_text() == "a path as text"
+
+
+@pytest.mark.parametrize("name", ["fsync", "replace"])
+def test_a_failure_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch, name):
+    file = tmp_path / "report.md"
+    write_whole(file, "old")
+
+    def fail(*args):
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, name, fail)
+        with pytest.raises(Crash):
+            write_whole(file, "new")
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_the_mode_honours_the_umask(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        write_whole(tmp_path / "a", b"")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o644 & ~mask
+
+
+def test_no_link_is_followed(tmp_path, monkeypatch):
+    outside, link = tmp_path / "outside", tmp_path / "link"
+    outside.write_text("kept")
+    link.symlink_to(outside)
+    write_whole(link, "new")
+    assert outside.read_text() == "kept"
+    assert not link.is_symlink()
+    # Somebody who knew the temporary name cannot have it point elsewhere.
+    monkeypatch.setattr("secrets.token_hex", lambda size: "0" * 16)
+    (tmp_path / "b.0000000000000000.partial").symlink_to(outside)
+    with pytest.raises(FileExistsError):
+        write_whole(tmp_path / "b", "new")
+    assert outside.read_text() == "kept"

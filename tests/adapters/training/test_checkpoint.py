@@ -1,0 +1,287 @@
+"""Checkpoints: resuming, crashes at every instant of a save, damaged files, other runs."""
+
+import copy
+import hashlib
+import json
+import os
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from onestep_adapters.training import (
+    CheckpointError,
+    cosine_decay,
+    latest_checkpoint,
+    load_checkpoint,
+    read_config,
+    read_run,
+    save_checkpoint,
+    train,
+    warmed_decay,
+)
+from tests.adapters.training.runs import assert_equal, everything, fresh, loss_step, run
+
+# Resuming.
+
+
+def test_dropout_draws_the_same_after_a_resumption_and_leaves_the_global_generator_alone(tmp_path):
+    def dropped(network, generator):
+        z = torch.randn(8, 2, generator=generator)
+        return nn.functional.dropout(network(z) - z.flip(1), 0.5).square().mean(), {}
+
+    whole, interrupted = fresh(), fresh()
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    run(whole, 8, dropped)
+    assert torch.equal(torch.get_rng_state(), before)
+    run(interrupted, 5, dropped, folder=tmp_path)
+    torch.manual_seed(2)
+    resumed = load_checkpoint(tmp_path, fresh(seed=99))
+    run(resumed, 8, dropped)
+    assert_equal(resumed, whole)
+    losses = [entry["loss"] for entry in whole.history]
+    assert len(set(losses)) == len(losses)
+
+
+@pytest.mark.parametrize("cut", [1, 7, 12])
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path, cut):
+    whole = fresh()
+    run(whole, 12)
+    interrupted = fresh()
+    for record in train(
+        interrupted,
+        loss_step,
+        steps=12,
+        learning_rate=cosine_decay(1e-2, 20, warmup=3),
+        ema=warmed_decay(0.99),
+        clip=0.5,
+        checkpoint_every=cut,
+        folder=tmp_path,
+    ):
+        if record.step == cut:
+            break
+    resumed = load_checkpoint(tmp_path, fresh(seed=99))
+    assert resumed.step == cut
+    run(resumed, 12, folder=tmp_path)
+    assert_equal(resumed, whole)
+    assert_equal(load_checkpoint(tmp_path, fresh()), whole)
+
+
+def test_a_checkpoint_changes_nothing_and_is_all_that_is_left(tmp_path):
+    state = fresh()
+    run(state, 7, checkpoint_every=2, folder=tmp_path)
+    plain = fresh()
+    run(plain, 7)
+    assert_equal(state, plain)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "latest.json",
+        "step-000007.json",
+        "step-000007.safetensors",
+    ]
+    assert read_config(tmp_path) == {"width": 5}
+    assert read_run(tmp_path)[:2] == ("demo", 7)
+    assert [entry["step"] for entry in read_run(tmp_path).history] == list(range(1, 8))
+    tensors = load_file(tmp_path / "step-000007.safetensors")
+    assert tensors["generator.state"].dtype == torch.uint8
+
+
+def test_a_step_zero_checkpoint_and_a_second_one_at_the_same_step(tmp_path):
+    state = fresh()
+    for _ in range(3):
+        save_checkpoint(tmp_path, state)
+        assert len(list(tmp_path.iterdir())) == 3
+        assert_equal(load_checkpoint(tmp_path, fresh(seed=4)), state)
+
+
+# Crashes.
+
+
+class Crash(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("moved", [0, 2], ids=["same step", "later step"])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(("name", "count"), [("fsync", 6), ("replace", 3), ("unlink", 2)])
+def test_a_crash_at_any_instant_leaves_a_whole_checkpoint(tmp_path, monkeypatch, name, count, after, moved):
+    old = fresh()
+    run(old, 2)
+    new = fresh()
+    run(new, 2 + moved)
+    for instant in range(count):
+        folder = tmp_path / str(instant)
+        save_checkpoint(folder, old)
+        owner = os if name != "unlink" else type(tmp_path)
+        true, calls = getattr(owner, name), []
+
+        def failing(*args, true=true, calls=calls, instant=instant, **kwargs):
+            calls.append(args)
+            if len(calls) == instant + 1:
+                if after:
+                    true(*args, **kwargs)
+                raise Crash
+            return true(*args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, failing)
+            with pytest.raises(Crash):
+                save_checkpoint(folder, new)
+        found = load_checkpoint(folder, fresh(seed=8))
+        pointer_moved = name == "unlink" or (name == "replace" and instant == 2 and after)
+        pointer_moved |= name == "fsync" and instant == 5
+        assert_equal(found, new if pointer_moved else old)
+        # The next save succeeds and sweeps what the crash left.
+        save_checkpoint(folder, new)
+        assert_equal(load_checkpoint(folder, fresh()), new)
+        assert len(list(folder.iterdir())) == 3
+
+
+def test_half_written_files_are_never_read(tmp_path, monkeypatch):
+    old, new = fresh(), fresh()
+    save_checkpoint(tmp_path, old)
+    run(new, 1)
+    (tmp_path / "step-000001.safetensors").write_bytes(b"half")
+    (tmp_path / f"latest.json.{'0a' * 8}.partial").write_bytes(b'{"form')
+    assert_equal(load_checkpoint(tmp_path, fresh(seed=5)), old)
+    save_checkpoint(tmp_path, new)
+    assert_equal(load_checkpoint(tmp_path, fresh(seed=5)), new)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_files_of_others_stay(tmp_path):
+    for name in ("notes.txt", "notes.txt.0a0a0a0a0a0a0a0a.partial", "step-1.png"):
+        (tmp_path / name).write_text("kept")
+    save_checkpoint(tmp_path, fresh())
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_a_crash_before_the_first_checkpoint_is_named(tmp_path):
+    (tmp_path / "step-000001.safetensors.00ff00ff00ff00ff.partial").write_bytes(b"half")
+    with pytest.raises(CheckpointError, match="interrupted before its first checkpoint"):
+        load_checkpoint(tmp_path, fresh())
+
+
+# Damage.
+
+
+def damaged(folder, change):
+    """A saved run, changed; and a state into which it does not load and which stays as it was."""
+    state = fresh()
+    run(state, 3)
+    save_checkpoint(folder, state)
+    change(folder)
+    target = fresh(seed=6)
+    before = copy.deepcopy(everything(target))
+    return target, before
+
+
+def shorten(name, keep):
+    def change(folder):
+        file = folder / name
+        file.write_bytes(file.read_bytes()[:keep])
+
+    return change
+
+
+def flip(folder):
+    file = folder / "step-000003.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+def rewrite(**fields):
+    def change(folder):
+        file = folder / "step-000003.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+    return change
+
+
+def with_tensors(edit):
+    """Other tensors, with a description that vouches for them."""
+
+    def change(folder):
+        file = folder / "step-000003.safetensors"
+        tensors = load_file(file)
+        edit(tensors)
+        save_file(tensors, file)
+        data = file.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        rewrite(tensors={"file": file.name, "bytes": len(data), "sha256": digest})(folder)
+
+    return change
+
+
+DAMAGE = {
+    "tensors truncated": (shorten("step-000003.safetensors", 500), "500 bytes, expected .*truncated"),
+    "tensors elsewhere": (
+        rewrite(tensors={"file": "/etc/x", "bytes": 1, "sha256": ""}),
+        "names the tensors '/etc",
+    ),
+    "tensors unnamed": (rewrite(tensors=[]), "names no file of tensors"),
+    "optimizers unnamed": (rewrite(optimizers={}), "does not describe"),
+    "tensors emptied": (shorten("step-000003.safetensors", 0), "0 bytes, expected .*truncated"),
+    "a bit flipped": (flip, "sha256 .*altered"),
+    "tensors absent": (lambda folder: (folder / "step-000003.safetensors").unlink(), "missing"),
+    "json cut": (shorten("step-000003.json", 100), "not JSON"),
+    "json emptied": (shorten("step-000003.json", 0), "not JSON"),
+    "json absent": (lambda folder: (folder / "step-000003.json").unlink(), "missing although latest.json"),
+    "pointer cut": (shorten("latest.json", 5), "latest.json is not JSON"),
+    "format": (rewrite(format=3), "format 3, expected 2"),
+    "another method": (rewrite(method="other"), "run of 'other', the state is one of 'demo'"),
+    "another config": (rewrite(config={"width": 6}), "width: 6 saved, 5 given"),
+    "tensor absent": (with_tensors(lambda t: t.pop("ema.first.weight")), "lacks tensors of the ema.*first.weight"),
+    "tensor extra": (with_tensors(lambda t: t.update({"network.more": torch.ones(1)})), "does not know.*more"),
+    "tensor of another shape": (
+        with_tensors(lambda t: t.update({"network.running": torch.ones(3)})),
+        r"network.running of \(3,\).*expected \(2,\)",
+    ),
+    "tensor of another dtype": (
+        with_tensors(lambda t: t.update({"network.running": torch.ones(2).double()})),
+        "float64, expected",
+    ),
+    "moment of another shape": (
+        with_tensors(lambda t: t.update({"optimizer.network.first.weight.exp_avg": torch.ones(3)})),
+        "optimizer.network.first.weight.exp_avg",
+    ),
+    "generator absent": (with_tensors(lambda t: t.pop("generator.state")), "no state for a generator"),
+    "foreign tensors": (with_tensors(lambda t: t.update({"other.x": torch.ones(1)})), "other"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), DAMAGE.values(), ids=DAMAGE)
+def test_damage_is_named_and_nothing_is_half_loaded(tmp_path, change, message):
+    target, before = damaged(tmp_path, change)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(tmp_path, target)
+    torch.testing.assert_close(everything(target), before, rtol=0, atol=0)
+
+
+def test_folders_that_are_no_runs(tmp_path):
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_checkpoint(tmp_path / "absent", fresh())
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(CheckpointError, match=r"not a run: it holds notes.txt, expected latest.json"):
+        read_config(tmp_path)
+    with pytest.raises(CheckpointError, match="is a file"):
+        read_run(tmp_path / "notes.txt")
+    (tmp_path / "latest.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="names no format"):
+        latest_checkpoint(tmp_path)
+
+
+def test_another_run_is_not_overwritten(tmp_path):
+    state = fresh()
+    run(state, 3, folder=tmp_path)
+    for other, message in (
+        (fresh(method="other"), "run of 'demo'"),
+        (fresh(width=6), "another config"),
+        (fresh(), "at step 3, the state at 0"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            run(other, 1, folder=tmp_path)
+        assert other.step == 0
+    assert_equal(load_checkpoint(tmp_path, fresh()), state)
