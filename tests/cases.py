@@ -7,7 +7,7 @@ import torch
 
 from onestep_adapters.testing import Law, laws, strategies
 from onestep_core import flow, objectives, regression
-from onestep_core.evidence import GaussianMixture
+from onestep_core.diagnostics import GaussianMixture
 from onestep_core.fields import (
     drift_field,
     energy_field,
@@ -27,7 +27,7 @@ from onestep_core.fields import (
     softmax_rows,
     unnormalized,
 )
-from onestep_core.protocols import Form
+from onestep_core.protocols import FlowMapForm
 
 TWO_MODES = GaussianMixture.isotropic([0.3, 0.7], [[-1.0, 0.5], [1.0, 0.0]], 0.5)
 ONE_MODE = GaussianMixture.isotropic([1.0], [[0.2, 0.1]], 0.8)
@@ -133,7 +133,7 @@ DERIVATIVES: dict[str, tuple[Any, dict[str, Any]]] = {
     "central_difference": (partial(flow.central_difference, step=1e-5), {"tolerance": 1e-8}),
 }
 
-FORMS: dict[str, Form] = {
+FORMS: dict[str, FlowMapForm] = {
     "euler": flow.EulerForm(),
     "variance": flow.VarianceForm(0.7, 0.01),
     "euler_variance": flow.EulerVarianceForm(0.7, 0.01),
@@ -141,7 +141,7 @@ FORMS: dict[str, Form] = {
 }
 
 
-def _to_the_end(form: Form) -> Any:
+def _to_the_end(form: FlowMapForm) -> Any:
     """A raw network as the consistency function of a flow map of this form."""
 
     def wrap(network: Any) -> Any:
@@ -193,7 +193,7 @@ TRIGFLOW = flow.Trigonometric(0.5)
 
 
 def _along_the_pair(p: strategies.Problem) -> Any:
-    return flow.along(lambda t: (TRIGFLOW(p.data, p.noise, t).z, t), flow.relative_step(p.t, fraction=3e-5))
+    return flow.derivative_along(lambda t: (TRIGFLOW(p.data, p.noise, t).z, t), flow.relative_step(p.t, fraction=3e-5))
 
 
 def _trajectory(network: Any, p: strategies.Problem) -> regression.Regression:

@@ -11,7 +11,7 @@ from pathlib import Path
 API = Path(__file__).parent.parent / "docs" / "api.txt"
 MODULES = [
     "onestep_core",
-    "onestep_core.evidence",
+    "onestep_core.diagnostics",
     "onestep_adapters.networks",
     "onestep_adapters.backbones",
     "onestep_adapters.samplers",

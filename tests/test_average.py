@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from onestep_adapters.testing import strategies
-from onestep_core import evidence, flow, objectives
+from onestep_core import diagnostics, flow, objectives
+from onestep_core.diagnostics import GaussianMixture
 from onestep_core.errors import ConfigError
-from onestep_core.evidence import GaussianMixture
 from onestep_core.regression import mse, squared_l2
 from onestep_core.shapes import expand_like, per_sample
 from tests.toy import Net
@@ -41,7 +41,7 @@ def problem(path, dim: int, batch: int = 5, margin: float = 0.05) -> strategies.
     data = MIXTURES[dim].sample(batch, generator=torch.Generator().manual_seed(dim))
     t, s = (strategies.spread_times(path, batch, 10 * dim + i, margin=margin) for i in range(2))
     share = torch.rand(batch, dtype=F64, generator=torch.Generator().manual_seed(7))
-    return strategies.at(path, data, strategies.normal(dim, batch, dim), t, flow.between(t, s, share=share), s)
+    return strategies.at(path, data, strategies.normal(dim, batch, dim), t, flow.time_between(t, s, share=share), s)
 
 
 def value_and_gradient(net: Net, pair) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -139,7 +139,7 @@ def test_shortcut_is_split_meanflow_at_the_midpoint(path, dim):
     net, averaged, p = Net(2, dim), Net(2, dim), problem(path, dim)
     with torch.no_grad():
         averaged.last.weight.mul_(0.9)
-    middle = flow.between(p.t, p.s, share=0.5)
+    middle = flow.time_between(p.t, p.s, share=0.5)
     short = objectives.shortcut_regression(net, averaged, p.z, p.t, p.s)
     split = objectives.split_meanflow_regression(net, averaged, p.z, p.t, middle, p.s)
     torch.testing.assert_close(value_and_gradient(net, short), value_and_gradient(net, split))
@@ -150,7 +150,7 @@ def test_shortcut_is_split_meanflow_at_the_midpoint(path, dim):
 def test_alpha_flow_at_a_half_along_the_network_s_own_half_jump_is_shortcut(path, dim):
     """``alpha = 1/2`` with ``a(z, t, m)`` in the place of the velocity."""
     net, p = Net(2, dim), problem(path, dim)
-    half = net(p.z, p.t, flow.between(p.t, p.s, share=0.5))
+    half = net(p.z, p.t, flow.time_between(p.t, p.s, share=0.5))
     pair = objectives.alpha_flow_regression(net, net, p.z, half, p.t, p.s, alpha=0.5)
     short = objectives.shortcut_regression(net, net, p.z, p.t, p.s)
     torch.testing.assert_close(value_and_gradient(net, pair), value_and_gradient(net, short))
@@ -163,7 +163,7 @@ def test_solution_flow_is_alpha_flow_times_the_duration(path, dim):
     net, p = Net(2, dim), problem(path, dim)
     solution = flow.flow_map_from_average_velocity(net)
     alpha = 0.3
-    m = flow.between(p.t, p.s, share=alpha)
+    m = flow.time_between(p.t, p.s, share=alpha)
     f = objectives.solution_flow_regression(solution, solution, p.z, p.v, p.t, m, p.s)
     a = objectives.alpha_flow_regression(net, net, p.z, p.v, p.t, p.s, alpha=alpha)
     duration = expand_like(p.s - p.t, p.z)
@@ -219,7 +219,7 @@ def test_the_eulerian_target_is_the_limit_of_a_short_first_jump(path, dim):
     expected = a - flow.eulerian_target(p.v, slope, p.t, p.s)
     errors = []
     for share in (0.04, 0.02, 0.01, 0.005):
-        m = flow.between(p.t, p.s, share=share)
+        m = flow.time_between(p.t, p.s, share=share)
         errors.append(largest([(a - flow.two_jump_target(p.v, net, p.z, p.t, m, p.s)) / share - expected]))
     assert halving(errors, 1), errors
     assert errors[-1] < 0.05 * largest([expected])
@@ -236,7 +236,7 @@ def test_the_lagrangian_target_is_the_limit_of_a_short_second_jump(path, dim):
     expected = a - flow.lagrangian_target(velocity(end, p.s), slope, p.t, p.s)
     errors = []
     for share in (0.02, 0.01, 0.005, 0.0025):
-        m = flow.between(p.s, p.t, share=share)
+        m = flow.time_between(p.s, p.t, share=share)
         first = net(p.z, p.t, m)
         target = flow.two_jump_target(first, lambda z, m, s: velocity(z, m), p.z, p.t, m, p.s)
         errors.append(largest([(a - target) / share - expected]))
@@ -314,7 +314,7 @@ def test_the_gradient_at_a_perturbed_average_velocity_points_back(name, dim, pat
     """Under a teacher. Terminal velocity: over jumps of a tenth of the path, as over long ones the velocity at the
     displaced end differs by more than the shift. With its own target nothing pulls a shifted flow back: see below."""
     p = problem(path, dim, batch=4)
-    p = p._replace(s=flow.between(p.t, p.s, share=0.1), m=flow.between(p.t, p.s, share=0.05))
+    p = p._replace(s=flow.time_between(p.t, p.s, share=0.1), m=flow.time_between(p.t, p.s, share=0.05))
     wrong = torch.zeros(5, dim, dtype=F64)
     wrong[0] = 0.1
     gradient = at_rest(name, path, dim)(wrong, p.z, p.t, p.m, p.s)
@@ -325,7 +325,7 @@ def test_the_gradient_at_a_perturbed_average_velocity_points_back(name, dim, pat
 def test_agreeing_with_itself_is_no_anchor(share):
     """A flow that stands still, and one of another velocity, have no loss: SplitMeanFlow needs flow matching."""
     p = problem(flow.Linear(), 2)
-    m = flow.between(p.t, p.s, share=share)
+    m = flow.time_between(p.t, p.s, share=share)
     for still in (lambda z, t, s: 0 * z, lambda z, t, s: torch.ones_like(z)):
         pair = objectives.split_meanflow_regression(still, still, p.z, p.t, m, p.s)
         assert float(squared_l2(*pair).max()) < 1e-24
@@ -376,7 +376,7 @@ def test_solution_flow_has_alpha_flow_s_bias(dim, path):
 
         def loss(network, frozen, q, share=share):
             f, g = (flow.flow_map_from_average_velocity(a) for a in (network, frozen))
-            m = flow.between(q.t, q.s, share=share)
+            m = flow.time_between(q.t, q.s, share=share)
             return squared_l2(*objectives.solution_flow_regression(f, g, q.z, q.v, q.t, m, q.s))
 
         errors.append(largest([expected_gradient(loss, path, dim)]) / share)
@@ -583,7 +583,7 @@ def test_dyadic_jumps_lie_on_their_grid_and_halve_into_the_next_size():
     seen = flow.from_log_step(lambda z, t, level: level[:, None], finest=7)
     z = torch.zeros(64, 1)
     assert torch.equal(seen(z, t, s)[:, 0], k.float())
-    assert torch.equal(seen(z, t, flow.between(t, s, share=0.5))[:, 0], k.float() + 1)
+    assert torch.equal(seen(z, t, flow.time_between(t, s, share=0.5))[:, 0], k.float() + 1)
     assert torch.equal(seen(z, t, t)[:, 0], torch.full((64,), 7.0))
 
 
@@ -654,12 +654,12 @@ def test_alpha_is_snapped_to_both_ends():
 def test_the_trajectory_terms_have_the_gradient_of_the_loss():
     net, p = Net(2, 2), problem(flow.Linear(), 2)
     pair = objectives.meanflow_regression(net, p.z, p.v, p.t, p.s)
-    terms = evidence.trajectory_terms(pair, p.v)
+    terms = diagnostics.trajectory_terms(pair, p.v)
     weights = list(net.parameters())
     both = torch.autograd.grad(sum(terms).sum(), weights, retain_graph=True)
     torch.testing.assert_close(both, torch.autograd.grad(mse(*pair).sum(), weights))
     plain = objectives.alpha_flow_regression(net, net, p.z, p.v, p.t, p.s, alpha=1.0)
-    assert largest([evidence.trajectory_terms(plain, p.v).consistency]) < 1e-12
+    assert largest([diagnostics.trajectory_terms(plain, p.v).consistency]) < 1e-12
 
 
 def test_the_average_of_improved_meanflow_does_not_move_its_tangent():

@@ -13,8 +13,8 @@ from jaxtyping import TypeCheckError
 from onestep_adapters.networks import frozen, shared_dropout
 from onestep_adapters.testing import strategies
 from onestep_core import flow, objectives, regression, shapes
+from onestep_core.diagnostics import GaussianMixture
 from onestep_core.errors import ConfigError
-from onestep_core.evidence import GaussianMixture
 from tests.toy import F64, Net
 
 PATHS = {
@@ -491,7 +491,7 @@ def test_points_of_improved_training_double():
 
 
 def test_steps_of_a_distilled_student_halve():
-    steps = [flow.halving_steps(k, every=10, start=64) for k in range(100)]
+    steps = [flow.student_steps_at(k, every=10, start=64) for k in range(100)]
     assert [steps.count(n) for n in (64, 32, 16, 8, 4, 2, 1)] == [10, 10, 10, 10, 10, 20, 30]
     assert steps == sorted(steps, reverse=True)
 
@@ -573,8 +573,8 @@ def test_a_pair_that_shares_dropout_agrees_where_time_stands_still():
         lambda: flow.progressive_points(1, total=10, start=5, end=4),
         lambda: flow.doubling_points(1, total=10, start=0),
         lambda: flow.doubling_points(1, total=3, start=10, end=1280),
-        lambda: flow.halving_steps(1, every=0, start=4),
-        lambda: flow.halving_steps(1, every=3, start=0),
+        lambda: flow.student_steps_at(1, every=0, start=4),
+        lambda: flow.student_steps_at(1, every=3, start=0),
         lambda: flow.target_decay(0),
         lambda: flow.target_decay(3, initial=1.0),
         lambda: flow.ect_ratio(-1),

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from onestep_adapters.testing import strategies
 from onestep_core import flow, objectives
+from onestep_core.diagnostics import GaussianMixture
 from onestep_core.errors import ConfigError
-from onestep_core.evidence import GaussianMixture
 from onestep_core.regression import l2, mse, snr, snr_plus_one, squared_l2, truncated_snr
 from tests.cases import TWO_MODES
 
@@ -38,7 +38,7 @@ def teacher(z: Tensor, t: Tensor) -> Tensor:
 
 def steps_of(path, batch: int, steps: int) -> flow.StepTimes:
     levels = partial(flow.uniform_levels, path=path)
-    return flow.halved_step(torch.arange(batch) % steps, steps, levels=levels, dtype=F64)
+    return flow.progressive_times(torch.arange(batch) % steps, steps, levels=levels, dtype=F64)
 
 
 def states(path, t: Tensor, mixture=TWO_MODES, seed: int = 0) -> Tensor:
@@ -80,7 +80,7 @@ def test_students_that_equal_their_targets_repeat_the_first_teacher(path, shape)
     def student_of(taught, steps: int):
         def student(z, t):
             place = (t - path.noise_time) / (path.data_time - path.noise_time) * steps
-            t, m, s = flow.halved_step(place.round().long(), steps, levels=levels, dtype=F64)
+            t, m, s = flow.progressive_times(place.round().long(), steps, levels=levels, dtype=F64)
             return objectives.progressive_regression(taught, taught, z, t, m, s, path=path).target
 
         return student
@@ -88,7 +88,7 @@ def test_students_that_equal_their_targets_repeat_the_first_teacher(path, shape)
     start, network = path.prior(strategies.normal(0, 3, *shape)), teacher
     grid = partial(flow.uniform_grid, path=path, dtype=F64)
     expected = flow.integrate(partial(flow.ddim, teacher, path=path), start, grid(16))
-    for steps in flow.step_halvings(16):
+    for steps in flow.halving_stages(16):
         network = student_of(network, steps)
         made = flow.integrate(partial(flow.ddim, network, path=path), start, grid(steps))
         torch.testing.assert_close(made, expected, rtol=1e-9, atol=1e-10)
@@ -356,8 +356,8 @@ def test_noise_of_the_spread_of_the_data():
 
 
 def test_stages_and_steps():
-    assert flow.step_halvings(1024)[-1] == 1
-    assert flow.step_halvings(48, student_steps=3) == (24, 12, 6, 3)
+    assert flow.halving_stages(1024)[-1] == 1
+    assert flow.halving_stages(48, student_steps=3) == (24, 12, 6, 3)
     t, m, s = steps_of(LINE, 4, 4)
     assert torch.equal(s[:-1], t[1:])
     torch.testing.assert_close(m, (t + s) / 2)
@@ -366,11 +366,11 @@ def test_stages_and_steps():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: flow.step_halvings(12), "halving"),
-        (lambda: flow.step_halvings(4, student_steps=4), "halving"),
-        (lambda: flow.step_halvings(0), "halving"),
-        (lambda: flow.step_halvings(4, student_steps=0), "at least 1"),
-        (lambda: flow.halved_step(torch.zeros(1, dtype=torch.long), 0, levels=lambda f: f), "at least one"),
+        (lambda: flow.halving_stages(12), "halving"),
+        (lambda: flow.halving_stages(4, student_steps=4), "halving"),
+        (lambda: flow.halving_stages(0), "halving"),
+        (lambda: flow.halving_stages(4, student_steps=0), "at least 1"),
+        (lambda: flow.progressive_times(torch.zeros(1, dtype=torch.long), 0, levels=lambda f: f), "at least one"),
         (lambda: flow.VariancePreserving.cosine(log_snr_min=1.0, log_snr_max=1.0), "below"),
         (lambda: flow.VariancePreserving.cosine(log_snr_min=-math.inf), "finite"),
         (lambda: flow.NoiseScaled(LINE, 0.0), "positive"),

@@ -23,8 +23,8 @@ from onestep_core import (
     sample_guidance_scales,
     softmax_both,
 )
+from onestep_core.diagnostics import GaussianMixture, guidance_deficit, held_out_energy
 from onestep_core.errors import ConfigError
-from onestep_core.evidence import GaussianMixture, guidance_deficit, held_out_energy
 from onestep_core.flow import Linear
 
 F64 = torch.float64

@@ -37,8 +37,9 @@ from onestep_core import (
     stepped_temperature,
     unnormalized,
 )
-from onestep_core.evidence import GaussianMixture
-from onestep_core.fields import kernels, streamed_affinities, streamed_distances
+from onestep_core.diagnostics import GaussianMixture
+from onestep_core.fields import kernels
+from onestep_core.fields.affinity import streamed_affinities, streamed_distances
 from onestep_core.fields.attraction_repulsion import drift_fields
 from tests.cases import KERNELS
 
@@ -786,7 +787,7 @@ def test_a_set_without_mass_and_sets_of_two_precisions(field):
         lambda x: core.feature_normalized(lambda length: partial(energy_field))(x[0], x[0]),
         lambda x: stepped_temperature(float("nan"), temperatures=(1.0,)),
         lambda x: core.sliced_wasserstein(x, x, directions=x, power=float("inf")),
-        lambda x: core.evidence.mode_masses(torch.tensor([-1]), 2),
+        lambda x: core.diagnostics.mode_masses(torch.tensor([-1]), 2),
     ],
     ids=["keys", "points", "progress", "power", "labels"],
 )

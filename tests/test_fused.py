@@ -23,13 +23,13 @@ from onestep_core import (
     softmax_rows,
     unnormalized,
 )
-from onestep_core.fields import affinities, fused_affinities, fused_distances
-from onestep_core.fields.affinities import affinities_of
-from onestep_core.fields.fused_affinities import FusedAffinities
-from onestep_core.fields.fused_distances import FusedDistances
-from onestep_core.fields.kernels import form
-from onestep_core.fields.streamed_affinities import Affinities
-from onestep_core.fields.streamed_distances import plain
+from onestep_core.fields.affinity import dispatch, fused_affinities, fused_distances
+from onestep_core.fields.affinity.dispatch import affinities_of
+from onestep_core.fields.affinity.fused_affinities import FusedAffinities
+from onestep_core.fields.affinity.fused_distances import FusedDistances
+from onestep_core.fields.affinity.streamed_affinities import Affinities
+from onestep_core.fields.affinity.streamed_distances import plain
+from onestep_core.fields.kernels import form_of
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in (log2|exp2|multiply|subtract|divide):RuntimeWarning")
@@ -68,7 +68,7 @@ def kernels(monkeypatch):
         init(self, *arguments, **keywords)
 
     monkeypatch.setattr(FusedAffinities, "__init__", counted)
-    monkeypatch.setattr(affinities, "fusible", lambda x, y: x.dtype == y.dtype == torch.float32 and plain(x, y))
+    monkeypatch.setattr(dispatch, "fusible", lambda x, y: x.dtype == y.dtype == torch.float32 and plain(x, y))
     return made
 
 
@@ -185,7 +185,7 @@ def test_near_duplicates_keep_their_digits(offset):
 def test_a_row_without_pairs_has_no_potential():
     x = torch.zeros(1, 4, device=DEVICE)
     apart = FusedDistances(x, x, themselves=True, block_size=None)
-    lone = FusedAffinities(apart, [form(partial(laplace, temperature=1.0))], self_penalties=[math.inf])
+    lone = FusedAffinities(apart, [form_of(partial(laplace, temperature=1.0))], self_penalties=[math.inf])
     assert lone.rows().tolist() == [0.0]
     (sums,) = lone.apply(lone.potentials(softmax_rows), x, weights=None)
     assert sums.products.tolist() == [[0.0] * 4]
@@ -214,12 +214,12 @@ def test_transforms_gradients_and_other_types_are_left_to_torch(monkeypatch):
     seen = []
 
     def spied(points: Tensor) -> Tensor:
-        seen.append(affinities.fusible(points, x))
+        seen.append(dispatch.fusible(points, x))
         return points.sum()
 
-    assert affinities.fusible(x, x)
-    assert not affinities.fusible(x.double(), x.double())
-    assert not affinities.fusible(x.clone().requires_grad_(), x)
+    assert dispatch.fusible(x, x)
+    assert not dispatch.fusible(x.double(), x.double())
+    assert not dispatch.fusible(x.clone().requires_grad_(), x)
     torch.func.grad(spied)(x)
     torch.vmap(spied)(x.unsqueeze(0))
     assert seen == [False, False]
@@ -264,6 +264,6 @@ def test_the_switch(monkeypatch):
     monkeypatch.setattr(Tensor, "is_cuda", property(lambda self: True))
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     x = torch.zeros(2, 3)
-    assert affinities.fusible(x, x)
-    monkeypatch.setenv(affinities.SWITCH, "0")
-    assert not affinities.fusible(x, x)
+    assert dispatch.fusible(x, x)
+    monkeypatch.setenv(dispatch.SWITCH, "0")
+    assert not dispatch.fusible(x, x)

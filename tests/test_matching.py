@@ -11,8 +11,8 @@ from torch import Tensor
 
 import onestep_core as one
 from onestep_core import flow
+from onestep_core.diagnostics import GaussianMixture
 from onestep_core.errors import ConfigError
-from onestep_core.evidence import GaussianMixture
 from tests.toy import F64
 
 REAL = GaussianMixture.isotropic([0.35, 0.65], [[-1.0], [1.3]], 0.5)

@@ -12,8 +12,8 @@ from torch.func import functional_call, grad, vmap
 
 from onestep_adapters.testing import strategies
 from onestep_core import flow
+from onestep_core.diagnostics import GaussianMixture
 from onestep_core.errors import ConfigError
-from onestep_core.evidence import GaussianMixture
 from onestep_core.fields import gaussian, inverse_multiquadric, laplace, matern, mmd
 from onestep_core.objectives import moment_matching_loss
 from onestep_core.regression import l2, regression, sigmoid_elbo, squared_l2

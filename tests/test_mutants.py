@@ -13,9 +13,9 @@ from torch import Tensor
 from onestep_adapters.testing import LawError, laws, strategies
 from onestep_adapters.testing.law import drawn
 from onestep_core import flow, objectives
+from onestep_core.diagnostics import GaussianMixture
 from onestep_core.errors import ConfigError
-from onestep_core.evidence import GaussianMixture
-from onestep_core.precision import frozen, full
+from onestep_core.precision import full, without_gradient
 from onestep_core.protocols import Drift, Potentials
 from onestep_core.regression import Regression, mse, squared_l2
 from onestep_core.shapes import expand_like
@@ -43,9 +43,9 @@ def displacement(x: Tensor, positives: Tensor, negatives: Tensor | None) -> Tens
 def drift(
     samples: Tensor, positives: Tensor, negatives: Tensor | None = None, *, step: Callable[..., Tensor] = displacement
 ) -> Drift:
-    x, p = full(samples), frozen(positives)
-    n = None if negatives is None else frozen(negatives)
-    field = frozen(step(frozen(samples), p, n))
+    x, p = full(samples), without_gradient(positives)
+    n = None if negatives is None else without_gradient(negatives)
+    field = without_gradient(step(without_gradient(samples), p, n))
     return Drift(x, field, field.new_ones(()), field.new_ones(1))
 
 
@@ -289,7 +289,7 @@ def meanflow(
     network: Any,
     p: strategies.Problem,
     *,
-    freeze: Callable[[Tensor], Tensor] = frozen,
+    freeze: Callable[[Tensor], Tensor] = without_gradient,
     derivative: Any = flow.two_pass,
     target: Callable[..., Tensor] = lambda v, slope, gap: v + gap * slope,
     tangents: Callable[..., tuple[Tensor, ...]] = lambda v, one: (v, one, 0 * one),
@@ -339,10 +339,14 @@ OBJECTIVES = [
         partial(meanflow, freeze=full, derivative=tangent_in_forward_mode, target=lambda v, d, gap: v.detach() + d),
         {},
     ),
-    ("objective.prediction_has_gradient", lambda n, p: Regression(frozen(n(p.z, p.t)), frozen(p.v)), {}),
+    (
+        "objective.prediction_has_gradient",
+        lambda n, p: Regression(without_gradient(n(p.z, p.t)), without_gradient(p.v)),
+        {},
+    ),
     (
         "objective.per_sample_gradients",
-        lambda n, p: Regression(full(n(p.z, p.t)) / n(p.z, p.t).std(), frozen(p.v)),
+        lambda n, p: Regression(full(n(p.z, p.t)) / n(p.z, p.t).std(), without_gradient(p.v)),
         {},
     ),
     ("objective.samples_are_independent", retargeted(lambda target, p: target - target.mean(0)), {}),
@@ -373,12 +377,12 @@ OBJECTIVES = [
     ("objective.stationary_at_the_oracle_in_expectation", retargeted(lambda target, p: p.noise), INSTANT),
     (
         "objective.points_back_per_sample",
-        lambda n, p: Regression(2 * frozen(n(p.z, p.t)) - full(n(p.z, p.t)), frozen(p.v)),
+        lambda n, p: Regression(2 * without_gradient(n(p.z, p.t)) - full(n(p.z, p.t)), without_gradient(p.v)),
         INSTANT | {"marginal": True},
     ),
     (
         "objective.points_back_in_expectation",
-        lambda n, p: Regression(full(n(p.z, p.t)), frozen(2 * n(p.z, p.t) - p.v)),
+        lambda n, p: Regression(full(n(p.z, p.t)), without_gradient(2 * n(p.z, p.t) - p.v)),
         INSTANT,
     ),
 ]

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from onestep_adapters.testing import strategies
 from onestep_core import flow, objectives, shapes
+from onestep_core.diagnostics import GaussianMixture
 from onestep_core.errors import ConfigError
-from onestep_core.evidence import GaussianMixture
 from onestep_core.regression import adaptive, pseudo_huber, squared_l2
 from tests.cases import TWO_MODES
 

@@ -9,22 +9,22 @@ from jaxtyping import TypeCheckError
 from onestep_core import (
     Linear,
     Regression,
+    VarianceExploding,
     adaptive,
     cosine,
     exponential,
-    inverse_variance,
-    inverse_variance_plus_one,
+    field_regression,
     karras,
     l1,
     l2,
     mse,
     pseudo_huber,
-    pull,
     rescale_residual,
     snr,
+    snr_plus_one,
     squared_l2,
-    truncated_inverse_variance,
-    uniform,
+    truncated_snr,
+    uniform_weight,
 )
 from onestep_core.regression import regression
 
@@ -32,10 +32,10 @@ DISTANCES = [squared_l2, mse, l1, l2, cosine, partial(pseudo_huber, c=0.3)]
 WEIGHTS = [
     partial(adaptive, power=1.0, epsilon=0.01),
     partial(exponential, amplitude=0.5, rate=-0.1),
-    uniform,
-    inverse_variance,
-    inverse_variance_plus_one,
-    truncated_inverse_variance,
+    uniform_weight,
+    partial(snr, path=VarianceExploding()),
+    partial(snr_plus_one, path=VarianceExploding()),
+    partial(truncated_snr, path=VarianceExploding()),
     partial(karras, sigma_data=0.5),
     partial(snr, path=Linear()),
 ]
@@ -110,7 +110,7 @@ def test_a_pair_is_frozen_on_one_side_in_both_modes():
 def test_pull_moves_samples_along_the_field():
     x = torch.randn(5, 2, requires_grad=True)
     field = torch.randn(5, 2)
-    loss = squared_l2(*pull(x, field))
+    loss = squared_l2(*field_regression(x, field))
     torch.testing.assert_close(loss, field.square().sum(1))
     loss.sum().backward()
     torch.testing.assert_close(x.grad, -2 * field)

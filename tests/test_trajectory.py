@@ -13,8 +13,8 @@ import onestep_core as one
 from onestep_adapters.networks import frozen as frozen_network
 from onestep_adapters.testing import strategies
 from onestep_core import flow
+from onestep_core.diagnostics import GaussianMixture
 from onestep_core.errors import ConfigError
-from onestep_core.evidence import GaussianMixture
 from onestep_core.regression import regression
 from onestep_core.shapes import expand_like, per_sample, per_sample_sum
 from tests.cases import FORMS, TWO_MODES, trigflow_truth
@@ -79,7 +79,7 @@ def test_along_is_of_second_order_on_the_curve_with_a_step_for_each_sample():
     errors = []
     for h in (1e-2, 5e-3):
         step = h * torch.tensor([1.0, 2.0, 0.5], dtype=F64)
-        value, slope = flow.along(curved, step)(known, curved(t), (torch.zeros(3, 2, dtype=F64), rate))
+        value, slope = flow.derivative_along(curved, step)(known, curved(t), (torch.zeros(3, 2, dtype=F64), rate))
         close(value, known(*curved(t)))
         errors.append((slope - rate[:, None] * known_slope(t)).abs().flatten())
     ratio = errors[0] / errors[1]
@@ -88,14 +88,14 @@ def test_along_is_of_second_order_on_the_curve_with_a_step_for_each_sample():
 
 def test_along_a_straight_line_is_the_central_difference():
     net, (_, z, v, t, s) = Net(2), batch()
-    line = flow.along(lambda tau: (z + expand_like(tau - t, v) * v, tau, s), 1e-4)
+    line = flow.derivative_along(lambda tau: (z + expand_like(tau - t, v) * v, tau, s), 1e-4)
     primals, tangents = (z, t, s), (v, torch.ones_like(t), torch.zeros_like(s))
     torch.testing.assert_close(
         line(net, primals, tangents), flow.two_pass(net, primals, tangents), rtol=1e-7, atol=1e-8
     )
     expected = flow.central_difference(net, primals, tangents, step=1e-4)
     torch.testing.assert_close(line(net, primals, tangents), expected, rtol=1e-9, atol=1e-9)
-    end = flow.along(lambda tau: (z, t, tau), 1e-4, argument=2)
+    end = flow.derivative_along(lambda tau: (z, t, tau), 1e-4, argument=2)
     lagrangian = (torch.zeros_like(z), torch.zeros_like(t), torch.ones_like(s))
     expected = flow.two_pass(net, primals, lagrangian)
     torch.testing.assert_close(end(net, primals, lagrangian), expected, rtol=1e-7, atol=1e-8)
@@ -104,7 +104,7 @@ def test_along_a_straight_line_is_the_central_difference():
 def test_along_differentiates_the_curve_whatever_velocity_it_is_given():
     """Its condition: the tangent of the state is that of the curve. Otherwise it is another derivative."""
     net, (_, z, v, t, _) = Net(1), batch()
-    line = flow.along(lambda tau: (z + expand_like(tau - t, v) * v, tau), 1e-4)
+    line = flow.derivative_along(lambda tau: (z + expand_like(tau - t, v) * v, tau), 1e-4)
     one_ = torch.ones_like(t)
     assert torch.equal(line(net, (z, t), (v, one_))[1], line(net, (z, t), (2 * v, one_))[1])
     wrong = line(net, (z, t), (2 * v, one_))[1] - flow.two_pass(net, (z, t), (2 * v, one_))[1]
@@ -118,7 +118,7 @@ def test_along_takes_and_returns_trees_without_graph():
         return {"square": weight * tree["z"].square(), "kept": "text"}, t[:, None, None] * tree["z"][:, :, None]
 
     t = torch.tensor([0.5, 1.0], dtype=F64)
-    curve = flow.along(lambda t: ({"z": torch.stack([t, 2 * t], 1)}, t), 1e-3)
+    curve = flow.derivative_along(lambda t: ({"z": torch.stack([t, 2 * t], 1)}, t), 1e-3)
     value, slope = curve(
         function, ({"z": torch.stack([t, 2 * t], 1)}, t), ({"z": torch.zeros(2, 2)}, torch.ones_like(t))
     )
@@ -131,7 +131,7 @@ def test_along_takes_and_returns_trees_without_graph():
 def test_along_keeps_digits_in_float32():
     """The width of a step is taken as rounded: by ``2 h`` a straight line would lose three digits."""
     t = torch.linspace(0.9, 1.5, 64)
-    _, slope = flow.along(lambda t: (t[:, None], t), 1e-5)(
+    _, slope = flow.derivative_along(lambda t: (t[:, None], t), 1e-5)(
         lambda z, t: z, (t[:, None], t), (0 * t[:, None], t.new_ones(64))
     )
     torch.testing.assert_close(slope, torch.ones_like(slope), rtol=1e-6, atol=0)
@@ -139,7 +139,7 @@ def test_along_keeps_digits_in_float32():
 
 def test_along_refuses_steps_that_cannot_work():
     with pytest.raises(ConfigError, match="positive"):
-        flow.along(curved, 0.0)
+        flow.derivative_along(curved, 0.0)
     for numbers in ({"fraction": 0.0}, {"smallest": -1.0}):
         with pytest.raises(ConfigError, match="positive"):
             flow.relative_step(torch.ones(1), **numbers)
@@ -344,7 +344,7 @@ def test_a_learned_log_variance_finds_the_logarithm_of_the_mean_loss():
 
 def test_weights_of_trajectories():
     t, s = torch.tensor([4.0, 9.0], requires_grad=True), torch.tensor([2.0, 3.0])
-    assert one.square_root(t).tolist() == [2.0, 3.0]
+    assert one.square_root_weight(t).tolist() == [2.0, 3.0]
     torch.testing.assert_close(one.inverse_jump(t, s, power=1.0), torch.tensor([2.0, 1.5]))
     assert not one.inverse_jump(t, s, power=1.0).requires_grad
 
@@ -583,9 +583,9 @@ def test_a_flow_map_is_its_own_composition(path, dim):
     """The exact one in two jumps, each sample with its own middle; another map is not."""
     p = problem(path, MIXTURES[dim])
     exact = partial(MIXTURES[dim].flow_map, path=path, steps=40)
-    torch.testing.assert_close(flow.compose(exact, p.z, p.t, p.m, p.s), exact(p.z, p.t, p.s), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(flow.two_jumps(exact, p.z, p.t, p.m, p.s), exact(p.z, p.t, p.s), rtol=1e-5, atol=1e-5)
     jumps = flow.flow_map_from_average_velocity(Net(2, dim))
-    assert (flow.compose(jumps, p.z, p.t, p.m, p.s) - jumps(p.z, p.t, p.s)).abs().max() > 1e-3
+    assert (flow.two_jumps(jumps, p.z, p.t, p.m, p.s) - jumps(p.z, p.t, p.s)).abs().max() > 1e-3
 
 
 ANSWERS = {

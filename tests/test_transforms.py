@@ -42,7 +42,7 @@ def alpha_flow(net, data, z, v, t, s):
 
 
 def split_meanflow(net, data, z, v, t, s):
-    return one.split_meanflow_regression(net, net, z, t, one.between(t, s, share=0.3), s)
+    return one.split_meanflow_regression(net, net, z, t, one.time_between(t, s, share=0.3), s)
 
 
 def shortcut(net, data, z, v, t, s):
@@ -55,7 +55,7 @@ def terminal_velocity(net, data, z, v, t, s, **options):
 
 def solution_flow(net, data, z, v, t, s):
     solution = one.flow_map_from_average_velocity(net)
-    return one.solution_flow_regression(solution, solution, z, v, t, one.between(t, s, share=0.1), s)
+    return one.solution_flow_regression(solution, solution, z, v, t, one.time_between(t, s, share=0.1), s)
 
 
 def consistency(net, data, z, v, t, s, **options):
@@ -68,7 +68,7 @@ def continuous_consistency(net, data, z, v, t, s, **options):
 
 
 def continuous_consistency_along(net, data, z, v, t, s):
-    straight = one.along(lambda tau: (z + one.expand_like(tau - t, v) * v, tau), one.relative_step(t))
+    straight = one.derivative_along(lambda tau: (z + one.expand_like(tau - t, v) * v, tau), one.relative_step(t))
     return continuous_consistency(net, data, z, v, t, s, derivative=straight)
 
 
@@ -260,7 +260,7 @@ def test_per_sample_gradients_of_a_field_computed_outside(field):
     unit = (drift.samples / generate(parameters, noise)).mean().detach()
 
     def one_sample(p, noise, displacement):
-        return one.squared_l2(*one.pull(unit * generate(p, noise), displacement)).sum()
+        return one.squared_l2(*one.field_regression(unit * generate(p, noise), displacement)).sum()
 
     single = per_sample(grad(one_sample), in_dims=(None, 0, 0))(parameters, noise, drift.field)
     whole = grad(batched)(parameters)

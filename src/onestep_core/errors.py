@@ -19,14 +19,6 @@ class MissingExtraError(OneStepError, ImportError):
     """An optional library is absent; the message names the pip extra that brings it."""
 
 
-class NumericalWarning(UserWarning):
-    """The result is finite but less exact than asked for."""
-
-
-class PerformanceWarning(UserWarning):
-    """The result is right but was computed in a slow or memory-hungry way."""
-
-
 def like_states(answer: object, states: Tensor) -> Tensor:
     """What a network says of states, of their shape; else an error would name what is made of it later, or none would.
 
@@ -45,18 +37,3 @@ def like_states(answer: object, states: Tensor) -> Tensor:
             "the same shape; wrap a network with several outputs so that it returns one tensor"
         )
     return answer
-
-
-def positive_sigma_data(sigma_data: float) -> float:
-    """The standard deviation of the data as given.
-
-    Raises:
-        ConfigError: if it is not positive.
-
-    Example:
-        >>> positive_sigma_data(0.5)
-        0.5
-    """
-    if not sigma_data > 0:
-        raise ConfigError(f"sigma_data = {sigma_data}: expected the standard deviation of the data, a positive number")
-    return sigma_data

@@ -21,7 +21,7 @@ def full(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def frozen(x: Tensor) -> Tensor:
+def without_gradient(x: Tensor) -> Tensor:
     """``x`` in at least float32 and without gradient, in reverse and in forward mode: the stop-gradient ``sg``."""
     return full(x).detach()
 

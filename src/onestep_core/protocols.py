@@ -100,7 +100,7 @@ class Factors(NamedTuple):
 
 
 @runtime_checkable
-class Form(Protocol):
+class FlowMapForm(Protocol):
     """How much of the state and of the network a flow map is: ``X(z, t, s) = skip z + out g(z, t, s)``."""
 
     def factors(self, t: Tensor, s: Tensor, /) -> Factors:

@@ -1,4 +1,4 @@
-"""Checks of one number: attrs validators for frozen configuration, here and in the adapters.
+"""Checks of one number: attrs validators for frozen configuration, and checks of function arguments.
 
     @attrs.frozen
     class Options:
@@ -105,3 +105,35 @@ def at_least_and_below(low: float, high: float) -> Callable[[object, "attrs.Attr
             raise ConfigError(f"{attribute.name} = {value!r}: expected {low} <= {attribute.name} < {high}")
 
     return check
+
+
+def require_positive(name: str, value: float) -> None:
+    """Refuse an argument that is not above zero.
+
+    Args:
+        name: of the argument, for the message.
+        value: what came; infinity passes.
+
+    Raises:
+        ConfigError: if ``value`` is zero, negative or NaN.
+
+    Example:
+        >>> require_positive("temperature", 0.05)
+    """
+    if not value > 0:
+        raise ConfigError(f"{name} = {value}: expected a positive number")
+
+
+def positive_sigma_data(sigma_data: float) -> float:
+    """The standard deviation of the data as given.
+
+    Raises:
+        ConfigError: if it is not positive.
+
+    Example:
+        >>> positive_sigma_data(0.5)
+        0.5
+    """
+    if not sigma_data > 0:
+        raise ConfigError(f"sigma_data = {sigma_data}: expected the standard deviation of the data, a positive number")
+    return sigma_data

@@ -57,12 +57,12 @@ def field(
         ConfigError: if it takes neither negatives nor none.
 
     Example:
-        >>> from onestep_core.precision import frozen, full
+        >>> from onestep_core.precision import without_gradient, full
         >>> from onestep_core.protocols import Drift
         >>> def towards_the_mean(samples, positives, negatives=None):
         ...     away = samples if negatives is None else negatives
         ...     step = full(positives).mean(-2, keepdim=True) - full(away).mean(-2, keepdim=True)
-        ...     return Drift(samples, frozen(step.expand_as(samples)), torch.ones(()), torch.ones(1))
+        ...     return Drift(samples, without_gradient(step.expand_as(samples)), torch.ones(()), torch.ones(1))
         >>> for law in field(towards_the_mean):
         ...     law()
     """

@@ -299,7 +299,7 @@ def average_velocity(
 
     Example:
         >>> from onestep_adapters.testing.strategies import problems
-        >>> from onestep_core.evidence import GaussianMixture
+        >>> from onestep_core.diagnostics import GaussianMixture
         >>> from onestep_core.flow import Linear
         >>> one, line = GaussianMixture.isotropic([1.0], [[2.0]], 0.5), Linear()
         >>> network, velocity = partial(one.average_velocity, path=line, steps=4), partial(one.velocity, path=line)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from onestep_core.evidence import GaussianMixture
+from onestep_core.diagnostics import GaussianMixture
 from onestep_core.flow import Linear, Trigonometric, VarianceExploding, VariancePreserving
 from onestep_core.protocols import Path
 from onestep_core.shapes import expand_like

@@ -15,9 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
-from onestep_core.fields.affinities import AnyAffinities, affinities_of
+from onestep_core.fields.affinity.dispatch import AnyAffinities, affinities_of
+from onestep_core.fields.affinity.near import squared_lengths
 from onestep_core.fields.clouds import Clouds, gather
-from onestep_core.fields.kernels import squared_lengths
 from onestep_core.precision import full
 from onestep_core.protocols import Coupling, Drift, Kernel
 from onestep_core.typing import typed

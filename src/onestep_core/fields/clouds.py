@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
-from onestep_core.precision import frozen
+from onestep_core.precision import without_gradient
 
 
 class Clouds(NamedTuple):
@@ -73,7 +73,7 @@ def gather(
                 f"weights of shape {tuple(mass.shape)} for points of shape {tuple(points.shape)}: expected "
                 f"{tuple(points.shape[:-1])}, one weight a point"
             )
-    own, raw = frozen(samples), [frozen(s) for s in sets]
+    own, raw = without_gradient(samples), [without_gradient(s) for s in sets]
     sample_keys, target_keys = None, None
     if keys is not None:
         sample_keys, *known = _widest([_key(keys, points) for points in (own, *raw)])
@@ -82,7 +82,10 @@ def gather(
     weights = None
     if any(w is not None for w in given):
         weights = torch.cat(
-            [r.new_ones(r.shape[:-1]) if w is None else frozen(w).to(r.dtype) for r, w in zip(raw, given, strict=True)],
+            [
+                r.new_ones(r.shape[:-1]) if w is None else without_gradient(w).to(r.dtype)
+                for r, w in zip(raw, given, strict=True)
+            ],
             -1,
         )
     centre = raw[-1].mean(-2, keepdim=True)
@@ -107,7 +110,7 @@ def _widest(sets: list[Tensor]) -> list[Tensor]:
 
 
 def _key(keys: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
-    found = frozen(keys(points))
+    found = without_gradient(keys(points))
     if found.shape[:-1] != points.shape[:-1]:
         raise ConfigError(
             f"keys made {tuple(found.shape)} of points of shape {tuple(points.shape)}: expected a vector a point, "

@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
-from onestep_core.fields.kernels import distances
-from onestep_core.fields.streamed_affinities import Affinities
-from onestep_core.fields.streamed_distances import block_rows
+from onestep_core.fields.affinity.streamed_affinities import Affinities
+from onestep_core.fields.affinity.streamed_distances import block_rows
+from onestep_core.fields.euclidean import distances
 from onestep_core.precision import full
 from onestep_core.protocols import Kernel
 from onestep_core.typing import typed

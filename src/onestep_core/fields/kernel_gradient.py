@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from onestep_core.fields.affinity.streamed_distances import block_rows
 from onestep_core.fields.attraction_repulsion import evaluated
 from onestep_core.fields.clouds import Clouds, gather
-from onestep_core.fields.kernels import distances, subtracted_pairs
-from onestep_core.fields.streamed_distances import block_rows
-from onestep_core.precision import frozen
+from onestep_core.fields.euclidean import distances, subtracted_pairs
+from onestep_core.precision import without_gradient
 from onestep_core.protocols import Drift, Kernel
 from onestep_core.typing import typed
 
@@ -195,7 +195,7 @@ def _difference(
     block_size: int | None,
 ) -> Drift:
     """The gradient of ``value(kernel, weights)`` of the positives minus that of the negatives, row by row."""
-    x = frozen(samples).to(sets.samples.dtype)
+    x = without_gradient(samples).to(sets.samples.dtype)
 
     def slope(part: slice, *, themselves: bool) -> Tensor:
         targets = sets.target_keys[..., part, :]
@@ -216,4 +216,4 @@ def _difference(
         return torch.cat(parts, -2) if len(parts) > 1 else parts[0]
 
     towards = slope(sets.positive, themselves=False)
-    return evaluated(samples, frozen(towards - slope(sets.negative, themselves=sets.repel_one_another)))
+    return evaluated(samples, without_gradient(towards - slope(sets.negative, themselves=sets.repel_one_another)))

@@ -22,11 +22,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from onestep_core.fields.affinities import affinities_of
+from onestep_core.fields.affinity.dispatch import affinities_of
+from onestep_core.fields.affinity.streamed_affinities import Sums
 from onestep_core.fields.attraction_repulsion import evaluated
 from onestep_core.fields.clouds import gather
 from onestep_core.fields.couplings import softmax_rows
-from onestep_core.fields.streamed_affinities import Sums
 from onestep_core.protocols import Coupling, Drift, Kernel, Potentials
 from onestep_core.typing import typed
 

@@ -8,13 +8,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
-from onestep_core.fields.affinities import AnyDistances, affinities_of, distances_of
+from onestep_core.fields.affinity.dispatch import AnyDistances, affinities_of, distances_of
+from onestep_core.fields.affinity.streamed_affinities import signed
+from onestep_core.fields.affinity.streamed_distances import flat
 from onestep_core.fields.attraction_repulsion import displacements, evaluated, summed_fields
 from onestep_core.fields.clouds import Clouds, gather
 from onestep_core.fields.couplings import softmax_both
-from onestep_core.fields.kernels import Form, Radial, distances
-from onestep_core.fields.streamed_affinities import signed
-from onestep_core.fields.streamed_distances import flat
+from onestep_core.fields.euclidean import distances
+from onestep_core.fields.kernel_forms import KernelForm
+from onestep_core.fields.kernels import Radial
 from onestep_core.precision import full, no_autocast
 from onestep_core.protocols import Drift
 from onestep_core.typing import typed
@@ -116,7 +118,7 @@ def released_drift(
         def log_k(r: Tensor) -> Tensor:
             return r.clamp_(min=_DISTANCE_FLOOR).div_(length * -temperature)
 
-        return Radial(log_k, Form("laplace", length * temperature, smallest=_DISTANCE_FLOOR))
+        return Radial(log_k, KernelForm("laplace", length * temperature, smallest=_DISTANCE_FLOOR))
 
     affinities = affinities_of(
         sets.samples,

@@ -16,7 +16,7 @@ What multiplies ``R - F`` in print, before any normaliser:
 
 ====================================  ====================================================================
 ``1``                                 DMD2 as released
-``signal(t, path=path)``              ``alpha``: DMD, equations 7 and 8
+``signal_weight(t, path=path)``              ``alpha``: DMD, equations 7 and 8
 ``snr(t, path=path) ** 0.5``          ``alpha / sigma``: a gap of noise predictions (score distillation)
 ``snr(t, path=path) * w``             the KL divergence of the noised laws with weight ``w(t)``, exactly
 ====================================  ====================================================================
@@ -24,7 +24,7 @@ What multiplies ``R - F`` in print, before any normaliser:
 
 import torch
 
-from onestep_core.precision import frozen
+from onestep_core.precision import without_gradient
 from onestep_core.protocols import Normalizer
 from onestep_core.shapes import expand_like, per_sample_mean
 from onestep_core.typing import PerSample, Sample, Time, typed
@@ -56,7 +56,7 @@ def denoising_error(samples: Sample, denoised: Sample, *, epsilon: float = 0.0, 
         >>> denoising_error(torch.zeros(1, 2), torch.tensor([[1.0, -3.0]]))
         tensor([2.])
     """
-    return per_sample_mean((frozen(samples) - frozen(denoised)).abs()).clamp(min=floor) + epsilon
+    return per_sample_mean((without_gradient(samples) - without_gradient(denoised)).abs()).clamp(min=floor) + epsilon
 
 
 @typed
@@ -68,7 +68,9 @@ def score_gap(
     scale: Time | None = None,
     normalizer: Normalizer | None = denoising_error,
 ) -> Sample:
-    """``scale (R - F) / normalizer(x, R)``: a displacement of every sample, for :func:`~onestep_core.regression.pull`.
+    """``scale (R - F) / normalizer(x, R)``: a displacement of every sample.
+
+    :func:`~onestep_core.regression.field_regression` makes a loss of it.
 
     Args:
         samples: ``x``, ``[batch, *shape]``.
@@ -95,8 +97,8 @@ def score_gap(
         >>> score_gap(x, real, fake, scale=torch.tensor([0.5]), normalizer=None)
         tensor([[ 0.5000, -1.0000]])
     """
-    gap = frozen(real_denoised) - frozen(fake_denoised)
+    gap = without_gradient(real_denoised) - without_gradient(fake_denoised)
     if normalizer is not None:
-        size = expand_like(frozen(normalizer(samples, real_denoised)), gap)
+        size = expand_like(without_gradient(normalizer(samples, real_denoised)), gap)
         gap = torch.where(size == 0, 0.0, gap / torch.where(size == 0, 1.0, size))
-    return gap if scale is None else gap * expand_like(frozen(scale), gap)
+    return gap if scale is None else gap * expand_like(without_gradient(scale), gap)

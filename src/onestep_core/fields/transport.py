@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
-from onestep_core.fields.affinities import affinities_of
+from onestep_core.fields.affinity.dispatch import affinities_of
 from onestep_core.fields.attraction_repulsion import evaluated
 from onestep_core.fields.clouds import gather
 from onestep_core.fields.couplings import sinkhorn

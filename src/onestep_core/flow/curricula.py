@@ -76,7 +76,7 @@ def doubling_points(step: int, *, total: int, start: int = 10, end: int = 1280) 
     return min(start * 2 ** (step // each), end) + 1
 
 
-def halving_steps(step: int, *, every: int, start: int) -> int:
+def student_steps_at(step: int, *, every: int, start: int) -> int:
     """``max(s0 // 2^floor(k / d), 2)``, then 2 for ``2 d`` steps, then 1: steps of a progressively distilled student.
 
     The stage with two steps begins after ``d (log2 s0 - 1)`` and lasts twice as long as the others.
@@ -93,7 +93,7 @@ def halving_steps(step: int, *, every: int, start: int) -> int:
     openai/consistency_models, ``create_ema_and_scales_fn`` (``progdist``).
 
     Example:
-        >>> [halving_steps(k, every=10, start=8) for k in (0, 10, 20, 39, 40)]
+        >>> [student_steps_at(k, every=10, start=8) for k in (0, 10, 20, 39, 40)]
         [8, 4, 2, 2, 1]
     """
     _check_step(step, every)

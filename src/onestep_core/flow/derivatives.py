@@ -5,14 +5,14 @@ The target is frozen, so the tangent needs no graph; what differs between the fu
 found. All take ``(function, primals, tangents)`` as ``torch.func.jvp`` does and return ``(value, tangent)``,
 any pytrees of tensors:
 
-============================  ========================  =====================================================
-function                      exact                     cost beside a plain forward and backward
-============================  ========================  =====================================================
-:func:`two_pass`              yes                       one forward-mode pass without graph
-:func:`central_difference`    to second order in step   two forwards without graph; any operation works
-:func:`with_graph`            yes, and differentiable   the graph of the tangent is kept: time and memory
-``along(curve, step)``        to second order in step   as the difference, but on a curve that the caller knows
-============================  ========================  =====================================================
+=================================  =======================  ========================================================
+function                           exact                    cost beside a plain forward and backward
+=================================  =======================  ========================================================
+:func:`two_pass`                   yes                      one forward-mode pass without graph
+:func:`central_difference`         to second order in step  two forwards without graph; any operation works
+:func:`with_graph`                 yes, and differentiable  the graph of the tangent is kept: time and memory
+``derivative_along(curve, step)``  to second order in step  as the difference, but on a curve that the caller knows
+=================================  =======================  ========================================================
 
 Targets that are made of values alone use :func:`frozen_value`, which builds no graph either.
 
@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from onestep_core.errors import ConfigError
-from onestep_core.precision import frozen, full
+from onestep_core.precision import full, without_gradient
 from onestep_core.protocols import Derivative
 from onestep_core.shapes import expand_like
 from onestep_core.typing import Time, typed
@@ -238,7 +238,9 @@ def with_graph(
     return _jvp(function, primals, tangents)
 
 
-def along(curve: Callable[[Tensor], tuple[Any, ...]], step: float | Tensor, *, argument: int = 1) -> Derivative:
+def derivative_along(
+    curve: Callable[[Tensor], tuple[Any, ...]], step: float | Tensor, *, argument: int = 1
+) -> Derivative:
     """The derivative by a central difference on a curve through the arguments, in place of their tangent line.
 
     With ``tau`` the time among the primals and ``tau'`` its tangent,
@@ -266,7 +268,7 @@ def along(curve: Callable[[Tensor], tuple[Any, ...]], step: float | Tensor, *, a
     Source: NVlabs/FastGen, ``SCMModel._estimate_jvp_finite_difference``, which differs in computing in float64.
 
     Example:
-        >>> cubic = along(lambda t: (t**3, t), step=0.5)
+        >>> cubic = derivative_along(lambda t: (t**3, t), step=0.5)
         >>> t = torch.tensor([2.0])
         >>> cubic(lambda z, t: z, (t**3, t), (12.0 * torch.ones(1), torch.ones(1)))
         (tensor([8.]), tensor([12.2500]))
@@ -283,7 +285,7 @@ def along(curve: Callable[[Tensor], tuple[Any, ...]], step: float | Tensor, *, a
         moving: int | None = None,
     ) -> tuple[Any, Any]:
         value = function(*primals)
-        tau, rate = frozen(primals[argument]), frozen(tangents[argument])
+        tau, rate = without_gradient(primals[argument]), without_gradient(tangents[argument])
         # The width as it was rounded, not 2h: in float32 that is a third of the digits.
         ahead, behind = tau + step, tau - step
         speed = rate / (ahead - behind)
@@ -300,7 +302,7 @@ def along(curve: Callable[[Tensor], tuple[Any, ...]], step: float | Tensor, *, a
 
 @typed
 def relative_step(t: Time, *, fraction: float = 1e-3, smallest: float = 1e-6) -> Time:
-    """``max(fraction |t|, smallest)``: a step for :func:`along` in proportion to the time.
+    """``max(fraction |t|, smallest)``: a step for :func:`derivative_along` in proportion to the time.
 
     Args:
         t: times, ``[batch]``.
@@ -318,4 +320,4 @@ def relative_step(t: Time, *, fraction: float = 1e-3, smallest: float = 1e-6) ->
     """
     if fraction <= 0 or smallest <= 0:
         raise ConfigError(f"fraction = {fraction} and smallest = {smallest}: expected positive numbers")
-    return (fraction * frozen(t).abs()).clamp(min=smallest)
+    return (fraction * without_gradient(t).abs()).clamp(min=smallest)

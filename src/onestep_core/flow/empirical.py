@@ -18,7 +18,7 @@ from torch import Tensor
 
 from onestep_core.errors import ConfigError
 from onestep_core.flow.predictions import velocity_from_data
-from onestep_core.precision import frozen, no_autocast
+from onestep_core.precision import no_autocast, without_gradient
 from onestep_core.protocols import Path
 from onestep_core.typing import Sample, Time, typed
 
@@ -61,8 +61,8 @@ def empirical_denoiser(
     """
     if references.shape[0] < 1:
         raise ConfigError("no references: expected at least one")
-    state, data = frozen(z).flatten(1), frozen(references).flatten(1)
-    alpha, sigma = (c.unsqueeze(1) for c in path.coefficients(frozen(t)))
+    state, data = without_gradient(z).flatten(1), without_gradient(references).flatten(1)
+    alpha, sigma = (c.unsqueeze(1) for c in path.coefficients(without_gradient(t)))
     with no_autocast(state):
         # |z|^2 is the same for every reference and cancels in the softmax.
         distance = alpha.square() * data.square().sum(1) - 2 * alpha * (state @ data.T)
@@ -91,4 +91,4 @@ def empirical_velocity(
         tensor([[0.]])
     """
     data = empirical_denoiser(z, references, t, path=path, allowed=allowed)
-    return velocity_from_data(frozen(z), data, frozen(t), path=path)
+    return velocity_from_data(without_gradient(z), data, without_gradient(t), path=path)

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from onestep_core.errors import like_states
 from onestep_core.precision import full
-from onestep_core.protocols import AverageVelocity, Denoiser, Factors, FlowMap, Form
+from onestep_core.protocols import AverageVelocity, Denoiser, Factors, FlowMap, FlowMapForm
 from onestep_core.shapes import expand_like
 from onestep_core.typing import Time, typed
 from onestep_core.validators import not_negative, positive
@@ -191,7 +191,7 @@ def _mixed(factors: Factors, z: Tensor, out: Tensor) -> Tensor:
     return expand_like(factors.skip, z) * full(z) + expand_like(factors.out, z) * full(out)
 
 
-def flow_map_from_network(network: Callable[..., Tensor], *, form: Form) -> FlowMap:
+def flow_map_from_network(network: Callable[..., Tensor], *, form: FlowMapForm) -> FlowMap:
     """``X(z, t, s) = skip(t, s) z + out(t, s) g(z, t, s)``; the identity at ``s = t`` for every network.
 
     Args:
@@ -210,7 +210,7 @@ def flow_map_from_network(network: Callable[..., Tensor], *, form: Form) -> Flow
     return flow_map
 
 
-def denoiser_from_network(network: Callable[..., Tensor], *, form: Form) -> Denoiser:
+def denoiser_from_network(network: Callable[..., Tensor], *, form: FlowMapForm) -> Denoiser:
     """The denoiser that :func:`flow_map_from_network` implies at ``s = t``, from one call ``g(z, t, t)``.
 
     CTM's denoising term is ``denoising_regression`` of it. Arguments as :func:`flow_map_from_network`.

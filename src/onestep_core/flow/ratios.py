@@ -1,8 +1,9 @@
-"""Noise ratios: ``sigma / alpha``, the clock that all paths share.
+"""Noise ratios: ``sigma / alpha``, the measure of noise that all paths share.
 
-Divided by ``alpha``, the state of any path is data plus ``ratio`` times noise, so whatever is said about noise
-levels on EDM's path, where time *is* the ratio, holds on every path: how far a stochastic sampler lands below its
-next time (:func:`lowered`), how far it goes up before a step (:func:`raised`), where two times have their middle.
+Divided by ``alpha``, the state of any path is data plus ``ratio`` times noise. On EDM's path the time *is* the ratio,
+so a rule that is written for its noise levels serves every path: how far a stochastic sampler lands below its next
+time (:func:`times_with_less_noise`), how far it goes up before a step (:func:`times_with_more_noise`), where the
+middle of two times is.
 
 A ratio is infinite where ``alpha`` is zero, so the noise end of most paths can be a start but has no finite
 neighbour above it. Times are never checked by value; numbers are.
@@ -91,7 +92,7 @@ def time_at(ratio: Time, *, path: Path) -> Time:
 
 
 @typed
-def lowered(times: Time, *, gamma: float, path: Path, floor: float | None = None) -> Time:
+def times_with_less_noise(times: Time, *, gamma: float, path: Path, floor: float | None = None) -> Time:
     """The times whose ratio is ``sqrt(1 - gamma^2) (ratio - floor) + floor``: where CTM's sampler lands.
 
     From there noise of variance ``ratio^2 - landing^2``, in units of ``alpha``, leads back to ``times``.
@@ -112,7 +113,7 @@ def lowered(times: Time, *, gamma: float, path: Path, floor: float | None = None
 
     Example:
         >>> from onestep_core.flow import VarianceExploding
-        >>> lowered(torch.tensor([2.0]), gamma=0.6, path=VarianceExploding(0.0, 80.0))
+        >>> times_with_less_noise(torch.tensor([2.0]), gamma=0.6, path=VarianceExploding(0.0, 80.0))
         tensor([1.6000])
     """
     if not 0 <= gamma <= 1:
@@ -126,7 +127,7 @@ def lowered(times: Time, *, gamma: float, path: Path, floor: float | None = None
 
 
 @typed
-def raised(times: Time, *, growth: float, path: Path, low: float = 0.0, high: float = math.inf) -> Time:
+def times_with_more_noise(times: Time, *, growth: float, path: Path, low: float = 0.0, high: float = math.inf) -> Time:
     """The times whose ratio is ``1 + growth`` times as large, where it lies in ``[low, high]``: EDM's churn.
 
     Args:
@@ -143,7 +144,7 @@ def raised(times: Time, *, growth: float, path: Path, low: float = 0.0, high: fl
 
     Example:
         >>> from onestep_core.flow import VarianceExploding
-        >>> raised(torch.tensor([80.0, 2.0]), growth=0.25, path=VarianceExploding(), high=50.0)
+        >>> times_with_more_noise(torch.tensor([80.0, 2.0]), growth=0.25, path=VarianceExploding(), high=50.0)
         tensor([80.0000,  2.5000])
     """
     if not growth >= 0 or not low <= high:

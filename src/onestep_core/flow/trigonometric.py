@@ -23,11 +23,12 @@ Along a trajectory ``f`` is constant. Its tangent ``df/dt``, times ``cos(t)`` to
 import torch
 from torch import Tensor
 
-from onestep_core.errors import ConfigError, like_states, positive_sigma_data
-from onestep_core.precision import frozen, full
+from onestep_core.errors import ConfigError, like_states
+from onestep_core.precision import full, without_gradient
 from onestep_core.protocols import ConsistencyFunction, Denoiser, Velocity
 from onestep_core.shapes import expand_like
 from onestep_core.typing import Sample, Time, typed
+from onestep_core.validators import positive_sigma_data
 
 
 @typed
@@ -173,11 +174,11 @@ def trigflow_tangent(
     positive_sigma_data(sigma_data)
     if not isinstance(warmup, Tensor) and not 0 <= warmup <= 1:
         raise ConfigError(f"warmup = {warmup}: expected a share from 0 to 1, such as tangent_warmup(iteration)")
-    z, t = frozen(z), frozen(t)
+    z, t = without_gradient(z), without_gradient(t)
     cos, sin = expand_like(t.cos(), z), expand_like(t.sin(), z)
-    ramp = expand_like(frozen(warmup), z) if isinstance(warmup, Tensor) else warmup
-    instant = cos.square() * (sigma_data * frozen(prediction) - frozen(v))
-    return -instant - ramp * (cos * sin * z + sigma_data * frozen(derivative))
+    ramp = expand_like(without_gradient(warmup), z) if isinstance(warmup, Tensor) else warmup
+    instant = cos.square() * (sigma_data * without_gradient(prediction) - without_gradient(v))
+    return -instant - ramp * (cos * sin * z + sigma_data * without_gradient(derivative))
 
 
 def tangent_warmup(iteration: int, *, iterations: int = 10_000) -> float:

@@ -9,25 +9,14 @@ from onestep_core.objectives.continuous_consistency import (
     continuous_consistency_regression as continuous_consistency_regression,
 )
 from onestep_core.objectives.denoising import denoising_regression as denoising_regression
-from onestep_core.objectives.distribution_matching import Divergence as Divergence
-from onestep_core.objectives.distribution_matching import density_ratio as density_ratio
 from onestep_core.objectives.distribution_matching import (
     distribution_matching_regression as distribution_matching_regression,
 )
-from onestep_core.objectives.distribution_matching import f_divergence_scale as f_divergence_scale
-from onestep_core.objectives.distribution_matching import forward_kl as forward_kl
-from onestep_core.objectives.distribution_matching import jeffreys as jeffreys
-from onestep_core.objectives.distribution_matching import jensen_shannon as jensen_shannon
-from onestep_core.objectives.distribution_matching import neyman as neyman
-from onestep_core.objectives.distribution_matching import ratio_means as ratio_means
-from onestep_core.objectives.distribution_matching import reverse_kl as reverse_kl
-from onestep_core.objectives.distribution_matching import softened_reverse_kl as softened_reverse_kl
-from onestep_core.objectives.distribution_matching import squared_hellinger as squared_hellinger
 from onestep_core.objectives.drifting import drifting_regression as drifting_regression
 from onestep_core.objectives.drifting import drifting_regressions as drifting_regressions
 from onestep_core.objectives.drifting import feature_normalized as feature_normalized
 from onestep_core.objectives.flow_matching import flow_matching_regression as flow_matching_regression
-from onestep_core.objectives.improved_meanflow import ImprovedMeanFlow as ImprovedMeanFlow
+from onestep_core.objectives.improved_meanflow import ImprovedMeanFlowPairs as ImprovedMeanFlowPairs
 from onestep_core.objectives.improved_meanflow import improved_meanflow_regression as improved_meanflow_regression
 from onestep_core.objectives.improved_meanflow import improved_meanflow_regressions as improved_meanflow_regressions
 from onestep_core.objectives.meanflow import meanflow_regression as meanflow_regression

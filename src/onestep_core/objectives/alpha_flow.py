@@ -13,7 +13,7 @@ Annealing ``alpha`` from 1 to 0 (:func:`onestep_core.flow.alpha_schedule`) learn
 """
 
 from onestep_core.errors import ConfigError, like_states
-from onestep_core.flow import between, two_jump_target
+from onestep_core.flow import time_between, two_jump_target
 from onestep_core.precision import full
 from onestep_core.protocols import AverageVelocity
 from onestep_core.regression import Regression, regression
@@ -76,5 +76,5 @@ def alpha_flow_regression(
             "the limit alpha -> 0 is MeanFlow: call meanflow_regression there"
         )
     z, t, s = full(z), full(t), full(s)
-    target = two_jump_target(v, frozen, z, t, between(t, s, share=alpha), s, bound=bound)
+    target = two_jump_target(v, frozen, z, t, time_between(t, s, share=alpha), s, bound=bound)
     return regression(like_states(average_velocity(z, t, s), z), target)

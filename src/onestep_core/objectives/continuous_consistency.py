@@ -21,7 +21,7 @@ from onestep_core.errors import like_states
 from onestep_core.flow import trigflow_tangent, two_pass
 from onestep_core.precision import full
 from onestep_core.protocols import Derivative, Velocity
-from onestep_core.regression import Regression, normalize_tangent, pull
+from onestep_core.regression import Regression, field_regression, normalize_tangent
 from onestep_core.shapes import expand_like
 from onestep_core.typing import Sample, Time, typed
 
@@ -82,4 +82,4 @@ def continuous_consistency_regression(
     rate = t.cos() * t.sin()
     prediction, slope = derivative(network, (z, t), (expand_like(rate, v) * v, rate))
     tangent = trigflow_tangent(like_states(prediction, z), z, v, slope, t, sigma_data=sigma_data, warmup=warmup)
-    return pull(prediction, tangent if normalize is None else normalize(tangent))
+    return field_regression(prediction, tangent if normalize is None else normalize(tangent))

@@ -6,7 +6,7 @@ The generator is trained to be where it would be after a small drift,
 
 with the field recomputed from the current samples at every step. No path, no teacher, no second network; sampling is
 one evaluation. The value of the loss is ``|V|^2``: where the field is normalised it says nothing about progress, and a
-field that vanishes does not by itself say that the laws are equal. Watch :mod:`onestep_core.evidence` instead.
+field that vanishes does not by itself say that the laws are equal. Watch :mod:`onestep_core.diagnostics` instead.
 
 Samples interact, so the field is computed for whole groups and per-sample transforms apply to the pull alone.
 
@@ -26,9 +26,9 @@ from torch import Tensor
 
 from onestep_core.errors import ConfigError
 from onestep_core.fields import distances
-from onestep_core.precision import frozen
+from onestep_core.precision import without_gradient
 from onestep_core.protocols import Drift, Field
-from onestep_core.regression import Regression, pull
+from onestep_core.regression import Regression, field_regression
 from onestep_core.shapes import clouds, uncloud
 from onestep_core.typing import Sample, typed
 
@@ -122,7 +122,7 @@ def drifting_regression(
         None if negatives is None else cloud("negatives", negatives),
         **keywords,
     )
-    return pull(
+    return field_regression(
         uncloud(drift.samples, groups).reshape(samples.shape), uncloud(drift.field, groups).reshape(samples.shape)
     )
 
@@ -178,7 +178,7 @@ def feature_normalized(field: Callable[[float], Field]) -> Field:
             (extra, keywords.get("extra_weights")),
             (positives, keywords.get("positive_weights")),
         ]
-        scale = _mean_distance(frozen(samples), [(frozen(y), w) for y, w in sets if y is not None])
+        scale = _mean_distance(without_gradient(samples), [(without_gradient(y), w) for y, w in sets if y is not None])
         channels = samples.shape[-1]
         unit = (scale / channels**0.5).clamp(min=_UNIT_FLOOR)
         if extra is not None:
@@ -195,7 +195,7 @@ def _mean_distance(x: Tensor, sets: list[tuple[Tensor, Tensor | None]]) -> Tenso
     """``mean(d w) / mean(w)`` of every pair, 0-d, in blocks of rows."""
     total, mass = x.new_zeros(()), x.new_zeros(())
     for y, weights in sets:
-        w = y.new_ones(y.shape[:-1]) if weights is None else frozen(weights).to(y)
+        w = y.new_ones(y.shape[:-1]) if weights is None else without_gradient(weights).to(y)
         for start in range(0, x.shape[-2], _ROWS):
             total = (
                 total

@@ -23,7 +23,7 @@ from onestep_core.regression import Regression, regression
 from onestep_core.typing import Sample, Time, typed
 
 
-class ImprovedMeanFlow(NamedTuple):
+class ImprovedMeanFlowPairs(NamedTuple):
     """The two regressions of a two-headed network; their losses are weighted apart and added."""
 
     average: Regression
@@ -96,7 +96,7 @@ def improved_meanflow_regressions(
     *,
     moving: int | None = None,
     derivative: Derivative = two_pass,
-) -> ImprovedMeanFlow:
+) -> ImprovedMeanFlowPairs:
     """:func:`improved_meanflow_regression` of the first head, and flow matching of the second onto the same ``v``.
 
     Args:
@@ -134,4 +134,4 @@ def improved_meanflow_regressions(
             "instantaneous one; for one head there is improved_meanflow_regression"
         )
     (average, velocity), (slope, _) = heads, slopes
-    return ImprovedMeanFlow(regression(average, eulerian_target(v, slope, t, s)), regression(velocity, v))
+    return ImprovedMeanFlowPairs(regression(average, eulerian_target(v, slope, t, s)), regression(velocity, v))

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from onestep_core.errors import ConfigError, like_states
 from onestep_core.flow import frozen_value
-from onestep_core.precision import frozen
+from onestep_core.precision import without_gradient
 from onestep_core.protocols import FlowMap, Kernel
 from onestep_core.regression import regression
 from onestep_core.shapes import expand_like
@@ -105,10 +105,10 @@ def moment_matching_loss(
             f"a batch of {batch} in groups of {particles} particles: expected at least one particle, and groups that "
             "fill the batch; lay the particles of a group contiguously, with one t, m and s"
         )
-    wanted = like_states(frozen_value(target, frozen(z_m), m, s), z)
+    wanted = like_states(frozen_value(target, without_gradient(z_m), m, s), z)
     made, wanted = regression(like_states(online(z, t, s), z), wanted)
     if length is not None:
-        unit = expand_like(frozen(length), made)
+        unit = expand_like(without_gradient(length), made)
         made, wanted = made / unit, wanted / unit
     shape = (batch // particles, particles, math.prod(made.shape[1:]))
     x, y = made.reshape(shape), wanted.reshape(shape)

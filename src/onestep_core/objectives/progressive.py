@@ -11,7 +11,7 @@ are lost when steps are short:
 
     sg[(1 - w) D(z, t) + w D(z_m, m)]      w = (alpha(s) - alpha(m) sigma(s) / sigma(m)) / (alpha(s) - r alpha(t))
 
-Then the student is the next teacher, with half as many steps (:func:`onestep_core.flow.step_halvings`). A student that
+Then the student is the next teacher, with half as many steps (:func:`onestep_core.flow.halving_stages`). A student that
 equals its target makes in ``N`` steps what its teacher makes in ``2 N``, so errors of the *first* teacher's steps are
 inherited and never repaired: the fixed point is its sampler, and the exact flow map only as its steps become many.
 
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from onestep_core.errors import like_states
 from onestep_core.flow import ddim, frozen_value
-from onestep_core.precision import frozen, full
+from onestep_core.precision import full, without_gradient
 from onestep_core.protocols import Denoiser, Path
 from onestep_core.regression import Regression, regression
 from onestep_core.shapes import expand_like
@@ -57,7 +57,7 @@ def progressive_regression(
         z: states on ``path`` at ``t``, ``[batch, *shape]``.
         t: source times, ``[batch]``, where ``sigma`` is positive.
         m: middle times, ``[batch]``; halfway in ``t``, or in whatever the grid is even in
-            (:func:`onestep_core.flow.halved_step`).
+            (:func:`onestep_core.flow.progressive_times`).
         s: target times, ``[batch]``, other than ``t``.
         path: gives ``alpha`` and ``sigma``.
         last: which samples are in the step that ends at the data. Their target is the teacher's denoised state at the
@@ -76,16 +76,16 @@ def progressive_regression(
 
     Example:
         >>> from functools import partial
-        >>> from onestep_core.flow import Linear, halved_step, uniform_levels
+        >>> from onestep_core.flow import Linear, progressive_times, uniform_levels
         >>> from onestep_core.regression import mse, truncated_snr
         >>> path, index = Linear(0.01), torch.tensor([0, 3])
-        >>> t, m, s = halved_step(index, 4, levels=partial(uniform_levels, path=path))
+        >>> t, m, s = progressive_times(index, 4, levels=partial(uniform_levels, path=path))
         >>> z, _ = path(torch.zeros(2, 3), torch.randn(2, 3), t)
         >>> denoiser = lambda z, t: 0.5 * z
         >>> pair = progressive_regression(denoiser, denoiser, z, t, m, s, path=path, last=index == 3)
         >>> loss = (mse(*pair) * truncated_snr(t, path=path)).mean()
     """
-    start = frozen(z)
+    start = without_gradient(z)
     first = full(like_states(frozen_value(teacher, start, t), start))
     middle = ddim(lambda z, t: first, start, t, m, path=path)
     second = full(like_states(frozen_value(teacher, middle, m), start))
@@ -98,5 +98,7 @@ def progressive_regression(
 
 def _share_of_second(t: Time, m: Time, s: Time, path: Path) -> Tensor:
     """What DDIM from ``m`` to ``s`` moves by its data, in units of what one from ``t`` to ``s`` moves, ``[batch]``."""
-    (alpha_t, sigma_t), (alpha_m, sigma_m), (alpha_s, sigma_s) = (path.coefficients(frozen(time)) for time in (t, m, s))
+    (alpha_t, sigma_t), (alpha_m, sigma_m), (alpha_s, sigma_s) = (
+        path.coefficients(without_gradient(time)) for time in (t, m, s)
+    )
     return (alpha_s - sigma_s / sigma_m * alpha_m) / (alpha_s - sigma_s / sigma_t * alpha_t)

@@ -22,7 +22,7 @@ from functools import partial
 
 from onestep_core.errors import like_states
 from onestep_core.fields import denoising_error
-from onestep_core.precision import frozen, full
+from onestep_core.precision import full, without_gradient
 from onestep_core.protocols import Denoiser, Normalizer
 from onestep_core.shapes import expand_like, per_sample_sum
 from onestep_core.typing import PerSample, Sample, Time, typed
@@ -62,8 +62,8 @@ def score_identity(
     gap = real - full(fake_denoised)
     product = gap * ((real - x) - alpha * gap)
     if normalizer is not None:
-        product = product / expand_like(frozen(normalizer(samples, real_denoised)), product)
-    return product if scale is None else product * expand_like(frozen(scale), product)
+        product = product / expand_like(without_gradient(normalizer(samples, real_denoised)), product)
+    return product if scale is None else product * expand_like(without_gradient(scale), product)
 
 
 @typed

@@ -7,7 +7,7 @@ which is flow matching; what it learns there doubles its reach with every size.
 """
 
 from onestep_core.errors import like_states
-from onestep_core.flow import between, frozen_value, two_jump_target
+from onestep_core.flow import frozen_value, time_between, two_jump_target
 from onestep_core.precision import full
 from onestep_core.protocols import AverageVelocity
 from onestep_core.regression import Regression, regression
@@ -59,7 +59,7 @@ def shortcut_regression(
         Regression(prediction=tensor([[1.]]), target=tensor([[0.7500]]))
     """
     z, t, s = full(z), full(t), full(s)
-    m = between(t, s, share=0.5)
+    m = time_between(t, s, share=0.5)
     first = like_states(frozen_value(frozen, z, t, m), z)
     target = two_jump_target(first, frozen, z, t, m, s, bound=bound, state_bound=bound)
     return regression(like_states(average_velocity(z, t, s), z), target)

@@ -35,7 +35,7 @@ def solution_flow_regression(
         z: states on a path at ``t``, ``[batch, *shape]``.
         v: velocities there, ``[batch, *shape]``: of the pairs, or guided.
         t: source times, ``[batch]``.
-        m: middle times, ``[batch]``: ``between(t, s, share=r)`` with ``r`` falling during training.
+        m: middle times, ``[batch]``: ``time_between(t, s, share=r)`` with ``r`` falling during training.
         s: target times, ``[batch]``.
 
     Returns:
@@ -54,11 +54,11 @@ def solution_flow_regression(
 
     Example:
         >>> import torch
-        >>> from onestep_core.flow import between, flow_map_from_average_velocity
+        >>> from onestep_core.flow import time_between, flow_map_from_average_velocity
         >>> def net(z, t, s):
         ...     return z
         >>> f, one, t, s = flow_map_from_average_velocity(net), torch.ones(1, 1), torch.ones(1), torch.zeros(1)
-        >>> solution_flow_regression(f, f, one, one, t, between(t, s, share=0.5), s)
+        >>> solution_flow_regression(f, f, one, one, t, time_between(t, s, share=0.5), s)
         Regression(prediction=tensor([[0.]]), target=tensor([[0.2500]]))
     """
     z, v, t, m, s = full(z), full(v), full(t), full(m), full(s)

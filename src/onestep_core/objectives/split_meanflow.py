@@ -28,7 +28,8 @@ def split_meanflow_regression(
         frozen: what the two jumps are made with: the network itself, or a moving average of it. Gets no gradient.
         z: states at ``t``, ``[batch, *shape]``.
         t: source times, ``[batch]``.
-        m: middle times, ``[batch]``, between ``t`` and ``s``: ``between(t, s, share=u)`` for draws ``u`` in (0, 1).
+        m: middle times, ``[batch]``, between ``t`` and ``s``: ``time_between(t, s, share=u)`` for draws ``u`` in
+            (0, 1).
         s: target times, ``[batch]``; where ``s = t`` the target is ``a'(z, t, m)``.
 
     Returns:
@@ -43,11 +44,11 @@ def split_meanflow_regression(
 
     Example:
         >>> import torch
-        >>> from onestep_core.flow import between
+        >>> from onestep_core.flow import time_between
         >>> def net(z, t, s):
         ...     return z
         >>> z, t, s = torch.ones(1, 1), torch.ones(1), torch.zeros(1)
-        >>> split_meanflow_regression(net, net, z, t, between(t, s, share=0.5), s)
+        >>> split_meanflow_regression(net, net, z, t, time_between(t, s, share=0.5), s)
         Regression(prediction=tensor([[1.]]), target=tensor([[0.7500]]))
     """
     z, t, m, s = full(z), full(t), full(m), full(s)

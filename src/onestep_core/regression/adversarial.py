@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import relu, softplus
 
 from onestep_core.errors import ConfigError
-from onestep_core.precision import frozen, full
+from onestep_core.precision import full, without_gradient
 from onestep_core.shapes import per_sample_mean, per_sample_sum
 from onestep_core.typing import PerSample, Sample, typed
 
@@ -158,5 +158,7 @@ def gradient_balance(
         )
     if not 0 <= smallest <= largest:
         raise ConfigError(f"bounds from {smallest} to {largest}: expected 0 <= smallest <= largest")
-    ratio = frozen(reference).square().sum().sqrt() / (frozen(gradient).square().sum().sqrt() + epsilon)
+    ratio = without_gradient(reference).square().sum().sqrt() / (
+        without_gradient(gradient).square().sum().sqrt() + epsilon
+    )
     return ratio.clamp(smallest, largest)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from onestep_core.precision import frozen, full
+from onestep_core.precision import full, without_gradient
 from onestep_core.typing import Sample, typed
 
 
@@ -42,11 +42,11 @@ def regression(prediction: Sample, target: Sample) -> Regression:
         >>> pair.prediction.requires_grad, pair.target.requires_grad
         (True, False)
     """
-    return Regression(full(prediction), frozen(target))
+    return Regression(full(prediction), without_gradient(target))
 
 
 @typed
-def pull(samples: Sample, field: Sample) -> Regression:
+def field_regression(samples: Sample, field: Sample) -> Regression:
     """Regress ``samples`` onto ``sg(samples + field)``.
 
     With :func:`squared_l2` the value is ``|field|^2`` and the gradient in the samples ``-2 field``: a step of
@@ -65,10 +65,10 @@ def pull(samples: Sample, field: Sample) -> Regression:
     Example:
         >>> import torch
         >>> x = torch.zeros(1, 2, requires_grad=True)
-        >>> prediction, target = pull(x, torch.tensor([[1.0, 2.0]]))
+        >>> prediction, target = field_regression(x, torch.tensor([[1.0, 2.0]]))
         >>> (prediction - target).pow(2).sum().backward()
         >>> x.grad
         tensor([[-2., -4.]])
     """
     x = full(samples)
-    return Regression(x, frozen(x) + frozen(field))
+    return Regression(x, without_gradient(x) + without_gradient(field))

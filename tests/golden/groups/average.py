@@ -5,11 +5,10 @@ from functools import partial
 
 import torch
 
-from onestep_core.evidence import trajectory_terms
+from onestep_core.diagnostics import trajectory_terms
 from onestep_core.flow import (
     Linear,
     alpha_schedule,
-    between,
     classifier_free,
     drop_labels,
     exponential_ramp,
@@ -30,6 +29,7 @@ from onestep_core.flow import (
     reverse,
     sigmoid_ramp,
     stay_where,
+    time_between,
     truncated_logit_normal_times,
     two_pass,
     uniform_times,
@@ -209,7 +209,7 @@ def shortcut(case: Case) -> None:
     short = flow_matching_regression(instantaneous(net(weights, kept)), z_rest, v, t[bootstrapped:])
 
     loss = torch.cat([mse(*long), mse(*short)]).mean()
-    half = frozen(z, start, between(start, end, share=0.5))
+    half = frozen(z, start, time_between(start, end, share=0.5))
     case.check("x_t", torch.cat([z, z_rest]))
     case.check("v_t", torch.cat([long.target, short.target]))
     case.check("dt_base", torch.cat([k, torch.full((batch - bootstrapped,), finest)]))

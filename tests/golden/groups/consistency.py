@@ -16,13 +16,13 @@ from onestep_core.flow import (
     edm,
     edm_scalings,
     euler,
-    halving_steps,
     heun,
     karras_grid,
     keep_apart,
     log_noise,
     log_normal_times,
     progressive_points,
+    student_steps_at,
     target_decay,
     truncated,
     velocity_from_denoiser,
@@ -30,17 +30,17 @@ from onestep_core.flow import (
 from onestep_core.objectives import consistency_regression
 from onestep_core.regression import (
     inverse_duration,
-    inverse_variance,
-    inverse_variance_plus_one,
     karras,
     l1,
     l2,
     mse,
     pseudo_huber,
     separate_means,
+    snr,
+    snr_plus_one,
     squared_l2,
-    truncated_inverse_variance,
-    uniform,
+    truncated_snr,
+    uniform_weight,
 )
 from tests.golden.harness import Case, check_gradients, mlp, parameters
 
@@ -50,11 +50,11 @@ RELEASED_TIME = partial(log_noise, scale=250.0, epsilon=1e-44)
 def weights_at(sigma_data):
     """The weights of the released consistency models by the names they have there."""
     return {
-        "snr": inverse_variance,
-        "snr+1": inverse_variance_plus_one,
+        "snr": partial(snr, path=VarianceExploding()),
+        "snr+1": partial(snr_plus_one, path=VarianceExploding()),
         "karras": partial(karras, sigma_data=sigma_data),
-        "truncated-snr": truncated_inverse_variance,
-        "uniform": uniform,
+        "truncated-snr": partial(truncated_snr, path=VarianceExploding()),
+        "uniform": uniform_weight,
     }
 
 
@@ -120,7 +120,7 @@ def cm_schedules(case: Case) -> None:
         sizes = {
             "fixed": lambda step, start=start: start,
             "progressive": partial(progressive_points, total=total, start=start, end=end),
-            "progdist": partial(halving_steps, every=every, start=start),
+            "progdist": partial(student_steps_at, every=every, start=start),
         }
         size = [sizes[scale](step) for step in case.expected(f"step_{i}").tolist()]
         assert size == case.expected(f"scales_{i}").tolist(), f"curriculum {i}"
@@ -208,9 +208,9 @@ FASTGEN_WEIGHTS = {
     "default": inverse_duration,
     "c_out": lambda t, m: karras(t, sigma_data=0.5, power=0.5),
     "c_out_sq": lambda t, m: karras(t, sigma_data=0.5),
-    "sigma_sq": lambda t, m: inverse_variance(t),
+    "sigma_sq": lambda t, m: snr(t, path=VarianceExploding()),
     "sqrt": partial(inverse_duration, power=0.5),
-    "one": lambda t, m: uniform(t),
+    "one": lambda t, m: uniform_weight(t),
 }
 
 

@@ -20,11 +20,11 @@ from onestep_core.flow import (
     denoiser_from_v_prediction,
     edm,
     euler_scalings,
-    halved_step,
     integrate,
     karras_levels,
     noise_from_data,
     preconditioned_flow_map,
+    progressive_times,
     renoise_clean,
     simple_edm_scalings,
     time_of_noise_ratio,
@@ -33,16 +33,13 @@ from onestep_core.flow import (
 )
 from onestep_core.objectives import progressive_regression
 from onestep_core.regression import (
-    inverse_variance,
-    inverse_variance_plus_one,
     karras,
     l1,
     mse,
     snr,
     snr_plus_one,
-    truncated_inverse_variance,
     truncated_snr,
-    uniform,
+    uniform_weight,
 )
 from tests.golden.harness import Case, check_gradients, mlp, parameters
 
@@ -56,7 +53,7 @@ def cm_pd(case: Case) -> None:
         rho=case.python("arg_rho", 7.0),
     )
     path = VarianceExploding(0.0)
-    t, m, s = halved_step(case["indices"], case.python("num_scales"), levels=levels, dtype=case.dtype)
+    t, m, s = progressive_times(case["indices"], case.python("num_scales"), levels=levels, dtype=case.dtype)
 
     def network(weights):
         return edm(lambda z, sigma: mlp(weights, z, z, 1e-3 * 250 * (sigma + 1e-44).log()), sigma_data=sigma_data)
@@ -67,11 +64,11 @@ def cm_pd(case: Case) -> None:
     pair = progressive_regression(network(weights), network(parameters(case, "teacher_")), z, t, m, s, path=path)
     distance = {"l2": mse, "l1": l1}[case.python("loss_norm")]
     weight = {
-        "snr": inverse_variance,
-        "snr+1": inverse_variance_plus_one,
+        "snr": partial(snr, path=VarianceExploding()),
+        "snr+1": partial(snr_plus_one, path=VarianceExploding()),
         "karras": partial(karras, sigma_data=sigma_data),
-        "truncated-snr": truncated_inverse_variance,
-        "uniform": uniform,
+        "truncated-snr": partial(truncated_snr, path=VarianceExploding()),
+        "uniform": uniform_weight,
     }[case.python("weight_schedule")]
     loss = distance(*pair) * weight(t)
     case.check("x_t", z)
@@ -87,7 +84,7 @@ def pd_google(case: Case) -> None:
         log_snr_min=case.python("logsnr_min", -20.0), log_snr_max=case.python("logsnr_max", 20.0)
     )
     steps, index = case.python("num_steps"), case["i"]
-    t, m, s = halved_step(steps - 1 - index, steps, levels=partial(uniform_levels, path=path), dtype=case.dtype)
+    t, m, s = progressive_times(steps - 1 - index, steps, levels=partial(uniform_levels, path=path), dtype=case.dtype)
     denoisers = {
         "eps": partial(denoiser_from_noise, path=path),
         "v": partial(denoiser_from_v_prediction, path=path),
@@ -95,7 +92,7 @@ def pd_google(case: Case) -> None:
         "x": lambda network: network,
     }
     losses = {
-        "constant": uniform,
+        "constant": uniform_weight,
         "snr": partial(snr, path=path),
         "snr_trunc": partial(truncated_snr, path=path),
         "v_mse": partial(snr_plus_one, path=path),

@@ -6,9 +6,9 @@ from einops import rearrange
 from onestep_core import (
     drift_negative_weight,
     drifting_regressions,
+    field_regression,
     mse,
     notebook_drift,
-    pull,
     released_drift,
 )
 from tests.golden.harness import Case
@@ -35,7 +35,7 @@ def drifting(case: Case) -> None:
         )
     temperatures = tuple(case["R_list"].double().tolist())
     drift = released_drift(gen, positives, extra_negatives=extra, temperatures=temperatures, **weights)
-    raw = mse(*pull(drift.samples, drift.field))
+    raw = mse(*field_regression(drift.samples, drift.field))
     (gradient,) = torch.autograd.grad(raw.sum(), gen)
     everything = torch.cat([gen.detach(), positives], 1)
     if bool((everything == everything[:, :1]).all()):
@@ -57,7 +57,7 @@ def drifting(case: Case) -> None:
 def drifting_toy(case: Case) -> None:
     gen = case["gen"].requires_grad_()
     drift = notebook_drift(gen, case["pos"], temperature=case.python("temp"))
-    loss = mse(*pull(drift.samples, drift.field)).mean()
+    loss = mse(*field_regression(drift.samples, drift.field)).mean()
     case.check("V", drift.field, atol=1e-20)
     case.check("loss", loss, atol=1e-20)
     case.check("grad_gen", torch.autograd.grad(loss, gen)[0], atol=1e-20)

@@ -31,16 +31,16 @@ from onestep_core.objectives import denoising_regression, meanflow_regression
 from onestep_core.regression import (
     adaptive,
     exponential,
-    inverse_variance,
-    inverse_variance_plus_one,
     karras,
     l2,
     mse,
     regression,
     rescale_residual,
+    snr,
+    snr_plus_one,
     squared_l2,
-    truncated_inverse_variance,
-    uniform,
+    truncated_snr,
+    uniform_weight,
 )
 from tests.golden.harness import Case, check_gradients, mlp, parameters
 
@@ -144,7 +144,7 @@ def fastgen_mf_head(case: Case) -> None:
             loss = raw * factor
         else:
             scaled = config["tangent_spatial_invariance"]
-            plain = rescale_residual(pair, uniform, per_dimension=scaled)
+            plain = rescale_residual(pair, uniform_weight, per_dimension=scaled)
             factor, tangent = weight(l2(*plain)), plain.target - plain.prediction
             loss = squared_l2(*rescale_residual(pair, weight, per_dimension=scaled))
         case.check(f"weight_{i}", factor)
@@ -184,11 +184,11 @@ def edm_loss(case: Case) -> None:
     raw = mse(*denoising_regression(denoiser, z, data, sigma))
     case.check("xs_mse", raw)
     schedules = {
-        "snr": inverse_variance,
-        "snr+1": inverse_variance_plus_one,
+        "snr": partial(snr, path=VarianceExploding()),
+        "snr+1": partial(snr_plus_one, path=VarianceExploding()),
         "karras": partial(karras, sigma_data=sigma_data),
-        "truncated-snr": truncated_inverse_variance,
-        "uniform": uniform,
+        "truncated-snr": partial(truncated_snr, path=VarianceExploding()),
+        "uniform": uniform_weight,
     }
     for name, weight in schedules.items():
         case.check(f"loss_{name}", raw * weight(sigma))

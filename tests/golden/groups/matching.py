@@ -5,7 +5,20 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from onestep_core.fields import denoising_error, score_gap
+from onestep_core.fields import (
+    denoising_error,
+    density_ratio,
+    f_divergence_scale,
+    forward_kl,
+    jeffreys,
+    jensen_shannon,
+    neyman,
+    ratio_means,
+    reverse_kl,
+    score_gap,
+    softened_reverse_kl,
+    squared_hellinger,
+)
 from onestep_core.flow import (
     VarianceExploding,
     VariancePreserving,
@@ -18,27 +31,17 @@ from onestep_core.flow import (
 )
 from onestep_core.objectives import (
     denoising_regression,
-    density_ratio,
     distribution_matching_regression,
-    f_divergence_scale,
-    forward_kl,
-    jeffreys,
-    jensen_shannon,
-    neyman,
-    ratio_means,
-    reverse_kl,
     score_identity,
     score_identity_loss,
-    softened_reverse_kl,
-    squared_hellinger,
 )
 from onestep_core.regression import (
     Regression,
+    field_regression,
     karras,
     mse,
     non_saturating_discriminator,
     non_saturating_generator,
-    pull,
     regression,
 )
 from tests.golden.harness import Case, mlp, parameters
@@ -169,7 +172,10 @@ def fdistill(case: Case) -> None:
 
     def check(name: str, scale: Tensor | None) -> None:
         samples = case["gen_data"].requires_grad_()
-        loss = mse(*pull(samples, score_gap(samples, real, fake, scale=scale, normalizer=normalizer))).mean() / 2
+        loss = (
+            mse(*field_regression(samples, score_gap(samples, real, fake, scale=scale, normalizer=normalizer))).mean()
+            / 2
+        )
         case.check(f"vsd_{name}", loss)
         case.check(f"vsdgrad_{name}", torch.autograd.grad(loss, samples)[0])
 

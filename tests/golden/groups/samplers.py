@@ -24,12 +24,12 @@ from onestep_core.flow import (
     edm_scalings,
     karras_grid,
     karras_times,
-    lowered,
     polyexponential_grid,
     raw_target,
+    times_with_less_noise,
     vp_grid,
 )
-from onestep_core.regression import inverse_variance, karras, mse, regression, soft_min_snr
+from onestep_core.regression import karras, mse, regression, snr, soft_min_snr
 from onestep_core.shapes import expand_like
 from tests.golden.harness import Case, check_gradients, mlp, parameters
 
@@ -98,7 +98,7 @@ def kdiff(case: Case) -> None:
     raw = mse(*regression(net(scaled, sigma), raw_target(noisy, data, scalings)))
     unit = karras(sigma, sigma_data=sigma_data)
     case.check("loss_karras", raw)
-    case.check("loss_snr", raw * inverse_variance(sigma) / unit)
+    case.check("loss_snr", raw * snr(sigma, path=VarianceExploding()) / unit)
     case.check("loss_soft-min-snr", raw * soft_min_snr(sigma, sigma_data=sigma_data) / unit)
     check_gradients(case, weights, raw.sum())
 
@@ -136,7 +136,7 @@ def ctm_sampler(case: Case) -> None:
     # The released samplers end where their last jump lands; the map has the last time for a target here.
     for name, gamma in (("gamma_multistep", case.python("gamma")), ("cm_multistep", 1.0)):
         released = {"path": path, "gamma": gamma, "floor": 0.002}
-        ended = torch.cat([times[:-1], lowered(times[-1:], **released)])
+        ended = torch.cat([times[:-1], times_with_less_noise(times[-1:], **released)])
         value = gamma_multistep(flow_map, z, ended, noise=noises, **released)
         case.check(name, value)
         if case.has(f"karras_sample_{name}_clip"):

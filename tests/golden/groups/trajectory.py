@@ -11,11 +11,11 @@ from onestep_core.flow import (
     Trigonometric,
     VarianceExploding,
     VarianceForm,
-    along,
     classifier_free,
     consistency,
     consistency_scalings,
     denoiser_from_network,
+    derivative_along,
     edm,
     edm_scalings,
     flow_map_from_network,
@@ -40,16 +40,15 @@ from onestep_core.objectives import (
 )
 from onestep_core.regression import (
     inverse_jump,
-    inverse_variance,
-    inverse_variance_plus_one,
     karras,
     mse,
     normalize_tangent,
     snr,
-    square_root,
-    truncated_inverse_variance,
+    snr_plus_one,
+    square_root_weight,
+    truncated_snr,
     uncertainty,
-    uniform,
+    uniform_weight,
 )
 from tests.golden.harness import Case, check_gradients, mlp, parameters
 
@@ -82,7 +81,7 @@ def scm(case: Case) -> None:
             time = time.clamp(-torch.pi / 2 + 1e-5, torch.pi / 2 - 1e-5)
             return path(data, noise, time).z, time
 
-        derivative = along(curve, relative_step(t, fraction=fraction))
+        derivative = derivative_along(curve, relative_step(t, fraction=fraction))
     seen = []
 
     def watched(*arguments, **options):
@@ -105,7 +104,7 @@ def scm(case: Case) -> None:
     slope, intercept = case["logvar_coef"]
     log_variance = slope * sigma.log() / 4 + intercept
     raw = mse(*pair)
-    prior = snr(t, path=path).sqrt() if case.python("arg_prior_weighting_enabled", True) else uniform(t)
+    prior = snr(t, path=path).sqrt() if case.python("arg_prior_weighting_enabled", True) else uniform_weight(t)
     weighted = prior * raw / (data[0].numel() if case.python("arg_divide_x_0_spatial_dim", True) else 1)
     loss = uncertainty(weighted, log_variance)
     case.check("loss", loss)
@@ -188,14 +187,14 @@ class Trajectories:
 
     def weight(self, name: str, t: Tensor, s: Tensor) -> Tensor:
         return {
-            "snr": inverse_variance,
-            "snr+1": inverse_variance_plus_one,
+            "snr": partial(snr, path=VarianceExploding()),
+            "snr+1": partial(snr_plus_one, path=VarianceExploding()),
             "karras": partial(karras, sigma_data=self.sigma_data),
             "karras_weight": partial(karras, sigma_data=self.sigma_data),
-            "truncated-snr": truncated_inverse_variance,
-            "uniform": uniform,
+            "truncated-snr": partial(truncated_snr, path=VarianceExploding()),
+            "uniform": uniform_weight,
             "uniform_g": lambda t: inverse_jump(t, s, power=self.given["weight_schedule_multiplier"]),
-            "sq-t-inverse": square_root,
+            "sq-t-inverse": square_root_weight,
         }[name](t)
 
     def teacher(self, weights: dict[str, Tensor], wrap=edm, **numbers: float):

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from onestep_core.precision import frozen
+from onestep_core.precision import without_gradient
 from onestep_core.typing import Sample, typed
 
 
@@ -32,7 +32,7 @@ def calibration(denoised: Sample, samples: Sample) -> Float[Tensor, ""]:
         >>> calibration(x / 2, x)
         tensor(2.)
     """
-    x, estimates = frozen(samples), frozen(denoised)
+    x, estimates = without_gradient(samples), without_gradient(denoised)
     centre = x.mean(0)
     spread = (estimates - centre).square().sum()
     return torch.where(

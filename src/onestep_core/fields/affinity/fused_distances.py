@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from onestep_core.fields.kernels import CANCELLED, squared_lengths
-from onestep_core.fields.streamed_distances import Block, block_rows, flat
+from onestep_core.fields.affinity.near import CANCELLED, squared_lengths
+from onestep_core.fields.affinity.streamed_distances import Block, block_rows, flat
 
 _KEPT_ELEMENTS = 2**26
 """Of a block of distances (256 MiB), which is kept from pass to pass where it is the only one."""
@@ -58,7 +58,7 @@ def plan_for(device: torch.device) -> Plan:
 
 def launch(kernel: str, grid: tuple[int, ...], out: Tensor, *arguments: Any, tiles: Tiles, **constants: Any) -> None:
     """On the device of ``out``, which need not be the current one. Triton is loaded at the first call."""
-    function = getattr(import_module("onestep_core.fields.fused_kernels"), kernel)
+    function = getattr(import_module("onestep_core.fields.affinity.fused_kernels"), kernel)
     with torch.cuda.device(out.device) if out.is_cuda else nullcontext():
         function[grid](*arguments, **constants, num_warps=tiles.warps, num_stages=tiles.stages)
 

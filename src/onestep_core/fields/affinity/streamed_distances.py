@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from onestep_core.errors import ConfigError
-from onestep_core.fields.kernels import distances, near, squared_lengths
+from onestep_core.fields.affinity.near import near, squared_lengths
+from onestep_core.fields.euclidean import distances
 
 _DENSE_ELEMENTS = 2**24
 """Up to here one matrix is kept (64 MiB in float32); beyond it, blocks of a quarter of that."""

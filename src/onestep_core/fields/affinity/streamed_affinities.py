@@ -22,8 +22,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from onestep_core.fields.kernels import LOG2_E, from_squares, profile, squared_distances
-from onestep_core.fields.streamed_distances import Block, Distances, block_rows, flat, steps, swept_rows
+from onestep_core.fields.affinity.streamed_distances import Block, Distances, block_rows, flat, steps, swept_rows
+from onestep_core.fields.euclidean import squared_distances
+from onestep_core.fields.kernel_forms import LOG2_E
+from onestep_core.fields.kernels import from_squares, profile
 from onestep_core.precision import no_autocast
 from onestep_core.protocols import Coupling, Kernel, Potentials
 

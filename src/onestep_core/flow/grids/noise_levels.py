@@ -1,62 +1,20 @@
-"""Grids: fixed sequences of times, for solvers, curricula and discrete training.
+"""Grids of noise levels on the variance-exploding path, where the time is the noise level.
 
 A grid is a 1-D tensor in the order in which a sampler visits it: from the noise to the data.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
-from onestep_core.protocols import Path
 from onestep_core.typing import typed
 
 _LEVELS = 1000
 """Entries of FastGen's discrete EDM grid."""
-
-
-def uniform_grid(
-    steps: int,
-    *,
-    path: Path,
-    start: float | None = None,
-    end: float | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
-    """``steps + 1`` equidistant times from the noise end of ``path`` to its data end.
-
-    Args:
-        steps: number of solver steps, at least 1.
-        path: gives the ends.
-        start: first time, the path's noise end by default; inside the path's range.
-        end: last time, the path's data end by default; inside the path's range.
-        device: of the result.
-        dtype: of the result.
-
-    Raises:
-        ConfigError: if there is no step, or an end lies outside the path's range.
-
-    Example:
-        >>> from onestep_core.flow import Linear
-        >>> uniform_grid(2, path=Linear())
-        tensor([1.0000, 0.5000, 0.0000])
-    """
-    first = path.noise_time if start is None else start
-    last = path.data_time if end is None else end
-    low, high = sorted((path.data_time, path.noise_time))
-    if steps < 1:
-        raise ConfigError(f"a grid of {steps} steps: expected at least one")
-    for name, value in (("start", first), ("end", last)):
-        if not low <= value <= high:
-            raise ConfigError(f"{name} = {value} lies outside the path's range [{low}, {high}]")
-        if not math.isfinite(value):
-            raise ConfigError(f"{name} = {value}: expected a finite time; give {name}, or the path a finite end")
-    return torch.linspace(first, last, steps + 1, device=device, dtype=dtype)
 
 
 @typed
@@ -87,96 +45,6 @@ def karras_levels(
         )
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     return (high + fraction * (low - high)) ** rho
-
-
-@typed
-def uniform_levels(fraction: Float[Tensor, "*count"], *, path: Path) -> Float[Tensor, "*count"]:
-    """``noise_time + f (data_time - noise_time)``: equidistant times, from the noise at 0 to the data at 1.
-
-    Args:
-        fraction: position on the grid.
-        path: gives the ends.
-
-    Example:
-        >>> from onestep_core.flow import Linear
-        >>> uniform_levels(torch.tensor([0.0, 0.25, 1.0]), path=Linear())
-        tensor([1.0000, 0.7500, 0.0000])
-    """
-    return path.noise_time * (1 - fraction) + path.data_time * fraction
-
-
-class StepTimes(NamedTuple):
-    """A student's step from ``t`` to ``s`` and the middle time ``m`` at which its teacher stops; each ``[batch]``."""
-
-    t: Tensor
-    m: Tensor
-    s: Tensor
-
-
-def halved_step(
-    index: Int[Tensor, "batch"],
-    steps: int,
-    *,
-    levels: Callable[[Tensor], Tensor],
-    dtype: torch.dtype | None = None,
-) -> StepTimes:
-    """Times of step ``index`` of ``steps``, and the middle one: two steps of a grid with twice as many.
-
-    Args:
-        index: 0 for the step that starts at the noise, ``steps - 1`` for the one that ends at the data, ``[batch]``.
-        steps: of the student, at least 1.
-        levels: from a fraction, 0 at the noise and 1 at the data, to a time: :func:`uniform_levels` or
-            :func:`karras_levels`, their numbers bound.
-        dtype: of the result.
-
-    Returns:
-        ``levels`` of ``i / N``, ``(i + 1/2) / N``, ``(i + 1) / N``.
-
-    Raises:
-        ConfigError: if there is no step.
-
-    Source: Salimans and Ho, Progressive Distillation, algorithm 2 (uniform, indices from the data),
-    https://arxiv.org/abs/2202.00512; openai/consistency_models, ``progdist_losses`` (Karras levels).
-
-    Example:
-        >>> from functools import partial
-        >>> from onestep_core.flow import Linear
-        >>> halved_step(torch.tensor([0, 1]), 2, levels=partial(uniform_levels, path=Linear()))
-        StepTimes(t=tensor([1.0000, 0.5000]), m=tensor([0.7500, 0.2500]), s=tensor([0.5000, 0.0000]))
-    """
-    if steps < 1:
-        raise ConfigError(f"a student of {steps} steps: expected at least one")
-    i = index.to(dtype or torch.get_default_dtype())
-    return StepTimes(*(levels((i + part) / steps) for part in (0.0, 0.5, 1.0)))
-
-
-def step_halvings(teacher_steps: int, *, student_steps: int = 1) -> tuple[int, ...]:
-    """Steps of the student in every stage of progressive distillation: each has half as many as its teacher.
-
-    Args:
-        teacher_steps: of the first teacher, ``student_steps`` times a power of two.
-        student_steps: of the last student, at least 1.
-
-    Raises:
-        ConfigError: if halving ``teacher_steps`` does not arrive at ``student_steps``.
-
-    Source: Salimans and Ho, Progressive Distillation, algorithm 2, https://arxiv.org/abs/2202.00512.
-
-    Example:
-        >>> step_halvings(16)
-        (8, 4, 2, 1)
-    """
-    stages: list[int] = []
-    steps = teacher_steps
-    while student_steps >= 1 and steps > student_steps and steps % 2 == 0:
-        steps //= 2
-        stages.append(steps)
-    if not stages or steps != student_steps:
-        raise ConfigError(
-            f"from {teacher_steps} steps to {student_steps} by halving: expected student_steps times 2, 4, 8, ..., "
-            "with student_steps at least 1"
-        )
-    return tuple(stages)
 
 
 def karras_grid(
@@ -387,31 +255,3 @@ def few_step_grid(
     index = torch.linspace(levels - 2, 2, steps + 1, dtype=torch.float64, device=device).long()
     grid = discrete_levels(index, levels=levels, dtype=dtype)
     return torch.cat([grid[:-1], grid.new_zeros(1)])
-
-
-def central_steps(total: int, *, low: float = 0.02, high: float = 0.98) -> range:
-    """``int(low total), ..., min(int(high total), total - 1)``: the steps of a grid without its two ends.
-
-    Score gaps are drawn at these: next to the data both scores are rough, next to the noise they say nothing.
-
-    Args:
-        total: steps of the whole grid, numbered from 0.
-        low: share of the grid where the range begins; 0.02 as published.
-        high: share where it ends.
-
-    Raises:
-        ConfigError: if no step is left, or the shares are not between 0 and 1.
-
-    Source: Yin et al., One-step Diffusion with Distribution Matching Distillation, section 3.2,
-    https://arxiv.org/abs/2311.18828; tianweiy/DMD2, ``min_step_percent`` and ``max_step_percent``.
-
-    Example:
-        >>> central_steps(1000)
-        range(20, 981)
-    """
-    if not 0 <= low <= high <= 1:
-        raise ConfigError(f"shares from {low} to {high}: expected 0 <= low <= high <= 1")
-    steps = range(int(low * total), min(int(high * total) + 1, total))
-    if not steps:
-        raise ConfigError(f"no step of {total} between the shares {low} and {high}: expected at least one")
-    return steps

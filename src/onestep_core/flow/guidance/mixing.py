@@ -12,7 +12,7 @@ from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
-from onestep_core.precision import frozen, full
+from onestep_core.precision import full, without_gradient
 from onestep_core.shapes import expand_like
 from onestep_core.typing import PerSample, Sample, typed
 
@@ -90,14 +90,14 @@ def guided_velocity(
         >>> guided_velocity(one, None, 0 * one, omega=3.0)
         tensor([[3.]])
     """
-    v = frozen(v)
+    v = without_gradient(v)
 
     def weight(number: float | Tensor) -> float | Tensor:
-        return expand_like(frozen(number), v) if isinstance(number, Tensor) else number
+        return expand_like(without_gradient(number), v) if isinstance(number, Tensor) else number
 
-    mixed = weight(omega) * v + (1 - weight(omega) - weight(kappa)) * frozen(unconditional)
+    mixed = weight(omega) * v + (1 - weight(omega) - weight(kappa)) * without_gradient(unconditional)
     if conditional is not None:
-        mixed = mixed + weight(kappa) * frozen(conditional)
+        mixed = mixed + weight(kappa) * without_gradient(conditional)
     elif isinstance(kappa, Tensor) or kappa != 0:
         raise ConfigError(
             f"kappa = {kappa} mixes in the conditional velocity, which is None: give a(z, t, t) for the label"
@@ -123,7 +123,7 @@ def kappa_for_scale(scale: PerSample, *, omega: float = 1.0) -> PerSample:
         >>> kappa_for_scale(torch.tensor([1.0, 4.0]))
         tensor([0.0000, 0.7500])
     """
-    return 1 - omega / frozen(scale)
+    return 1 - omega / without_gradient(scale)
 
 
 @typed
@@ -178,4 +178,4 @@ def drift_negative_weight(alpha: PerSample, *, generated: int, unconditional: in
             f"{generated} generated and {unconditional} unconditional samples in a group: "
             "expected at least one and not fewer than none"
         )
-    return (frozen(alpha) - 1) * (generated - 1) / max(1, unconditional)
+    return (without_gradient(alpha) - 1) * (generated - 1) / max(1, unconditional)

@@ -1,4 +1,4 @@
-"""Oracles: Gaussian mixtures, for which everything that a network learns is known.
+"""Gaussian mixtures, for which everything that a network learns is known in closed form.
 
 For data from ``sum_k w_k N(mu_k, C_k)`` and a path ``z = alpha data + sigma noise``, the state is a mixture
 too, with components ``N(alpha mu_k, S_k)``, ``S_k = alpha^2 C_k + sigma^2 I``. Given ``z`` the component has
@@ -22,95 +22,33 @@ Everything is computed in float64 and returned in the precision of the state, at
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias, cast
 
 import attrs
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
+from onestep_core.diagnostics.mixture_parts import (
+    Given,
+    Numbers,
+    Points,
+    Posterior,
+    Quadrature,
+    one_mean_each,
+    positive_definite,
+    probabilities,
+    spectrum,
+    to_tensor,
+)
+from onestep_core.diagnostics.runge_kutta import mean_slope
 from onestep_core.errors import ConfigError
 from onestep_core.precision import full
 from onestep_core.protocols import Path
 from onestep_core.typing import PerSample, Time, typed
 
-Points: TypeAlias = Float[Tensor, "batch dim"]
-"""A batch of states of a mixture, ``[batch, dim]``."""
 
-Numbers: TypeAlias = Tensor | Sequence[Any] | float
-
-
-class Posterior(NamedTuple):
-    """Data given the state: again a mixture, one a sample.
-
-    ``responsibilities [batch, k]``, ``means [batch, k, dim]``, ``covariances [batch, k, dim, dim]``.
-    """
-
-    responsibilities: Tensor
-    means: Tensor
-    covariances: Tensor
-
-
-class Quadrature(NamedTuple):
-    """Nodes of the posterior: ``E[g(data, noise) | z] = sum_i weights_i g(data_i, noise_i)``.
-
-    ``data`` and ``noise``, ``[batch, node, dim]``, are the pairs that give ``z``; ``weights [batch, node]``.
-    """
-
-    data: Tensor
-    noise: Tensor
-    weights: Tensor
-
-
-class _Given(NamedTuple):
-    """Per component, given the state: log joint density ``[batch, k]``, means of data and noise."""
-
-    log_joint: Tensor
-    data: Tensor
-    noise: Tensor
-
-    def responsibilities(self) -> Tensor:
-        # Written out: the forward derivative of softmax itself costs fifty times as much.
-        return (self.log_joint - self.log_joint.logsumexp(1, keepdim=True)).exp()
-
-
-def _tensor(value: Numbers) -> Tensor:
-    return torch.as_tensor(value, dtype=torch.float64).detach()
-
-
-def _spectrum(mixture: "GaussianMixture") -> tuple[Tensor, Tensor]:
-    value = mixture.covariances
-    if value.ndim != 3 or value.shape[1] != value.shape[2] or not bool(value.isfinite().all()):
-        raise ConfigError(f"covariances of shape {tuple(value.shape)}: expected finite [k, dim, dim]")
-    result = torch.linalg.eigh(value)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    return cast(tuple[Tensor, Tensor], result)
-
-
-def _probabilities(_: "GaussianMixture", __: object, value: Tensor) -> None:
-    if value.ndim != 1 or not bool((value > 0).all()) or abs(float(value.sum()) - 1) > 1e-6:
-        raise ConfigError(
-            f"weights of shape {tuple(value.shape)} and sum {float(value.sum()):.6g}: expected positive "
-            "probabilities [k] with sum 1; divide them by their sum"
-        )
-
-
-def _one_mean_each(mixture: "GaussianMixture", _: object, value: Tensor) -> None:
-    k = mixture.weights.shape[0]
-    if value.ndim != 2 or value.shape[0] != k or not bool(value.isfinite().all()):
-        raise ConfigError(f"means of shape {tuple(value.shape)}: expected finite [k, dim] with k = {k}")
-
-
-def _positive_definite(mixture: "GaussianMixture", _: object, value: Tensor) -> None:
-    k, dim = mixture.means.shape
-    if value.shape != (k, dim, dim):
-        raise ConfigError(f"covariances of shape {tuple(value.shape)}: expected {(k, dim, dim)}")
-    if not torch.allclose(value, value.mT) or not bool((_spectrum(mixture)[0] > 0).all()):
-        raise ConfigError(
-            "covariances: expected symmetric, positive definite matrices; for point masses give the "
-            "points a small standard deviation"
-        )
+def _own_spectrum(mixture: "GaussianMixture") -> tuple[Tensor, Tensor]:
+    return spectrum(mixture.covariances)
 
 
 @attrs.frozen(eq=False)
@@ -141,11 +79,11 @@ class GaussianMixture:
         True
     """
 
-    weights: Tensor = attrs.field(converter=_tensor, validator=_probabilities)
-    means: Tensor = attrs.field(converter=_tensor, validator=_one_mean_each)
-    covariances: Tensor = attrs.field(converter=_tensor, validator=_positive_definite)
+    weights: Tensor = attrs.field(converter=to_tensor, validator=probabilities)
+    means: Tensor = attrs.field(converter=to_tensor, validator=one_mean_each)
+    covariances: Tensor = attrs.field(converter=to_tensor, validator=positive_definite)
     _eigen: tuple[Tensor, Tensor] = attrs.field(
-        init=False, repr=False, default=attrs.Factory(_spectrum, takes_self=True)
+        init=False, repr=False, default=attrs.Factory(_own_spectrum, takes_self=True)
     )
 
     @classmethod
@@ -164,12 +102,12 @@ class GaussianMixture:
             >>> GaussianMixture.isotropic([1.0], [[0.0, 0.0]], 0.5).covariances[0].diagonal()
             tensor([0.2500, 0.2500], dtype=torch.float64)
         """
-        centres = _tensor(means)
+        centres = to_tensor(means)
         if centres.ndim != 2:
             raise ConfigError(f"means of shape {tuple(centres.shape)}: expected [k, dim]")
-        if not bool((_tensor(std) > 0).all()):
+        if not bool((to_tensor(std) > 0).all()):
             raise ConfigError(f"std = {std}: expected positive standard deviations")
-        variance = _tensor(std).expand(centres.shape[0]).square()
+        variance = to_tensor(std).expand(centres.shape[0]).square()
         return cls(weights, centres, variance[:, None, None] * torch.eye(centres.shape[1], dtype=torch.float64))
 
     @property
@@ -325,7 +263,7 @@ class GaussianMixture:
 
         y, step = z.double() / radius.unsqueeze(1), (end - place) / steps
         for index in range(steps):
-            y = y + step.unsqueeze(1) * _mean_slope(slope, y, place + index * step, step)
+            y = y + step.unsqueeze(1) * mean_slope(slope, y, place + index * step, step)
         return (end_radius.unsqueeze(1) * y).to(full(z).dtype)
 
     @typed
@@ -345,7 +283,7 @@ class GaussianMixture:
         short = (s - t).abs() < 1e-4 * min(1.0, abs(path.noise_time - path.data_time))
         jump = torch.where(short, 1.0, s - t).unsqueeze(1)
         far = (self.flow_map(start, t, s, path=path, steps=steps) - start) / jump
-        near = _mean_slope(lambda y, at: self.velocity(y, at, path=path), start, t, torch.where(short, s - t, 0.0))
+        near = mean_slope(lambda y, at: self.velocity(y, at, path=path), start, t, torch.where(short, s - t, 0.0))
         return torch.where(short.unsqueeze(1), near, far).to(full(z).dtype)
 
     @typed
@@ -381,8 +319,8 @@ class GaussianMixture:
         alpha, sigma = _coefficients(path, t)
         given = self._given(z, alpha, sigma)
         places, masses = np.polynomial.hermite_e.hermegauss(nodes)
-        grid = _tensor(list(itertools.product(places.tolist(), repeat=self.dim))).to(z.device)
-        mass = _tensor(list(itertools.product(masses.tolist(), repeat=self.dim))).prod(1).to(z.device)
+        grid = to_tensor(list(itertools.product(places.tolist(), repeat=self.dim))).to(z.device)
+        mass = to_tensor(list(itertools.product(masses.tolist(), repeat=self.dim))).prod(1).to(z.device)
         offset = torch.einsum("bkij,nj->bkni", self._root(z, alpha, sigma), grid)
         data = given.data[:, :, None] + sigma[:, None, None, None] * offset
         noise = given.noise[:, :, None] - alpha[:, None, None, None] * offset
@@ -397,12 +335,12 @@ class GaussianMixture:
         variance = alpha[:, None, None].square() * values + sigma[:, None, None].square()
         return _apply(vectors.mT, offset), variance, vectors
 
-    def _given(self, z: Tensor, alpha: Tensor, sigma: Tensor) -> _Given:
+    def _given(self, z: Tensor, alpha: Tensor, sigma: Tensor) -> Given:
         y, variance, vectors = self._centred(z, alpha, sigma)
         values = self._eigen[0].to(z.device)
         weights = self.weights.to(z.device)
         density = -0.5 * (y.square() / variance + (2 * math.pi * variance).log()).sum(2)
-        return _Given(
+        return Given(
             log_joint=(weights / weights.sum()).log() + density,
             data=self.means.to(z.device) + _apply(vectors, alpha[:, None, None] * values / variance * y),
             noise=_apply(vectors, sigma[:, None, None] / variance * y),
@@ -432,59 +370,3 @@ def _polar(path: Path, t: Tensor, unit: float) -> tuple[Tensor, Tensor]:
     """``angle`` and ``radius`` of the point ``(unit * alpha, sigma)``, ``[batch]``."""
     alpha, sigma = _coefficients(path, t)
     return torch.atan2(sigma, unit * alpha), ((unit * alpha).square() + sigma.square()).sqrt()
-
-
-_R = math.sqrt(21.0)
-_STAGES: tuple[dict[int, float], ...] = (
-    {},
-    {0: 1 / 2},
-    {0: 1 / 4, 1: 1 / 4},
-    {0: 1 / 7, 1: -(7 + 3 * _R) / 98, 2: (21 + 5 * _R) / 49},
-    {0: (11 + _R) / 84, 2: (18 + 4 * _R) / 63, 3: (21 - _R) / 252},
-    {0: (5 + _R) / 48, 2: (9 + _R) / 36, 3: (-231 + 14 * _R) / 360, 4: (63 - 7 * _R) / 80},
-    {
-        0: (10 - _R) / 42,
-        2: (-432 + 92 * _R) / 315,
-        3: (633 - 145 * _R) / 90,
-        4: (-504 + 115 * _R) / 70,
-        5: (63 - 13 * _R) / 35,
-    },
-    {0: 1 / 14, 4: (14 - 3 * _R) / 126, 5: (13 - 3 * _R) / 63, 6: 1 / 9},
-    {0: 1 / 32, 4: (91 - 21 * _R) / 576, 5: 11 / 72, 6: -(385 + 75 * _R) / 1152, 7: (63 + 13 * _R) / 128},
-    {
-        0: 1 / 14,
-        4: 1 / 9,
-        5: -(733 + 147 * _R) / 2205,
-        6: (515 + 111 * _R) / 504,
-        7: -(51 + 11 * _R) / 56,
-        8: (132 + 28 * _R) / 245,
-    },
-    {
-        4: (-42 + 7 * _R) / 18,
-        5: (-18 + 28 * _R) / 45,
-        6: -(273 + 53 * _R) / 72,
-        7: (301 + 53 * _R) / 72,
-        8: (28 - 28 * _R) / 45,
-        9: (49 - 7 * _R) / 18,
-    },
-)
-_NODES = tuple(sum(stage.values()) for stage in _STAGES)
-_WEIGHTS = {0: 9 / 180, 7: 49 / 180, 8: 64 / 180, 9: 49 / 180, 10: 9 / 180}
-
-
-def _mean_slope(slope: Callable[[Tensor, Tensor], Tensor], y: Tensor, place: Tensor, step: Tensor) -> Tensor:
-    """``(y(place + step) - y(place)) / step`` to eighth order; ``slope`` itself at ``step = 0``."""
-    slopes: list[Tensor] = []
-    moves: list[Tensor] = []
-    for node, stage in zip(_NODES, _STAGES, strict=True):
-        moved = y
-        # By `alpha`: the forward derivative of a product with a number costs as much as all the rest.
-        for index, factor in stage.items():
-            moved = moved.add(moves[index], alpha=factor)
-        slopes.append(slope(moved, place.add(step, alpha=node)))
-        moves.append(step.unsqueeze(1) * slopes[-1])
-    first, *others = _WEIGHTS.items()
-    mean = first[1] * slopes[first[0]]
-    for index, factor in others:
-        mean = mean.add(slopes[index], alpha=factor)
-    return mean

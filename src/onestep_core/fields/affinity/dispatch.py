@@ -1,7 +1,8 @@
 """Affinities by the fastest way that there is: in Triton kernels on a CUDA device, else streamed by torch.
 
 Triton's are used for float32 on NVIDIA's devices where it can be imported, outside ``torch.func``, graphs and tracing
-modes, for log-kernels that have a :class:`~onestep_core.fields.kernels.Form`. ``ONESTEP_TRITON=0`` leaves all to torch.
+modes, for log-kernels that have a :class:`~onestep_core.fields.kernel_forms.KernelForm`. ``ONESTEP_TRITON=0``
+leaves all to torch.
 """
 
 import os
@@ -12,11 +13,11 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from onestep_core.fields.fused_affinities import FusedAffinities
-from onestep_core.fields.fused_distances import FusedDistances
-from onestep_core.fields.kernels import form
-from onestep_core.fields.streamed_affinities import Affinities
-from onestep_core.fields.streamed_distances import Distances, plain
+from onestep_core.fields.affinity.fused_affinities import FusedAffinities
+from onestep_core.fields.affinity.fused_distances import FusedDistances
+from onestep_core.fields.affinity.streamed_affinities import Affinities
+from onestep_core.fields.affinity.streamed_distances import Distances, plain
+from onestep_core.fields.kernels import form_of
 from onestep_core.protocols import Kernel
 
 SWITCH = "ONESTEP_TRITON"
@@ -33,7 +34,7 @@ def fusible(x: Tensor, y: Tensor) -> bool:
 
 
 def distances_of(x: Tensor, y: Tensor, *, themselves: bool, kernels: int, block_size: int | None) -> AnyDistances:
-    """Distances in blocks; arguments as :class:`~onestep_core.fields.streamed_distances.Distances`."""
+    """Distances in blocks; arguments as :class:`~onestep_core.fields.affinity.streamed_distances.Distances`."""
     if fusible(x, y):
         return FusedDistances(x, y, themselves=themselves, block_size=block_size)
     return Distances(x, y, themselves=themselves, kernels=kernels, block_size=block_size)
@@ -48,11 +49,11 @@ def affinities_of(
     block_size: int | None = None,
     apart: AnyDistances | None = None,
 ) -> AnyAffinities:
-    """Affinities; arguments as :class:`~onestep_core.fields.streamed_affinities.Affinities`."""
+    """Affinities; arguments as :class:`~onestep_core.fields.affinity.streamed_affinities.Affinities`."""
     if isinstance(apart, Distances):
         return Affinities(x, y, kernels, self_penalties=self_penalties, block_size=block_size, apart=apart)
     if apart is not None or fusible(x, y):
-        forms = [known for known in map(form, kernels) if known is not None]
+        forms = [known for known in map(form_of, kernels) if known is not None]
         if len(forms) == len(kernels) and len({(known.shape, known.smallest) for known in forms}) == 1:
             apart = apart or FusedDistances(x, y, themselves=self_penalties is not None, block_size=block_size)
             return FusedAffinities(apart, forms, self_penalties=self_penalties)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from onestep_core.errors import ConfigError
 from onestep_core.fields import energy_distance
-from onestep_core.precision import frozen
+from onestep_core.precision import without_gradient
 from onestep_core.protocols import Drift
 from onestep_core.regression import Regression, mse
 from onestep_core.shapes import per_sample_mean, per_sample_sum
@@ -41,7 +41,7 @@ def drift_norm(drift: Drift) -> Tensor:
         >>> drift_norm(Drift(zero, zero, torch.ones(()), torch.tensor([4.0])))
         tensor([2.])
     """
-    return frozen(drift.force_norms).sqrt()
+    return without_gradient(drift.force_norms).sqrt()
 
 
 @typed
@@ -55,7 +55,7 @@ def effective_sample_size(log_weights: Float[Tensor, "*groups n m"]) -> Float[Te
         >>> effective_sample_size(torch.tensor([[0.0, 0.0, -100.0]]))
         tensor([2.])
     """
-    share = frozen(log_weights).softmax(-1)
+    share = without_gradient(log_weights).softmax(-1)
     return 1 / share.square().sum(-1)
 
 
@@ -72,7 +72,7 @@ def affinity_saturation(log_weights: Float[Tensor, "*groups n m"], *, threshold:
     """
     if not 0 < threshold < 1:
         raise ConfigError(f"threshold = {threshold}: expected a share between 0 and 1")
-    largest = frozen(log_weights).softmax(-1).amax(-1)
+    largest = without_gradient(log_weights).softmax(-1).amax(-1)
     return (largest > threshold).to(largest.dtype).mean()
 
 
@@ -87,7 +87,7 @@ def spread(samples: Float[Tensor, "n *shape"], data: Float[Tensor, "m *shape"]) 
     """
 
     def total(points: Tensor) -> Tensor:
-        points = frozen(points).flatten(1)
+        points = without_gradient(points).flatten(1)
         return (points - points.mean(0)).square().sum(1).mean().sqrt()
 
     return total(samples) / total(data)
@@ -107,7 +107,7 @@ def realised_drift(before: Sample, after: Sample, field: Sample) -> RealisedDrif
         >>> realised_drift(0 * x, 0.5 * x, x)
         RealisedDrift(cosine=tensor(1.0000), length_ratio=tensor(0.5000))
     """
-    moved, asked = frozen(after) - frozen(before), frozen(field)
+    moved, asked = without_gradient(after) - without_gradient(before), without_gradient(field)
     lengths = [per_sample_sum(x.square()).sqrt() for x in (moved, asked)]
     tiny = torch.finfo(moved.dtype).tiny
     cosine = per_sample_sum(moved * asked) / (lengths[0] * lengths[1]).clamp(min=tiny)
@@ -133,7 +133,7 @@ def held_out_energy(samples: Float[Tensor, "n *shape"], held_out: Float[Tensor, 
         >>> held_out_energy(torch.zeros(2, 1, 1), torch.ones(2, 1, 1))
         tensor(2.)
     """
-    return energy_distance(frozen(samples).flatten(1), frozen(held_out).flatten(1))
+    return energy_distance(without_gradient(samples).flatten(1), without_gradient(held_out).flatten(1))
 
 
 @typed
@@ -159,7 +159,7 @@ def guidance_deficit(
         >>> guidance_deficit(torch.tensor([0.6931, -torch.inf]), alpha=2.0)
         tensor(0.5000)
     """
-    return ((alpha - 1) - alpha * frozen(log_ratio).exp()).clamp(min=0).mean()
+    return ((alpha - 1) - alpha * without_gradient(log_ratio).exp()).clamp(min=0).mean()
 
 
 @typed
@@ -220,5 +220,5 @@ def trajectory_terms(pair: Regression, v: Sample) -> TrajectoryTerms:
         >>> trajectory_terms(Regression(2 * one, 3 * one), one)
         TrajectoryTerms(flow_matching=tensor([1.]), consistency=tensor([-8.]))
     """
-    v = frozen(v)
+    v = without_gradient(v)
     return TrajectoryTerms(mse(pair.prediction, v), per_sample_mean(2 * (v - pair.target) * pair.prediction))

@@ -1,5 +1,5 @@
 # pyright: basic, reportOperatorIssue=false, reportGeneralTypeIssues=false
-"""Triton kernels of :mod:`onestep_core.fields.affinities`. Importing this file imports Triton.
+"""Triton kernels of :mod:`onestep_core.fields.affinity.dispatch`. Importing this file imports Triton.
 
 The product of points is made of three products of a tensor core's short floats: with ``a = hi + lo``, where ``hi`` has
 the eleven leading bits, ``a b = hi hi' + hi lo' + lo hi'`` to about 2^-22, which is what float32 itself keeps of a sum.

@@ -9,10 +9,10 @@ from functools import cached_property, lru_cache, partial
 import torch
 from torch import Tensor
 
-from onestep_core.fields.fused_distances import FusedDistances, launch, power
-from onestep_core.fields.kernels import LOG2_E, Form
-from onestep_core.fields.streamed_affinities import Sums, zero_if_masked
-from onestep_core.fields.streamed_distances import flat
+from onestep_core.fields.affinity.fused_distances import FusedDistances, launch, power
+from onestep_core.fields.affinity.streamed_affinities import Sums, zero_if_masked
+from onestep_core.fields.affinity.streamed_distances import flat
+from onestep_core.fields.kernel_forms import LOG2_E, KernelForm
 from onestep_core.precision import no_autocast
 from onestep_core.protocols import Coupling, Potentials
 
@@ -24,7 +24,7 @@ _SHARE = 512
 
 class FusedAffinities:
     """The pairs of two clouds under one or several kernels of one shape, with the interface of
-    :class:`~onestep_core.fields.streamed_affinities.Affinities`.
+    :class:`~onestep_core.fields.affinity.streamed_affinities.Affinities`.
 
     Args:
         apart: their distances.
@@ -33,7 +33,7 @@ class FusedAffinities:
     """
 
     def __init__(
-        self, apart: FusedDistances, forms: Sequence[Form], *, self_penalties: Sequence[float] | None = None
+        self, apart: FusedDistances, forms: Sequence[KernelForm], *, self_penalties: Sequence[float] | None = None
     ) -> None:
         self._apart, self._shape, self._smallest = apart, forms[0].shape, forms[0].smallest
         self._own = self_penalties is not None
@@ -193,7 +193,7 @@ class FusedAffinities:
     def apply(
         self, potentials: Sequence[Potentials], values: Tensor, *, weights: Tensor | None, squared: bool = False
     ) -> list[Sums]:
-        """As :meth:`~onestep_core.fields.streamed_affinities.Affinities.apply`."""
+        """As :meth:`~onestep_core.fields.affinity.streamed_affinities.Affinities.apply`."""
         products, totals = self._added(potentials, values, weights=weights, squared=squared)
         shape = (*values.shape[:-2], self._apart.n)
         return [
@@ -212,7 +212,7 @@ class FusedAffinities:
         attraction: float = 1.0,
         repulsion: float = 1.0,
     ) -> list[Sums]:
-        """As :meth:`~onestep_core.fields.streamed_affinities.Affinities.contrasts`."""
+        """As :meth:`~onestep_core.fields.affinity.streamed_affinities.Affinities.contrasts`."""
         products, totals = self._added(potentials, values, weights=weights, floor=floor, split=negatives)
         away, towards = products.unbind(2)
         s_negative, s_positive = totals.unsqueeze(-1).unbind(2)

@@ -1,0 +1,1 @@
+"""The engine that evaluates affinities between two clouds: streamed by torch, or in Triton kernels."""

@@ -1,0 +1,275 @@
+"""Draws of one time: pure transforms of given numbers, and thin samplers that draw.
+
+Which times a network is trained at matters as much as the loss. A transform takes numbers that the caller drew and
+returns times, so a published distribution can be reproduced draw by draw. A sampler draws with its own ``generator``
+and applies the transform.
+
+A range of times belongs to a path: a sampler that is given ``path=`` refuses a range that lies outside of it.
+"""
+
+import math
+from typing import Any, TypeAlias, cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from onestep_core.errors import ConfigError
+from onestep_core.protocols import Path
+from onestep_core.typing import Time, typed
+
+Device: TypeAlias = torch.device | str | None
+
+
+@typed
+def uniform_times(uniform: Time, *, low: float = 0.0, high: float = 1.0) -> Time:
+    """``low + (high - low) u`` from ``u ~ U(0, 1)``, ``[batch]``.
+
+    Example:
+        >>> uniform_times(torch.tensor([0.0, 0.5]), low=1.0, high=3.0)
+        tensor([1., 2.])
+    """
+    return low + (high - low) * uniform
+
+
+@typed
+def logit_normal_times(normal: Time, *, mean: float, std: float, low: float = 0.0, high: float = 1.0) -> Time:
+    """``low + (high - low) sigmoid(mean + std n)`` from ``n ~ N(0, 1)``, ``[batch]``.
+
+    Source: Esser et al., Scaling Rectified Flow Transformers, section 3.1, https://arxiv.org/abs/2403.03206.
+    MeanFlow's released defaults: mean -0.4, std 1.0.
+
+    Example:
+        >>> logit_normal_times(torch.zeros(1), mean=0.0, std=1.0)
+        tensor([0.5000])
+    """
+    return low + (high - low) * (mean + std * normal).sigmoid()
+
+
+@typed
+def log_normal_times(normal: Time, *, mean: float, std: float) -> Time:
+    """``exp(mean + std n)`` from ``n ~ N(0, 1)``: EDM's noise levels (mean -1.2, std 1.2), ``[batch]``.
+
+    Source: Karras et al., Elucidating the Design Space, table 1, https://arxiv.org/abs/2206.00364.
+
+    Example:
+        >>> log_normal_times(torch.zeros(1), mean=0.0, std=1.2)
+        tensor([1.])
+    """
+    return (mean + std * normal).exp()
+
+
+@typed
+def truncated_log_normal_times(uniform: Time, *, mean: float, std: float, low: float, high: float) -> Time:
+    """A log-normal restricted to ``[low, high]``, by its inverse distribution function, ``[batch]``.
+
+    ``exp(mean + std Phi^-1(Phi(a) + u (Phi(b) - Phi(a))))`` with ``a = (log low - mean) / std``,
+    ``b = (log high - mean) / std`` and ``u ~ U(0, 1)``.
+
+    Raises:
+        ConfigError: if ``0 < low < high`` does not hold.
+
+    Source: NVlabs/FastGen, ``EDMNoiseSchedule.sample_t``.
+
+    Example:
+        >>> u = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        >>> truncated_log_normal_times(u, mean=-1.2, std=1.2, low=0.002, high=80.0)
+        tensor([2.0000e-03, 8.0000e+01], dtype=torch.float64)
+    """
+    if not 0 < low < high:
+        raise ConfigError(f"a log-normal between {low} and {high}: expected 0 < low < high")
+    below, above = (_normal_distribution((math.log(end) - mean) / std) for end in (low, high))
+    quantile = cast(Tensor, cast(Any, torch.special).ndtri(below + uniform * (above - below)))
+    return (mean + std * quantile).exp()
+
+
+@typed
+def truncated_logit_normal_times(
+    uniform: Time, *, mean: float, std: float, low: float | Time = 0.0, high: float | Time = 1.0
+) -> Time:
+    """A logit-normal restricted to ``[low, high]``, by its inverse distribution function, ``[batch]``.
+
+    ``sigmoid(mean + std Phi^-1(Phi(a) + u (Phi(b) - Phi(a))))`` with ``a = (logit low - mean) / std``,
+    ``b = (logit high - mean) / std`` and ``u ~ U(0, 1)``. The ends may differ from sample to sample: terminal velocity
+    matching draws the length ``l`` of a jump first, then where it ends in ``[0, 1 - l]``.
+
+    Args:
+        uniform: draws ``u``, ``[batch]``.
+        mean: of the normal.
+        std: of the normal.
+        low: smallest time, a number or ``[batch]``, in [0, 1).
+        high: largest time, a number or ``[batch]``, in (0, 1].
+
+    Raises:
+        ConfigError: if the ends are numbers and ``0 <= low < high <= 1`` does not hold.
+
+    Source: lumalabs/tvm, ``TVMLoss.sample_ts`` (mean -0.4, std 1; lengths logit-normal with mean -0.8, std 1).
+
+    Example:
+        >>> u = torch.tensor([0.0, 1.0])
+        >>> truncated_logit_normal_times(u, mean=0.0, std=1.0, low=0.25, high=torch.tensor([0.5, 0.75]))
+        tensor([0.2500, 0.7500])
+    """
+    fixed = [end for end in (low, high) if not isinstance(end, Tensor)]
+    if not (all(0 <= end <= 1 for end in fixed) and (len(fixed) < 2 or fixed[0] < fixed[1])):
+        raise ConfigError(f"a logit-normal between {low} and {high}: expected 0 <= low < high <= 1")
+    ends = (end if isinstance(end, Tensor) else torch.full_like(uniform, end) for end in (low, high))
+    special = cast(Any, torch.special)
+    below, above = (special.ndtr((torch.logit(end) - mean) / std) for end in ends)
+    return (mean + std * cast(Tensor, special.ndtri(below + uniform * (above - below)))).sigmoid()
+
+
+def _normal_distribution(x: float) -> float:
+    return 0.5 * math.erfc(-x / math.sqrt(2))
+
+
+@typed
+def boundary_times(t: Time, mask: Bool[Tensor, "batch"], *, transition: float, margin: float = 1e-8) -> Time:
+    """``transition + margin`` where ``mask`` holds: samples that learn where a second stage meets the first.
+
+    Args:
+        t: times of the second stage, ``[batch]``, from ``transition`` up.
+        mask: which samples sit on the boundary, ``[batch]``, boolean; the released code takes
+            ``int(batch * 0.25)`` at random.
+        transition: where :func:`~onestep_core.flow.preconditioning.truncated` changes networks.
+        margin: how far inside; in float32 the released 1e-8 is nothing beside times near 1, and the transition
+            itself belongs to the second stage.
+
+    Source: Lee et al., Truncated Consistency Models, section 3, https://arxiv.org/abs/2410.14895; NVlabs/FastGen,
+    ``TCMModel.single_train_step``.
+
+    Example:
+        >>> boundary_times(torch.tensor([3.0, 5.0]), torch.tensor([True, False]), transition=1.0)
+        tensor([1., 5.])
+    """
+    return torch.where(mask, transition + margin, t)
+
+
+@typed
+def discretized_log_normal(
+    uniform: Time, grid: Float[Tensor, "points"], *, mean: float = -1.1, std: float = 2.0
+) -> Int[Tensor, "batch"]:
+    """Intervals of a grid, each as likely as a log-normal makes it, from ``u ~ U(0, 1)``, ``[batch]``.
+
+    Interval ``i`` lies between ``grid[i]`` and ``grid[i + 1]`` and has probability proportional to
+    ``|erf(x_i) - erf(x_(i+1))|``, ``x = (log grid - mean) / (sqrt(2) std)``. The pair is ``t, m = grid[i],
+    grid[i + 1]``.
+
+    Args:
+        uniform: draws, ``[batch]``.
+        grid: positive noise levels from the noise to the data, ``[points]``, decreasing, at least two:
+            ``karras_grid(n)[:-1]``.
+        mean: of the logarithm.
+        std: of the logarithm, positive.
+
+    Returns:
+        Indices from 0 to ``points - 2``, ``[batch]``.
+
+    Raises:
+        ConfigError: if there is no interval or ``std`` is not positive.
+
+    Source: Song and Dhariwal, Improved Techniques for Training Consistency Models, section 3.5 and table 1,
+    https://arxiv.org/abs/2310.14189 (there the grid increases).
+
+    Example:
+        >>> levels = torch.tensor([80.0, 1.0, 0.3, 0.002])
+        >>> discretized_log_normal(torch.tensor([0.0, 0.35, 0.999]), levels)
+        tensor([0, 1, 2])
+    """
+    if grid.shape[0] < 2 or not std > 0:
+        raise ConfigError(f"a grid of {grid.shape[0]} levels, std = {std}: expected at least two and a positive std")
+    below = cast(Tensor, cast(Any, torch.special).ndtr((grid.log() - mean) / std))
+    passed = (below[0] - below) / (below[0] - below[-1])
+    return (torch.searchsorted(passed, uniform.to(passed.dtype), right=True) - 1).clamp(0, grid.shape[0] - 2)
+
+
+def _checked(low: float, high: float, path: Path | None) -> None:
+    if not low <= high:
+        raise ConfigError(f"times between {low} and {high}: expected low <= high")
+    if path is None:
+        return
+    first, last = sorted((path.data_time, path.noise_time))
+    if low < first or high > last:
+        raise ConfigError(
+            f"times between {low} and {high} leave the path's range [{first}, {last}]: "
+            "narrow the draw or choose another path"
+        )
+
+
+def sample_uniform(
+    count: int,
+    *,
+    low: float = 0.0,
+    high: float = 1.0,
+    path: Path | None = None,
+    generator: torch.Generator | None = None,
+    device: Device = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Draw ``count`` times from ``U(low, high)``.
+
+    Args:
+        count: how many.
+        low: smallest time.
+        high: largest time.
+        path: where given, the range must lie inside the path's.
+        generator: source of randomness; torch's default one where ``None``.
+        device: of the result; must be the generator's.
+        dtype: of the result.
+
+    Raises:
+        ConfigError: if the range is empty or leaves the path's.
+
+    Example:
+        >>> sample_uniform(3, generator=torch.Generator().manual_seed(0)).shape
+        torch.Size([3])
+    """
+    _checked(low, high, path)
+    draw = torch.rand(count, generator=generator, device=device, dtype=dtype)
+    return uniform_times(draw, low=low, high=high)
+
+
+def sample_logit_normal(
+    count: int,
+    *,
+    mean: float = -0.4,
+    std: float = 1.0,
+    low: float = 0.0,
+    high: float = 1.0,
+    path: Path | None = None,
+    generator: torch.Generator | None = None,
+    device: Device = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Draw ``count`` times by :func:`logit_normal_times`. Arguments and errors as :func:`sample_uniform`.
+
+    Example:
+        >>> bool((sample_logit_normal(100) < 1).all())
+        True
+    """
+    _checked(low, high, path)
+    draw = torch.randn(count, generator=generator, device=device, dtype=dtype)
+    return logit_normal_times(draw, mean=mean, std=std, low=low, high=high)
+
+
+def sample_log_normal(
+    count: int,
+    *,
+    mean: float = -1.2,
+    std: float = 1.2,
+    low: float = 0.002,
+    high: float = 80.0,
+    path: Path | None = None,
+    generator: torch.Generator | None = None,
+    device: Device = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Draw ``count`` noise levels by :func:`truncated_log_normal_times`. Otherwise as :func:`sample_uniform`.
+
+    Example:
+        >>> bool((sample_log_normal(100) <= 80).all())
+        True
+    """
+    _checked(low, high, path)
+    draw = torch.rand(count, generator=generator, device=device, dtype=dtype)
+    return truncated_log_normal_times(draw, mean=mean, std=std, low=low, high=high).clamp(low, high)
