@@ -5,9 +5,10 @@
     python -m benchmarks.fields --device cuda # the same shapes on a GPU, with the time of the matrix products alone
 
 ``field``: attraction-repulsion with the Laplace kernel at three temperatures and softmax over both axes. Each field is
-scaled to unit root mean square, and the samples repel one another. ``batched``: the same in many small groups, the shape
-of an ImageNet training. ``of products``: the time divided by the time of the matrix products alone, in float32. On a GPU
-each call is timed twice: called from Python until the device has finished, and as a CUDA graph, without launch time.
+scaled to unit root mean square, and the samples repel one another. ``batched``: the same in many small groups, the
+shape of an ImageNet training. ``of products``: the time divided by the time of the matrix products alone, in float32.
+On a GPU each call is timed twice: called from Python until the device has finished, and as a CUDA graph, without launch
+time.
 """
 
 import argparse
@@ -66,7 +67,7 @@ def dense(x: Tensor, y: Tensor, extra: Tensor, *, lengths: tuple[float, ...]) ->
 
 
 def products(x: Tensor, y: Tensor, extra: Tensor, *, lengths: tuple[float, ...]) -> Tensor:
-    """The matrix products alone, with arbitrary values: a lower bound for every implementation that computes them all."""
+    """The matrix products alone, with arbitrary values: a lower bound for implementations that compute them all."""
     targets = torch.cat([x, extra, y], -2)
     affinity, found = x @ targets.mT, x
     for _ in lengths:
@@ -128,7 +129,7 @@ def call(rival: str, shape: str) -> Callable[[], Tensor]:
 
 
 def worst(shape: tuple[int, int, int, int, int]) -> float:
-    """Largest relative error in float32, compared with the dense form in float64; duplicates and one sample times 200."""
+    """Largest relative error in float32 against the dense form in float64; with duplicates and one sample times 200."""
     sets = clouds(shape)
     sets[1][..., :50, :] = sets[0][..., :50, :]
     sets[0][..., -1, :] *= 200
