@@ -132,17 +132,17 @@ def draw_picture(trails: dict[str, list[Tensor]], mixture: UnequalMixture, file:
 def draw_animation(trails: dict[str, list[Tensor]], mixture: UnequalMixture, file: str, *, frames: int = 50) -> None:
     data = mixture.sample(1000, generator=torch.Generator().manual_seed(1))
     figure = Figure(figsize=(9, 4.2), layout="constrained")
-    moving = []
+    drawn = []
     for axes, (name, trail) in zip(figure.subplots(1, len(trails)), trails.items(), strict=True):
         axes.scatter(*data.T, s=2, color="0.8")
-        moving.append((axes.scatter(*trail[0].T, s=2, color="tab:red"), trail))
+        drawn.append((axes.scatter(*trail[0].T, s=2, color="tab:red"), trail))
         axes.set(xlim=(-3.5, 3.5), ylim=(-2.5, 9.5), xticks=[], yticks=[], title=name)
 
     def show(frame: int) -> list[object]:
-        for points, trail in moving:
+        for points, trail in drawn:
             # More frames at the beginning, where the particles move most.
             points.set_offsets(trail[round((frame / (frames - 1)) ** 2 * (len(trail) - 1))].numpy())
-        return [points for points, _ in moving]
+        return [points for points, _ in drawn]
 
     FuncAnimation(figure, show, frames=frames).save(file, writer=PillowWriter(fps=12), dpi=80)
 
