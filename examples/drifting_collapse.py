@@ -94,7 +94,7 @@ def main() -> None:
     for name, result in results.items():
         print(f"{name}: held-out energy distance at the end: {result.numbers['energy'][-1][1]:.3f}")
         for monitor, update in alarms(result.numbers).items():
-            print(f"  threshold of {monitor}: {'not crossed' if update is None else f'crossed in update {update}'}")
+            print(f"  {monitor}: {'not crossed' if update is None else f'crossed in update {update}'}")
     draw_picture(results, arguments.file)
 
 
