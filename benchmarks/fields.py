@@ -1,13 +1,14 @@
-"""Drift fields at size, against the dense textbook form, that form compiled, and KeOps.
+"""Time and memory of large drift fields, compared with the dense textbook form, that form compiled, and KeOps.
 
-    python -m benchmarks.fields               # what a laptop bears in a minute
-    python -m benchmarks.fields --large       # the shapes of the targets, and memory up to 65,536 points
-    python -m benchmarks.fields --device cuda # the same shapes on a GPU, beside the products' own time
+    python -m benchmarks.fields               # small shapes; one minute on a laptop
+    python -m benchmarks.fields --large       # the shapes of the documentation, and memory up to 65,536 points
+    python -m benchmarks.fields --device cuda # the same shapes on a GPU, with the time of the matrix products alone
 
-``field``: attraction-repulsion under the Laplace kernel at three temperatures, softmax over both axes, each field
-at unit root mean square, samples repelling one another. ``batched``: the same in many small groups, the shape of an
-ImageNet training. ``of products`` is the ratio to the products of matrices alone, in float32. On a GPU a call is timed
-twice: from Python, until the device is done, and as a CUDA graph, which leaves out the time of launching.
+``field``: attraction-repulsion with the Laplace kernel at three temperatures and softmax over both axes. Each field is
+scaled to unit root mean square, and the samples repel one another. ``batched``: the same in many small groups, the
+shape of an ImageNet training. ``of products``: the time divided by the time of the matrix products alone, in float32.
+On a GPU each call is timed twice: called from Python until the device has finished, and as a CUDA graph, without launch
+time.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from benchmarks import harness
 from onestep_core import drift_field, laplace, multi_temperature, softmax_both
 
 TEMPERATURES = (0.02, 0.05, 0.2)
-"""In units of the typical distance of two points."""
+"""In units of the typical distance between two points."""
 SHAPES: dict[str, tuple[int, int, int, int, int]] = {
     # groups, samples, positives, extra negatives, channels
     "small": (1, 1024, 1024, 256, 256),
@@ -38,7 +39,7 @@ SHAPES: dict[str, tuple[int, int, int, int, int]] = {
 
 
 def clouds(shape: tuple[int, int, int, int, int], dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """Samples, positives and extra negatives: normal, the samples shifted."""
+    """Samples, positives and extra negatives, all normal; the samples are shifted by 0.1."""
     groups, *counts, channels = shape
     generator = torch.Generator().manual_seed(0)
     sets = [torch.randn(groups, count, channels, generator=generator) for count in counts]
@@ -47,7 +48,7 @@ def clouds(shape: tuple[int, int, int, int, int], dtype: torch.dtype = torch.flo
 
 
 def dense(x: Tensor, y: Tensor, extra: Tensor, *, lengths: tuple[float, ...]) -> Tensor:
-    """Algorithm A1 of the drifting paper as one writes it down, with matrices of affinities."""
+    """Algorithm A1 of the drifting paper, written directly, with matrices of affinities."""
     n, negatives = x.shape[-2], x.shape[-2] + extra.shape[-2]
     targets = torch.cat([x, extra, y], -2)
     distance = torch.cdist(x, targets)
@@ -66,7 +67,7 @@ def dense(x: Tensor, y: Tensor, extra: Tensor, *, lengths: tuple[float, ...]) ->
 
 
 def products(x: Tensor, y: Tensor, extra: Tensor, *, lengths: tuple[float, ...]) -> Tensor:
-    """The products of matrices alone, of any values: no form that makes them all can be faster."""
+    """The matrix products alone, with arbitrary values: a lower bound for implementations that compute them all."""
     targets = torch.cat([x, extra, y], -2)
     affinity, found = x @ targets.mT, x
     for _ in lengths:
@@ -75,7 +76,7 @@ def products(x: Tensor, y: Tensor, extra: Tensor, *, lengths: tuple[float, ...])
 
 
 def ours(x: Tensor, y: Tensor, extra: Tensor, *, lengths: tuple[float, ...]) -> Tensor:
-    """The library's field."""
+    """The field of this library."""
 
     def at(length: float) -> Any:
         return partial(drift_field, kernel=partial(laplace, temperature=length), coupling=softmax_both)
@@ -85,7 +86,7 @@ def ours(x: Tensor, y: Tensor, extra: Tensor, *, lengths: tuple[float, ...]) -> 
 
 
 def keops(x: Tensor, y: Tensor, extra: Tensor, *, lengths: tuple[float, ...]) -> Tensor:
-    """The same with KeOps' symbolic matrices; self pairs are masked by their indices."""
+    """The same field with KeOps' symbolic matrices; self pairs are masked by their indices."""
     from pykeops.torch import LazyTensor  # type: ignore[import-not-found]
 
     targets, n = torch.cat([x, extra, y]), len(x)
@@ -116,11 +117,11 @@ RIVALS: dict[str, Callable[..., Tensor]] = {
 }
 DEVICE = "cpu"
 PATIENCE = 180
-"""Seconds for a rival that compiles at its first call."""
+"""Time limit in seconds for an implementation that compiles at its first call."""
 
 
 def call(rival: str, shape: str) -> Callable[[], Tensor]:
-    """A rival on its inputs; one thread of control, without gradient."""
+    """An implementation with its inputs bound, without gradient."""
     sets = clouds(SHAPES[shape])
     typical = math.sqrt(2 * SHAPES[shape][-1])
     function = partial(RIVALS[rival], *sets, lengths=tuple(t * typical for t in TEMPERATURES))
@@ -128,7 +129,7 @@ def call(rival: str, shape: str) -> Callable[[], Tensor]:
 
 
 def worst(shape: tuple[int, int, int, int, int]) -> float:
-    """Largest error of our float32, against the dense form in float64, with duplicates and a sample 200 times away."""
+    """Largest relative error in float32 against the dense form in float64; with duplicates and one sample times 200."""
     sets = clouds(shape)
     sets[1][..., :50, :] = sets[0][..., :50, :]
     sets[0][..., -1, :] *= 200
@@ -138,7 +139,7 @@ def worst(shape: tuple[int, int, int, int, int]) -> float:
 
 
 def compare(shape: str, rivals: list[str], *, rounds: int) -> list[dict[str, Any]]:
-    """Time and memory of the rivals at one shape."""
+    """Time and memory of the implementations at one shape."""
     rows: list[dict[str, Any]] = []
     print(f"{shape}: {', '.join(rivals)}", flush=True)
     found = harness.interleaved({rival: call(rival, shape) for rival in rivals}, rounds=rounds)
@@ -152,7 +153,7 @@ def compare(shape: str, rivals: list[str], *, rounds: int) -> list[dict[str, Any
 
 
 def compare_on_device(shape: str, rivals: list[str], *, rounds: int) -> list[dict[str, Any]]:
-    """Time as called and as a graph, and memory, of the rivals at one shape on a CUDA device."""
+    """Time (called from Python, and as a graph) and memory of the implementations at one shape on a CUDA device."""
     calls = {rival: call(rival, shape) for rival in rivals}
     called = harness.interleaved(calls, rounds=rounds)
     replayed = harness.interleaved({name: harness.held(rival) for name, rival in calls.items()}, rounds=rounds)
@@ -193,21 +194,21 @@ def on_device(rounds: int) -> list[dict[str, Any]]:
 
 
 def able(rivals: list[str], shape: str) -> list[str]:
-    """Those that make one call at a small shape in a process of their own, in time; the others are named."""
+    """Those that finish one call at a small shape in a separate process within the time limit; prints the others."""
     found = []
     for name in rivals:
         try:
             harness.peak_memory("benchmarks.fields", name, shape, patience=PATIENCE)
             found.append(name)
         except subprocess.TimeoutExpired:
-            print(f"{name} is left out: not ready after {PATIENCE} s")
+            print(f"{name} is skipped: not ready after {PATIENCE} s")
         except subprocess.CalledProcessError as error:
-            print(f"{name} is left out: {error.stderr.strip().splitlines()[-1]}")
+            print(f"{name} is skipped: {error.stderr.strip().splitlines()[-1]}")
     return found
 
 
 def with_keops() -> list[dict[str, Any]]:
-    """At a size that it can bear; nothing where it does not work."""
+    """KeOps at a shape small enough for it; no rows if KeOps does not work here."""
     if not able(["keops"], "keops"):
         return []
     rivals = {name: call(name, "keops") for name in ("dense", "ours", "keops")}
@@ -217,10 +218,10 @@ def with_keops() -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--large", action="store_true", help="the shapes of the targets; minutes, and 2 GiB of memory")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--large", action="store_true", help="the large shapes; takes minutes and 2 GiB of memory")
+    parser.add_argument("--rounds", type=int, default=5, help="number of timed rounds")
+    parser.add_argument("--threads", type=int, default=2, help="number of CPU threads")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device to measure on")
     parser.add_argument("--measure", nargs=2, metavar=("RIVAL", "SHAPE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

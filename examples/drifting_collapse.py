@@ -1,12 +1,13 @@
-"""The released small temperatures on raw pixels, and which monitor sees the collapse first.
+"""The paper's small temperatures collapse on raw pixels, and one monitor shows it early.
 
     python examples/drifting_collapse.py collapse.png
 
-Two equal networks learn the digits, half a minute on one core: one along the released field, whose temperatures are
-0.02, 0.05 and 0.2 of the mean distance, one by mean shift at a temperature of the data's size. In 64 dimensions nearly
-all distances are alike, so at a small temperature a sample feels the nearest few of its positives and only the floor
-under the affinities, a pull towards the mean of the class, is left of the others. The released loss falls a little, as
-if all were well. Each monitor raises an alarm at a fixed threshold, which the second network never crosses.
+Two equal networks are trained on the digits, for half a minute on one core. The first follows the field of the released
+code, with temperatures of 0.02, 0.05 and 0.2 of the mean distance. The second follows a mean shift field with a
+temperature of the size of the data. In 64 dimensions, nearly all distances are similar. At a small temperature, only a
+few nearest positives act on a sample. All other positives act only through the floor of the affinities, which pulls the
+sample towards the mean of its class. The loss of the first network falls a little, so the loss does not show the
+collapse. Each monitor has a fixed threshold. The second network crosses none of them.
 """
 
 import argparse
@@ -27,7 +28,7 @@ RUNS = {
 
 
 class Trained(NamedTuple):
-    """Numbers by name, each a list of (update, value), and one sample of every class, eight times."""
+    """Logged numbers by name, each a list of (update, value), and eight samples of every class."""
 
     numbers: dict[str, list[tuple[int, float]]]
     images: Tensor
@@ -54,19 +55,19 @@ def _first(values: list[tuple[int, float]], alarming: list[bool]) -> int | None:
 
 
 def alarms(numbers: dict[str, list[tuple[int, float]]]) -> dict[str, int | None]:
-    """The update in which each monitor first crosses its threshold, or ``None``."""
+    """The first update in which each monitor crosses its threshold, or ``None``."""
     felt, saturated, spread, loss = (numbers[name] for name in ("felt", "saturated", "spread", "loss"))
     widest, spreads = 0.0, []
     for _, value in spread:
         widest = max(widest, value)
         spreads.append(value < 0.75 * widest)
     return {
-        f"felt: fewer than {POSITIVES // 8} of {POSITIVES} positives": _first(
+        f"felt: effective number of positives below {POSITIVES // 8} of {POSITIVES}": _first(
             felt, [v < POSITIVES / 8 for _, v in felt]
         ),
-        "spread within a class: below 3/4 of its largest": _first(spread, spreads),
-        "saturated: a tenth feels one positive alone": _first(saturated, [v > 0.1 for _, v in saturated]),
-        "loss: up by a half": _first(loss, [v > 1.5 * loss[0][1] for _, v in loss]),
+        "spread: spread within a class below 3/4 of its largest value": _first(spread, spreads),
+        "saturated: more than 0.1 of the samples": _first(saturated, [v > 0.1 for _, v in saturated]),
+        "loss: above 1.5 times its first value": _first(loss, [v > 1.5 * loss[0][1] for _, v in loss]),
     }
 
 
@@ -80,20 +81,20 @@ def draw_picture(results: dict[str, Trained], file: str) -> None:
             axes.set_ylim(bottom=0)
         picture = result.images.reshape(10, 8, 8, 8).permute(1, 2, 0, 3).reshape(64, 80).numpy()
         row[-1].imshow(picture, cmap="gray", vmin=-1, vmax=1)
-        row[-1].set(title="a class a column", xticks=[], yticks=[])
+        row[-1].set(title="one class per column", xticks=[], yticks=[])
     figure.savefig(file, dpi=80)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("file", help="where the picture goes, for example collapse.png")
-    parser.add_argument("--steps", type=int, default=240, help="updates of each network")
+    parser.add_argument("file", help="file of the picture, for example collapse.png")
+    parser.add_argument("--steps", type=int, default=240, help="number of training updates of each network")
     arguments = parser.parse_args()
     results = {name: train(name, steps=arguments.steps) for name in RUNS}
     for name, result in results.items():
-        print(f"{name}: held-out energy distance {result.numbers['energy'][-1][1]:.3f} at the end")
+        print(f"{name}: held-out energy distance at the end: {result.numbers['energy'][-1][1]:.3f}")
         for monitor, update in alarms(result.numbers).items():
-            print(f"  {monitor}: {'no alarm' if update is None else f'alarm in update {update}'}")
+            print(f"  {monitor}: {'not crossed' if update is None else f'crossed in update {update}'}")
     draw_picture(results, arguments.file)
 
 

@@ -1,12 +1,13 @@
-"""Class-conditional digits with guidance, drifting in pixels and in a random frozen encoder's features.
+"""Class-conditional digits with guidance, by drifting in pixels and in the features of a random frozen encoder.
 
     python examples/drifting_digits.py digits.png
 
-One minute on one core. Each network takes noise, a class and a guidance scale, and makes a digit in one evaluation; the
-scale is drawn anew for every class in every update and chosen freely at sampling. The encoder is a convolutional
-network that nobody trained: an update with it costs about three times as much. Its features are joined to the pixels,
-and every feature has a drift of its own. Rows are scales; the noise of a column is the same in every row. Digits
-of different classes hardly resemble one another, so the scale changes little (see ``guidance_deficit``).
+The example runs for one minute on one core. Each network maps noise, a class and a guidance scale to a digit in one
+evaluation. In training, the scale is drawn for every class in every update. At sampling, you choose it. The encoder is
+a convolutional network with random weights; an update with it costs about three times as much. Its features are used
+beside the pixels, and every feature has its own drift field. Each row of the picture is one scale. The noise of a
+column is the same in every row. Digits of different classes are very different, so the scale changes little (see
+``guidance_deficit``).
 """
 
 import argparse
@@ -42,7 +43,7 @@ def train(encoder: str, *, steps: int, seed: int = 0) -> Run:
 
 
 def samples(run: Run, *, each: int = 3) -> dict[float, Tensor]:
-    """``each`` images of every digit at every scale, from the same noise."""
+    """``each`` images of every digit at every scale, with the same noise."""
     labels = torch.arange(10).repeat_interleave(each)
     return {
         alpha: run.guided(alpha).samples(len(labels), generator=torch.Generator().manual_seed(1), labels=labels)[0]
@@ -62,8 +63,10 @@ def draw_picture(drawn: dict[str, dict[float, Tensor]], file: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("file", help="where the picture goes, for example digits.png")
-    parser.add_argument("--steps", type=int, default=600, help="updates in pixels; half of them with the encoder")
+    parser.add_argument("file", help="file of the picture, for example digits.png")
+    parser.add_argument(
+        "--steps", type=int, default=600, help="number of training updates in pixels; with the encoder, half as many"
+    )
     arguments = parser.parse_args()
     runs = {
         "pixels": train("pixels", steps=arguments.steps),

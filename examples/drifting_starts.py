@@ -1,13 +1,14 @@
-"""Particles that follow a drift field from three starts, as a picture and an animation.
+"""Particles that follow a drift field from three initialisations, as a picture and an animation.
 
     python examples/drifting_starts.py starts.png --gif starts.gif
     python examples/drifting_starts.py fine.png --field "mean-shift, fine"
 
-No network: 400 particles move along the field that they and fresh data make, some seconds on one core. They start
-between the two modes, far away, or collapsed inside one. A field whose temperature falls from the size of the whole law
-to that of a mode brings every start home, with the right share in each mode. A fine temperature alone does not: a
-particle in one mode hardly feels the other, so the shares stay as they were. The released temperatures, small and
-without end in their normalisation, let the particles collapse.
+There is no network: 400 particles move along the field that the particles and fresh data define. This takes some
+seconds on one core. The particles start between the two modes, far away, or collapsed inside one mode. A field whose
+temperature falls from the size of the data to the size of one mode converges from every initialisation, with the right
+mass in each mode. With a small constant temperature the field does not converge: particles in one mode hardly interact
+with the other mode, so the mode masses do not change. With the temperatures of the released code (small, and with
+normalised forces) the particles collapse.
 """
 
 import argparse
@@ -30,7 +31,7 @@ LAWS = {"bimodal": UnequalMixture(first_weight=0.5), "unequal": UnequalMixture(f
 
 
 class Motion(NamedTuple):
-    """A field as a function of progress, 0 to 1, and the length of a step along it."""
+    """A field as a function of the progress, from 0 to 1, and the step size."""
 
     field: Callable[[float], Field]
     step: float
@@ -50,7 +51,7 @@ def _sinkhorn(temperature: float) -> Field:
 
 
 def falling(field: Callable[[float], Field], *, first: float = 2.0, last: float = 0.15) -> Callable[[float], Field]:
-    """Geometrically from ``first`` to ``last`` over four fifths of the way, then at ``last``."""
+    """The temperature falls geometrically from ``first`` to ``last`` in 4/5 of the updates, then is constant."""
     return lambda progress: field(first * (last / first) ** min(1.0, progress / 0.8))
 
 
@@ -74,13 +75,13 @@ def starts(count: int, generator: torch.Generator) -> dict[str, Tensor]:
 
 
 def evolve(
-    x: Tensor, law: UnequalMixture, motion: Motion, *, updates: int, positives: int, generator: torch.Generator
+    x: Tensor, mixture: UnequalMixture, motion: Motion, *, updates: int, positives: int, generator: torch.Generator
 ) -> list[Tensor]:
-    """The particles before every update and at the end; the last fifth of the steps shrinks to nothing."""
+    """The particles before every update and at the end. The step size falls to zero in the last fifth of them."""
     trail = [x]
     for update in range(updates):
         progress = update / updates
-        drift = motion.field(progress)(x, law.sample(positives, generator=generator))
+        drift = motion.field(progress)(x, mixture.sample(positives, generator=generator))
         unit = x.norm() / drift.samples.norm()
         x = x + motion.step * min(1.0, 5 * (1 - progress)) * unit * drift.field
         trail.append(x)
@@ -88,7 +89,7 @@ def evolve(
 
 
 class Outcome(NamedTuple):
-    """Total variation of the mode masses, and the worse mode's score."""
+    """The total variation of the mode masses, and the larger of the two modes' scores."""
 
     masses: float
     score: float
@@ -98,25 +99,25 @@ class Outcome(NamedTuple):
         return self.masses <= 0.05 and self.score <= 0.05
 
 
-def outcome(x: Tensor, law: UnequalMixture) -> Outcome:
-    reference = toy_reference(law, generator=torch.Generator().manual_seed(9), count=4000, draws=2)
-    nearest = torch.cdist(x, law.means).argmin(1)
-    return Outcome(float(mode_mass_error(nearest, law.weights)), max(mode_scores(x, reference)))
+def outcome(x: Tensor, mixture: UnequalMixture) -> Outcome:
+    reference = toy_reference(mixture, generator=torch.Generator().manual_seed(9), count=4000, draws=2)
+    nearest = torch.cdist(x, mixture.means).argmin(1)
+    return Outcome(float(mode_mass_error(nearest, mixture.weights)), max(mode_scores(x, reference)))
 
 
 def run(
-    motion: Motion, law: UnequalMixture, *, particles: int, updates: int, positives: int, seed: int
+    motion: Motion, mixture: UnequalMixture, *, particles: int, updates: int, positives: int, seed: int
 ) -> dict[str, list[Tensor]]:
-    """The trail from every start."""
+    """The particles of all updates, for every initialisation."""
     generator = torch.Generator().manual_seed(seed)
     return {
-        name: evolve(x, law, motion, updates=updates, positives=positives, generator=generator)
+        name: evolve(x, mixture, motion, updates=updates, positives=positives, generator=generator)
         for name, x in starts(particles, generator).items()
     }
 
 
-def draw_picture(trails: dict[str, list[Tensor]], law: UnequalMixture, file: str) -> None:
-    data = law.sample(1000, generator=torch.Generator().manual_seed(1))
+def draw_picture(trails: dict[str, list[Tensor]], mixture: UnequalMixture, file: str) -> None:
+    data = mixture.sample(1000, generator=torch.Generator().manual_seed(1))
     shares = (0.0, 0.05, 0.15, 0.4, 1.0)
     figure = Figure(figsize=(12, 8), layout="constrained")
     for row, (name, trail) in zip(figure.subplots(len(trails), len(shares)), trails.items(), strict=True):
@@ -128,48 +129,48 @@ def draw_picture(trails: dict[str, list[Tensor]], law: UnequalMixture, file: str
     figure.savefig(file, dpi=100)
 
 
-def draw_animation(trails: dict[str, list[Tensor]], law: UnequalMixture, file: str, *, frames: int = 50) -> None:
-    data = law.sample(1000, generator=torch.Generator().manual_seed(1))
+def draw_animation(trails: dict[str, list[Tensor]], mixture: UnequalMixture, file: str, *, frames: int = 50) -> None:
+    data = mixture.sample(1000, generator=torch.Generator().manual_seed(1))
     figure = Figure(figsize=(9, 4.2), layout="constrained")
-    moving = []
+    drawn = []
     for axes, (name, trail) in zip(figure.subplots(1, len(trails)), trails.items(), strict=True):
         axes.scatter(*data.T, s=2, color="0.8")
-        moving.append((axes.scatter(*trail[0].T, s=2, color="tab:red"), trail))
+        drawn.append((axes.scatter(*trail[0].T, s=2, color="tab:red"), trail))
         axes.set(xlim=(-3.5, 3.5), ylim=(-2.5, 9.5), xticks=[], yticks=[], title=name)
 
     def show(frame: int) -> list[object]:
-        for points, trail in moving:
-            # More frames early, where more happens.
+        for points, trail in drawn:
+            # More frames at the beginning, where the particles move most.
             points.set_offsets(trail[round((frame / (frames - 1)) ** 2 * (len(trail) - 1))].numpy())
-        return [points for points, _ in moving]
+        return [points for points, _ in drawn]
 
     FuncAnimation(figure, show, frames=frames).save(file, writer=PillowWriter(fps=12), dpi=80)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("file", help="where the picture goes, for example starts.png")
-    parser.add_argument("--gif", help="where the animation goes; none without it")
-    parser.add_argument("--field", choices=MOTIONS, default="attraction-repulsion, falling")
-    parser.add_argument("--law", choices=LAWS, default="unequal")
-    parser.add_argument("--particles", type=int, default=400)
-    parser.add_argument("--updates", type=int, default=150)
+    parser.add_argument("file", help="file of the picture, for example starts.png")
+    parser.add_argument("--gif", help="file of the animation; without this option there is none")
+    parser.add_argument("--field", choices=MOTIONS, default="attraction-repulsion, falling", help="field, temperatures")
+    parser.add_argument("--mixture", choices=LAWS, default="unequal", help="distribution of the data")
+    parser.add_argument("--particles", type=int, default=400, help="number of particles")
+    parser.add_argument("--updates", type=int, default=150, help="number of updates of the particles")
     arguments = parser.parse_args()
-    law = LAWS[arguments.law]
+    mixture = LAWS[arguments.mixture]
     trails = run(
         MOTIONS[arguments.field],
-        law,
+        mixture,
         particles=arguments.particles,
         updates=arguments.updates,
         positives=arguments.particles,
         seed=0,
     )
     for name, trail in trails.items():
-        found = outcome(trail[-1], law)
-        print(f"{name}: masses off by {found.masses:.3f}, worse mode's score {found.score:.3f}")
-    draw_picture(trails, law, arguments.file)
+        found = outcome(trail[-1], mixture)
+        print(f"{name}: error of the mode masses {found.masses:.3f}, largest score of a mode {found.score:.3f}")
+    draw_picture(trails, mixture, arguments.file)
     if arguments.gif:
-        draw_animation(trails, law, arguments.gif)
+        draw_animation(trails, mixture, arguments.gif)
 
 
 if __name__ == "__main__":

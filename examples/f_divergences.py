@@ -1,12 +1,13 @@
-"""Modes lost and won back under each f-divergence: a picture.
+"""Modes lost and found again under each f-divergence: a picture.
 
     python examples/f_divergences.py f_divergences.png
 
-Two modes of masses 0.3 and 0.7 are the data. A generator that knows only the right one is trained by distribution
-matching, once for every divergence, for two or three seconds each on one core. Nothing else is learnt: the real score
-is the exact one of the mixture, and the samples' law is the batch itself with the noise around it, which gives the fake
-score and the ratio of densities, so what differs is the divergence. Scores are compared at small noise alone, up to
-``LATEST``: beyond it the noised modes merge, and every divergence finds the other one.
+The data are two modes of masses 0.3 and 0.7. A generator that starts with only the right mode is trained by
+distribution matching, once for every divergence. Each training takes two or three seconds on one core. No other network
+is trained: the real score is the exact score of the mixture, and the distribution of the noised samples is computed
+from the batch itself. It gives the fake score and the density ratio. So only the divergence differs. Scores are
+compared at small noise only, up to ``LATEST``: at larger noise the noised modes merge, and every divergence finds the
+other mode.
 """
 
 import argparse
@@ -34,7 +35,7 @@ DIVERGENCES: dict[str, Divergence] = {
     "Jeffreys": one.jeffreys,
     "forward KL": one.forward_kl,
 }
-"""From those that seek modes to those that cover them."""
+"""Ordered from mode-seeking to mode-covering."""
 
 
 class Result(NamedTuple):
@@ -45,7 +46,7 @@ class Result(NamedTuple):
 
 
 def samples_log_density(z: Tensor, samples: Tensor, t: Tensor) -> Tensor:
-    """The density of the noised samples, in the plane: a Gaussian around each, as wide as the noise."""
+    """The log-density of the noised samples in 2-D: one Gaussian per sample, as wide as the noise."""
     alpha, sigma = (c[:, None] for c in PATH.coefficients(t))
     squares = (z[:, None] - alpha[:, :, None] * samples).square().sum(2)
     return (
@@ -64,7 +65,7 @@ def train(divergence: Divergence, *, steps: int, seed: int = 0, batch: int = 128
     right = DATA.means[1].float()
 
     def generate(noise: Tensor) -> Tensor:
-        """Before the first update: the right mode, and nothing of the left one."""
+        """Before the first update: samples of the right mode only."""
         return right + 0.3 * noise + network(noise)
 
     optimiser = torch.optim.Adam(network.parameters(), lr=2e-3)
@@ -94,14 +95,14 @@ def draw_picture(results: dict[str, Result], file: str) -> None:
     figure = Figure(figsize=(13, 6), layout="constrained")
     axes = figure.subplots(2, 4).flatten()
     x = torch.linspace(-3, 3, 241)
-    grid, still = torch.stack([x, 0 * x], 1), torch.zeros(len(x))
-    # Along the axis the two coordinates are independent: the marginal is the density over that of the other.
-    density = DATA.log_density(grid, still, path=PATH).exp() * 0.3 * math.sqrt(2 * math.pi)
+    grid, clean = torch.stack([x, 0 * x], 1), torch.zeros(len(x))
+    # The coordinates are independent: the marginal is this density divided by the second coordinate's density at 0.
+    density = DATA.log_density(grid, clean, path=PATH).exp() * 0.3 * math.sqrt(2 * math.pi)
     for axis, (name, result) in zip(axes, results.items(), strict=False):
         axis.hist(result.samples[:, 0], bins=torch.linspace(-3, 3, 81).tolist(), density=True, alpha=0.6)
         axis.plot(x, density, color="black", linewidth=1)
         left = float((result.samples[:, 0] < 0).float().mean())
-        axis.set(title=f"{name}: left {left:.2f} of 0.30", ylim=(0, 1.6), yticks=[])
+        axis.set(title=f"{name}: left {left:.2f} (data 0.30)", ylim=(0, 1.6), yticks=[])
     for name, result in results.items():
         axes[-1].plot([10 * (k + 1) for k in range(len(result.masses))], result.masses, label=name, linewidth=1)
     axes[-1].axhline(0.3, color="black", linewidth=1)
@@ -112,8 +113,8 @@ def draw_picture(results: dict[str, Result], file: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("file", help="where the picture goes, for example f_divergences.png")
-    parser.add_argument("--steps", type=int, default=400, help="updates of each generator")
+    parser.add_argument("file", help="file of the picture, for example f_divergences.png")
+    parser.add_argument("--steps", type=int, default=400, help="number of training updates of each generator")
     arguments = parser.parse_args()
     results = {name: train(divergence, steps=arguments.steps) for name, divergence in DIVERGENCES.items()}
     for name, result in results.items():

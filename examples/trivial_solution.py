@@ -2,11 +2,12 @@
 
     python examples/trivial_solution.py trivial_solution.png
 
-Two equal networks are trained by consistency training on two modes on a line, for some seconds on one core. The loss
-compares a network with its own moving average at a neighbouring time, so a constant has none. The first network is
-free to become one, and nearly does: all noise is sent to one place, which the seed decides and not the data, at a loss
-far below the other's. Nothing holds that place, and it drifts. The second network is the identity at the data end
-whatever its weights are (``flow.consistency``), which a constant is not: it learns the two modes.
+Two equal networks are trained by consistency training on two modes in one dimension, for some seconds on one core. The
+loss compares a network with its own moving average at a neighbouring time. Therefore a constant function has zero loss.
+The first network may become constant, and it nearly does: it maps all noise to one place, and its loss is far smaller
+than the loss of the second network. This place depends on the seed and not on the data, and it drifts during training.
+The second network is the identity at the data end for all weights (``flow.consistency``). A constant function is not,
+so the network learns the two modes.
 """
 
 import argparse
@@ -31,7 +32,7 @@ def draw(count: int, generator: torch.Generator) -> Tensor:
 
 
 class Result(NamedTuple):
-    """What a trained network does: losses, its function at several times, one-step samples."""
+    """Results of a training: losses, the network's function at several times, one-step samples."""
 
     losses: list[float]
     curves: dict[float, Tensor]
@@ -100,15 +101,15 @@ def draw_picture(results: dict[str, Result], file: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("file", help="where the picture goes, for example trivial_solution.png")
-    parser.add_argument("--steps", type=int, default=1200, help="training steps of each network")
+    parser.add_argument("file", help="file of the picture, for example trivial_solution.png")
+    parser.add_argument("--steps", type=int, default=1200, help="number of training updates of each network")
     arguments = parser.parse_args()
     results = {
         "free network": train(boundary=False, steps=arguments.steps),
         "with boundary condition": train(boundary=True, steps=arguments.steps),
     }
     for name, result in results.items():
-        print(f"{name}: last loss {result.losses[-1]:.3g}, std of samples {float(result.samples.std()):.3g}")
+        print(f"{name}: final loss {result.losses[-1]:.3g}, std of samples {float(result.samples.std()):.3g}")
     draw_picture(results, arguments.file)
 
 
