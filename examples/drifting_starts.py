@@ -24,7 +24,7 @@ from torch import Tensor
 from onestep_adapters.data import UnequalMixture
 from onestep_adapters.metrics import mode_scores, toy_reference
 from onestep_core import drift_field, laplace, mean_shift_field, released_drift, sinkhorn, softmax_both
-from onestep_core.evidence import mode_mass_error
+from onestep_core.diagnostics import mode_mass_error
 from onestep_core.protocols import Field
 
 LAWS = {"bimodal": UnequalMixture(first_weight=0.5), "unequal": UnequalMixture(first_weight=0.3)}

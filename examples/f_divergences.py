@@ -20,13 +20,13 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import onestep_core as one
-from onestep_core.evidence import GaussianMixture
-from onestep_core.objectives import Divergence
+from onestep_core.diagnostics import GaussianMixture
+from onestep_core.fields import FDivergence
 
 PATH = one.Linear()
 LATEST = 0.55
 DATA = GaussianMixture.isotropic([0.3, 0.7], [[-1.5, 0.0], [1.5, 0.0]], 0.3)
-DIVERGENCES: dict[str, Divergence] = {
+DIVERGENCES: dict[str, FDivergence] = {
     "Neyman": one.neyman,
     "softened reverse KL": one.softened_reverse_kl,
     "reverse KL": one.reverse_kl,
@@ -56,7 +56,7 @@ def samples_log_density(z: Tensor, samples: Tensor, t: Tensor) -> Tensor:
     )
 
 
-def train(divergence: Divergence, *, steps: int, seed: int = 0, batch: int = 128) -> Result:
+def train(divergence: FDivergence, *, steps: int, seed: int = 0, batch: int = 128) -> Result:
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     network = nn.Sequential(nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 2))

@@ -26,7 +26,7 @@ from onestep_adapters.recipes.straight import PATH
 from onestep_adapters.samplers import sample_ode
 from onestep_core import continuous_consistency_regression, euler, trigflow
 from onestep_core.errors import ConfigError
-from onestep_core.evidence import GaussianMixture
+from onestep_core.diagnostics import GaussianMixture
 
 TINY = Network("mlp", width=8, depth=1)
 STUDENTS = [

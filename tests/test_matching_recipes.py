@@ -28,7 +28,7 @@ from onestep_adapters.samplers import backward_simulation, consistency_multistep
 from onestep_adapters.training import CheckpointError, save_checkpoint
 from onestep_core import denoiser_from_velocity, f_divergence_scale
 from onestep_core.errors import ConfigError
-from onestep_core.evidence import calibration
+from onestep_core.diagnostics import calibration
 from onestep_core.flow import renoise_clean
 
 TINY = Network("mlp", width=8, depth=1)

@@ -29,7 +29,7 @@ from onestep_adapters.samplers import (
 from onestep_adapters.testing import strategies
 from onestep_core import flow, objectives, regression
 from onestep_core.errors import ConfigError
-from onestep_core.evidence import GaussianMixture
+from onestep_core.diagnostics import GaussianMixture
 from onestep_core.flow.ratios import time_at
 from onestep_core.shapes import expand_like, per_sample, per_sample_mean
 from tests.cases import PATHS as ALL_PATHS
@@ -287,7 +287,7 @@ def test_churn_keeps_the_law_up_to_the_steps_error():
 def test_churn_raises_the_noise_ratio_within_its_limits(path):
     """By ``min(churn / steps, sqrt(2) - 1)``; the added noise has the scale asked for."""
     times = at_ratios(path, 4.0, 2.0, 0.5)
-    up = flow.raised(times, growth=0.25, path=path, low=1.0, high=3.0)
+    up = flow.times_with_more_noise(times, growth=0.25, path=path, low=1.0, high=3.0)
     torch.testing.assert_close(flow.noise_ratio(up, path=path), torch.tensor([4.0, 2.5, 0.5], dtype=F64))
     seen = []
 
@@ -370,10 +370,10 @@ def test_the_limits_of_gamma(path):
 
 def test_the_floor_of_gamma_is_the_released_or_the_textbook_one():
     path, times = flow.VarianceExploding(0.002, 80.0), torch.tensor([5.0], dtype=F64)
-    released, textbook = flow.lowered(times, gamma=0.6, path=path), flow.lowered(times, gamma=0.6, path=path, floor=0.0)
+    released, textbook = flow.times_with_less_noise(times, gamma=0.6, path=path), flow.times_with_less_noise(times, gamma=0.6, path=path, floor=0.0)
     assert released.item() == pytest.approx(0.8 * (5 - 0.002) + 0.002)
     assert textbook.item() == pytest.approx(4.0)
-    assert flow.lowered(times, gamma=1.0, path=path).item() == pytest.approx(0.002)
+    assert flow.times_with_less_noise(times, gamma=1.0, path=path).item() == pytest.approx(0.002)
 
 
 @each_path
@@ -384,7 +384,7 @@ def test_ancestral_is_a_ddim_step_below_and_noise_back_up(path):
     times, eta = at_ratios(path, *values), 0.7
     landings = torch.cat(
         [
-            flow.lowered(then[None], gamma=eta * math.sqrt(1 - (b / a) ** 2), path=path, floor=0.0)
+            flow.times_with_less_noise(then[None], gamma=eta * math.sqrt(1 - (b / a) ** 2), path=path, floor=0.0)
             for a, b, then in zip(values, values[1:], times[1:], strict=False)
         ]
     )
@@ -468,7 +468,7 @@ def test_the_loss_of_a_raw_network_is_the_weighted_loss_of_its_denoiser():
     torch.testing.assert_close(inside, outside * unit)
     soft = regression.soft_min_snr(sigma, sigma_data=0.5) / unit
     torch.testing.assert_close(soft, (sigma * 0.5) ** 2 / (sigma**2 + 0.25) ** 2)
-    torch.testing.assert_close(regression.inverse_variance(sigma) / unit, 0.25 / (sigma**2 + 0.25))
+    torch.testing.assert_close(regression.snr(sigma, path=flow.VarianceExploding()) / unit, 0.25 / (sigma**2 + 0.25))
 
 
 # Evaluations, noise, gradients.
@@ -674,10 +674,10 @@ def test_missing_noise_is_refused(name):
     ("make", "message"),
     [
         (lambda z: gamma_multistep(None_, z, TIMES, path=LINE, noise=standard_normal(), gamma=1.5), "gamma = 1.5"),
-        (lambda z: flow.lowered(torch.ones(1), gamma=-0.1, path=LINE), "gamma = -0.1"),
-        (lambda z: flow.lowered(torch.ones(1), gamma=0.5, path=LINE, floor=-1.0), "floor = -1"),
-        (lambda z: flow.raised(torch.ones(1), growth=-1.0, path=LINE), "growth = -1"),
-        (lambda z: flow.raised(torch.ones(1), growth=1.0, path=LINE, low=2.0, high=1.0), "low <= high"),
+        (lambda z: flow.times_with_less_noise(torch.ones(1), gamma=-0.1, path=LINE), "gamma = -0.1"),
+        (lambda z: flow.times_with_less_noise(torch.ones(1), gamma=0.5, path=LINE, floor=-1.0), "floor = -1"),
+        (lambda z: flow.times_with_more_noise(torch.ones(1), growth=-1.0, path=LINE), "growth = -1"),
+        (lambda z: flow.times_with_more_noise(torch.ones(1), growth=1.0, path=LINE, low=2.0, high=1.0), "low <= high"),
         (lambda z: sample_denoiser(None_, z, TIMES, path=LINE, churn=-4.0), "growth = -1"),
         (lambda z: sample_ancestral(None_, z, TIMES, path=LINE, noise=standard_normal(), eta=-1.0), "eta = -1"),
         (lambda z: flow.clamped(None_, low=1.0, high=1.0), "low < high"),

@@ -102,8 +102,8 @@ PRESETS = (
         "velocity, many steps: the baseline",
         IMAGE_TEACHER,
         POINT_TEACHER,
-        "Sampled in 50 Heun steps of two evaluations. Half of the times are uniform, half logit-normal. More channels or "
-        "twice the updates lower the validation split's 1-NN accuracy a little and make the demo longer than five "
-        "minutes.",
+        "Sampled in 50 Heun steps of two evaluations. Half of the times are uniform, half logit-normal. More "
+        "channels or twice the updates lower the validation split's 1-NN accuracy a little and make the demo longer "
+        "than five minutes.",
     ),
 )

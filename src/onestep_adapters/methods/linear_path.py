@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from onestep_adapters.networks import as_velocity
 from onestep_adapters.samplers import consistency_multistep
-from onestep_core import Linear, between, denoiser_from_velocity, heun
+from onestep_core import Linear, denoiser_from_velocity, heun, time_between
 from onestep_core.flow.paths import prior_state
 from onestep_core.protocols import ConsistencyFunction, Path, Velocity
 
@@ -48,7 +48,7 @@ def solved(velocity: Velocity, z: Tensor, t: Tensor, m: Tensor, *, steps: int) -
         >>> solved(lambda z, t: 2 * z, z, t, m, steps=1)
         tensor([[0.5000, 0.5000]])
     """
-    times = [between(t, m, share=i / steps) for i in range(steps + 1)]
+    times = [time_between(t, m, share=i / steps) for i in range(steps + 1)]
     for start, stop in pairwise(times):
         z = heun(velocity, z, start, stop)
     return z

@@ -68,7 +68,7 @@ class Context:
 
 @attrs.frozen
 class Method(ABC):
-    """Options of a method. A class of your own with these members trains, samples and reports like the built-in ones."""
+    """Options of a method. A subclass of your own trains, samples and is reported like the built-in ones."""
 
     training: Training = Training()
     network: Network = Network()
@@ -78,7 +78,8 @@ class Method(ABC):
     teacher_from: ClassVar[str] = ""
     """Another teacher than that of ``teacher``'s options: a run folder, or ``"exact"``; empty for none."""
     monitors: ClassVar[tuple[str, ...]] = ()
-    """Logged numbers that the training display shows instead of the loss, where the loss says nothing about progress."""
+    """Logged numbers that the training display shows instead of the loss, where the loss says nothing about
+    progress."""
 
     @property
     def evaluations(self) -> int:
@@ -119,7 +120,7 @@ class Method(ABC):
     def sample(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
         """Samples from standard normal noise ``[count, *shape]``, of the classes ``labels`` ``[count]``."""
 
-    def check_teacher(self, teacher: Teacher) -> None:
+    def check_teacher(self, teacher: Teacher) -> None:  # noqa: B027
         """Refuse a teacher that this method cannot use.
 
         Raises:

@@ -17,8 +17,8 @@ from onestep_core.errors import ConfigError
 from onestep_core.validators import count, not_negative, positive, share
 
 Distance = Literal["squared", "l2"]
-"""Distance of a prediction and its target. squared: the mean square, minimised by the mean. l2: the Euclidean norm, which
-gives large errors less weight."""
+"""Distance of a prediction and its target. squared: the mean square, minimised by the mean. l2: the Euclidean norm,
+which gives large errors less weight."""
 
 DISTANCES = {"squared": mse, "l2": l2}
 """The distances by name."""
@@ -40,7 +40,8 @@ class Network:
     depth: int = attrs.field(default=3, validator=positive)
     """Number of residual blocks."""
     max_frequency: float = attrs.field(default=16.0, validator=positive)
-    """Largest angular frequency of the time embedding, in radians per unit of time; it bounds the derivative in time."""
+    """Largest angular frequency of the time embedding, in radians per unit of time; it bounds the derivative in
+    time."""
     fourier: int = attrs.field(default=0, validator=count)
     """Number of random Fourier features of the sample, added to the input (mlp only); 0: none."""
     condition: int = attrs.field(default=1, validator=[count, positive])

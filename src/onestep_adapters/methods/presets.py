@@ -25,13 +25,13 @@ class Preset(NamedTuple):
 IMAGE_NETWORK = Network("conv", width=32, depth=3)
 """Small images."""
 WIDE_IMAGE_NETWORK = Network("conv", width=32, depth=3, condition=4)
-"""With a wider embedding. On the validation split it is better for the baseline, for most methods that learn from it, and
-for shortcut, sCM and IMM; worse for the others."""
+"""With a wider embedding. On the validation split it is better for the baseline, for most methods that learn from it,
+and for shortcut, sCM and IMM; worse for the others."""
 POINT_NETWORK = Network("mlp", width=192, depth=3, fourier=64)
 """Points, with Fourier features."""
 SMOOTH_POINT_NETWORK = Network("mlp", width=192, depth=3)
-"""Points, without Fourier features, for scores: with them the score gap is wrong between the modes, where neither network
-saw data."""
+"""Points, without Fourier features, for scores: with them the score gap is wrong between the modes, where neither
+network saw data."""
 
 IMAGE_TRAINING = Training(steps=2400, batch=64, learning_rate=3e-3)
 """Images, every method that takes at most three minutes with it on one core."""

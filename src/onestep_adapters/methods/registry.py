@@ -14,8 +14,8 @@ from onestep_adapters.methods.average_velocity import (
     terminal_velocity,
 )
 from onestep_adapters.methods.consistency import (
-    consistency_trajectory,
     consistency_training,
+    consistency_trajectory,
     continuous_consistency,
     easy_consistency,
     truncated_consistency,

@@ -26,8 +26,8 @@ _CHUNK = 250
 def teacher_pairs(context: Context, *, count: int, solver_steps: int, seed: int) -> tuple[Tensor, Batch]:
     """Noise ``[count, *shape]``, and the data ends of the teacher's trajectories with their classes.
 
-    They are read from ``context.cache`` if the same teacher made them before with the same numbers; otherwise, and where
-    the file is damaged, they are made and written there.
+    They are read from ``context.cache`` if the same teacher made them before with the same numbers; otherwise, and
+    where the file is damaged, they are made and written there.
 
     Args:
         context: its teacher makes the pairs; it gives shape and classes, and shows progress.

@@ -4,7 +4,7 @@ import torch
 
 from onestep_adapters.samplers.multistep import noised_multistep
 from onestep_adapters.samplers.schedule import Noise, checked_grid
-from onestep_core.flow.ratios import lowered
+from onestep_core.flow.ratios import times_with_less_noise
 from onestep_core.protocols import FlowMap, Path, Times
 from onestep_core.typing import Sample, typed
 
@@ -57,6 +57,6 @@ def gamma_multistep(
         tensor([[0.2500, 0.2500]])
     """
     grid = checked_grid(times, z, path=path)
-    landings = lowered(grid.times[1:], gamma=gamma, path=path, floor=floor)
+    landings = times_with_less_noise(grid.times[1:], gamma=gamma, path=path, floor=floor)
     landings = torch.cat([landings[:-1], grid.times[-1:]])
     return noised_multistep(flow_map, z, grid.times, landings, path=path, noise=noise)

@@ -7,6 +7,7 @@ Samplers are pure: they draw nothing, keep gradients (distribution matching trai
 ``torch.no_grad()`` or ``torch.inference_mode()`` to the caller, who should enter one to sample without a graph.
 """
 
+from onestep_adapters.networks import as_one_step
 from onestep_core.protocols import AverageVelocity, Path
 from onestep_core.typing import Sample, typed
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from onestep_adapters.samplers.schedule import Noise, at, checked_grid, drawing
-from onestep_core.flow.ratios import raised
+from onestep_core.flow.ratios import times_with_more_noise
 from onestep_core.flow.solvers import ancestral, ddim, denoised_heun, dpmpp_2m, renoise
 from onestep_core.precision import full
 from onestep_core.protocols import Denoiser, DenoiserStep, Path, Times
@@ -75,7 +75,7 @@ def sample_denoiser(
     """
     grid = checked_grid(times, z, path=path)
     growth = min(churn / grid.steps, math.sqrt(2) - 1)
-    starts = raised(grid.times[:-1], growth=growth, path=path, low=low, high=high)
+    starts = times_with_more_noise(grid.times[:-1], growth=growth, path=path, low=low, high=high)
     lifted = (starts != grid.times[:-1]).tolist()
     draw = drawing(noise, lifted)
     z = full(z)

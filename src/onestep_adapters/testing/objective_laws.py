@@ -8,8 +8,8 @@ from torch import Tensor
 
 from onestep_adapters.testing.law import Law, close, drawn, raises, require
 from onestep_adapters.testing.strategies import Problem, at, normal, problems, samples, seeds
-from onestep_core.errors import ConfigError
 from onestep_core.diagnostics import GaussianMixture
+from onestep_core.errors import ConfigError
 from onestep_core.flow import Linear
 from onestep_core.protocols import Distance, Path
 from onestep_core.regression import Regression, squared_l2

@@ -22,8 +22,8 @@ from onestep_core.validators import share
 class AlphaFlow(EulerianMethod):
     """From flow matching over the whole jump (alpha = 1) to MeanFlow (alpha = 0); sample by one jump.
 
-    The loss of a pair with ``s < t`` is divided by ``alpha``, so that its gradient tends to MeanFlow's; with an adaptive
-    power of 1 this is the released factor ``alpha``. The released code also clips the target to [-4, 4].
+    The loss of a pair with ``s < t`` is divided by ``alpha``, so that its gradient tends to MeanFlow's; with an
+    adaptive power of 1 this is the released factor ``alpha``. The released code also clips the target to [-4, 4].
     """
 
     schedule_end: float = attrs.field(default=1.0, validator=share)
@@ -68,8 +68,8 @@ PRESETS = (
             final_alpha=0.01,
             **COUPLED_JUMPS,
         ),
-        "The final alpha is 0.05 or 0.01 instead of 0: the last part of the schedule adds variance. Half of the jumps end "
-        "at the data. Coupled pairs and an adaptive weight, as in meanflow. The target is partly the pair's velocity and "
-        "partly the frozen network's, so that errors of the network enter the next target.",
+        "The final alpha is 0.05 or 0.01 instead of 0: the last part of the schedule adds variance. Half of the "
+        "jumps end at the data. Coupled pairs and an adaptive weight, as in meanflow. The target is partly the "
+        "pair's velocity and partly the frozen network's, so that errors of the network enter the next target.",
     ),
 )

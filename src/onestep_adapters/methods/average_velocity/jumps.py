@@ -53,8 +53,8 @@ class AverageVelocityMethod(Method):
     time_mean: float = 0.0
     """Mean of the logit-normal times' logits. MeanFlow's paper: -0.4."""
     stable_targets: int = attrs.field(default=0, validator=count)
-    """Data samples drawn beside each batch. The expected velocity given the state, over the batch and these, replaces the
-    pair's velocity and lowers the variance (https://arxiv.org/abs/2302.00670). 0: off (paper)."""
+    """Data samples drawn beside each batch. The expected velocity given the state, over the batch and these, replaces
+    the pair's velocity and lowers the variance (https://arxiv.org/abs/2302.00670). 0: off (paper)."""
     coupling: Coupling = "independent"
     """Which noise belongs to which data: independent (paper), optimal (nearest within a batch), or precomputed (nearest
     among many pairs). Nearer pairs make the flow straighter."""
@@ -117,8 +117,8 @@ class AnyJumpMethod(AverageVelocityMethod):
     def __attrs_post_init__(self) -> None:
         if self.boundary_share + self.full_jump_share > 1 + 1e-9:
             raise ConfigError(
-                f"{self.boundary_share} of the jumps at one boundary and full_jump_share = {self.full_jump_share}: both "
-                "are shares of the pairs with s < t, expected a sum of at most 1"
+                f"{self.boundary_share} of the jumps at one boundary and full_jump_share = {self.full_jump_share}: "
+                "both are shares of the pairs with s < t, expected a sum of at most 1"
             )
 
     @property
@@ -139,8 +139,8 @@ class AnyJumpMethod(AverageVelocityMethod):
     def at_boundary(self, time: Tensor) -> TimePair:
         """Jumps from ``time`` to the data end.
 
-        The times are drawn like one time, not like the later of two: where a derivative carries the target from the data
-        end to the noise end, a distribution that favours late times lets errors grow.
+        The times are drawn like one time, not like the later of two: where a derivative carries the target from the
+        data end to the noise end, a distribution that favours late times lets errors grow.
         """
         return TimePair(time, torch.full_like(time, self.path.data_time))
 

@@ -32,7 +32,8 @@ class MeanFlow(EulerianMethod):
     """Teacher whose velocity replaces the pair's and whose weights the network starts from (MeanFlow distillation).
     None: data alone (paper)."""
     teacher_from: str = ""  # type: ignore[misc]
-    """Another teacher: the folder of a finished flow-matching run on the same data. Empty: that of --teacher, if any."""
+    """Another teacher: the folder of a finished flow-matching run on the same data. Empty: that of --teacher, if
+    any."""
     omega: float = attrs.field(default=1.0, validator=positive)
     """Guidance: weight of the pair's velocity in the target; 1 - omega - kappa is the weight of the velocity without a
     class. One evaluation then samples at guidance scale omega / (1 - kappa). 1 with kappa 0: no guidance."""
@@ -48,17 +49,14 @@ class MeanFlow(EulerianMethod):
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
         whole = (
-            self.label_dropout > 0
-            and self.teacher is None
-            and self.kappa < 1
-            and self.guidance_from < self.guidance_to
+            self.label_dropout > 0 and self.teacher is None and self.kappa < 1 and self.guidance_from < self.guidance_to
         )
         if self.guided and not whole:
             raise ConfigError(
                 f"omega = {self.omega} and kappa = {self.kappa} with label_dropout = {self.label_dropout}, "
                 f"{'a teacher' if self.teacher else 'no teacher'} and guided times from {self.guidance_from} to "
-                f"{self.guidance_to}: guidance needs dropped labels (0.1, for example), data instead of a teacher, kappa "
-                "below 1 and an interval of times"
+                f"{self.guidance_to}: guidance needs dropped labels (0.1, for example), data instead of a teacher, "
+                "kappa below 1 and an interval of times"
             )
 
     @property
@@ -118,7 +116,9 @@ class MeanFlow(EulerianMethod):
             conditional = instantaneous(as_average_velocity(network, label=labels))(z, t) if self.kappa else None
             unconditional = instantaneous(as_average_velocity(network, label=null))(z, t)
         inside = (t >= self.guidance_from) & (t <= self.guidance_to)
-        return guided_velocity(v, conditional, unconditional, omega=self.omega, kappa=self.kappa, active=active & inside)
+        return guided_velocity(
+            v, conditional, unconditional, omega=self.omega, kappa=self.kappa, active=active & inside
+        )
 
 
 _PAPER = {"adaptive_power": 1.0, "interval_share": 0.25, "uniform_share": 0.0, "time_mean": -0.4}
@@ -129,21 +129,21 @@ PRESETS = (
         "average velocity, one step",
         MeanFlow(IMAGE_TRAINING, IMAGE_NETWORK, adaptive_power=0.5, coupling="precomputed"),
         MeanFlow(LONG_POINT_TRAINING, POINT_NETWORK, adaptive_power=0.5, coupling="precomputed"),
-        "Learns from data alone. Images: an adaptive power of 0.5 with uniform times has the smallest energy distance on "
-        "the validation split among the powers 0, 0.5 and 1 and the paper's times. The coupling of noise and data matters "
-        "most: precomputed pairs leave a third of the energy distance of independent pairs. The remaining error: samples "
-        "are too close to one another (density above 1). Points: the adaptive power matters most. Where noise can reach "
-        "two modes, a squared error puts samples between them (2.5 % of all samples, which makes modes 20 % too wide); a "
-        "distance closer to the first power does not.",
+        "Learns from data alone. Images: an adaptive power of 0.5 with uniform times has the smallest energy "
+        "distance on the validation split among the powers 0, 0.5 and 1 and the paper's times. The coupling of "
+        "noise and data matters most: precomputed pairs leave a third of the energy distance of independent pairs. "
+        "The remaining error: samples are too close to one another (density above 1). Points: the adaptive power "
+        "matters most. Where noise can reach two modes, a squared error puts samples between them (2.5 % of all "
+        "samples, which makes modes 20 % too wide); a distance closer to the first power does not.",
     ),
     Preset(
         "meanflow-distillation",
         "average velocity of a teacher's flow, one step",
         MeanFlow(IMAGE_TRAINING, WIDE_IMAGE_NETWORK, adaptive_power=0.5, teacher=COUPLED_IMAGE_TEACHER),
         MeanFlow(POINT_TRAINING, POINT_NETWORK, teacher=COUPLED_POINT_TEACHER),
-        "The teacher's velocity replaces the pair's, and training starts from the teacher's weights; the teacher learned "
-        "coupled pairs. Images: samples are as close to one another as MeanFlow's. Points: the teacher's flow is nearly "
-        "straight, and this error is gone.",
+        "The teacher's velocity replaces the pair's, and training starts from the teacher's weights; the teacher "
+        "learned coupled pairs. Images: samples are as close to one another as MeanFlow's. Points: the teacher's "
+        "flow is nearly straight, and this error is gone.",
     ),
     Preset(
         "meanflow-paper",

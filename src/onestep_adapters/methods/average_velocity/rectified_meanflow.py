@@ -35,8 +35,8 @@ class _Prepared(NamedTuple):
 class RectifiedMeanFlow(EulerianMethod):
     """MeanFlow on the pairs of a teacher's flow, which is nearly straight; it starts from the teacher's weights.
 
-    The pairs are made before the first update, by ``2 solver_steps`` evaluations of the teacher each. A resumed run uses
-    the same pairs.
+    The pairs are made before the first update, by ``2 solver_steps`` evaluations of the teacher each. A resumed run
+    uses the same pairs.
 
     Source: Zhang et al., Re-MeanFlow, https://arxiv.org/abs/2511.23342.
     """
@@ -50,8 +50,8 @@ class RectifiedMeanFlow(EulerianMethod):
     solver_steps: int = attrs.field(default=10, validator=positive)
     """Heun steps of the teacher for one pair."""
     exact_jump_share: float = attrs.field(default=0.0, validator=share)
-    """Share of the pairs with s = t that get the jump from noise to data instead. Its average velocity is known from the
-    pair (noise - data) and needs no derivative. Paper: 0."""
+    """Share of the pairs with s = t that get the jump from noise to data instead. Its average velocity is known from
+    the pair (noise - data) and needs no derivative. Paper: 0."""
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
@@ -109,10 +109,10 @@ PRESETS = (
         ),
         RectifiedMeanFlow(POINT_TRAINING, POINT_NETWORK, adaptive_power=0.5, teacher=COUPLED_POINT_TEACHER),
         "Pairs of noise and the teacher's sample, and training from the teacher's weights: the flow between them is "
-        "nearly straight. Images: a quarter of the batch has s < t (paper); most of the other pairs get the jump from "
-        "noise to data. It was the best of these variants on the digits' validation split: data instead of pairs; the "
-        "teacher's velocity with adaptive powers 0, 0.5 and 1 and learning rates 1.5e-3 to 6e-3; the pairs with a "
-        "quarter, half or three quarters of s < t, with full jumps by their derivative, with power 0, with fewer solver "
-        "steps.",
+        "nearly straight. Images: a quarter of the batch has s < t (paper); most of the other pairs get the jump "
+        "from noise to data. It was the best of these variants on the digits' validation split: data instead of "
+        "pairs; the teacher's velocity with adaptive powers 0, 0.5 and 1 and learning rates 1.5e-3 to 6e-3; the "
+        "pairs with a quarter, half or three quarters of s < t, with full jumps by their derivative, with power 0, "
+        "with fewer solver steps.",
     ),
 )

@@ -76,7 +76,7 @@ PRESETS = (
             stable_targets=1024,
             favour_long_jumps=True,
         ),
-        "The longest jumps are drawn more often, as an option of the released code does. Images: coupled pairs. Points: "
-        "stable targets. As in SplitMeanFlow, errors of short jumps add up in long ones.",
+        "The longest jumps are drawn more often, as an option of the released code does. Images: coupled pairs. "
+        "Points: stable targets. As in SplitMeanFlow, errors of short jumps add up in long ones.",
     ),
 )

@@ -16,7 +16,6 @@ from onestep_adapters.methods.presets import (
 from onestep_adapters.networks import as_average_velocity
 from onestep_core import (
     annealed,
-    between,
     exponential_ramp,
     flow_map_from_average_velocity,
     flow_matching_regression,
@@ -25,6 +24,7 @@ from onestep_core import (
     keep_apart,
     solution_flow_regression,
     squared_l2,
+    time_between,
 )
 from onestep_core.validators import positive
 
@@ -59,7 +59,7 @@ class SolutionFlow(EulerianMethod):
             final=self.final_step,
             ramp=exponential_ramp,
         )
-        m = between(t, s, share=part)
+        m = time_between(t, s, share=part)
         jumps = squared_l2(*solution_flow_regression(solution, solution, z, v, t, m, s))
         jumps = jumps * inverse_duration(*keep_apart(t, s, gap=1e-3), power=2) / part**2
         velocity = instantaneous(as_average_velocity(network, label=rest.labels))
@@ -79,7 +79,7 @@ PRESETS = (
         SolutionFlow(
             LONG_POINT_TRAINING, POINT_NETWORK, adaptive_power=0.5, initial_step=0.3, final_step=0.01, **COUPLED_JUMPS
         ),
-        "Half of the jumps end at the data. Coupled pairs and an adaptive weight, as in meanflow. The second state lies on "
-        "a straight line from the first, a fixed share of the jump away: the error of this share remains.",
+        "Half of the jumps end at the data. Coupled pairs and an adaptive weight, as in meanflow. The second state "
+        "lies on a straight line from the first, a fixed share of the jump away: the error of this share remains.",
     ),
 )

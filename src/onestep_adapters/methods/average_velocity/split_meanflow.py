@@ -9,7 +9,7 @@ from onestep_adapters.methods.method import Context, Loss
 from onestep_adapters.methods.options import Training
 from onestep_adapters.methods.presets import IMAGE_NETWORK, IMAGE_TRAINING, POINT_NETWORK, Preset
 from onestep_adapters.networks import as_average_velocity
-from onestep_core import between, flow_matching_regression, instantaneous, mse, split_meanflow_regression
+from onestep_core import flow_matching_regression, instantaneous, mse, split_meanflow_regression, time_between
 
 
 @attrs.frozen
@@ -24,7 +24,7 @@ class SplitMeanFlow(JumpsToData):
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
         """Squared errors of the jump and of the velocity; the log has both parts of the batch."""
         (z, _, t, s, labels), rest = self.parts(context.prepared, generator)
-        m = between(t, s, share=torch.rand(t.shape, generator=generator, device=generator.device))
+        m = time_between(t, s, share=torch.rand(t.shape, generator=generator, device=generator.device))
         a = as_average_velocity(network, label=labels)
         jumps = mse(*split_meanflow_regression(a, a, z, t, m, s))
         velocity = instantaneous(as_average_velocity(network, label=rest.labels))
@@ -44,7 +44,8 @@ PRESETS = (
             stable_targets=1024,
             data_end_share=0.5,
         ),
-        "Half of the jumps end at the data. Images: coupled pairs. Points: stable targets. Both parts of a target are the "
-        "network's own, so that errors of short jumps enter the long ones: samples are too close to one another.",
+        "Half of the jumps end at the data. Images: coupled pairs. Points: stable targets. Both parts of a target "
+        "are the network's own, so that errors of short jumps enter the long ones: samples are too close to one "
+        "another.",
     ),
 )

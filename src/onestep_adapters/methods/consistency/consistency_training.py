@@ -32,7 +32,8 @@ from onestep_core.validators import count, not_negative, positive
 
 @attrs.frozen
 class ConsistencyTraining(Method):
-    """iCT: a grid of noise levels that doubles, the network itself as target, a pseudo-Huber distance over ``t - m``."""
+    """iCT: a grid of noise levels that doubles, the network itself as target, a pseudo-Huber distance over ``t -
+    m``."""
 
     sigma_data: float = attrs.field(default=0.5, validator=positive)
     """Standard deviation of the data. The noise levels below are for data of 0.5 and scale with it."""
@@ -49,7 +50,8 @@ class ConsistencyTraining(Method):
     log_noise_std: float = attrs.field(default=2.0, validator=positive)
     """Standard deviation of the logarithm of the noise levels. Paper: 2."""
     distance: Literal["pseudo-huber", "squared"] = "pseudo-huber"
-    """Distance of the two answers. pseudo-huber (paper): close to the Euclidean norm. squared: minimised by the mean."""
+    """Distance of the two answers. pseudo-huber (paper): close to the Euclidean norm. squared: minimised by the
+    mean."""
     huber_constant: float = attrs.field(default=0.00054, validator=positive)
     """Constant of the pseudo-Huber distance, times the square root of the dimension. Paper: 0.00054."""
     weight_power: float = attrs.field(default=1.0, validator=not_negative)
@@ -146,9 +148,9 @@ PRESETS = (
             coupling="precomputed",
         ),
         "Images: iCT's numbers, noise levels scaled to the data, coupled pairs. From random weights and with so few "
-        "updates, samples do not always show the class that was asked for, and are too far from the data (density below "
-        "0.8). Points: iCT's numbers do not converge in so few updates. Used instead: few intervals and the moving average "
-        "as target (the first consistency training), coupled pairs, and a larger pseudo-Huber constant; with a squared "
-        "distance samples lie between the modes.",
+        "updates, samples do not always show the class that was asked for, and are too far from the data (density "
+        "below 0.8). Points: iCT's numbers do not converge in so few updates. Used instead: few intervals and the "
+        "moving average as target (the first consistency training), coupled pairs, and a larger pseudo-Huber "
+        "constant; with a squared distance samples lie between the modes.",
     ),
 )

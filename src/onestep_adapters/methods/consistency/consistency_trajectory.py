@@ -1,6 +1,7 @@
 """Consistency trajectory models (CTM): a flow map between any two times, with or without an adversary."""
 
 from collections.abc import Mapping
+from typing import cast
 
 import attrs
 import torch
@@ -17,7 +18,6 @@ from onestep_adapters.networks import as_average_velocity, frozen, with_conditio
 from onestep_adapters.samplers import one_step
 from onestep_adapters.training import Companion, trained_jointly
 from onestep_core import (
-    between,
     consistency_trajectory_regression,
     flow_map_from_average_velocity,
     flow_matching_regression,
@@ -27,6 +27,7 @@ from onestep_core import (
     instantaneous,
     mse,
     r1_penalty,
+    time_between,
 )
 from onestep_core.protocols import FlowMap
 from onestep_core.validators import not_negative, positive, share
@@ -83,10 +84,10 @@ class ConsistencyTrajectory(Distillation):
 
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
         """Consistency, flow matching and adversarial terms; the log has each."""
-        state, last = context.state, network.output.weight
+        state, last = context.state, cast(Tensor, cast(nn.Module, network.output).weight)
 
         def balanced(main: Tensor, added: Tensor, smallest: float, largest: float) -> Tensor:
-            gradients = (torch.autograd.grad(term, last, retain_graph=True)[0] for term in (main, added))  # type: ignore[arg-type]
+            gradients = (torch.autograd.grad(term, last, retain_graph=True)[0] for term in (main, added))
             return gradient_balance(*gradients, smallest=smallest, largest=largest) * added
 
         data, noise, labels, _ = context.prepared(self.training.batch, generator)
@@ -114,7 +115,7 @@ class ConsistencyTrajectory(Distillation):
         start, stop, middle, first, last = drawn
         t = torch.where(first < self.endpoint_share, PATH.noise_time, start)
         s = torch.where(last < self.endpoint_share, PATH.data_time, t * stop)
-        return t, between(t, s, share=middle), s
+        return t, time_between(t, s, share=middle), s
 
     def _discriminating(self, discriminator: nn.Module, data: Tensor, made: Tensor, labels: Tensor | None) -> Tensor:
         logits = with_condition(discriminator, label=labels)
@@ -142,9 +143,9 @@ PRESETS = (
             COUPLED_POINT_TEACHER,
             endpoint_share=0.5,
         ),
-        "A quarter of the jumps start at noise and a quarter end at the data (points: half). The inner map is the moving "
-        "average, as in the paper; with the network itself the results were far worse. Pairs have the teacher's coupling: "
-        "independent pairs with a teacher of coupled pairs leave wider modes.",
+        "A quarter of the jumps start at noise and a quarter end at the data (points: half). The inner map is the "
+        "moving average, as in the paper; with the network itself the results were far worse. Pairs have the "
+        "teacher's coupling: independent pairs with a teacher of coupled pairs leave wider modes.",
     ),
     Preset(
         "consistency-trajectory-adversarial",
@@ -163,7 +164,7 @@ PRESETS = (
             endpoint_share=0.5,
             adversarial_weight=0.3,
         ),
-        "As consistency-trajectory, with a hinge discriminator after a quarter of the training. Points: adversarial weight "
-        "0.3, with which fewer samples lie between modes.",
+        "As consistency-trajectory, with a hinge discriminator after a quarter of the training. Points: adversarial "
+        "weight 0.3, with which fewer samples lie between modes.",
     ),
 )

@@ -36,7 +36,8 @@ class ContinuousConsistency(Method):
     teacher: FlowMatching | None = None  # type: ignore[misc]
     """Options of the teacher whose weights the network starts from (paper). None: random weights."""
     teacher_from: str = ""  # type: ignore[misc]
-    """Another teacher: the folder of a finished flow-matching run on the same data. Empty: that of --teacher, if any."""
+    """Another teacher: the folder of a finished flow-matching run on the same data. Empty: that of --teacher, if
+    any."""
     distilled: bool = False
     """Use the teacher's velocity instead of the pair's (sCD); without it (sCT) only the teacher's weights are used."""
     sigma_data: float = attrs.field(default=0.5, validator=positive)
@@ -149,8 +150,8 @@ PRESETS = (
             log_noise_mean=0.0,
             log_noise_std=1.8,
         ),
-        "Images: sCT from a teacher's weights, as in the paper; from random weights samples did not show the class that "
-        "was asked for. Points: sCD with more large noise levels. The same start with coupled pairs instead of the "
-        "teacher's velocity leaves modes 25 % too wide, random weights 100 %.",
+        "Images: sCT from a teacher's weights, as in the paper; from random weights samples did not show the class "
+        "that was asked for. Points: sCD with more large noise levels. The same start with coupled pairs instead of "
+        "the teacher's velocity leaves modes 25 % too wide, random weights 100 %.",
     ),
 )

@@ -33,7 +33,8 @@ class TruncatedConsistency(EasyConsistency):
     """TCM: easy consistency tuning; then a frozen copy keeps the small noise levels and the network learns the large.
 
     The second stage starts from the average of the first and spends nothing below ``transition_noise``. Some of its
-    samples lie at the transition, where the frozen copy's answer is the target. The gap is that of the first stage's end.
+    samples lie at the transition, where the frozen copy's answer is the target. The gap is that of the first stage's
+    end.
     """
 
     first_stage_share: float = attrs.field(default=0.5, validator=share)

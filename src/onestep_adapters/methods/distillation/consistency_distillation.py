@@ -19,7 +19,7 @@ from onestep_adapters.methods.presets import (
     Preset,
 )
 from onestep_adapters.methods.students import start_from_teacher
-from onestep_core import consistency_regression, halved_step, uniform_levels
+from onestep_core import consistency_regression, progressive_times, uniform_levels
 from onestep_core.validators import positive
 
 
@@ -34,7 +34,8 @@ class ConsistencyDistillation(Distillation):
     target: Literal["average", "online"] = "average"
     """Network that gives the target: average, the moving average (paper), or online, the one in training."""
     distance: Distance = "squared"
-    """Distance of the two answers. squared: minimised by the mean. l2: Euclidean norm; sharper where the map is steep."""
+    """Distance of the two answers. squared: minimised by the mean. l2: Euclidean norm; sharper where the map is
+    steep."""
 
     @property
     def calls(self) -> int:
@@ -54,7 +55,7 @@ class ConsistencyDistillation(Distillation):
         """Distance of the answers at two neighbouring times."""
         data, noise, labels, _ = context.prepared(self.training.batch, generator)
         index = torch.randint(self.intervals, (len(data),), generator=generator, device=generator.device)
-        t, _, m = halved_step(index, self.intervals, levels=lambda fraction: uniform_levels(fraction, path=PATH))
+        t, _, m = progressive_times(index, self.intervals, levels=lambda fraction: uniform_levels(fraction, path=PATH))
         z = PATH(data, noise, t).z
         z_m = solved(context.required_teacher().velocity(labels), z, t, m, steps=self.solver_steps)
         online = straight_consistency(network, labels)
@@ -70,11 +71,9 @@ PRESETS = (
     Preset(
         "consistency-distillation",
         "consistency along a teacher's trajectories, one step",
-        ConsistencyDistillation(
-            IMAGE_TRAINING, WIDE_IMAGE_NETWORK, COUPLED_IMAGE_TEACHER, intervals=8, distance="l2"
-        ),
+        ConsistencyDistillation(IMAGE_TRAINING, WIDE_IMAGE_NETWORK, COUPLED_IMAGE_TEACHER, intervals=8, distance="l2"),
         ConsistencyDistillation(LONG_POINT_TRAINING, POINT_NETWORK, COUPLED_POINT_TEACHER, intervals=8),
-        "Eight intervals with the moving average as target; the network itself as target over eighteen intervals was far "
-        "worse. The teacher learned coupled pairs. Images: the Euclidean norm, as in reflow.",
+        "Eight intervals with the moving average as target; the network itself as target over eighteen intervals "
+        "was far worse. The teacher learned coupled pairs. Images: the Euclidean norm, as in reflow.",
     ),
 )

@@ -26,12 +26,12 @@ from onestep_adapters.training import Companion
 from onestep_core import (
     denoiser_from_velocity,
     euler,
-    halved_step,
-    halving_steps,
     l2,
     mse,
     progressive_regression,
+    progressive_times,
     snr_plus_one,
+    student_steps_at,
     uniform_levels,
 )
 from onestep_core.errors import ConfigError
@@ -58,9 +58,7 @@ class Progressive(Distillation):
 
     def __attrs_post_init__(self) -> None:
         if self.first_student_steps < 2 or self.first_student_steps & (self.first_student_steps - 1):
-            raise ConfigError(
-                f"first_student_steps = {self.first_student_steps}: expected a power of two, 2 or more"
-            )
+            raise ConfigError(f"first_student_steps = {self.first_student_steps}: expected a power of two, 2 or more")
 
     @property
     def calls(self) -> int:
@@ -89,7 +87,7 @@ class Progressive(Distillation):
             begin_stage(state, context.companion(STAGE_TEACHER), state.ema)
         data, noise, labels, _ = context.prepared(self.training.batch, generator)
         index = torch.randint(steps, (len(data),), generator=generator, device=generator.device)
-        t, m, s = halved_step(index, steps, levels=lambda fraction: uniform_levels(fraction, path=PATH))
+        t, m, s = progressive_times(index, steps, levels=lambda fraction: uniform_levels(fraction, path=PATH))
         student, teacher = (
             denoiser_from_velocity(as_velocity(x, label=labels), path=PATH)
             for x in (network, context.companion(STAGE_TEACHER))
@@ -105,7 +103,7 @@ class Progressive(Distillation):
     def student_steps(self, step: int) -> int:
         """Sampling steps of the student after ``step`` updates. The last two stages are twice as long as the others."""
         stages = int(math.log2(self.first_student_steps)) + 3
-        return halving_steps(step, every=max(1, self.training.steps // stages), start=self.first_student_steps)
+        return student_steps_at(step, every=max(1, self.training.steps // stages), start=self.first_student_steps)
 
     def _stage_numbers(
         self, context: Context, steps: int, value: float, generator: torch.Generator

@@ -36,8 +36,8 @@ class _Prepared(NamedTuple):
 class Reflow(Distillation):
     """Learn the straight lines between noise and what a teacher makes of it; sample by one Euler step.
 
-    The pairs are made before the first update, by ``2 solver_steps`` evaluations of the teacher each, and kept beside the
-    teacher for other runs. With ``noise_time_share`` 1 only the noise end is trained: knowledge distillation.
+    The pairs are made before the first update, by ``2 solver_steps`` evaluations of the teacher each, and kept beside
+    the teacher for other runs. With ``noise_time_share`` 1 only the noise end is trained: knowledge distillation.
     """
 
     pairs: int = attrs.field(default=20_000, validator=positive)
@@ -96,8 +96,8 @@ PRESETS = (
         "straight lines between noise and the teacher's samples, one step",
         Reflow(IMAGE_TRAINING, WIDE_IMAGE_NETWORK, IMAGE_TEACHER, noise_time_share=0.5, pairs=8000, distance="l2"),
         Reflow(POINT_TRAINING, POINT_NETWORK, COUPLED_POINT_TEACHER, noise_time_share=0.5),
-        "Half of the training times are at the noise end, where the one step starts (paper: none). Images: the Euclidean "
-        "norm, not its square (paper); the minimiser of the square is the mean of several targets, which lies nearer to "
-        "the centre than any of them.",
+        "Half of the training times are at the noise end, where the one step starts (paper: none). Images: the "
+        "Euclidean norm, not its square (paper); the minimiser of the square is the mean of several targets, which "
+        "lies nearer to the centre than any of them.",
     ),
 )

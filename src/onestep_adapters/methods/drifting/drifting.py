@@ -98,12 +98,12 @@ class Drifting(Method):
     guidance: Guidance = Guidance()
     queue: Queue = Queue()
     field: Literal["mean-shift", "attraction-repulsion", "sinkhorn", "released"] = "mean-shift"
-    """Drift field. mean-shift: attraction and repulsion normalised separately. attraction-repulsion: normalised together,
-    over both axes. sinkhorn: the same with three iterations. released: that of the released ImageNet code, always
-    relative."""
+    """Drift field. mean-shift: attraction and repulsion normalised separately. attraction-repulsion: normalised
+    together, over both axes. sinkhorn: the same with three iterations. released: that of the released ImageNet code,
+    always relative."""
     temperatures: tuple[float, ...] = (1.0,)
-    """Temperatures of the Laplace kernel, in units of the data; their fields are averaged. Released code: 0.02 0.05 0.2,
-    normalised and summed."""
+    """Temperatures of the Laplace kernel, in units of the data; their fields are averaged. Released code: 0.02 0.05
+    0.2, normalised and summed."""
     final_temperatures: tuple[float, ...] | None = None
     """Temperatures at the end; they change geometrically, from coarse to fine. None: constant."""
     cooling_share: float = attrs.field(default=1.0, validator=[share, positive])
@@ -111,8 +111,8 @@ class Drifting(Method):
     relative: bool = False
     """Measure temperatures and drift in units of the mean distance of each feature."""
     encoder: Literal["pixels", "random"] = "pixels"
-    """Features in which distances are measured. pixels: the sample itself. random: the sample and the features of a random,
-    frozen convolutional encoder, each with its own field; for images, with relative temperatures."""
+    """Features in which distances are measured. pixels: the sample itself. random: the sample and the features of a
+    random, frozen convolutional encoder, each with its own field; for images, with relative temperatures."""
     positives: int = attrs.field(default=64, validator=positive)
     """Real samples of each class in an update."""
     drift_scale: float = attrs.field(default=1.0, validator=not_negative)
@@ -299,19 +299,17 @@ PRESETS = (
         "drifting",
         "a drift field of data and samples, one step",
         Drifting(_IMAGES, IMAGE_NETWORK, temperatures=(1.0,)),
-        Drifting(
-            _POINTS, POINT_NETWORK, positives=512, temperatures=(0.4, 1.5), final_temperatures=(0.12, 0.5)
-        ),
+        Drifting(_POINTS, POINT_NETWORK, positives=512, temperatures=(0.4, 1.5), final_temperatures=(0.12, 0.5)),
         "Images: mean shift with one temperature, the best on the validation split. Points: two temperatures that "
-        "decrease. The smaller one determines the shape of the modes, the larger one moves mass between them; without it a "
-        "few percent of the unequal mixture ended in the wrong mode.",
+        "decrease. The smaller one determines the shape of the modes, the larger one moves mass between them; "
+        "without it a few percent of the unequal mixture ended in the wrong mode.",
     ),
     Preset(
         "drifting-paper",
         "the drift field of the released code: three small temperatures, normalised forces",
         Drifting(_IMAGES, IMAGE_NETWORK, field="released", temperatures=_PAPER_TEMPERATURES),
         Drifting(_POINTS, POINT_NETWORK, positives=512, field="released", temperatures=_PAPER_TEMPERATURES),
-        "Paper settings, with the number of updates of drifting. Reported even when worse. On raw pixels samples collapse "
-        "to the mean of a class, while the loss hardly changes.",
+        "Paper settings, with the number of updates of drifting. Reported even when worse. On raw pixels samples "
+        "collapse to the mean of a class, while the loss hardly changes.",
     ),
 )

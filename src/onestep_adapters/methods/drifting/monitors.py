@@ -2,9 +2,9 @@
 
 Every update: the drift norm of every temperature, and the spread of the samples relative to the data, by class. Every
 ``EVERY`` updates: the effective number of positives that attract a sample, the share of samples attracted by one alone,
-the held-out energy distance, the error of the mode masses where the modes are known, and the mass that guidance asks for
-and that no distribution has. One update later: the displacement that the update caused for the same noise, compared with
-the one that the field asked for.
+the held-out energy distance, the error of the mode masses where the modes are known, and the mass that guidance asks
+for and that no distribution has. One update later: the displacement that the update caused for the same noise, compared
+with the one that the field asked for.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ from onestep_core.diagnostics import (
     realised_drift,
     spread,
 )
-from onestep_core.precision import frozen
+from onestep_core.precision import without_gradient
 from onestep_core.protocols import Drift, Field
 
 EVERY = 20
@@ -152,7 +152,7 @@ class DriftMonitors:
             length = seen.drift.scale if self._relative else torch.ones((), device=seen.samples.device)
 
             def log_kernel(x: Tensor, y: Tensor, length: Tensor = length) -> Tensor:
-                return laplace(frozen(x) / length, frozen(y) / length, temperature=temperature)
+                return laplace(without_gradient(x) / length, without_gradient(y) / length, temperature=temperature)
 
             log_k = log_kernel(seen.samples, seen.positives)
             felt.append(effective_sample_size(log_k).mean())

@@ -116,11 +116,11 @@ PRESETS = (
             time_power=2.5,
             gap_epsilon=0.05,
         ),
-        "DMD's pairs beside the score gap. Images: first pairs alone, then pairs with a small weight, by the Euclidean "
-        "norm; a generator trained on pairs alone ends slightly further from the data than one that follows the gap. "
-        "Points: a larger weight for the pairs, more updates, and networks with Fourier features. Without these features "
-        "the teacher's modes were 20 % too wide; the pairs correct the gap between the modes, where it is wrong. The "
-        "teacher learned independent pairs: other couplings give no score.",
+        "DMD's pairs beside the score gap. Images: first pairs alone, then pairs with a small weight, by the "
+        "Euclidean norm; a generator trained on pairs alone ends slightly further from the data than one that "
+        "follows the gap. Points: a larger weight for the pairs, more updates, and networks with Fourier features. "
+        "Without these features the teacher's modes were 20 % too wide; the pairs correct the gap between the "
+        "modes, where it is wrong. The teacher learned independent pairs: other couplings give no score.",
     ),
     Preset(
         "dmd-paper",

@@ -30,11 +30,11 @@ from onestep_core import (
     squared_hellinger,
 )
 from onestep_core.errors import ConfigError
+from onestep_core.fields import FDivergence
 from onestep_core.flow import renoise_clean
-from onestep_core.objectives import Divergence
 from onestep_core.validators import count, not_negative, positive
 
-DIVERGENCES: dict[str, Divergence] = {
+DIVERGENCES: dict[str, FDivergence] = {
     "reverse-kl": reverse_kl,
     "forward-kl": forward_kl,
     "jensen-shannon": jensen_shannon,
@@ -65,23 +65,23 @@ class DMD2(ScoreGap):
         "squared-hellinger",
         "jeffreys",
     ] = "reverse-kl"
-    """Divergence that the gap reduces: reverse-kl (DMD2), or another one (f-distill), which needs the head's logits for the
-    ratio of densities."""
+    """Divergence that the gap reduces: reverse-kl (DMD2), or another one (f-distill), which needs the head's logits for
+    the ratio of densities."""
     sampling_steps: int = attrs.field(default=1, validator=[count, positive])
-    """Network evaluations for one sample. With several, training uses backward simulation: states that the generator's own
-    sampler produces."""
+    """Network evaluations for one sample. With several, training uses backward simulation: states that the generator's
+    own sampler produces."""
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
         if self.divergence != "reverse-kl" and not self.has_head:
             raise ConfigError(
-                f"divergence {self.divergence!r} without a discriminator head: its logits give the ratio of densities, so "
-                "give adversarial_weight a positive number"
+                f"divergence {self.divergence!r} without a discriminator head: its logits give the ratio of "
+                "densities, so give adversarial_weight a positive number"
             )
         if self.uses_pairs and self.sampling_steps > 1:
             raise ConfigError(
-                f"pairs_weight = {self.pairs_weight} and pairs_only_share = {self.pairs_only_share} with sampling_steps = "
-                f"{self.sampling_steps}: pairs are for a generator of one step; give 0 for both "
+                f"pairs_weight = {self.pairs_weight} and pairs_only_share = {self.pairs_only_share} with "
+                f"sampling_steps = {self.sampling_steps}: pairs are for a generator of one step; give 0 for both "
                 "(--pairs-weight 0 --pairs-only-share 0)"
             )
 
@@ -120,9 +120,7 @@ class DMD2(ScoreGap):
         discriminator = non_saturating_discriminator(real, logits).mean()
         return self.discriminator_weight * discriminator, {"discriminator": discriminator}
 
-    def generated(
-        self, data: Dataset, network: nn.Module, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor | None]:
+    def generated(self, data: Dataset, network: nn.Module, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """A batch of samples of one random step of the generator; its own sampler makes the steps before."""
         if self.sampling_steps == 1:
             return super().generated(data, network, generator)
@@ -138,8 +136,8 @@ class DMD2(ScoreGap):
         return student(z, torch.full((batch,), grid[-1], device=device)), labels
 
     def sample(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
-        """Samples in ``sampling_steps`` evaluations. The noise between steps follows from a sample's first noise: a sample
-        does not depend on what else is in the batch."""
+        """Samples in ``sampling_steps`` evaluations. The noise between steps follows from a sample's first noise: a
+        sample does not depend on what else is in the batch."""
         if self.sampling_steps == 1:
             return super().sample(network, noise, labels)
         return consistency_multistep(
@@ -201,10 +199,10 @@ PRESETS = (
         "the score gap and a discriminator head on the fake score (DMD2), one step",
         _IMAGES,
         _POINTS,
-        "Evaluating the generator at time 0.75 and a time power of 2.5 leave fewer samples between modes than the paper's "
-        "times. The generator first learns from the teacher's pairs alone, by the Euclidean norm, which also leaves fewer "
-        "samples between modes. Points: the generator has Fourier features, the scores have none; the adversarial weight "
-        "is smaller, because the head adds noise there.",
+        "Evaluating the generator at time 0.75 and a time power of 2.5 leave fewer samples between modes than the "
+        "paper's times. The generator first learns from the teacher's pairs alone, by the Euclidean norm, which "
+        "also leaves fewer samples between modes. Points: the generator has Fourier features, the scores have none; "
+        "the adversarial weight is smaller, because the head adds noise there.",
     ),
     Preset(
         "dmd2-paper",
@@ -218,7 +216,8 @@ PRESETS = (
         "DMD2 with another divergence, here Jensen-Shannon (f-distill), one step",
         attrs.evolve(_IMAGES, divergence="jensen-shannon"),
         attrs.evolve(_POINTS, divergence="jensen-shannon"),
-        "The numbers of dmd2. For samples this good the head's logits are near zero, so that the divergence's factor stays "
-        "near one and the row is close to dmd2's. Where modes are missing it is not: see examples/f_divergences.py.",
+        "The numbers of dmd2. For samples this good the head's logits are near zero, so that the divergence's "
+        "factor stays near one and the row is close to dmd2's. Where modes are missing it is not: see "
+        "examples/f_divergences.py.",
     ),
 )

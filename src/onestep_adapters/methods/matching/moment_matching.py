@@ -53,8 +53,8 @@ class MomentMatching(Method):
     def __attrs_post_init__(self) -> None:
         if self.training.batch % self.group_size or not self.min_time < 0.5:
             raise ConfigError(
-                f"a batch of {self.training.batch} in groups of {self.group_size}, times from {self.min_time}: expected a "
-                "group size that divides the batch, and a smallest time below 0.5"
+                f"a batch of {self.training.batch} in groups of {self.group_size}, times from {self.min_time}: "
+                "expected a group size that divides the batch, and a smallest time below 0.5"
             )
 
     @property
@@ -139,8 +139,8 @@ PRESETS = (
             noise_ratio_step=160 / 2**7,
             coupling="precomputed",
         ),
-        "Images: 128 steps over the noise levels instead of 4,096, which needs more updates (samples then did not show the "
-        "class that was asked for), groups of eight, coupled pairs. Points: the same steps and groups of sixteen; groups "
-        "of 64 were not better. The remaining error: 5 % of the samples lie between modes.",
+        "Images: 128 steps over the noise levels instead of 4,096, which needs more updates (samples then did not "
+        "show the class that was asked for), groups of eight, coupled pairs. Points: the same steps and groups of "
+        "sixteen; groups of 64 were not better. The remaining error: 5 % of the samples lie between modes.",
     ),
 )

@@ -89,8 +89,8 @@ class ScoreDistillation(Distillation):
             _check_coupling(self.teacher.coupling)
         if self.uses_pairs and self.teacher_from == EXACT:
             raise ConfigError(
-                f"pairs_weight = {self.pairs_weight} and pairs_only_share = {self.pairs_only_share} with the exact score: "
-                "pairs are made by a trained teacher; give 0 for both (--pairs-weight 0 --pairs-only-share 0)"
+                f"pairs_weight = {self.pairs_weight} and pairs_only_share = {self.pairs_only_share} with the exact "
+                "score: pairs are made by a trained teacher; give 0 for both (--pairs-weight 0 --pairs-only-share 0)"
             )
 
     @property
@@ -213,9 +213,7 @@ class ScoreDistillation(Distillation):
         """The weighted loss of a discriminator head, given its logits on samples."""
         raise NotImplementedError
 
-    def generated(
-        self, data: Dataset, network: nn.Module, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor | None]:
+    def generated(self, data: Dataset, network: nn.Module, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """A batch of the generator's samples, and their classes."""
         count, device = self.training.batch, generator.device
         noise = torch.randn(count, *data.shape, generator=generator, device=device)

@@ -54,10 +54,10 @@ PRESETS = (
             generator_time=0.75,
             time_power=2.5,
         ),
-        "Images: two updates of the fake score for one of the generator; first the teacher's pairs alone, as in dmd2. "
-        "Points: three updates, alpha 1, and the pairs keep a weight of 0.1. Without pairs (paper) samples lie between the "
-        "modes of 8 Gaussians; with pairs at the start only, the identity moves mass from mode to mode; with a weight of 1 "
-        "the pairs determine the result. Pairs alone give the same largest width of a mode.",
+        "Images: two updates of the fake score for one of the generator; first the teacher's pairs alone, as in "
+        "dmd2. Points: three updates, alpha 1, and the pairs keep a weight of 0.1. Without pairs (paper) samples "
+        "lie between the modes of 8 Gaussians; with pairs at the start only, the identity moves mass from mode to "
+        "mode; with a weight of 1 the pairs determine the result. Pairs alone give the same largest width of a mode.",
     ),
     Preset(
         "sid-paper",
