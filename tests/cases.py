@@ -87,14 +87,14 @@ FIELDS: dict[str, tuple[Any, dict[str, Any]]] = {
         {},
     ),
     # One scale and one root mean square for the whole call: groups meet. Scale-free but for the floor of distances,
-    # 1e-4 in absolute units, which enters the scale through the self pairs (tests/test_drifting.py).
+    # 1e-4 in absolute units, which enters the scale through the self pairs (tests/core/objectives/test_drifting.py).
     "released": (released_drift, {"explicit_negatives": False, "grouped": False}),
     "notebook": (
         partial(notebook_drift, temperature=0.5),
         {"explicit_negatives": False, "grouped": False},
     ),
     # One scale for the whole call; self pairs enter it at the floor of distances, which does not grow with the points:
-    # scale-free but for that (tests/test_drifting.py).
+    # scale-free but for that (tests/core/objectives/test_drifting.py).
     "in_units_of_the_mean_distance": (
         objectives.feature_normalized(
             lambda length: partial(mean_shift_field, kernel=partial(laplace, temperature=0.4 * length))
@@ -248,7 +248,7 @@ OBJECTIVES: dict[str, tuple[Any, dict[str, Any]]] = {
         lambda network, p: objectives.improved_meanflow_regression(network, p.z, p.v, network(p.z, p.t, p.t), p.t, p.s),
         {"exact": _oracle("average_velocity", steps=STEPS), "marginal": True, "restoring": False, "compiled": True},
     ),
-    # Biased at the oracle: tests/test_average.py measures it.
+    # Biased at the oracle: tests/core/objectives/test_average_velocity.py measures it.
     "alpha_flow": (
         lambda network, p: objectives.alpha_flow_regression(network, network, p.z, p.v, p.t, p.s, alpha=0.3),
         {"compiled": True},

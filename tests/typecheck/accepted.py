@@ -1,4 +1,4 @@
-"""Calls that must type-check; see tests/test_typecheck.py."""
+"""Calls that must type-check; see tests/core/test_typecheck.py."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Calls that must not type-check: every line marked ``# no`` has an error; see tests/test_typecheck.py."""
+"""Calls that must not type-check: every line marked ``# no`` has an error; see tests/core/test_typecheck.py."""
 
 import torch
 from torch import Tensor

@@ -108,7 +108,11 @@ class GaussianMixture:
         if not bool((to_tensor(std) > 0).all()):
             raise ConfigError(f"std = {std}: expected positive standard deviations")
         variance = to_tensor(std).expand(centres.shape[0]).square()
-        return cls(weights, centres, variance[:, None, None] * torch.eye(centres.shape[1], dtype=torch.float64))
+        return cls(
+            weights,
+            centres,
+            variance[:, None, None] * torch.eye(centres.shape[1], dtype=torch.float64, device=centres.device),
+        )
 
     @property
     def dim(self) -> int:
@@ -127,17 +131,18 @@ class GaussianMixture:
         return torch.einsum("k,kij->ij", self.weights, self.covariances + offsets[:, :, None] * offsets[:, None])
 
     def sample(self, count: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw ``count`` data points, ``[count, dim]``, float64.
+        """Draw ``count`` data points, ``[count, dim]``, float64, on the generator's device.
 
         Example:
             >>> mixture = GaussianMixture.isotropic([0.5, 0.5], [[-1.0], [1.0]], 0.1)
             >>> mixture.sample(4, generator=torch.Generator().manual_seed(0)).shape
             torch.Size([4, 1])
         """
-        component = torch.multinomial(self.weights, count, replacement=True, generator=generator)
-        noise = torch.randn(count, self.dim, dtype=torch.float64, generator=generator)
-        values, vectors = self._eigen
-        return self.means[component] + _apply(vectors[component], values[component].sqrt() * noise)
+        device = self.means.device if generator is None else generator.device
+        component = torch.multinomial(self.weights.to(device), count, replacement=True, generator=generator)
+        noise = torch.randn(count, self.dim, dtype=torch.float64, generator=generator, device=device)
+        values, vectors = (part.to(device) for part in self._eigen)
+        return self.means.to(device)[component] + _apply(vectors[component], values[component].sqrt() * noise)
 
     @typed
     def log_density(self, z: Points, t: Time, *, path: Path) -> PerSample:

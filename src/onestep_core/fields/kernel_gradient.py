@@ -19,7 +19,7 @@ from torch import Tensor
 
 from onestep_core.fields.affinity.streamed_distances import block_rows
 from onestep_core.fields.attraction_repulsion import evaluated
-from onestep_core.fields.clouds import Clouds, gather
+from onestep_core.fields.clouds import Clouds, stack
 from onestep_core.fields.euclidean import distances, subtracted_pairs
 from onestep_core.precision import without_gradient
 from onestep_core.protocols import Drift, Kernel
@@ -64,15 +64,8 @@ def kernel_gradient_field(
         tensor([[-4.],
                 [ 4.]])
     """
-    sets = gather(
-        samples,
-        positives,
-        negatives,
-        extra_negatives,
-        positive_weights=positive_weights,
-        negative_weights=negative_weights,
-        extra_weights=extra_weights,
-        keys=keys or _itself,
+    given = Clouds(
+        samples, positives, negatives, extra_negatives, positive_weights, negative_weights, extra_weights, keys
     )
 
     def log_density(log_k: Tensor, weights: Tensor) -> Tensor:
@@ -80,7 +73,7 @@ def kernel_gradient_field(
         reached = (weighted > -torch.inf).any(-1, keepdim=True)
         return torch.where(reached, weighted, 0.0).logsumexp(-1)
 
-    return _difference(samples, sets, kernel, log_density, keys, block_size)
+    return _difference(given, kernel, log_density, block_size)
 
 
 @typed
@@ -113,21 +106,14 @@ def mmd_field(
         >>> mmd_field(x, y, kernel=partial(gaussian, bandwidth=1.0)).field[0].round(decimals=4)
         tensor([0.6065])
     """
-    sets = gather(
-        samples,
-        positives,
-        negatives,
-        extra_negatives,
-        positive_weights=positive_weights,
-        negative_weights=negative_weights,
-        extra_weights=extra_weights,
-        keys=keys or _itself,
+    given = Clouds(
+        samples, positives, negatives, extra_negatives, positive_weights, negative_weights, extra_weights, keys
     )
 
     def witness(log_k: Tensor, weights: Tensor) -> Tensor:
         return _mean(log_k.exp(), weights)
 
-    return _difference(samples, sets, kernel, witness, keys, block_size)
+    return _difference(given, kernel, witness, block_size)
 
 
 @typed
@@ -158,21 +144,14 @@ def energy_field(
         >>> energy_field(torch.tensor([[0.0]]), torch.tensor([[5.0]]), torch.tensor([[-1.0]])).field
         tensor([[2.]])
     """
-    sets = gather(
-        samples,
-        positives,
-        negatives,
-        extra_negatives,
-        positive_weights=positive_weights,
-        negative_weights=negative_weights,
-        extra_weights=extra_weights,
-        keys=keys or _itself,
+    given = Clouds(
+        samples, positives, negatives, extra_negatives, positive_weights, negative_weights, extra_weights, keys
     )
 
     def closeness(apart: Tensor, weights: Tensor) -> Tensor:
         return -_mean(apart, weights)
 
-    return _difference(samples, sets, distances, closeness, keys, block_size)
+    return _difference(given, distances, closeness, block_size)
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
@@ -187,14 +166,14 @@ def _itself(points: Tensor) -> Tensor:
 
 
 def _difference(
-    samples: Tensor,
-    sets: Clouds,
+    given: Clouds,
     kernel: Kernel,
     value: Callable[[Tensor, Tensor], Tensor],
-    keys: Callable[[Tensor], Tensor] | None,
     block_size: int | None,
 ) -> Drift:
     """The gradient of ``value(kernel, weights)`` of the positives minus that of the negatives, row by row."""
+    samples, keys = given.samples, given.keys
+    sets = stack(given._replace(keys=keys or _itself))
     x = without_gradient(samples).to(sets.samples.dtype)
 
     def slope(part: slice, *, themselves: bool) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 from onestep_core.errors import ConfigError
 from onestep_core.fields.affinity.dispatch import affinities_of
 from onestep_core.fields.attraction_repulsion import evaluated
-from onestep_core.fields.clouds import gather
+from onestep_core.fields.clouds import Clouds, stack
 from onestep_core.fields.couplings import sinkhorn
 from onestep_core.fields.kernels import gaussian
 from onestep_core.fields.mean_shift import centre
@@ -86,16 +86,10 @@ def sinkhorn_field(
     """
     if not epsilon > 0:
         raise ConfigError(f"epsilon = {epsilon}: expected a positive number")
-    sets = gather(
-        samples,
-        positives,
-        negatives,
-        extra_negatives,
-        positive_weights=positive_weights,
-        negative_weights=negative_weights,
-        extra_weights=extra_weights,
-        keys=keys,
+    given = Clouds(
+        samples, positives, negatives, extra_negatives, positive_weights, negative_weights, extra_weights, keys
     )
+    sets = stack(given)
     n = samples.shape[-2]
 
     def transported(part: slice, *, themselves: bool) -> Tensor:

@@ -183,6 +183,11 @@ def discretized_log_normal(
     return (torch.searchsorted(passed, uniform.to(passed.dtype), right=True) - 1).clamp(0, grid.shape[0] - 2)
 
 
+def drawn_on(device: Device, generator: torch.Generator | None) -> Device:
+    """The device of a draw: the one asked for, else the generator's, else torch's default."""
+    return generator.device if device is None and generator is not None else device
+
+
 def _checked(low: float, high: float, path: Path | None) -> None:
     if not low <= high:
         raise ConfigError(f"times between {low} and {high}: expected low <= high")
@@ -214,7 +219,7 @@ def sample_uniform(
         high: largest time.
         path: where given, the range must lie inside the path's.
         generator: source of randomness; torch's default one where ``None``.
-        device: of the result; must be the generator's.
+        device: of the result; the generator's where ``None``. Another than the generator's is torch's error.
         dtype: of the result.
 
     Raises:
@@ -225,7 +230,7 @@ def sample_uniform(
         torch.Size([3])
     """
     _checked(low, high, path)
-    draw = torch.rand(count, generator=generator, device=device, dtype=dtype)
+    draw = torch.rand(count, generator=generator, device=drawn_on(device, generator), dtype=dtype)
     return uniform_times(draw, low=low, high=high)
 
 
@@ -248,7 +253,7 @@ def sample_logit_normal(
         True
     """
     _checked(low, high, path)
-    draw = torch.randn(count, generator=generator, device=device, dtype=dtype)
+    draw = torch.randn(count, generator=generator, device=drawn_on(device, generator), dtype=dtype)
     return logit_normal_times(draw, mean=mean, std=std, low=low, high=high)
 
 
@@ -271,5 +276,5 @@ def sample_log_normal(
         True
     """
     _checked(low, high, path)
-    draw = torch.rand(count, generator=generator, device=device, dtype=dtype)
+    draw = torch.rand(count, generator=generator, device=drawn_on(device, generator), dtype=dtype)
     return truncated_log_normal_times(draw, mean=mean, std=std, low=low, high=high).clamp(low, high)

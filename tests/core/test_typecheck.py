@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-FOLDER = Path(__file__).parent / "typecheck"
+FOLDER = Path(__file__).parents[1] / "typecheck"
 
 
 def errors(file):

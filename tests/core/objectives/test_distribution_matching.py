@@ -16,12 +16,18 @@ from onestep_core.errors import ConfigError
 from tests.toy import F64
 
 REAL = GaussianMixture.isotropic([0.35, 0.65], [[-1.0], [1.3]], 0.5)
+
+
 PATHS = {
     "linear": one.Linear(),
     "trigonometric": one.Trigonometric(0.8),
     "exploding": one.VarianceExploding(0.0, 80.0),
 }
+
+
 each_path = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+
+
 TIME = 0.45
 
 

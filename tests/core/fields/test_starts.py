@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-SOURCE = Path(__file__).parent.parent / "examples" / "drifting_starts.py"
+SOURCE = Path(__file__).parents[3] / "examples" / "drifting_starts.py"
 _SPEC = importlib.util.spec_from_file_location("drifting_starts", SOURCE)
 example = importlib.util.module_from_spec(_SPEC)  # type: ignore[arg-type]
 _SPEC.loader.exec_module(example)  # type: ignore[union-attr]

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import onestep_core
+
 SCRIPT = """
 import json, sys, time
 import numpy, torch, attrs, beartype, jaxtyping, einops
@@ -32,3 +34,14 @@ def test_importing_the_core_is_cheap_and_alone():
     }
     assert all(set(modules) <= allowed for _, modules in runs), runs
     assert min(seconds for seconds, _ in runs) < 0.1
+
+
+def test_every_public_name_is_listed_once():
+    listed = onestep_core.__all__
+    assert len(set(listed)) == len(listed)
+    public = {
+        name
+        for name in vars(onestep_core)
+        if not name.startswith("_") and name not in {"diagnostics", "precision", "validators"}
+    }
+    assert set(listed) - {"validators"} == public

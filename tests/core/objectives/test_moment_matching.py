@@ -1,4 +1,4 @@
-"""Inductive moment matching: its definition, its limits, what holds at the exact map, and its parts."""
+"""Inductive moment matching: its definition, its limits, what holds at the exact map."""
 
 import itertools
 import math
@@ -17,13 +17,16 @@ from onestep_core.errors import ConfigError
 from onestep_core.fields import gaussian, inverse_multiquadric, laplace, matern, mmd
 from onestep_core.objectives import moment_matching_loss
 from onestep_core.regression import l2, regression, sigmoid_elbo, squared_l2
-from onestep_core.shapes import expand_like
 from tests.cases import TWO_MODES
-from tests.test_transforms import compiled
+from tests.core.test_transforms import compiled
 from tests.toy import Net
 
 F64 = torch.float64
+
+
 LINE = flow.Linear()
+
+
 PATHS = {
     "linear": LINE,
     "reversed": flow.reverse(LINE),
@@ -31,15 +34,25 @@ PATHS = {
     "cosine": flow.VariancePreserving.cosine(log_snr_min=-10.0, log_snr_max=10.0),
     "exploding": flow.VarianceExploding(0.002, 80.0),
 }
+
+
 KERNELS = {
     "laplace": partial(laplace, temperature=1.0),
     "gaussian": partial(gaussian, bandwidth=1.0),
     "matern": partial(matern, smoothness=1.5, lengthscale=1.0),
     "inverse_multiquadric": partial(inverse_multiquadric, scale=1.0),
 }
+
+
 ONE_DIMENSION = GaussianMixture.isotropic([0.4, 0.6], [[-1.0], [1.0]], 0.4)
+
+
 each_path = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS.keys())
+
+
 each_kernel = pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS.keys())
+
+
 each_count = pytest.mark.parametrize("particles", [1, 2, 4, 8])
 
 
@@ -68,9 +81,6 @@ def problem(path, batch: int, particles: int, seed: int = 0, mixture=TWO_MODES):
     noise = strategies.normal(seed + 3, *data.shape)
     t, m, s = (time.repeat_interleave(particles) for time in (t, (t + s) / 2, s))
     return data, noise, t, m, s
-
-
-# The definition.
 
 
 @each_kernel
@@ -111,9 +121,6 @@ def test_the_order_of_particles_does_not_matter_and_their_group_does():
     inside, across = torch.tensor([3, 1, 0, 2, 4, 5, 6, 7]), torch.tensor([4, 1, 2, 3, 0, 5, 6, 7])
     torch.testing.assert_close(loss_of(made[inside], wanted, particles=4, kernel=kernel), before)
     assert float((loss_of(made[across], wanted, particles=4, kernel=kernel) - before).abs().max()) > 1e-3
-
-
-# Limits.
 
 
 @each_kernel
@@ -173,9 +180,6 @@ def test_a_long_gaussian_length_sees_means_alone(particles):
         together = means[1].repeat_interleave(particles, 0)
         assert float(1e8 * loss_of(together, wanted, particles=particles, kernel=kernel, length=length).max()) < 1e-5
         assert float(loss_of(together, wanted, particles=particles, kernel=kernel).min()) > 5e-3
-
-
-# At the exact map.
 
 
 @each_path
@@ -261,9 +265,6 @@ def test_a_wrong_map_is_seen_in_the_population():
     assert losses[1] > 10 * losses[0]
 
 
-# Transforms, precision, errors.
-
-
 def network_problem(particles: int = 2):
     data, noise, t, m, s = problem(LINE, 6, particles, mixture=GaussianMixture.isotropic([1.0], [[0.0] * 3], 1.0))
     scalings = partial(flow.simple_edm_scalings, path=LINE, sigma_data=1.0)
@@ -347,85 +348,6 @@ def test_wrong_shapes_are_refused():
         loss_of(made, made[:, :1], particles=2, kernel=KERNELS["laplace"])
     with pytest.raises(TypeCheckError):
         loss_of(made, made, particles=2, kernel=KERNELS["laplace"], length=torch.ones(2, dtype=F64))
-
-
-# Its parts: maps, times, weight.
-
-
-@each_path
-@pytest.mark.parametrize("scalings", [flow.euler_scalings, flow.ddim_scalings, flow.simple_edm_scalings])
-def test_every_map_is_the_identity_at_equal_times(path, scalings):
-    data, noise, t, *_ = problem(path, 6, 1)
-    z = path(data, noise, t).z
-    flow_map = flow.preconditioned_flow_map(lambda *_: 99 * z, scalings=partial(scalings, path=path, sigma_data=0.5))
-    torch.testing.assert_close(flow_map(z, t, t), z)
-
-
-@each_path
-def test_maps_are_what_their_names_say(path):
-    """Euler: a jump along the network's output times ``sigma_data``; DDIM: its step with the network as denoiser."""
-    data, noise, t, _, s = problem(path, 6, 1)
-    z = path(data, noise, t).z
-    network = lambda z, t, s: torch.tanh(z) * expand_like(1 + t - s, z)  # noqa: E731
-
-    def scaled(z, t):
-        return network(expand_like(flow.euler_scalings(t, t, path=path, sigma_data=0.5).c_in, z) * z, t, s)
-
-    def map_of(scalings):
-        return flow.preconditioned_flow_map(network, scalings=partial(scalings, path=path, sigma_data=0.5))(z, t, s)
-
-    torch.testing.assert_close(map_of(flow.euler_scalings), flow.euler(lambda *a: 0.5 * scaled(*a), z, t, s))
-    torch.testing.assert_close(map_of(flow.ddim_scalings), flow.ddim(scaled, z, t, s, path=path))
-
-
-@each_path
-def test_simple_edm_leaves_a_target_of_unit_variance(path):
-    """For data of variance ``sd^2`` and unit noise: of ``(z_s - c_skip z_t) / c_out``, uncorrelated with the state."""
-    sd, (_, _, t, _, s) = 0.5, problem(path, 6, 1)
-    (alpha_t, sigma_t), (alpha_s, sigma_s) = path.coefficients(t), path.coefficients(s)
-    c_skip, c_out, c_in = flow.simple_edm_scalings(t, s, path=path, sigma_data=sd)
-    on_data, on_noise = ((b - c_skip * a) / c_out for a, b in ((alpha_t, alpha_s), (sigma_t, sigma_s)))
-    one = torch.ones_like(t)
-    torch.testing.assert_close(sd**2 * on_data**2 + on_noise**2, one)
-    torch.testing.assert_close(sd**2 * on_data * alpha_t + on_noise * sigma_t, 0 * one, rtol=0, atol=1e-9)
-    torch.testing.assert_close(c_in**2 * (sd**2 * alpha_t**2 + sigma_t**2), one)
-
-
-def test_simple_edm_is_edm_s_at_the_data_end_and_trigflow_s_on_the_circle():
-    t, s = torch.tensor([0.7, 1.2], dtype=F64), torch.tensor([0.1, 0.6], dtype=F64)
-    circle = flow.simple_edm_scalings(t, s, path=flow.Trigonometric(0.5), sigma_data=0.5)
-    torch.testing.assert_close(circle.c_skip, (t - s).cos())
-    torch.testing.assert_close(circle.c_out, -0.5 * (t - s).sin())
-    ended = flow.simple_edm_scalings(t, 0 * s, path=flow.VarianceExploding(0.0), sigma_data=0.5)
-    expected = flow.edm_scalings(t, sigma_data=0.5)
-    torch.testing.assert_close(ended, flow.Scalings(expected.c_skip, -expected.c_out, expected.c_in))
-
-
-@each_path
-def test_the_middle_time_has_a_lower_ratio_and_stops_at_the_target(path):
-    _, _, t, _, s = problem(path, 12, 1, seed=5)
-    ratio = lambda time: (lambda c: c[1] / c[0])(path.coefficients(time))  # noqa: E731
-    t, s = torch.where(ratio(t) > ratio(s), t, s), torch.where(ratio(t) > ratio(s), s, t)
-    for decrement in (0.01, 0.3, 1e9):
-        m = flow.lower_noise_ratio(t, s, path=path, decrement=decrement)
-        stops = ratio(t) - decrement <= ratio(s)
-        assert torch.equal(m[stops], s[stops])
-        torch.testing.assert_close(ratio(m)[~stops], (ratio(t) - decrement)[~stops], rtol=1e-8, atol=1e-9)
-        assert m.dtype == F64
-    assert flow.lower_noise_ratio(t.float(), s.float(), path=path, decrement=0.3).dtype == torch.float32
-
-
-@each_path
-def test_the_weight_by_differentiating_the_log_signal_to_noise_ratio(path):
-    _, _, t, *_ = problem(path, 8, 1)
-    t.requires_grad_()
-    alpha, sigma = path.coefficients(t)
-    log_snr = (alpha.square() / sigma.square()).log()
-    (slope,) = torch.autograd.grad(log_snr.sum(), t)
-    expected = 0.5 * (4 - log_snr).sigmoid() * slope.abs() * alpha**2 / (alpha**2 + sigma**2)
-    weight = sigmoid_elbo(t, path=path, shift=4.0, power=2.0)
-    torch.testing.assert_close(weight, expected.detach())
-    assert not weight.requires_grad
 
 
 def test_the_whole_step_trains():

@@ -1,4 +1,4 @@
-"""Drifting above its fields: normalisations, features, guidance, monitors."""
+"""Drifting objectives: normalisations, features, guidance."""
 
 import math
 from functools import partial
@@ -13,21 +13,19 @@ from onestep_core import (
     drifting_regression,
     drifting_regressions,
     feature_normalized,
-    guidance_scales,
     laplace,
     mean_shift_field,
     mse,
     multi_temperature,
-    power_law,
     released_drift,
-    sample_guidance_scales,
     softmax_both,
 )
-from onestep_core.diagnostics import GaussianMixture, guidance_deficit, held_out_energy
+from onestep_core.diagnostics import GaussianMixture
 from onestep_core.errors import ConfigError
-from onestep_core.flow import Linear
 
 F64 = torch.float64
+
+
 TEMPERATURES = (0.02, 0.05, 0.2)
 
 
@@ -42,9 +40,6 @@ def at(temperature, floor=1e-3):
 
 
 COMPOSED = feature_normalized(lambda length: multi_temperature(at, [length * r for r in TEMPERATURES], normalize=True))
-
-
-# Normalisation.
 
 
 @pytest.mark.parametrize("size", [1e-2, 1.0, 1e4])
@@ -105,9 +100,6 @@ def test_a_normalised_field_is_differentiable_through_its_samples_alone():
     assert not towards_y.any()
 
 
-# Features.
-
-
 def test_every_feature_can_have_its_own_field():
     sets = [{"a": clouds(4, 1, 3, seed=s), "b": clouds(4, 5, 2, seed=s + 9)} for s in (0, 1)]
     fields = {"a": at(0.3), "b": COMPOSED}
@@ -118,22 +110,6 @@ def test_every_feature_can_have_its_own_field():
     assert not torch.allclose(pairs["a"].target, drifting_regressions(*sets, field=COMPOSED, groups=2)["a"].target)
     with pytest.raises(ConfigError, match=r"fields lack the features \['b'\] and have the unexpected \['c'\]"):
         drifting_regressions(*sets, field={"a": at(0.3), "c": COMPOSED})
-
-
-# Guidance.
-
-
-def test_scales_are_a_power_law_beside_a_share_of_ones():
-    u = (torch.arange(10_000, dtype=F64) + 0.5) / 10_000
-    scales = guidance_scales(u, u.flip(0), low=1.5, high=4.0, power=5.0, plain=0.25)
-    assert torch.equal(scales[-2500:], torch.ones(2500, dtype=F64))
-    torch.testing.assert_close(scales[:-2500], power_law(u[:-2500], low=1.5, high=4.0, power=5.0))
-    drawn = sample_guidance_scales(4000, plain=0.5, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(drawn, sample_guidance_scales(4000, plain=0.5, generator=torch.Generator().manual_seed(0)))
-    assert float((drawn == 1).float().mean()) == pytest.approx(0.5, abs=0.03)
-    assert float(drawn.max()) <= 4
-    with pytest.raises(ConfigError, match="plain = 2"):
-        guidance_scales(u, u, plain=2)
 
 
 def modes(weights):
@@ -183,26 +159,3 @@ def test_the_guided_balance_is_reached_at_the_rate_of_sampling():
     ]
     slope = math.log(errors[-1] / errors[0]) / math.log(sizes[-1] / sizes[0])
     assert -0.75 < slope < -0.3
-
-
-def test_the_deficit_is_the_negative_mass():
-    """Of two well separated modes it is the negative weight; inside the range where a law exists it is zero."""
-    null = modes(NULL).sample(20_000, generator=torch.Generator().manual_seed(0))
-    zero = torch.zeros(len(null), dtype=F64)
-    ratio = modes(CONDITIONAL).log_density(null, zero, path=Linear()) - modes(NULL).log_density(
-        null, zero, path=Linear()
-    )
-    for alpha, missing in ((1.0, 0.0), (2.5, 0.0), (3.0, 0.0), (4.0, 0.2), (6.0, 0.6)):
-        assert min(guided(alpha)) == pytest.approx(-missing) or missing == 0
-        assert float(guidance_deficit(ratio, alpha=alpha)) == pytest.approx(missing, abs=0.01)
-
-
-# Monitors.
-
-
-def test_held_out_energy_orders_samples_by_what_is_wrong_with_them():
-    generator = torch.Generator().manual_seed(0)
-    data, held_out, near, far = (torch.randn(500, 1, 2, 2, generator=generator) for _ in range(4))
-    energies = [float(held_out_energy(x.requires_grad_(), held_out)) for x in (data, near + 0.3, far * 0.3, far * 0.0)]
-    assert energies == sorted(energies)
-    assert abs(energies[0]) < 0.02

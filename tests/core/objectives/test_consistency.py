@@ -1,8 +1,7 @@
-"""Consistency models against the oracle, against their relatives, and their parts one by one."""
+"""Consistency models against the oracle and against their relatives."""
 
 import importlib.util
 import itertools
-import math
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from onestep_adapters.networks import frozen, shared_dropout
+from onestep_adapters.networks import shared_dropout
 from onestep_adapters.testing import strategies
 from onestep_core import flow, objectives, regression, shapes
 from onestep_core.diagnostics import GaussianMixture
@@ -23,13 +22,21 @@ PATHS = {
     "trigonometric": flow.Trigonometric(0.7),
     "exploding": flow.VarianceExploding(0.002, 5.0),
 }
+
+
 MIXTURES = {
     1: GaussianMixture.isotropic([0.4, 0.6], [[-1.0], [1.0]], 0.5),
     2: GaussianMixture([0.6, 0.4], [[-1.0, 0.5], [1.0, 0.0]], [[[0.3, 0.1], [0.1, 0.2]], [[0.25, 0.0], [0.0, 0.4]]]),
     3: GaussianMixture.isotropic([0.5, 0.5], [[-1.0, 0.0, 0.5], [1.0, 0.5, 0.0]], [0.5, 0.7]),
 }
+
+
 each_path = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+
+
 each_mixture = pytest.mark.parametrize("mixture", MIXTURES.values(), ids=lambda m: f"dim{m.dim}")
+
+
 close = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-9)
 
 
@@ -46,9 +53,6 @@ def pairs(path, mixture, batch=5, seed=0):
 def exact(path, mixture, steps=16):
     """Where the true trajectory ends."""
     return flow.consistency_from_flow_map(partial(mixture.flow_map, path=path, steps=steps), end=path.data_time)
-
-
-# Distillation at the oracle.
 
 
 @each_path
@@ -131,9 +135,6 @@ def test_distillation_of_a_guided_teacher_is_stationary_at_the_guided_flow():
 
     assert float(residual(path, guided, z, solver(z, t, m), t, m).abs().max()) < 1e-4
     assert float(residual(path, conditional, z, solver(z, t, m), t, m).abs().max()) > 0.1
-
-
-# Training at the oracle.
 
 
 def expected_residual(path, mixture, z, t, m, nodes=8):
@@ -221,9 +222,6 @@ def test_only_the_squared_distance_learns_the_mean(distance, moves):
     assert (expected > 1e-3) if moves else (expected < 1e-6)
 
 
-# Equalities.
-
-
 @each_path
 @each_mixture
 def test_consistency_is_the_semigroup_target_at_the_data_end(path, mixture):
@@ -269,9 +267,6 @@ def test_the_first_stage_of_easy_tuning_is_denoising():
     close(pair, objectives.denoising_regression(net, z, data, t))
 
 
-# The end of time, the order of evaluation.
-
-
 @each_path
 def test_at_the_end_and_beyond_the_target_is_the_state_itself(path):
     data, noise, t, m = pairs(path, MIXTURES[3], batch=4)
@@ -311,9 +306,6 @@ def test_shapes_must_agree():
     for arguments in ((x, x[:, :2], t, t), (x, x, t[:1], t), (x, x, t, t[:, None])):
         with pytest.raises(TypeCheckError, match=r"parameter '(z_m|t|m)'"):
             objectives.consistency_regression(lambda z, t: z, lambda z, t: z, *arguments)
-
-
-# The trivial solution.
 
 
 @pytest.mark.parametrize("value", [0.0, 3.0])
@@ -356,39 +348,6 @@ def test_the_picture_of_the_trivial_solution(tmp_path):
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 
-# Two stages.
-
-
-def test_truncation_chooses_by_time_and_trains_the_late_stage_only():
-    late, early = Net(1), Net(1)
-    with torch.no_grad():
-        early.last.bias.add_(1.0)
-    f = flow.truncated(late, frozen(early), transition=1.0)
-    z, t = strategies.normal(0, 4, 3), torch.tensor([0.5, 1.0, 1.5, 0.999], dtype=F64)
-    found = f(z, t)
-    close(found[[1, 2]], late(z, t)[[1, 2]])
-    close(found[[0, 3]], early(z, t)[[0, 3]])
-    found.square().sum().backward()
-    assert all(p.grad is None for p in early.parameters())
-    gradients = {name: p.grad.clone() for name, p in late.named_parameters()}
-    late.zero_grad()
-    late(z, t)[[1, 2]].square().sum().backward()
-    for name, p in late.named_parameters():
-        close(p.grad, gradients[name])
-
-
-def test_each_stage_sees_its_own_times_and_the_other_s_failures_stay_out():
-    """``log(t - 1)`` is not finite at the times of the early stage, ``log(1 - t)`` not at those of the late one."""
-    w = torch.ones((), dtype=F64, requires_grad=True)
-    f = flow.truncated(
-        lambda z, t: w * z * (t - 0.999).log()[:, None], lambda z, t: z * (1.001 - t).log()[:, None], transition=1.0
-    )
-    z = strategies.normal(0, 3, 2).requires_grad_()
-    found = f(z, torch.tensor([0.2, 1.0, 4.0], dtype=F64))
-    assert bool(found.isfinite().all())
-    assert all(bool(gradient.isfinite().all()) for gradient in torch.autograd.grad(found.sum(), (w, z)))
-
-
 def test_two_exact_stages_are_stationary_and_a_wrong_late_one_is_pulled_to_the_first():
     """With the true flow as solver; pairs across the transition carry the boundary condition of the late stage."""
     path, mixture, transition = flow.VarianceExploding(0.002, 5.0), MIXTURES[2], 1.0
@@ -413,138 +372,6 @@ def test_two_exact_stages_are_stationary_and_a_wrong_late_one_is_pulled_to_the_f
     assert float(back[2:].abs().max()) < 1e-6  # within the late stage a common shift is not seen
 
 
-def test_boundary_times_belong_to_the_late_stage_in_any_precision():
-    for dtype in (torch.float32, F64):
-        for transition in (0.7, 1.0, 1.3):
-            t = torch.tensor([2.0, 3.0], dtype=dtype)
-            times = flow.boundary_times(t, torch.tensor([True, False]), transition=transition)
-            assert times.dtype == dtype
-            f = flow.truncated(lambda z, t: z + 1, lambda z, t: z, transition=transition)
-            close(f(torch.zeros(2, 1, dtype=dtype), times), torch.ones(2, 1, dtype=dtype))
-            assert float(times[1]) == 3
-
-
-@pytest.mark.parametrize("group", [[0, 1, 0, 0, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]])
-def test_means_of_a_group_and_the_rest(group):
-    """The mean over a batch becomes the mean of the rest plus the weighted mean of the group, where they exist."""
-    loss, group = strategies.normal(0, 5).square().requires_grad_(), torch.tensor(group, dtype=torch.bool)
-    factor = regression.separate_means(loss, group, weight=0.1)
-    assert not factor.requires_grad
-    means = [0.1 * loss[group].mean() if group.any() else 0.0, loss[~group].mean() if (~group).any() else 0.0]
-    close((factor * loss).mean(), torch.as_tensor(sum(means), dtype=F64))
-
-
-# Weights, times, curricula.
-
-
-def test_weights_of_consistency_losses():
-    sigma = torch.tensor([0.01, 0.5, 80.0], dtype=F64)
-    c_out = flow.edm_scalings(sigma, sigma_data=0.5).c_out
-    close(regression.karras(sigma, sigma_data=0.5, power=0.5) * c_out, torch.ones(3, dtype=F64))
-    t, m = sigma.clone().requires_grad_(), 0.3 * sigma
-    weight = regression.inverse_duration(t, m)
-    assert not weight.requires_grad
-    close(weight, regression.inverse_duration(m, t))
-    close(weight * (t - m), torch.ones(3, dtype=F64))
-    close(regression.inverse_duration(t, m, power=0.5).square(), weight)
-
-
-def test_discretised_log_normal_is_the_continuous_one_on_a_grid():
-    """The same uniform number puts the truncated log-normal into the interval that was drawn."""
-    for points in (2, 11, 1281):
-        grid = flow.karras_grid(max(points, 2), dtype=F64)[:-1]
-        u = (torch.arange(2000, dtype=F64) + 0.5) / 2000
-        index = flow.discretized_log_normal(u, grid, mean=-1.1, std=2.0)
-        time = flow.truncated_log_normal_times(1 - u, mean=-1.1, std=2.0, low=float(grid[-1]), high=float(grid[0]))
-        assert bool((time <= grid[index] * (1 + 1e-9)).all())
-        assert bool((time >= grid[index + 1] * (1 - 1e-9)).all())
-    for levels in (grid, grid.float()):
-        ends = flow.discretized_log_normal(torch.tensor([0.0, 1.0]), levels)
-        assert ends.tolist() == [0, len(grid) - 2]
-
-
-def test_pairs_kept_apart():
-    t, s = torch.tensor([1e-4, 0.002, 0.5], dtype=F64), torch.full((3,), 0.002, dtype=F64)
-    apart = flow.keep_apart(t, s, gap=1e-6)
-    close(apart.t, torch.tensor([0.002001, 0.002001, 0.5], dtype=F64))
-    assert apart.s is s
-
-
-def test_points_of_consistency_training_grow_from_start_to_end():
-    points = [flow.progressive_points(k, total=500, start=2, end=150) for k in range(501)]
-    assert points[0] == 2
-    assert points[-1] == 151
-    assert points == sorted(points)
-    # Their squares grow linearly.
-    assert (points[125] ** 2 - 2**2) / (151**2 - 2**2) == pytest.approx(0.25, abs=0.01)
-    decay = [flow.target_decay(n, start=2, initial=0.9) for n in points]
-    assert decay[0] == pytest.approx(0.9)
-    assert decay == sorted(decay)
-    assert decay[-1] < 1
-
-
-def test_points_of_improved_training_double():
-    points = [flow.doubling_points(k, total=800, start=10, end=1280) for k in range(900)]
-    assert sorted(set(points)) == [10 * 2**i + 1 for i in range(8)]
-    assert all(points.count(10 * 2**i + 1) == 100 for i in range(7))
-    assert flow.doubling_points(10**6, total=1000, start=10, end=100) == 101
-
-
-def test_steps_of_a_distilled_student_halve():
-    steps = [flow.student_steps_at(k, every=10, start=64) for k in range(100)]
-    assert [steps.count(n) for n in (64, 32, 16, 8, 4, 2, 1)] == [10, 10, 10, 10, 10, 20, 30]
-    assert steps == sorted(steps, reverse=True)
-
-
-@pytest.mark.parametrize("amplitude", [0.0, 8.0])
-def test_second_times_close_in_stage_by_stage(amplitude):
-    t = torch.linspace(0.001, 80, 400, dtype=F64)
-    before = torch.full_like(t, -1.0)
-    for stage in range(10):
-        m = flow.ect_times(t, ratio=flow.ect_ratio(stage), amplitude=amplitude)
-        assert bool(((m >= before) & (m < t) & (m >= 0)).all())
-        before = m
-    close(m, t, rtol=0.01, atol=0)
-    close(flow.ect_times(t, ratio=0.0, floor=0.002), torch.full_like(t, 0.002))
-
-
-# Preconditioning.
-
-
-@pytest.mark.parametrize(
-    ("wrap", "scalings"),
-    [(flow.edm, flow.edm_scalings), (flow.consistency, partial(flow.consistency_scalings, sigma_min=0.002))],
-)
-def test_unwrapping_gives_the_raw_network_back(wrap, scalings):
-    net = Net(1)
-    raw = flow.unwrap(wrap(net, sigma_data=0.5), scalings=partial(scalings, sigma_data=0.5))
-    x, sigma = strategies.normal(0, 5, 3), torch.tensor([0.01, 0.1, 1.0, 10.0, 80.0], dtype=F64)
-    close(raw(x, sigma), net(x, sigma))
-
-
-def test_a_denoiser_becomes_a_consistency_function():
-    """As ECT does it: the function of training and the one of evaluation differ by ``O(sigma_min)``."""
-    net = Net(1)
-    denoiser = flow.edm(net, sigma_data=0.5)
-    raw = flow.unwrap(denoiser, scalings=partial(flow.edm_scalings, sigma_data=0.5))
-    z, sigma = strategies.normal(0, 5, 3), torch.tensor([0.3, 0.5, 1.0, 10.0, 80.0], dtype=F64)
-    gaps = []
-    for sigma_min in (0.006, 0.003):
-        f = flow.consistency(raw, sigma_data=0.5, sigma_min=sigma_min)
-        close(f(z, torch.full_like(sigma, sigma_min)), z)
-        gaps.append((f(z, sigma) - denoiser(z, sigma)).abs().max().item())
-    assert gaps[0] / gaps[1] == pytest.approx(2, rel=0.05)
-
-
-def test_noise_levels_as_networks_are_told():
-    sigma = torch.tensor([math.e**-4, 1.0, math.e**4], dtype=F64)
-    close(flow.log_noise(sigma), torch.tensor([-1.0, 0.0, 1.0], dtype=F64))
-    assert bool(flow.log_noise(torch.zeros(1, dtype=F64), scale=250.0, epsilon=1e-44).isfinite())
-
-
-# Dropout.
-
-
 def test_a_pair_that_shares_dropout_agrees_where_time_stands_still():
     """With ``m = t`` and ``z_m = z`` the target is the prediction; with masks of their own the two differ."""
     torch.manual_seed(0)
@@ -560,9 +387,6 @@ def test_a_pair_that_shares_dropout_agrees_where_time_stands_still():
     assert pair.prediction.requires_grad
     alone = objectives.consistency_regression(raw(module), raw(module), z, z, t, t)
     assert not torch.equal(*alone)
-
-
-# Refusals.
 
 
 @pytest.mark.parametrize(

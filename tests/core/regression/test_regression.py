@@ -6,6 +6,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
+import onestep_core as one
 from onestep_core import (
     Linear,
     Regression,
@@ -29,6 +30,8 @@ from onestep_core import (
 from onestep_core.regression import regression
 
 DISTANCES = [squared_l2, mse, l1, l2, cosine, partial(pseudo_huber, c=0.3)]
+
+
 WEIGHTS = [
     partial(adaptive, power=1.0, epsilon=0.01),
     partial(exponential, amplitude=0.5, rate=-0.1),
@@ -124,3 +127,21 @@ def test_rescaling_a_residual_is_not_weighting_a_loss():
     torch.testing.assert_close(loss, torch.tensor([6.25]))
     loss.backward()
     torch.testing.assert_close(prediction.grad, torch.tensor([[3.0, 4.0]]))
+
+
+F64 = torch.float64
+
+
+close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-10)
+
+
+def test_a_learned_log_variance_finds_the_logarithm_of_the_mean_loss():
+    losses = torch.tensor([0.1, 0.5, 3.0], dtype=F64)
+    u = losses.mean().log().expand(3).clone().requires_grad_()
+    (slope,) = torch.autograd.grad(one.uncertainty(losses, u).sum(), u)
+    assert abs(float(slope.sum())) < 1e-12
+    raw = losses.clone().requires_grad_()
+    (weight,) = torch.autograd.grad(one.uncertainty(raw, u.detach()).sum(), raw)
+    close(weight, torch.full_like(weight, 1 / float(losses.mean())))
+    with pytest.raises(TypeCheckError):
+        one.uncertainty(losses, u[:2])

@@ -2,21 +2,22 @@
 
 import math
 from functools import partial
-from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor
 
 from onestep_adapters.testing import strategies
-from onestep_core import diagnostics, flow, objectives
+from onestep_core import flow, objectives
 from onestep_core.diagnostics import GaussianMixture
 from onestep_core.errors import ConfigError
-from onestep_core.regression import mse, squared_l2
+from onestep_core.regression import squared_l2
 from onestep_core.shapes import expand_like, per_sample
 from tests.toy import Net
 
 F64 = torch.float64
+
+
 PATHS = {
     "linear": flow.Linear(),
     "floor": flow.Linear(0.05),
@@ -25,6 +26,8 @@ PATHS = {
     "cosine": flow.VariancePreserving(strategies.cosine_log_snr),
     "exploding": flow.VarianceExploding(0.01, 5.0),
 }
+
+
 MIXTURES = {
     1: GaussianMixture.isotropic([0.4, 0.6], [[-1.0], [1.0]], 0.5),
     2: GaussianMixture(
@@ -32,7 +35,11 @@ MIXTURES = {
     ),
     3: GaussianMixture.isotropic([0.3, 0.7], [[-1.0, 0.5, 0.0], [1.0, 0.0, 0.5]], [0.5, 0.6]),
 }
+
+
 each_path = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+
+
 each_dim = pytest.mark.parametrize("dim", MIXTURES)
 
 
@@ -56,9 +63,6 @@ def largest(tensors) -> float:
 def halving(errors: list[float], order: int, slack: float = 0.25) -> bool:
     """Whether errors at steps ``h, h/2, h/4, ...`` fall as ``h^order``, the last ratio within ``slack``."""
     return abs(math.log2(errors[-2] / errors[-1]) - order) < slack and errors[-1] < errors[0] / 2 ** (order - slack)
-
-
-# Equalities of presets, for an arbitrary network: nothing here depends on what it has learnt.
 
 
 @each_path
@@ -210,43 +214,6 @@ def test_terminal_velocity_trains_through_its_derivative_by_default():
     assert abs(float(gradient(derivative=flow.two_pass)[0, 0]) - slope) > 1e-2 * abs(slope)
 
 
-@each_path
-@each_dim
-def test_the_eulerian_target_is_the_limit_of_a_short_first_jump(path, dim):
-    """``m -> t``, first jump along ``v``: ``(s - t) (a - semigroup) / (m - t) -> a - eulerian`` at rate ``m - t``."""
-    net, p = Net(2, dim), problem(path, dim)
-    a, slope = flow.eulerian_derivative(net, p.z, p.v, p.t, p.s)
-    expected = a - flow.eulerian_target(p.v, slope, p.t, p.s)
-    errors = []
-    for share in (0.04, 0.02, 0.01, 0.005):
-        m = flow.time_between(p.t, p.s, share=share)
-        errors.append(largest([(a - flow.two_jump_target(p.v, net, p.z, p.t, m, p.s)) / share - expected]))
-    assert halving(errors, 1), errors
-    assert errors[-1] < 0.05 * largest([expected])
-
-
-@each_path
-@each_dim
-def test_the_lagrangian_target_is_the_limit_of_a_short_second_jump(path, dim):
-    """``m -> s``, second jump along ``v``: ``(s - t) (a - semigroup) / (s - m) -> a - lagrangian``, rate ``s - m``."""
-    net, p = Net(2, dim), problem(path, dim)
-    velocity = partial(MIXTURES[dim].velocity, path=path)
-    a, slope = flow.lagrangian_derivative(net, p.z, p.t, p.s)
-    end = flow.jump(net, p.z, p.t, p.s)
-    expected = a - flow.lagrangian_target(velocity(end, p.s), slope, p.t, p.s)
-    errors = []
-    for share in (0.02, 0.01, 0.005, 0.0025):
-        m = flow.time_between(p.s, p.t, share=share)
-        first = net(p.z, p.t, m)
-        target = flow.two_jump_target(first, lambda z, m, s: velocity(z, m), p.z, p.t, m, p.s)
-        errors.append(largest([(a - target) / share - expected]))
-    assert halving(errors, 1), errors
-    assert errors[-1] < 0.1 * max(1.0, largest([expected]))
-
-
-# At the oracle.
-
-
 def corrected(exact, w: Tensor):
     """The exact map plus ``features(z, t, s) @ w``: a network whose parameters are right at zero."""
 
@@ -290,6 +257,8 @@ def at_rest(name: str, path, dim: int):
 
 
 TAUGHT = ["improved meanflow", "split meanflow", "shortcut", "terminal velocity", "terminal velocity, frozen"]
+
+
 OWN = [
     "improved meanflow of itself",
     "split meanflow of itself",
@@ -417,9 +386,6 @@ def test_given_the_state_improved_meanflow_s_target_varies_as_the_velocity_alone
     assert bool((plain - improved).abs().min() > 1e-3)
 
 
-# Arguments.
-
-
 def test_what_is_frozen_gets_no_gradient():
     net, other, p = Net(2, 2), Net(2, 2), problem(flow.Linear(), 2)
     solution, frozen = (flow.flow_map_from_average_velocity(a) for a in (net, other))
@@ -438,69 +404,6 @@ def test_what_is_frozen_gets_no_gradient():
         squared_l2(*pair).sum().backward()
     assert all(parameter.grad is None for parameter in other.parameters())
     assert all(parameter.grad is not None for parameter in net.parameters())
-
-
-def test_a_frozen_value_has_no_graph_and_no_tangent():
-    """Outside of transforms nothing is recorded; inside, forward mode and second derivatives see a constant."""
-    recorded = []
-
-    def square(x: Tensor) -> Tensor:
-        recorded.append(torch.is_grad_enabled())
-        return torch.nn.functional.silu(x) * x
-
-    x = torch.ones(3, dtype=F64, requires_grad=True)
-    assert not flow.frozen_value(square, x).requires_grad
-    assert recorded == [False]
-    _, tangent = torch.func.jvp(partial(flow.frozen_value, square), (x.detach(),), (torch.ones(3, dtype=F64),))
-    assert float(tangent.abs().max()) == 0.0
-    gradient = torch.func.grad(lambda x: (x * flow.frozen_value(square, x)).sum())(x.detach())
-    torch.testing.assert_close(gradient, square(x).detach())
-
-
-def test_the_direction_of_a_derivative_gets_no_gradient():
-    """Also where the derivative keeps its graph, as the network's own velocity may be the direction."""
-    net, p = Net(2, 2), problem(flow.Linear(), 2)
-    direction = p.v.clone().requires_grad_()
-    _, slope = flow.eulerian_derivative(net, p.z, direction, p.t, p.s, derivative=flow.with_graph)
-    assert slope.requires_grad
-    slope.sum().backward()
-    assert direction.grad is None
-
-
-def test_moving_changes_nothing_where_the_others_stand_still():
-    net, p = Net(2, 2), problem(flow.Linear(), 2)
-    s = torch.where(torch.arange(5) < 2, p.s, p.t)
-    call = partial(objectives.improved_meanflow_regression, net, p.z, p.v, p.z, p.t, s)
-    torch.testing.assert_close(call(moving=2), call())
-    for wrong in (-1, 6):
-        with pytest.raises(ConfigError, match=f"moving = {wrong} of 5 samples"):
-            call(moving=wrong)
-
-
-def test_a_derivative_of_one_s_own_need_not_know_of_moving():
-    def plain(function, primals, tangents):
-        return flow.two_pass(function, primals, tangents)
-
-    net, p = Net(2, 2), problem(flow.Linear(), 2)
-    pair = objectives.improved_meanflow_regression(net, p.z, p.v, p.z, p.t, p.s, derivative=plain)
-    expected = objectives.improved_meanflow_regression(net, p.z, p.v, p.z, p.t, p.s)
-    torch.testing.assert_close(pair, expected)
-
-
-def test_bounds_clip_the_target_and_the_state_between():
-    one, t, s = torch.ones(1, 1), torch.ones(1), torch.zeros(1)
-    far = 100 * one
-    pair = objectives.alpha_flow_regression(lambda z, t, s: z, lambda z, t, s: z, far, -far, t, s, alpha=0.5, bound=4.0)
-    assert float(pair.target) == 4.0  # (-100 + 150) / 2 = 25, clipped; the state at 150 is not
-    seen = []
-
-    def frozen(z: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        seen.append(float(z))
-        return -z
-
-    pair = objectives.shortcut_regression(lambda z, t, s: z, frozen, far, t, s, bound=4.0)
-    assert seen == [100.0, 4.0]
-    assert float(pair.target) == -4.0
 
 
 @pytest.mark.parametrize("alpha", [0.0, -0.1, 1.5, math.nan])
@@ -531,135 +434,6 @@ def test_alpha_outside_its_range_is_refused_and_zero_names_meanflow(alpha):
 def test_what_cannot_work_is_refused(make):
     with pytest.raises(ConfigError, match="expected"):
         make(Net(2, 2), problem(flow.Linear(), 2))
-
-
-# Times, guidance, curricula, monitors.
-
-
-def test_a_truncated_logit_normal_is_the_logit_normal_given_its_range():
-    """Against rejection: the quantiles of a large plain sample that fell into the range."""
-    low, high = 0.2, 0.6
-    plain = flow.logit_normal_times(strategies.normal(0, 400_000), mean=-0.4, std=1.0)
-    inside = plain[(plain >= low) & (plain <= high)].sort().values
-    u = torch.linspace(0.01, 0.99, 25, dtype=F64)
-    expected = inside[(u * len(inside)).long()]
-    torch.testing.assert_close(
-        flow.truncated_logit_normal_times(u, mean=-0.4, std=1.0, low=low, high=high), expected, rtol=0, atol=3e-3
-    )
-    whole = flow.truncated_logit_normal_times(u, mean=-0.4, std=1.0)
-    torch.testing.assert_close(torch.special.ndtr(torch.logit(whole) + 0.4), u)
-
-
-def test_jumps_of_terminal_velocity_matching_fit_into_the_path():
-    length = flow.logit_normal_times(strategies.normal(0, 1000), mean=-0.8, std=1.0)
-    u = torch.rand(1000, dtype=F64, generator=torch.Generator().manual_seed(1))
-    s = flow.truncated_logit_normal_times(u, mean=-0.4, std=1.0, high=1 - length)
-    assert bool(((s > 0) & (s + length < 1 + 1e-12)).all())
-
-
-@pytest.mark.parametrize("count", [0, 1, 7, 16, 100])
-@pytest.mark.parametrize("finest", [2, 3, 7])
-@pytest.mark.parametrize("biased", [False, True])
-def test_log_steps_cover_the_sizes(count, finest, biased):
-    k = flow.log_steps(count, finest=finest, biased=biased)
-    assert k.shape == (count,)
-    assert k.dtype == torch.int64
-    assert bool((k.diff() <= 0).all())
-    each = torch.bincount(k, minlength=finest)
-    assert len(each) == finest
-    if biased:
-        assert int(each[1]) == count // 4
-        assert all(int(n) == count // 2 // finest for n in each[2:])
-    else:
-        assert all(int(n) == count // finest for n in each[1:])
-
-
-def test_dyadic_jumps_lie_on_their_grid_and_halve_into_the_next_size():
-    k = flow.log_steps(64, finest=7)
-    u = torch.rand(64, generator=torch.Generator().manual_seed(0))
-    t, s = flow.dyadic_times(u, k)
-    assert bool(((t >= 0) & (s <= 1)).all())
-    assert torch.equal(t * 2**k, (t * 2**k).round())
-    seen = flow.from_log_step(lambda z, t, level: level[:, None], finest=7)
-    z = torch.zeros(64, 1)
-    assert torch.equal(seen(z, t, s)[:, 0], k.float())
-    assert torch.equal(seen(z, t, flow.time_between(t, s, share=0.5))[:, 0], k.float() + 1)
-    assert torch.equal(seen(z, t, t)[:, 0], torch.full((64,), 7.0))
-
-
-def test_guidance_with_kappa_has_the_asked_scale():
-    """The fixed point of mixing in one's own guided velocity is classifier-free guidance of that scale."""
-    v, u = strategies.normal(0, 3, 2), strategies.normal(1, 3, 2)
-    scale = torch.tensor([1.0, 2.5, 8.0], dtype=F64)
-    for omega in (1.0, 0.5):
-        kappa = flow.kappa_for_scale(scale, omega=omega)
-        guided = v
-        for _ in range(600):
-            guided = flow.guided_velocity(v, guided, u, omega=omega, kappa=kappa)
-        expected = torch.stack(
-            [flow.classifier_free(lambda: v, lambda: u, scale=w)()[i] for i, w in enumerate(scale.tolist())]
-        )
-        torch.testing.assert_close(guided, expected)
-
-
-def test_labels_are_dropped_as_classes_and_as_vectors():
-    mask = torch.tensor([True, False])
-    assert flow.drop_labels(torch.tensor([1, 2]), 9, mask).tolist() == [9, 2]
-    vectors, null = torch.ones(2, 4, 3), torch.arange(12.0).reshape(4, 3)
-    dropped = flow.drop_labels(vectors, null, mask)
-    assert torch.equal(dropped[0], null)
-    assert torch.equal(dropped[1], vectors[1])
-
-
-def test_intervals_of_guidance_hold_their_middle():
-    u = torch.rand(2, 100, generator=torch.Generator().manual_seed(0))
-    everywhere = torch.arange(100) < 30
-    low, high = flow.interval_around(*u, middle=0.4, everywhere=everywhere)
-    assert bool(((low <= 0.4) & (high >= 0.4) & (low >= 0) & (high <= 1)).all())
-    assert torch.equal((low == 0) & (high == 1), everywhere)
-
-
-RAMPS = {
-    "linear": flow.linear_ramp,
-    "exponential": flow.exponential_ramp,
-    "power": partial(flow.exponential_ramp, power=3.0),
-    "logarithmic": flow.logarithmic_ramp,
-    "sigmoid": partial(flow.sigmoid_ramp, steepness=60.0),
-}
-
-
-@pytest.mark.parametrize("ramp", RAMPS.values(), ids=RAMPS)
-@pytest.mark.parametrize("ends", [(2.0, 0.5), (0.01, 1.0)])
-def test_a_ramp_goes_from_the_first_value_to_the_last(ramp, ends):
-    curve = [flow.annealed(step, begin=10, end=30, initial=ends[0], final=ends[1], ramp=ramp) for step in range(40)]
-    assert curve[:10] == [ends[0]] * 10
-    assert curve[31:] == [ends[1]] * 9
-    assert curve[10] == pytest.approx(ends[0], abs=1e-9)
-    assert curve[30] == pytest.approx(ends[1], abs=1e-9)
-    steps = [b - a for a, b in pairwise(curve)]
-    assert all(step * (ends[1] - ends[0]) >= -1e-12 for step in steps)
-
-
-def test_a_step_is_a_ramp_of_no_length():
-    values = [flow.annealed(step, begin=5, end=5, initial=1.0, final=0.0) for step in (4, 5, 6)]
-    assert values == [1.0, 0.0, 0.0]
-
-
-def test_alpha_is_snapped_to_both_ends():
-    schedule = partial(flow.alpha_schedule, begin=0, end=100, ramp=flow.linear_ramp, margin=0.1)
-    assert [schedule(step) for step in (0, 5, 50, 95, 100)] == [1.0, 1.0, 0.5, 0.0, 0.0]
-    assert schedule(30, upper=0.6) == 1.0
-
-
-def test_the_trajectory_terms_have_the_gradient_of_the_loss():
-    net, p = Net(2, 2), problem(flow.Linear(), 2)
-    pair = objectives.meanflow_regression(net, p.z, p.v, p.t, p.s)
-    terms = diagnostics.trajectory_terms(pair, p.v)
-    weights = list(net.parameters())
-    both = torch.autograd.grad(sum(terms).sum(), weights, retain_graph=True)
-    torch.testing.assert_close(both, torch.autograd.grad(mse(*pair).sum(), weights))
-    plain = objectives.alpha_flow_regression(net, net, p.z, p.v, p.t, p.s, alpha=1.0)
-    assert largest([diagnostics.trajectory_terms(plain, p.v).consistency]) < 1e-12
 
 
 def test_the_average_of_improved_meanflow_does_not_move_its_tangent():
