@@ -46,7 +46,8 @@ def test_pictures_are_drawn_without_pyplot(tmp_path):
 
 def test_metrics_and_evaluation_import_no_extra():
     extras = ("matplotlib", "sklearn", "scipy")
-    code = f"import sys, onestep_adapters.metrics, onestep_adapters.evaluation; print([m for m in {extras} if m in sys.modules])"
+    imports = "import sys, onestep_adapters.metrics, onestep_adapters.evaluation"
+    code = f"{imports}; print([m for m in {extras} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 

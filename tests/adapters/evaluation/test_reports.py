@@ -105,8 +105,10 @@ def test_markdown_tells_everything(report):
     assert all(f"**{METRICS[name].heading}**" in text for name in report.rows[0].metrics)
     assert str(torch.get_num_threads()) in text
     assert torch.__version__ in text
-    widths = [line.count("|") - line.count("\\|") for line in lines if line.startswith("|")]
-    assert len(set(widths)) == 4  # four tables, each with rows of one length
+    tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
+    assert len(tables) == 4
+    for table in tables:
+        assert len({line.count("|") - line.count("\\|") for line in table}) == 1
 
 
 def test_report_names_no_host_and_no_folder(report, tmp_path):

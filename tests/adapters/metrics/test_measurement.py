@@ -1,7 +1,9 @@
 """Metrics of real digits."""
 
+import copy
 import math
 
+import attrs
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from onestep_adapters.metrics import (
     estimate,
     gaussian_like,
     measure,
+    measure_references,
     train_classifier,
 )
 from onestep_core.errors import ConfigError
@@ -99,9 +102,23 @@ def test_gaussians_have_the_moments_of_their_data():
     assert estimate([2.0]) == Estimate(2.0, None)
 
 
-def test_every_tensor_is_made_on_the_device_of_its_generator(digits):
-    """Without a GPU: on the CPU, whatever the default device is."""
-    samples = digits[2]
-    first = measured(digits, samples, repeats=1)
-    with torch.device("meta"):
-        assert measured(digits, samples, repeats=1) == first
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_metrics_on_a_gpu_are_those_on_the_cpu(digits):
+    """For the same images; the draws of a generator on a GPU are others, so one draw of all images is compared."""
+    splits, classifier, spare = digits
+    on_gpu = ImageSplits(splits.train.cuda(), splits.held_out.cuda(), splits.train_labels.cuda())
+    moved = attrs.evolve(
+        classifier, body=copy.deepcopy(classifier.body).cuda(), head=copy.deepcopy(classifier.head).cuda()
+    )
+    random = torch.Generator("cuda").manual_seed(0)
+    found = measure(spare.cuda(), splits=on_gpu, classifier=moved, generator=random, repeats=1).metrics
+    for name, expected in measured(digits, spare, repeats=1).metrics.items():
+        tolerance = 0.1 if name == "sliced_pixels" else 1e-3
+        assert found[name].mean == pytest.approx(expected.mean, rel=tolerance, abs=1e-3), name
+    drawn = measure_references(splits=on_gpu, classifier=moved, generator=random, repeats=1)
+    assert drawn["floor"].metrics["coverage"].mean > 0.9
+    other = train_classifier(
+        on_gpu.train, on_gpu.train_labels, validation_images=spare.cuda(), validation_labels=moved.predict(spare.cuda())
+    )
+    assert other.features(spare.cuda()).is_cuda
+    assert other.validation_accuracy > 0.9
