@@ -1,10 +1,12 @@
 """Every method of the table, trained and judged: ``python -m benchmarks.methods``.
 
-For each data set the methods are trained one after another into ``FOLDER/DATA/METHOD``; what is complete there is kept
-and what was cut off goes on. Then all of them are measured together, on the test split where there is one, and
+For each data set the methods are trained one after another into ``FOLDER/DATA/METHOD``. Complete runs there are kept,
+interrupted ones are resumed. Then all of them are measured together, on the test split where there is one, and
 ``benchmarks/results/`` gets ``methods-DATA.md`` and ``.json``, ``methods-DATA.png`` with samples and
-``methods-DATA-curves.png`` with the distance to validation data over the training. With ``--seeds 3`` every method is
-trained from three seeds (its teacher from one), and the rows go to ``methods-DATA-seeds.md`` and ``.json`` alone.
+``methods-DATA-curves.png`` with the distance to validation data during training. Every row and every picture states its
+budget: training updates, network evaluations in training (those of a teacher apart), and evaluations per sample. With
+``--seeds 3`` every method is trained from three seeds (its teacher from one), and the rows go to
+``methods-DATA-seeds.md`` and ``.json`` alone.
 """
 
 import argparse
@@ -15,93 +17,77 @@ from pathlib import Path
 import attrs
 import torch
 
-from onestep_adapters.metrics import bars, from_json, passes
-from onestep_adapters.metrics.plots import curves, image_grid, toy_scatter
-from onestep_adapters.recipes import METHODS, FlowMatching, find_method
-from onestep_adapters.recipes.evaluation import ImageReport, ToyReport, digits_classifier, evaluate_runs
-from onestep_adapters.recipes.problems import DIGITS
-from onestep_adapters.recipes.recipe import with_seed
-from onestep_adapters.recipes.runs import Run, resume_or_start
-from onestep_adapters.recipes.teachers import teacher_folder
-from onestep_adapters.recipes.watching import COARSE_STEPS, distance_to, histories, watched
+from onestep_adapters.data import open_dataset
+from onestep_adapters.evaluation import (
+    Report,
+    evaluate_runs,
+    from_json,
+    histories,
+    to_json,
+    to_markdown,
+    validation_distance,
+    watched,
+    with_rows,
+)
+from onestep_adapters.evaluation.figures import curves
+from onestep_adapters.evaluation.pictures import draw_runs
+from onestep_adapters.evaluation.watching import COARSE_STEPS
+from onestep_adapters.files import write_whole
+from onestep_adapters.methods import PRESETS, FlowMatching, find_preset
+from onestep_adapters.runs import Run, resume_or_start, teacher_folder
 
 RESULTS = Path(__file__).parent / "results"
-DATA = ("8gaussians", "checkerboard", "unequal", DIGITS)
-POINTS = 2000
+DATA = ("8gaussians", "checkerboard", "unequal", "digits")
 
 
 def train(data: str, methods: list[str], folder: Path, *, seed: int = 0) -> dict[str, Run]:
     """Complete runs of the methods, one line each; those of another seed than 0 in folders of their own."""
-    if data == DIGITS:
-        from onestep_adapters.recipes.digits import digits_evaluation
-
-        validation = digits_evaluation("validation")
-        distance = distance_to(validation.held_out, digits_classifier(validation, validation).features)
-    else:
-        distance = None
+    dataset, distance = open_dataset(data), None
     runs = {}
     for name in methods:
-        recipe = with_seed(find_method(name).options(data), seed)
+        options = find_preset(name).options(dataset)
+        options = attrs.evolve(options, training=attrs.evolve(options.training, seed=seed))
         label = f"{name}-seed-{seed}" if seed else name
-        # The yardstick is a teacher too, and trained once.
-        place = teacher_folder(data, recipe) if isinstance(recipe, FlowMatching) else folder / data / label
-        run = resume_or_start(place, name, data, recipe, resume=True)
+        # The baseline is a teacher too, and trained once.
+        place = teacher_folder(data, options) if isinstance(options, FlowMatching) else folder / data / label
+        run = resume_or_start(place, name, dataset, options, resume=True)
         if not run.finished:
-            for _ in run.teaching():
-                pass
-            seen = distance or distance_to(
-                run.problem.law.sample(POINTS, generator=torch.Generator().manual_seed(9))  # type: ignore[attr-defined]
-            )
-            for _ in watched(run, place, seen):
+            distance = distance or validation_distance(dataset)
+            for _ in watched(run, place, distance):
                 pass
         print(f"{data}: {label} trained in {run.seconds:.0f} s", flush=True)
         runs[label] = run
     return runs
 
 
-def with_rows_of(before: Path, report: ImageReport | ToyReport) -> ImageReport | ToyReport:
-    """The report and, of methods that it has not, the rows of one written before with what was said of them then; in
-    the order of the table, verdicts by the references of now and the yardstick of now, or else of then.
+def with_rows_of(before: Path, report: Report) -> Report:
+    """The report, with the rows of the report in ``before`` for methods that it does not have, in the table's order.
+
+    All rows are judged by the references of the new report and by its baseline, or else the old one.
 
     Example:
-        >>> with_rows_of(Path("nowhere.json"), ToyReport("8gaussians", {}, {}, None, {}, {}, 5)).scores
-        {}
+        >>> import onestep_adapters.evaluation as e
+        >>> reference = e.Row("floor", {})
+        >>> comparison, references = e.Comparison("fresh draws", 10_000), e.References(reference, e.Row("moments", {}))
+        >>> settings = {"kind": "points", "data": "8gaussians", "comparison": comparison, "references": references}
+        >>> with_rows_of(Path("nowhere.json"), e.make_report([], **settings)).rows
+        ()
     """
     if not before.exists():
         return report
-    if isinstance(report, ImageReport):
-        new, old = report.report, from_json(before.read_text())
-        rows = {row.label: row for row in (*old.rows, *new.rows)}
-        rows = {label: rows[label] for label in ordered(rows)}
-        yardstick = new.yardstick or old.yardstick
-        references = {row.label: row for row in new.references if row is not None}
-        judged = {label: row for label, row in (references | rows).items() if row is not new.references.floor}
-        verdicts = {label: tuple(bars(row, rows.get(yardstick or ""), new.references)) for label, row in judged.items()}
-        return ImageReport(attrs.evolve(new, rows=tuple(rows.values()), yardstick=yardstick, verdicts=verdicts))
-    old = ToyReport.from_json(before.read_text())
-    scores = old.scores | report.scores
-    scores = {name: scores[name] for name in ordered(scores)}
-    yardstick = report.yardstick or old.yardstick
-    best = scores.get(yardstick or "")
-    notes = old.notes | report.notes
-    return attrs.evolve(
-        report,
-        scores=scores,
-        costs=old.costs | report.costs,
-        notes={name: notes.get(name, "") for name in scores},
-        yardstick=yardstick,
-        verdicts={} if best is None else {name: passes(score, best) for name, score in scores.items()},
-    )
+    old = from_json(before.read_text())
+    rows = {row.label: row for row in (*old.rows, *report.rows)}
+    return with_rows(report, [rows[label] for label in ordered(rows)], baseline=report.baseline or old.baseline)
 
 
 def ordered(names: Iterable[str]) -> list[str]:
-    """Rows by seed, and those of a seed as in the table of methods.
+    """Rows sorted by seed, then as in the table of methods.
 
     Example:
         >>> ordered(["drifting", "meanflow, seed 1", "flow-matching"])
         ['flow-matching', 'drifting', 'meanflow, seed 1']
     """
-    places = list(METHODS)
+    places = list(PRESETS)
 
     def place(name: str) -> tuple[int, int]:
         method, _, seed = name.partition(", seed ")
@@ -112,32 +98,17 @@ def ordered(names: Iterable[str]) -> list[str]:
 
 def judge(data: str, runs: dict[str, Run], *, suffix: str = "", add: bool = False) -> None:
     """The report."""
-    written = evaluate_runs(list(runs.values()), None, split="test", repeats=5, seed=0)
-    if add and isinstance(written, ImageReport | ToyReport):
-        written = with_rows_of(RESULTS / f"methods-{data}{suffix}.json", written)
-    written.write(RESULTS / ".draft")
-    for kind in ("md", "json"):
-        (RESULTS / ".draft" / f"report.{kind}").replace(RESULTS / f"methods-{data}{suffix}.{kind}")
-    (RESULTS / ".draft").rmdir()
-    print((RESULTS / f"methods-{data}{suffix}.md").read_text(), flush=True)
+    report, stem = evaluate_runs(list(runs.values())), RESULTS / f"methods-{data}{suffix}"
+    if add:
+        report = with_rows_of(stem.with_name(f"{stem.name}.json"), report)
+    write_whole(stem.with_name(f"{stem.name}.json"), to_json(report))
+    write_whole(stem.with_name(f"{stem.name}.md"), to_markdown(report))
+    print(to_markdown(report), flush=True)
 
 
 def draw(data: str, runs: dict[str, Run], *, suffix: str = "") -> None:
-    """Samples and curves."""
-    generator = torch.Generator().manual_seed(2)
-    if data == DIGITS:
-        from onestep_adapters.data.digits import load_digits
-
-        real = load_digits().train
-        asked = torch.arange(10).repeat_interleave(4)
-        sets = {name: run.samples(40, generator=generator, labels=asked)[0] for name, run in runs.items()}
-        labels = dict.fromkeys(sets, asked)
-        picture = image_grid(real.images, sets, real_labels=real.labels, labels=labels)
-    else:
-        law = next(iter(runs.values())).problem.law  # type: ignore[attr-defined]
-        sets = {name: run.samples(1000, generator=generator)[0] for name, run in runs.items()}
-        picture = toy_scatter(law.sample(1000, generator=generator), sets, columns=5, title=data)
-    picture.savefig(RESULTS / f"methods-{data}{suffix}.png")
+    """Samples, with every run's budget under its name, and curves."""
+    draw_runs(runs, title=data).savefig(RESULTS / f"methods-{data}{suffix}.png")
     known = histories(runs)
     if known:
         curves(
@@ -150,13 +121,22 @@ def draw(data: str, runs: dict[str, Run], *, suffix: str = "") -> None:
 def main() -> None:
     """Train and judge what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", nargs="+", default=DATA, help="data sets; %(default)s")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), metavar="METHOD", help="all, in their order")
-    parser.add_argument("--folder", type=Path, default=Path("runs/methods"), help="of the runs; %(default)s")
-    parser.add_argument("--threads", type=int, default=1, help="of torch; %(default)s")
-    parser.add_argument("--seeds", type=int, default=1, help="trainings of every method; %(default)s")
-    parser.add_argument("--add", action="store_true", help="keep the other rows of the table")
-    parser.add_argument("--train-only", action="store_true", help="leave the judging to a later call")
+    parser.add_argument("--data", nargs="+", default=DATA, help="names of data sets; default: %(default)s")
+    parser.add_argument(
+        "--methods", nargs="+", default=list(PRESETS), metavar="METHOD", help="names of methods; default: all"
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/methods"), help="folder for the runs; default: %(default)s"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch, 1 or more; default: %(default)s")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=1,
+        help="trainings of every method, from seeds 0, 1, ...; 1 or more; default: %(default)s",
+    )
+    parser.add_argument("--add", action="store_true", help="keep the rows of the other methods in the table")
+    parser.add_argument("--train-only", action="store_true", help="train only; a later call measures and draws")
     chosen = parser.parse_args()
     if chosen.seeds < 1:
         parser.error(f"--seeds {chosen.seeds}: expected at least 1")

@@ -1,4 +1,4 @@
-"""One function that measures a set of samples, and the reference sets that give the numbers a scale.
+"""Metrics of images: one function measures a set of samples, another the reference sets that give the numbers a scale.
 
 Every comparison is between as many samples as there are held-out images, since every distance here depends
 on the count: ``repeats`` independent draws of that many give a mean and a standard error. The error is that
@@ -7,9 +7,10 @@ comparisons.
 
 The references pass through the same function:
 
-- *floor*: disjoint subsets of the training split, real against real. Nothing can be expected to do better.
+- *floor*: disjoint subsets of the training split, real against real. No generator is expected to do better.
 - *moments*: a Gaussian with the mean and covariance of the training split; and, where there are labels, a
-  mixture of one such Gaussian per class. What they pass is no test of a generator.
+  mixture of one such Gaussian per class. A metric that they pass does not test a generator.
+- *resampled*: training images drawn with replacement, as a generator that memorises the training set draws them.
 """
 
 import math
@@ -19,6 +20,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from onestep_adapters.devices import generator_on
 from onestep_adapters.metrics.classifier import Classifier
 from onestep_adapters.metrics.frechet import frechet_distance
 from onestep_adapters.metrics.manifold import manifold_metrics, nearest_neighbour_accuracy, nearest_training_distance
@@ -28,7 +30,7 @@ from onestep_core.fields.divergences import energy_distance, sliced_wasserstein
 
 def _finite(_: object, attribute: "attrs.Attribute[float | None]", value: float | None) -> None:
     if value is not None and not math.isfinite(value):
-        raise ConfigError(f"expected a finite {attribute.name}, got {value}: a row that diverged has measurement=None")
+        raise ConfigError(f"expected a finite {attribute.name}, got {value}: a row that diverged has metrics=None")
 
 
 @attrs.frozen
@@ -44,7 +46,7 @@ class Measurement:
     """All metrics of one set of samples.
 
     Attributes:
-        metrics: an :class:`Estimate` for each name in ``report.COLUMNS``.
+        metrics: an :class:`Estimate` for each metric, by name, such as ``"density"``.
         histogram: share of the samples in each predicted class.
         held_out_histogram: the same for the held-out images.
         held_out_nearest: 5 % quantile of the held-out images' distance to the nearest training image.
@@ -61,22 +63,23 @@ class Measurement:
 
 
 @attrs.frozen(eq=False)
-class Evaluation:
-    """What samples are measured with: the training split, and one that nobody trained on.
+class ImageSplits:
+    """The images that samples are compared with: the training split, and a held-out split that nobody trained on.
 
     Attributes:
         train: ``[n, channel, height, width]``.
         held_out: ``[m, channel, height, width]``: validation for choices, test for the report, once.
         train_labels: classes, ``[n]``; with them the class-conditional Gaussian is a reference too.
-        name: of the held-out split, as the report prints it.
+        name: of the held-out split, as a report prints it.
 
     Raises:
         ConfigError: for splits of different image sizes, labels of another length, or fewer training than
             held-out images.
 
     Example:
-        ``Evaluation(digits.train.images, digits.test.images, digits.train.labels, name="test")`` with the
-        splits of ``onestep_adapters.data.digits.load_digits()``.
+        >>> splits = ImageSplits(torch.zeros(9, 1, 8, 8), torch.zeros(3, 1, 8, 8), name="test")
+        >>> len(splits.held_out)
+        3
     """
 
     train: Tensor
@@ -108,7 +111,7 @@ def measure(
     samples: Tensor,
     labels: Tensor | None = None,
     *,
-    splits: Evaluation,
+    splits: ImageSplits,
     classifier: Classifier,
     generator: torch.Generator | None = None,
     repeats: int = 5,
@@ -116,7 +119,7 @@ def measure(
     directions: int = 128,
     own: Tensor | None = None,
 ) -> Measurement:
-    """Every metric of a report for one set of samples, against the held-out split at equal counts.
+    """Every metric of one set of images, against the held-out split at equal counts.
 
     The samples are shuffled and cut into ``repeats`` draws, each as large as the held-out split. Distances
     are in pixels, except ``energy_features`` and ``frechet_features``.
@@ -124,10 +127,11 @@ def measure(
     Args:
         samples: as the sampler gives them, ``[N, channel, height, width]`` with ``N`` at least ``repeats``
             times the number of held-out images.
-        labels: the classes asked of a conditional sampler, ``[N]``; adds ``label_agreement``.
+        labels: the classes that a conditional sampler was given, ``[N]``; adds ``label_agreement``.
         splits: training and held-out images.
         classifier: trained on the same training split.
-        generator: of the shuffle and of the directions; the same seed for all rows makes them comparable.
+        generator: of the shuffle and of the directions, on any device; torch's default one where ``None``. The same
+            seed for all rows makes them comparable.
         repeats: independent draws.
         k: neighbour that sets the radius in precision, recall, density and coverage.
         directions: of the sliced Wasserstein distance.
@@ -146,7 +150,7 @@ def measure(
         >>> train, held_out = (images[:40], labels[:40]), (images[40:], labels[40:])
         >>> settings = {"validation_images": held_out[0], "validation_labels": held_out[1]}
         >>> classifier = train_classifier(*train, **settings, steps=20)
-        >>> splits = Evaluation(train[0], held_out[0], train[1])
+        >>> splits = ImageSplits(train[0], held_out[0], train[1])
         >>> found = measure(train[0], splits=splits, classifier=classifier, generator=g, repeats=2)
         >>> found.metrics["nearest_training"]
         Estimate(mean=0.0, se=0.0)
@@ -154,12 +158,12 @@ def measure(
     count, shape = len(splits.held_out), splits.held_out.shape[1:]
     _check_samples(samples, labels, own, count, repeats, shape)
     device = splits.held_out.device
-    seed = int(torch.randint(2**62, (), generator=generator))
-    local = torch.Generator().manual_seed(seed)
+    local = new_generator(generator)
     unit = torch.nn.functional.normalize(
-        torch.randn(directions, shape.numel(), generator=local, dtype=torch.float64), dim=1
+        torch.randn(directions, shape.numel(), generator=local, dtype=torch.float64, device=local.device), dim=1
     ).to(device)
-    draws = torch.randperm(len(samples), generator=local)[: repeats * count].view(repeats, count)
+    draws = torch.randperm(len(samples), generator=local, device=local.device)
+    draws = draws[: repeats * count].view(repeats, count)
     held_out, train = splits.held_out.flatten(1).double(), splits.train.flatten(1).double()
     held_out_features = classifier.features(splits.held_out).double()
     held_out_histogram = _histogram(classifier, splits.held_out)
@@ -169,7 +173,7 @@ def measure(
         images = samples[rows.to(samples.device)].detach().to(device)
         flat, features = images.flatten(1).double(), classifier.features(images).double()
         shares = _histogram(classifier, images)
-        histogram += shares / repeats
+        histogram += shares.cpu() / repeats
         near = manifold_metrics(held_out, flat, k=k)
         own_rows = None if own is None else own[rows.to(own.device)].to(device)
         numbers: dict[str, Tensor] = {
@@ -201,6 +205,23 @@ def measure(
     )
 
 
+def new_generator(generator: torch.Generator | None) -> torch.Generator:
+    """A generator on the device of ``generator`` (the CPU where ``None``), seeded by one draw from it.
+
+    Example:
+        >>> one, other = (new_generator(torch.Generator().manual_seed(0)) for _ in range(2))
+        >>> one.initial_seed() == other.initial_seed()
+        True
+    """
+    device = device_of(generator)
+    return generator_on(device, int(torch.randint(2**62, (), generator=generator, device=device)))
+
+
+def device_of(generator: torch.Generator | None) -> torch.device:
+    """Where a generator draws; the CPU where ``None``."""
+    return torch.device("cpu") if generator is None else generator.device
+
+
 def estimate(values: list[float]) -> Estimate:
     """Mean and standard error of independent values.
 
@@ -220,7 +241,7 @@ def gaussian_like(data: Tensor, count: int, *, generator: torch.Generator | None
     Args:
         data: ``[n, *shape]``, at least two.
         count: draws.
-        generator: of ``e``, on the CPU.
+        generator: of ``e``, on any device.
 
     Raises:
         ConfigError: for fewer than two data points.
@@ -233,7 +254,8 @@ def gaussian_like(data: Tensor, count: int, *, generator: torch.Generator | None
         raise ConfigError(f"a covariance needs at least two points, got {len(data)}")
     flat = data.detach().flatten(1).double()
     mean = flat.mean(0)
-    noise = torch.randn(count, len(flat), generator=generator, dtype=torch.float64).to(flat.device)
+    noise = torch.randn(count, len(flat), generator=generator, dtype=torch.float64, device=device_of(generator))
+    noise = noise.to(flat.device)
     drawn = mean + noise @ (flat - mean) / (len(flat) - 1) ** 0.5
     return drawn.to(data.dtype).view(count, *data.shape[1:])
 
@@ -251,7 +273,8 @@ def class_gaussians_like(
         >>> bool((drawn[:, 0] == 5.0 * classes).all())
         True
     """
-    asked = labels[torch.randint(len(labels), (count,), generator=generator).to(labels.device)]
+    rows = torch.randint(len(labels), (count,), generator=generator, device=device_of(generator))
+    asked = labels[rows.to(labels.device)]
     drawn = data.new_empty(count, *data.shape[1:])
     for label in labels.unique():
         rows = asked == label
@@ -261,7 +284,7 @@ def class_gaussians_like(
 
 def measure_references(
     *,
-    splits: Evaluation,
+    splits: ImageSplits,
     classifier: Classifier,
     generator: torch.Generator | None = None,
     repeats: int = 5,
@@ -271,21 +294,22 @@ def measure_references(
     """``floor``, ``resampled``, ``moments`` and, with labels, ``class moments``, each by :func:`measure`.
 
     The floor has as many draws as disjoint subsets of the training split allow, at most ``repeats``. Resampled are
-    training images drawn with replacement, as from a generator that knows them by heart and nothing else.
+    training images drawn with replacement, as from a generator that memorises the training set.
     """
     count = len(splits.held_out)
-    seed = int(torch.randint(2**62, (), generator=generator))
+    device = device_of(generator)
+    seed = int(torch.randint(2**62, (), generator=generator, device=device))
 
     def measured(images: Tensor, repeats: int, own: Tensor | None = None, labels: Tensor | None = None) -> Measurement:
         return measure(
-            images, labels, splits=splits, classifier=classifier, generator=torch.Generator().manual_seed(seed),
+            images, labels, splits=splits, classifier=classifier, generator=generator_on(device, seed),
             repeats=repeats, k=k, directions=directions, own=own,
         )  # fmt: skip
 
     every = torch.arange(len(splits.train), device=splits.train.device)
-    drawing = torch.Generator().manual_seed(seed + 1)
+    drawing = generator_on(device, seed + 1)
     moments = gaussian_like(splits.train, repeats * count, generator=drawing)
-    again = torch.randint(len(every), (repeats * count,), generator=torch.Generator().manual_seed(seed + 2))
+    again = torch.randint(len(every), (repeats * count,), generator=generator_on(device, seed + 2), device=device)
     again = again.to(every.device)
     asked = None if splits.train_labels is None else splits.train_labels[again]
     rows = {
@@ -300,7 +324,7 @@ def measure_references(
 
 
 def _histogram(classifier: Classifier, images: Tensor) -> Tensor:
-    counts = torch.bincount(classifier.predict(images).cpu(), minlength=classifier.classes)
+    counts = torch.bincount(classifier.predict(images), minlength=classifier.classes)
     return counts.double() / len(images)
 
 
@@ -321,5 +345,5 @@ def _check_samples(
     if broken:
         raise ConfigError(
             f"{broken} of {len(samples)} samples hold NaN or infinity: the sampler diverged; give the row "
-            "measurement=None, or train it otherwise"
+            "metrics=None, or train it with other options"
         )

@@ -1,0 +1,165 @@
+"""From runs to a report; the runs are stand-ins, so that no training is needed."""
+
+import math
+from functools import partial
+from types import SimpleNamespace
+
+import attrs
+import pytest
+import torch
+
+from onestep_adapters.evaluation import (
+    cost_of,
+    evaluate_runs,
+    histories,
+    judges,
+    label_of,
+    to_markdown,
+    validation_distance,
+    write_samples,
+)
+from onestep_adapters.evaluation.watching import DISTANCE
+from onestep_adapters.methods import FlowMatching
+from onestep_core.errors import ConfigError
+from tests.adapters.evaluation.stand_ins import OneCall, Steps, Stripes, TrainedRun, TwoModes
+
+
+@pytest.fixture
+def few_draws(monkeypatch):
+    """A tenth of a report's."""
+    monkeypatch.setattr(judges, "toy_reference", partial(judges.toy_reference, count=1000))
+
+
+def baseline(data, **changes):
+    return TrainedRun("flow-matching", data, FlowMatching(), **changes)
+
+
+def test_points_are_scored_against_the_baseline(few_draws):
+    data = TwoModes()
+    runs = [baseline(data), TrainedRun("drifting", data), TrainedRun("meanflow", data, scale=1.5)]
+    report = evaluate_runs(runs, repeats=2)
+    assert report.baseline == "flow-matching"
+    assert report.overall("drifting") == "pass"
+    assert report.overall("meanflow") == "miss"
+    assert [row.label for row in report.references.rows] == ["floor (real against real)", "moments (one Gaussian)"]
+    row = report.rows[2]
+    assert row.metrics["widest_mode"].mean == pytest.approx(1.5, abs=0.1)
+    assert row.breakdown == pytest.approx((1.5, 1.5), abs=0.1)
+    assert row.cost.milliseconds_per_1000 > 0
+    assert row.notes
+    assert report.data == "two modes"
+    assert "two Gaussians" in to_markdown(report)
+
+
+def test_a_report_never_says_pass_beside_an_untrained_baseline(few_draws):
+    data = TwoModes()
+    report = evaluate_runs([baseline(data, scale=1.5), TrainedRun("drifting", data)], repeats=2)
+    text = to_markdown(report)
+    assert text.count("| baseline not trained (") == 2
+    assert report.missed("drifting") == ["baseline trained"]
+
+
+def test_samples_that_are_not_finite_leave_a_row_without_numbers(few_draws):
+    for data in (TwoModes(), Stripes()):
+        runs = [baseline(data), TrainedRun("drifting", data, scale=math.nan)]
+        report = evaluate_runs(runs, repeats=2)
+        row = report.rows[1]
+        assert row.metrics is None
+        assert row.notes == "samples that are not finite"
+        assert report.overall("drifting") == "miss"
+        assert "not measured" in to_markdown(report)
+
+
+def test_without_a_baseline_points_are_not_judged(few_draws):
+    report = evaluate_runs([TrainedRun("drifting", TwoModes())], repeats=1)
+    assert report.verdicts == {}
+    assert report.overall("drifting") == "no baseline given"
+    assert report.rows[0].draws == 2  # for the standard error
+    assert "No baseline was given" in to_markdown(report)
+
+
+def test_images_of_a_data_set_of_ones_own():
+    data = Stripes()
+    report = evaluate_runs([baseline(data), TrainedRun("drifting", data, scale=0.1)], split="validation", repeats=2)
+    assert report.kind == "images"
+    assert report.comparison.split == "validation"
+    assert report.comparison.breakdown == (0.5, 0.5)
+    assert report.rows[0].metrics["label_agreement"].mean > 0.9
+    assert "1-NN accuracy" in report.missed("drifting")
+    with pytest.raises(ConfigError, match="no split is called 'train'"):
+        evaluate_runs([baseline(data)], split="train")
+    with pytest.raises(ConfigError, match="needs labels: stripes has none"):
+        evaluate_runs([baseline(Unlabelled())])
+
+
+class Unlabelled(Stripes):
+    def split(self, name):
+        return super().split(name)._replace(labels=None)
+
+
+def test_runs_of_different_data_are_not_compared():
+    with pytest.raises(ConfigError, match="different data"):
+        evaluate_runs([TrainedRun("drifting", TwoModes()), TrainedRun("drifting", Stripes())])
+    with pytest.raises(ConfigError, match="no run"):
+        evaluate_runs([])
+    with pytest.raises(ConfigError, match="repeats = 0"):
+        evaluate_runs([TrainedRun("drifting", TwoModes())], repeats=0)
+    other = SimpleNamespace(**{**attrs.asdict(TwoModes()), "kind": "sounds"})
+    with pytest.raises(ConfigError, match="no kind of data is called 'sounds'"):
+        evaluate_runs([TrainedRun("drifting", other)])
+
+
+def test_two_runs_of_one_method_are_told_apart(few_draws):
+    data = TwoModes()
+    runs = [TrainedRun("drifting", data, OneCall(Steps(steps))) for steps in (20, 30)]
+    seeds = [FlowMatching(), FlowMatching(attrs.evolve(FlowMatching().training, seed=3))]
+    flows = [TrainedRun("flow-matching", data, options) for options in seeds]
+    assert [label_of(run, runs) for run in runs] == ["drifting 1", "drifting 2"]
+    assert [label_of(run, flows) for run in flows] == ["flow-matching, seed 0", "flow-matching, seed 3"]
+    text = to_markdown(evaluate_runs(runs, repeats=2))
+    assert "| drifting 1 |" in text
+    assert text.count("- **drifting 1; drifting 2**: ") == 1  # they share their note
+
+
+def test_the_budget_counts_a_teacher_apart():
+    data, teacher = TwoModes(), baseline(TwoModes())
+    alone, taught = TrainedRun("drifting", data), TrainedRun("drifting", data, teacher_run=teacher)
+    opened = TrainedRun("drifting", data, OneCall(teacher=FlowMatching()))  # complete: its teacher was not opened
+    steps = FlowMatching().training.steps
+    assert attrs.astuple(cost_of(alone))[:5] == (1, 20, 60, None, None)
+    assert attrs.astuple(cost_of(taught))[:5] == (1, 20, 60, 20, 20)
+    assert attrs.astuple(cost_of(opened))[:5] == (1, 20, 60, steps, steps)
+    assert cost_of(taught).caption.splitlines() == [
+        "20 updates, 60 evaluations",
+        "+ 20 evaluations for the teacher",
+        "1 evaluation per sample",
+    ]
+
+
+def test_validation_distance_is_small_for_the_data_themselves():
+    for data in (TwoModes(), Stripes()):
+        distance = validation_distance(data)
+        near, far = (distance(TrainedRun("drifting", data, scale=scale)) for scale in (1.0, 0.1))
+        assert near < 0.05 < far
+        assert distance(TrainedRun("drifting", data)) == near  # the same noise every time
+
+
+def test_histories_hold_what_was_measured():
+    run = TrainedRun("drifting", TwoModes())
+    run.state.history += [{"step": 1}, {"step": 2, DISTANCE: 0.5}]
+    assert histories({"a": run, "b": TrainedRun("drifting", TwoModes())}) == {"a": [(2, 0.5)]}
+
+
+def test_pictures_carry_budgets_under_the_names(tmp_path):
+    pytest.importorskip("matplotlib")
+    from onestep_adapters.evaluation.pictures import draw_runs, draw_samples
+
+    for data in (TwoModes(), Stripes()):
+        run = TrainedRun("drifting", data)
+        figure = draw_runs({"one": run, "two": run}, title="t")
+        texts = [text.get_text() for axes in figure.get_axes() for text in axes.texts]
+        assert texts.count("20 updates, 60 evaluations\n1 evaluation per sample") == 2
+        drawn = write_samples(run, tmp_path / "deep" / "v1.5", count=6, seed=0)
+        assert drawn.file.name == "v1.5.npz"
+        assert torch.equal(drawn.samples, run.samples(6, generator=torch.Generator().manual_seed(0))[0])
+        assert draw_samples(run, drawn, tmp_path / "v1.5").name == "v1.5.png"
