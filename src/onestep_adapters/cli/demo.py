@@ -6,7 +6,9 @@ from typing import Literal
 
 import attrs
 
-from onestep_adapters.cli.terminal import options, progress_of_many, say, use_threads
+from onestep_adapters.cli.progress import progress_of_many
+from onestep_adapters.cli.terminal import options, say, use_threads
+from onestep_adapters.devices import choose_device
 from onestep_core.errors import ConfigError
 
 
@@ -25,6 +27,8 @@ class Options:
     """Training updates of each method, 1 or more, for a quick look; by default those of the presets."""
     processes: Literal[1, 2] = 2
     """Trainings at a time, of one thread each: 2, or 1 on a machine with one core."""
+    device: str = "auto"
+    """Device: auto (a CUDA GPU if there is one, else the CPU), cpu, cuda, cuda:1, mps."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -40,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     # Digits and pictures are extras: the other commands work without them.
     from onestep_adapters.evaluation.demo import Demo
 
-    demo = Demo(chosen.folder, chosen.steps)
+    demo = Demo(chosen.folder, chosen.steps, choose_device(chosen.device))
     steps = {name: (run.state.step, run.options.training.steps) for name, run in demo.runs.items() if not run.finished}
     for _ in progress_of_many(demo.train(processes=chosen.processes), steps):
         pass

@@ -8,6 +8,7 @@ import attrs
 from tyro.conf import Positional
 
 from onestep_adapters.cli.terminal import options, say, use_threads
+from onestep_adapters.devices import choose_device
 from onestep_adapters.evaluation import evaluate_runs, write_report
 from onestep_adapters.runs import Run, open_run
 from onestep_core.errors import ConfigError
@@ -39,6 +40,8 @@ class Evaluate:
     """Independent draws of samples for the standard errors, 1 or more (2-D toys: 2 or more)."""
     seed: int = attrs.field(default=0, validator=_seed)
     """Seed of samples and reference rows, 0 or more."""
+    device: str = "auto"
+    """Device: auto (a CUDA GPU if there is one, else the CPU), cpu, cuda, cuda:1, mps."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -50,7 +53,8 @@ def main(arguments: Sequence[str]) -> int:
         description="Report on trained runs: metrics beside reference rows, thresholds, training budgets.",
     )
     use_threads()
-    runs = [open_run(folder) for folder in chosen.runs]
+    device = choose_device(chosen.device)
+    runs = [open_run(folder, device=device) for folder in chosen.runs]
     report = evaluate_runs(
         runs, _baseline(chosen, dict(zip(chosen.runs, runs, strict=True))), split=chosen.split, repeats=chosen.repeats,
         seed=chosen.seed,
@@ -67,4 +71,4 @@ def _baseline(chosen: Evaluate, runs: Mapping[Path, Run]) -> Run | None:
         return None
     same = (run for folder, run in runs.items() if folder.resolve() == chosen.baseline.resolve())
     found = next(same, None)
-    return open_run(chosen.baseline) if found is None else found
+    return open_run(chosen.baseline, device=choose_device(chosen.device)) if found is None else found

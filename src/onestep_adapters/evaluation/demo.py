@@ -14,9 +14,10 @@ from onestep_adapters.evaluation.judges import image_classifier, image_splits
 from onestep_adapters.evaluation.measuring import evaluate_runs
 from onestep_adapters.evaluation.pictures import draw_runs
 from onestep_adapters.evaluation.report import Report
-from onestep_adapters.evaluation.watching import COARSE_STEPS, histories, validation_distance, watched
+from onestep_adapters.evaluation.watching import histories, validation_distance, watched
 from onestep_adapters.evaluation.writing import write_report
-from onestep_adapters.methods import FlowMatching, find_preset
+from onestep_adapters.methods import Method, find_preset
+from onestep_adapters.methods.flow_matching import PREVIEW_STEPS
 from onestep_adapters.runs import Run, resume_or_start
 from onestep_adapters.training import StepRecord, load_checkpoint, side_by_side
 from onestep_core.fields import energy_distance
@@ -31,10 +32,9 @@ LANES = ((BASELINE, "rectified-meanflow"), ("drifting",))
 """What the demo trains: two rows of trainings that do not wait for one another."""
 
 
-def _shorter(options: FlowMatching, steps: int) -> FlowMatching:
-    """Options of any method, with other numbers of updates, of its teacher too."""
-    teacher = getattr(options, "teacher", None)
-    changes = {} if teacher is None else {"teacher": _shorter(teacher, steps)}
+def _shorter(options: Method, steps: int) -> Method:
+    """The options with another number of updates, for the teacher too."""
+    changes = {} if options.teacher is None else {"teacher": _shorter(options.teacher, steps)}
     return attrs.evolve(options, training=attrs.evolve(options.training, steps=steps), **changes)
 
 
@@ -44,9 +44,10 @@ class Demo:
     Args:
         folder: gets one run a method, ``report.md``, ``report.json``, ``samples.png`` and ``curves.png``.
         steps: updates of each method, for a quick look; those of the presets by default.
+        device: where networks and training live.
     """
 
-    def __init__(self, folder: Path, steps: int | None = None) -> None:
+    def __init__(self, folder: Path, steps: int | None = None, device: torch.device | str = "cpu") -> None:
         self.folder = folder
         self.data = open_dataset(DATA)
         self.runs: dict[str, Run] = {}
@@ -54,9 +55,11 @@ class Demo:
             options = find_preset(name).options(self.data)
             if steps is not None:
                 options = _shorter(options, steps)
-            run = self.runs[name] = resume_or_start(folder / name, name, self.data, options, resume=True)
-            if options.teacher is not None and options.teacher == self.runs[BASELINE].options:
-                run.teacher_run = self.runs[BASELINE]
+            baseline = self.runs.get(BASELINE)
+            teacher = baseline if baseline is not None and options.teacher == baseline.options else None
+            self.runs[name] = resume_or_start(
+                folder / name, name, self.data, options, resume=True, teacher=teacher, device=device
+            )
 
     def train(self, *, processes: int = 1) -> Iterator[tuple[str, StepRecord]]:
         """Names and updates of the unfinished runs.
@@ -98,7 +101,7 @@ class Demo:
             histories(self.runs),
             floor=float(energy_distance(features(splits.held_out), features(splits.train))),
             ylabel="squared energy distance to the validation split, in classifier features",
-            title=f"Training (flow matching sampled in {COARSE_STEPS} steps here)",
+            title=f"Training (flow matching sampled in {PREVIEW_STEPS} steps here)",
         ).savefig(self.folder / "curves.png")
 
     @property

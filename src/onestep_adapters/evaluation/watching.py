@@ -3,23 +3,18 @@
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-import attrs
 import torch
 from torch import Tensor
 
 from onestep_adapters.data.dataset import Dataset
 from onestep_adapters.devices import generator_on
 from onestep_adapters.evaluation.judges import image_classifier, image_splits
-from onestep_adapters.methods import FlowMatching
 from onestep_adapters.runs import Run
 from onestep_adapters.training import StepRecord, save_checkpoint
 from onestep_core.fields import energy_distance
 
 DISTANCE = "validation"
 """Key of the distance in a run's history."""
-
-COARSE_STEPS = 10
-"""Sampling steps of flow matching while its distance is measured."""
 
 POINTS = 2000
 """Draws that stand for validation data where draws are unlimited."""
@@ -56,9 +51,7 @@ def distance_to(real: Tensor, features: Callable[[Tensor], Tensor] = lambda x: x
     there = features(real)
 
     def distance(run: Run) -> float:
-        options = run.options
-        quick = attrs.evolve(options, sampling_steps=COARSE_STEPS) if isinstance(options, FlowMatching) else options
-        samples, _ = attrs.evolve(run, options=quick).samples(len(real), generator=generator_on(real.device, 1))
+        samples, _ = run.previewed().samples(len(real), generator=generator_on(real.device, 1))
         return float(energy_distance(features(samples), there))
 
     return distance

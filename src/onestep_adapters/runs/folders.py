@@ -37,7 +37,7 @@ def start_run(
     data: str | Dataset,
     options: Method | None = None,
     *,
-    teacher: Teacher | None = None,
+    teacher: Teacher | Run | None = None,
     device: torch.device | str = "cpu",
 ) -> Run:
     """A fresh run.
@@ -46,7 +46,8 @@ def start_run(
         name: of the method, as on the command line.
         data: name of a data set, or an object of your own with the members of :class:`~onestep_adapters.data.Dataset`.
         options: of the method; the preset for this kind of data by default.
-        teacher: an object to learn from, instead of the one that the options describe.
+        teacher: an object to learn from, instead of the one that the options describe; or the run with exactly the
+            teacher's options, which is trained first if it is not finished.
         device: where network and training live.
 
     Raises:
@@ -67,7 +68,7 @@ def open_run(
     folder: str | os.PathLike[str],
     *,
     data: Dataset | None = None,
-    teacher: Teacher | None = None,
+    teacher: Teacher | Run | None = None,
     device: torch.device | str = "cpu",
 ) -> Run:
     """The run in ``folder``, at its latest checkpoint.
@@ -130,7 +131,7 @@ def resume_or_start(
     options: Method,
     *,
     resume: bool,
-    teacher: Teacher | None = None,
+    teacher: Teacher | Run | None = None,
     device: torch.device | str = "cpu",
 ) -> Run:
     """The run to train into ``folder``: a fresh one, or with ``resume`` the one that is there.
@@ -200,9 +201,13 @@ def _loaded(run: Run, folder: str | os.PathLike[str], config: dict[str, Any]) ->
     return run
 
 
-def _resolve(options: Method, data: Dataset, given: Teacher | None, device: torch.device | str) -> _Resolved:
+def _resolve(options: Method, data: Dataset, given: Teacher | Run | None, device: torch.device | str) -> _Resolved:
     """The teacher of a run; see :mod:`onestep_adapters.runs.teachers`."""
     chosen = options.teacher_from
+    if isinstance(given, Run):
+        if given.options != options.teacher:
+            raise ConfigError("the teacher's run has other options than the method's teacher: give both the same")
+        return _checked(_Resolved(_teacher_of(given, given.state.config), options, given))
     if given is not None:
         options.check_teacher(given)
         weights = "an object" if given.module is None else weights_hash(given.module)
