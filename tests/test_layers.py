@@ -1,4 +1,4 @@
-"""Who may import whom, read from the sources."""
+"""Which file may import which, how large rooms and files are, and the shape of a method; read from the sources."""
 
 import ast
 from pathlib import Path
@@ -7,16 +7,28 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src"
 CORE = SOURCE / "onestep_core"
-BASE = {"typing", "errors", "precision", "protocols", "shapes"}
+ADAPTERS = SOURCE / "onestep_adapters"
+BASE = {"typing", "errors", "precision", "protocols", "shapes", "validators"}
 WINGS = {"regression", "flow", "fields"}
+ADAPTERS_BASE = {"names", "devices", "files"}
+PARTS = {"networks", "backbones", "encoders", "data", "samplers", "training", "metrics", "testing"}
+APPLICATION = ["methods", "runs", "evaluation", "cli"]
+"""From the lowest to the highest."""
 EXTRAS = {
     "tyro", "rich", "sklearn", "matplotlib", "hypothesis", "geomloss", "ot", "pykeops", "diffusers", "transformers",
     "pytest",
 }  # fmt: skip
+LINES, FILES = 420, 15
+FILES_OF = list(CORE.rglob("*.py")) + list(ADAPTERS.rglob("*.py"))
+MEMBERS = ["build", "companions", "prepare", "loss", "turns", "sample"]
 
 
 def modules(root):
     return sorted(root.rglob("*.py"))
+
+
+def label(file):
+    return str(file.relative_to(SOURCE))
 
 
 def imports(file, *, nested=False):
@@ -36,22 +48,30 @@ def imports(file, *, nested=False):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: relative import"
-            found.append(node.module)
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            submodules = [name for name in inner if exists(name)]
+            found += submodules + ([] if len(submodules) == len(inner) else [node.module])
     return found
 
 
-def part(file):
-    """First component below the package: a wing, or a base file's name."""
-    return file.relative_to(CORE).parts[0].removesuffix(".py")
+def exists(name):
+    """Whether a dotted name is a module of ours."""
+    place = SOURCE.joinpath(*name.split("."))
+    return place.with_suffix(".py").is_file() or (place / "__init__.py").is_file()
 
 
-def core_parts(file):
-    return {name.split(".")[1] for name in imports(file) if name.startswith("onestep_core.")}
+def room(file, root):
+    """First component below the package: a room, or a base file's name."""
+    return file.relative_to(root).parts[0].removesuffix(".py")
 
 
-@pytest.mark.parametrize("file", modules(CORE), ids=lambda f: str(f.relative_to(CORE)))
+def rooms(file, package):
+    return {name.split(".")[1] for name in imports(file) if name.startswith(f"{package}.")}
+
+
+@pytest.mark.parametrize("file", modules(CORE), ids=label)
 def test_core_imports_downwards(file):
-    here, there = part(file), core_parts(file)
+    here, there = room(file, CORE), rooms(file, "onestep_core")
     assert not any(name.startswith("onestep_adapters") for name in imports(file))
     if here in BASE:
         assert there <= BASE
@@ -59,57 +79,116 @@ def test_core_imports_downwards(file):
         assert there <= BASE | {here}
     elif here == "objectives":
         assert there <= BASE | WINGS | ({here} if file.name == "__init__.py" else set())
-    elif here == "evidence":
+    elif here == "diagnostics":
         assert there <= BASE | WINGS | {here}
-    if here not in {"evidence", "__init__"}:
-        assert "evidence" not in there
+    else:
+        assert here == "__init__", f"{here} is no room of the core"
+    if here not in {"diagnostics", "__init__"}:
+        assert "diagnostics" not in there
 
 
-@pytest.mark.parametrize("file", modules(CORE), ids=lambda f: str(f.relative_to(CORE)))
+@pytest.mark.parametrize("file", modules(CORE), ids=label)
 def test_core_imports_at_the_top(file):
     assert not imports(file, nested=True)
 
 
-def test_no_cycle():
-    edges = {}
-    for file in modules(CORE):
-        name = "onestep_core." + ".".join(file.relative_to(CORE).with_suffix("").parts)
-        edges[name] = {other for other in imports(file) if other.startswith("onestep_core.")}
-    wings = {f"onestep_core.{wing}": f"onestep_core.{wing}.__init__" for wing in WINGS | {"objectives", "evidence"}}
-    edges = {name: {wings.get(other, other) for other in others} for name, others in edges.items()}
+@pytest.mark.parametrize("file", modules(ADAPTERS), ids=label)
+def test_adapters_import_downwards(file):
+    here, there = room(file, ADAPTERS), rooms(file, "onestep_adapters")
+    if here in ADAPTERS_BASE:
+        assert not there
+    elif here in PARTS:
+        assert there <= ADAPTERS_BASE | {here, "networks"}, f"{here} imports {there}"
+    elif here in APPLICATION:
+        below = set(APPLICATION[: APPLICATION.index(here) + 1])
+        assert there <= ADAPTERS_BASE | PARTS | below, f"{here} imports {there}"
+    else:
+        assert here == "__init__", f"{here} is no room of the adapters"
+
+
+def name_of(file):
+    parts = file.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_no_cycle_of_files():
+    """A package's ``__init__`` is a file too: a room does not import names from its own."""
+    files = {name_of(file): file for file in FILES_OF}
+    edges = {name: {other for other in imports(file) if other in files} - {name} for name, file in files.items()}
     done, path = set(), []
 
     def visit(name):
-        assert name not in path, f"import cycle: {' -> '.join([*path, name])}"
-        if name in done or name not in edges:
+        assert name not in path, f"import cycle: {' -> '.join([*path[path.index(name) :], name])}"
+        if name in done:
             return
         path.append(name)
-        for other in edges[name]:
+        for other in sorted(edges[name]):
             visit(other)
         path.pop()
         done.add(name)
 
-    for name in edges:
+    for name in files:
         visit(name)
 
 
-ADAPTERS = SOURCE / "onestep_adapters"
-
-
-@pytest.mark.parametrize("file", modules(ADAPTERS), ids=lambda f: str(f.relative_to(ADAPTERS)))
-def test_only_recipes_and_cli_cross_adapter_packages(file):
-    here = file.relative_to(ADAPTERS).parts[0].removesuffix(".py")
-    there = {name.split(".")[1] for name in imports(file) if name.startswith("onestep_adapters.")}
-    if here not in {"recipes", "cli"}:
-        assert there <= {here}, f"{here} imports {there - {here}}"
-    if here != "cli":
-        assert "cli" not in there
-
-
-@pytest.mark.parametrize("file", modules(SOURCE), ids=lambda f: str(f.relative_to(SOURCE)))
+@pytest.mark.parametrize("file", modules(SOURCE), ids=label)
 def test_optional_libraries_stay_in_leaves(file):
-    """An extra is imported at the top of its own leaf, never in a package's ``__init__`` of the core or adapters."""
+    """An extra is imported at the top of its own leaf, never in the core."""
     optional = {name.split(".")[0] for name in imports(file)} & EXTRAS
     if file.is_relative_to(CORE):
         assert not optional
+    assert file.name != "__init__.py" or not optional or room(file, ADAPTERS) == "testing"
     assert not {name.split(".")[0] for name in imports(file, nested=True)} & EXTRAS
+
+
+@pytest.mark.parametrize("file", modules(SOURCE), ids=label)
+def test_files_are_short(file):
+    assert len(file.read_text().splitlines()) <= LINES
+
+
+@pytest.mark.parametrize("folder", sorted({file.parent for file in FILES_OF}), ids=label)
+def test_folders_are_small(folder):
+    files = [file for file in folder.glob("*.py") if file.name != "__init__.py"]
+    assert len(files) <= FILES or folder.name == "objectives", [file.name for file in files]
+
+
+def strings(node):
+    return {part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)}
+
+
+@pytest.mark.parametrize("file", modules(ADAPTERS), ids=label)
+def test_nothing_is_compared_with_the_name_of_a_data_set(file):
+    """No ``==``, ``in``, ``match``, and no table by name outside of ``data/``: members of the data set decide."""
+    from onestep_adapters.data import DATASETS
+
+    names = set(DATASETS)
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Compare | ast.MatchValue):
+            assert not strings(node) & names, f"{label(file)}:{node.lineno}"
+        if isinstance(node, ast.Dict) and room(file, ADAPTERS) != "data":
+            keys = set().union(*(strings(key) for key in node.keys if key is not None))
+            assert not keys & names, f"{label(file)}:{node.lineno}"
+
+
+METHOD_FILES = [
+    file for file in modules(ADAPTERS / "methods") if any(line.startswith("PRESETS") for line in file.open())
+]
+
+
+@pytest.mark.parametrize("file", METHOD_FILES, ids=label)
+def test_a_method_has_its_members_in_the_same_order_and_its_presets_last(file):
+    tree = ast.parse(file.read_text())
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            defined = [part.name for part in node.body if isinstance(part, ast.FunctionDef)]
+            ordered = [name for name in defined if name in MEMBERS]
+            assert ordered == sorted(ordered, key=MEMBERS.index), f"{node.name}: {ordered}"
+    last = tree.body[-1]
+    assert isinstance(last, ast.Assign)
+    assert last.targets[0].id == "PRESETS"
+
+
+def test_every_method_file_is_in_the_registry():
+    from onestep_adapters.methods.registry import _FILES
+
+    assert sorted(Path(file.__file__) for file in _FILES) == METHOD_FILES
