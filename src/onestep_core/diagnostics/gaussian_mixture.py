@@ -8,14 +8,14 @@ probability ``r_k``, and within it data and noise are Gaussian:
     E[noise | z, k]  = sigma S_k^-1 (z - alpha mu_k)
     Cov[data | z, k] = sigma^2 C_k S_k^-1
 
-Score, denoiser and marginal velocity are averages of these. None divides by ``sigma`` or ``alpha``, so both
-ends of a path are ordinary points; the covariances must be positive definite.
+Score, denoiser and marginal velocity are averages of these. None divides by ``sigma`` or ``alpha``, so they are finite
+at both ends of a path; the covariances must be positive definite.
 
 The flow map has no closed form with more than one component. Every path runs through the same
 trajectories, only at another pace and scale: with ``c alpha = rho cos(angle)``, ``sigma = rho sin(angle)``,
 ``z / rho`` depends on the angle alone. It is integrated there, by an eighth-order Runge-Kutta rule with steps
-that are graded towards the data end, where the components resolve. What is *not* implied: that a flow map is
-well conditioned. Between two narrow modes trajectories part, and errors grow with them.
+that are graded towards the data end, where the components resolve. A flow map need *not* be well
+conditioned: between two narrow modes trajectories separate, and errors grow with their distance.
 
 Everything is computed in float64 and returned in the precision of the state, at least float32.
 """
@@ -181,7 +181,7 @@ class GaussianMixture:
 
     @typed
     def posterior(self, z: Points, t: Time, *, path: Path) -> Posterior:
-        """The law of the data given ``z``: responsibilities, conditional means and covariances.
+        """The distribution of the data given ``z``: responsibilities, conditional means and covariances.
 
         Arguments as :meth:`log_density`.
 

@@ -5,7 +5,7 @@ With affinities ``A`` between a sample ``x_i`` and all its targets, positives ``
     V_i = sum_{p, n} A_ip A_in (y_p - y_n) = (sum_n A_in) sum_p A_ip y_p - (sum_p A_ip) sum_n A_in y_n.
 
 Positives and negatives are normalised *together* by the coupling. Exchanging them changes the sign, so equal sets
-give zero; that zero implies equal laws is *not* implied, and depends on kernel and coupling.
+give zero. A zero field does *not* imply equal distributions in general; that depends on kernel and coupling.
 """
 
 from collections.abc import Callable, Sequence
@@ -51,7 +51,7 @@ def displacements(
 
 def evaluated(samples: Tensor, field: Tensor) -> Drift:
     """A drift in the units of the samples."""
-    # By rows: nothing as large as the field is allocated.
+    # By rows: no tensor as large as the field is allocated.
     mean_square = squared_lengths(field).mean() / field.shape[-1]
     return Drift(full(samples), field, field.new_ones(()), mean_square.reshape(1))
 
@@ -77,7 +77,7 @@ def drift_field(
     """``V_i = sum_{p, n} A_ip A_in (y_p - y_n)``, positives and negatives coupled together.
 
     Args:
-        samples: points to move, ``[.., n, channel]``; leading axes are groups that do not see one another.
+        samples: points to move, ``[.., n, channel]``; leading axes are independent groups.
         positives: real points, ``[.., p, channel]``.
         negatives: exactly these repel, nothing is masked, ``[.., q, channel]``; ``None``: the samples repel one
             another and no sample itself.

@@ -1,7 +1,8 @@
 """Clouds: the points, weights and keys of a field as one value, checked and stacked once for every field.
 
 ``negatives=None`` means that the samples repel one another, self pairs masked; ``negatives=y`` means exactly ``y``.
-Extra negatives join either. Everything enters without gradient, about a common centre, which no field can see.
+Extra negatives join either. All points are taken without gradient and relative to a common centre, on which no
+field depends.
 """
 
 from collections.abc import Callable

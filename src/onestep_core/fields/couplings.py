@@ -1,7 +1,7 @@
 """Couplings: how a kernel becomes an affinity.
 
 Every coupling here is a diagonal scaling, ``affinity = exp(log_k - row[:, None] - column[None, :])``, so it is a
-pair of potentials and never sees the matrix. It finds them from two reductions that the field supplies, dense or
+pair of potentials and never needs the matrix. It finds them from two reductions that the field supplies, dense or
 streamed:
 
     rows(column=None)    = logsumexp_j (log_k - column)     [.., n]

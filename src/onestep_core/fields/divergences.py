@@ -1,8 +1,8 @@
-"""Divergences between clouds: single numbers that say how far samples are from data.
+"""Divergences between clouds: one number for how far samples are from data.
 
-They are evidence beside a loss that says nothing, and objectives of their own where differentiated. All are
-estimators from samples: an unbiased one of two clouds of one law scatters around zero and is negative half of the
-time. Every sum runs over blocks of rows, so ten thousand points against ten thousand fit anywhere.
+Use them as measurements where a loss does not show progress, or differentiate them as objectives. All are estimators
+from samples: an unbiased one, of two clouds of one distribution, scatters around zero and is negative half of the time.
+Every sum runs over blocks of rows, so ten thousand points against ten thousand need little memory.
 """
 
 import math
@@ -38,7 +38,7 @@ def _enough(x: Tensor, y: Tensor, least: int) -> None:
 def energy_distance(
     x: Float[Tensor, "n channel"], y: Float[Tensor, "m channel"], *, unbiased: bool = True
 ) -> Float[Tensor, ""]:
-    """``2 E|x - y| - E|x - x'| - E|y - y'|``, the squared energy distance; zero for one law only.
+    """``2 E|x - y| - E|x - x'| - E|y - y'|``, the squared energy distance; zero only for equal distributions.
 
     Args:
         x: samples, ``[n, channel]``, at least two.

@@ -70,7 +70,7 @@ def ratio_means(
 ) -> Float[Tensor, "bin"]:
     """The mean ratio in bins of time, averaged over updates: ``decay previous + (1 - decay) mean``; empty bins stay.
 
-    Ratios grow as the noise falls. Divided by the mean of their bin they say which *samples* of a time are too rare,
+    Ratios grow as the noise falls. Divided by the mean of their bin they show which *samples* of a time are too rare,
     and not which times have the larger ratios.
 
     Args:
@@ -128,7 +128,8 @@ def f_divergence_scale(
         logits: of a discriminator at ``(z, t)``, larger for data, ``[batch, *heads]``.
         t: times, ``[batch]``; used with ``means`` alone.
         divergence: ``r -> h(r)``: :func:`reverse_kl` (all equal), :func:`forward_kl`, :func:`jensen_shannon`,
-            :func:`softened_reverse_kl`, :func:`neyman`, :func:`squared_hellinger`, :func:`jeffreys`, or one's own.
+            :func:`softened_reverse_kl`, :func:`neyman`, :func:`squared_hellinger`, :func:`jeffreys`, or a function of
+            your own.
         means: from :func:`ratio_means`, with the same ``low`` and ``high``: the ratio is divided by its bin's first.
             ``None``: it is not.
         low: where the first bin begins.

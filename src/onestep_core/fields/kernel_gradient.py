@@ -1,14 +1,14 @@
 """Gradients of kernels as displacements: of log-densities, of witness functions, of the energy.
 
-Where attraction points along ``y - x`` whatever the kernel, here the kernel chooses the direction itself:
+In the other fields attraction points along ``y - x`` for every kernel. Here the direction is the kernel's gradient:
 
     kernel gradient   V = grad log sum_p k(x, y_p) - grad log sum_n k(x, y_n)      two kernel density estimates
     MMD               V = grad [mean_p k(x, y_p) - mean_n k(x, y_n)]               the witness of the discrepancy
     energy            the same with  k = -|x - y|                                  no length to choose
 
-The first is a difference of scores, the second and third descend a squared distance between laws, which is zero for
-equal laws only if the kernel is characteristic. For the Gaussian kernel the first is the mean-shift field divided by
-``bandwidth^2``. With ``keys`` the gradient passes through the features.
+The first is a difference of scores, the second and third descend a squared distance between distributions, which is
+zero only for equal ones if the kernel is characteristic. For the Gaussian kernel the first is the mean-shift field
+divided by ``bandwidth^2``. With ``keys`` the gradient passes through the features.
 """
 
 from collections.abc import Callable
@@ -94,7 +94,7 @@ def mmd_field(
 
     Arguments and errors as :func:`kernel_gradient_field`. ``negatives=None`` is the gradient of the unbiased estimator,
     the samples themselves as ``negatives`` that of the biased one (for kernels with no slope at zero the same up to the
-    count of negatives). It vanishes where no kernel reaches: samples far away get no drift.
+    count of negatives). It vanishes far from all points: samples there get no drift.
 
     Source: Arbel et al., Maximum Mean Discrepancy Gradient Flow, https://arxiv.org/abs/1906.04370; Gretton et al., On
     the Wasserstein Gradient Flow Interpretation of Drifting Models, https://arxiv.org/abs/2605.05118.
@@ -131,8 +131,8 @@ def energy_field(
 ) -> Drift:
     """``grad [mean_n |x_i - y_n| - mean_p |x_i - y_p|]``, means weighted: the steepest descent of the energy distance.
 
-    Every pair pulls with one unit of force whatever its distance, so there is no temperature and no sample is out of
-    reach; a point pulls nothing that coincides with it. Arguments and errors as :func:`mmd_field`, without a kernel.
+    Every pair attracts with unit force at any distance, so there is no temperature, and every sample is reached; two
+    points that coincide have no force. Arguments and errors as :func:`mmd_field`, without a kernel.
 
     Source: Szekely and Rizzo, Energy statistics, https://doi.org/10.1016/j.jspi.2013.03.018; Hertrich et al.,
     Generative Sliced MMD Flows with Riesz Kernels, https://arxiv.org/abs/2305.11463.

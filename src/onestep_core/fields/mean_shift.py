@@ -2,10 +2,10 @@
 
     V_i = sum_p A_ip y_p / sum_p A_ip  -  sum_n B_in y_n / sum_n B_in
 
-Each side is a weighted mean, so its length is that of a distance however far the samples are from the data, and
-neither side can starve the other: the first form of the drifting paper, not the one it released. With a Gaussian
-kernel it is ``bandwidth^2`` times the difference of the smoothed scores, ``grad log sum_p w k - grad log sum_n w k``:
-the score field of kernel density estimates. For other kernels that is
+Each side is a weighted mean, so the displacement is as long as a distance, however far the samples are from the data,
+and neither side can make the other vanish. This is the first form in the drifting paper, not the released one. With a
+Gaussian kernel it is ``bandwidth^2`` times the difference of the smoothed scores,
+``grad log sum_p w k - grad log sum_n w k``: the score field of kernel density estimates. For other kernels that is
 :func:`onestep_core.fields.kernel_gradient_field`.
 
 From a batch of ``n`` points a weighted mean is off by ``-E[k^2 (y - m)] / (n E[k]^2)`` on average, since its

@@ -1,4 +1,4 @@
-"""Drift as released: the ImageNet algorithm and the authors' notebook, to the last constant.
+"""The drift as released: the ImageNet algorithm and the authors' notebook, with all their constants.
 
 Both differ from the paper's formula, and from one another. In both the samples are always negatives.
 """
@@ -62,7 +62,7 @@ def released_drift(
 
     The masked self pair and every far pair keep the affinity ``affinity_floor``. Scale and root mean square are shared
     by all groups, so groups influence one another. At one temperature the mean of ``V^2`` is 1 whatever the samples:
-    the loss says nothing about progress, ``scale`` and ``force_norms`` do. Small temperatures collapse raw pixels
+    the loss shows nothing of the progress, ``scale`` and ``force_norms`` do. Small temperatures collapse raw pixels
     to the mean image. The distance floor is in absolute units, so scaling all points changes ``V`` a little (1e-5).
 
     Args:

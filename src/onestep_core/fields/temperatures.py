@@ -1,7 +1,7 @@
 """Several temperatures: fields summed over them, and temperatures that fall as the training goes on.
 
-A small temperature resolves what is near and does not see what is far; the sum sees both, and a schedule from coarse to
-fine sees one after the other.
+At a small temperature only near points have an influence. A sum over temperatures has both near and far ones; a
+schedule from coarse to fine has them one after the other.
 """
 
 import math
@@ -29,7 +29,7 @@ def multi_temperature(field: Callable[[float], Field], temperatures: Sequence[fl
         field: from a temperature to a field.
         temperatures: positive, at least one.
         normalize: divide each displacement by its root mean square over the whole call (at least 1e-4). The sum
-            then says nothing about progress; ``force_norms``, one mean square a temperature, does.
+            then shows nothing of the progress; ``force_norms``, one mean square a temperature, does.
 
     Returns:
         A field with the same arguments.

@@ -6,8 +6,8 @@ With the cost ``|x - y|^2 / 2`` and entropy ``epsilon``, the optimal plan betwee
 
     V_i = T_{q -> p}(x_i) - T_{q -> q'}(x_i)
 
-In contrast to a softmax over rows, the plan must serve every target: no mode can be left out. Whole plans are global,
-so the mass moves even where no target is near; the divergence is zero for equal laws only.
+In contrast to a softmax over rows, the plan must serve every target, so no mode is left out. The plan is global, so
+mass moves even where no target is near. The divergence is zero only for equal distributions.
 """
 
 from collections.abc import Callable
@@ -67,7 +67,7 @@ def sinkhorn_field(
         block_size: rows of the kernel matrix held at a time; ``None`` chooses by shape.
 
     Returns:
-        A :class:`Drift`, scale 1. Whole plans see their farthest point: exponents are costs over ``epsilon``, rounded
+        A :class:`Drift`, scale 1. A plan depends on its farthest point: exponents are costs over ``epsilon``, rounded
         to the precision of the inputs, so give float64 where the largest squared distance is 10^4 ``epsilon`` or more.
 
     Raises:

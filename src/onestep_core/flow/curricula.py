@@ -4,7 +4,8 @@ How fine a consistency model's grid is, how slowly its target follows, how close
 of a jump is flow matching: plain functions of the training step, which the caller counts. Integers in, numbers out;
 :func:`ect_times` maps a tensor. A grid of ``N`` points has ``N - 1`` intervals, one of which is drawn for every sample.
 
-A ramp says how one value turns into another as the progress goes from 0 to 1; :func:`annealed` places it in time.
+A ramp is the course from one value to another as the progress goes from 0 to 1; :func:`annealed` gives it its start and
+end in steps.
 """
 
 import math

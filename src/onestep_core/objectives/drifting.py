@@ -1,21 +1,23 @@
-"""Drifting: samples pulled along a field that data and the samples themselves make.
+"""Drifting: samples move along a field that is made of the data and of the samples themselves.
 
-The generator is trained to be where it would be after a small drift,
+The generator is trained to produce its samples after a small displacement,
 
     loss = distance(f(noise), sg[f(noise) + V(f(noise))]),
 
-with the field recomputed from the current samples at every step. No path, no teacher, no second network; sampling is
-one evaluation. The value of the loss is ``|V|^2``: where the field is normalised it says nothing about progress, and a
-field that vanishes does not by itself say that the laws are equal. Watch :mod:`onestep_core.diagnostics` instead.
+with the field recomputed from the current samples at every step. There is no path, no teacher and no second network;
+sampling takes one evaluation. The value of the loss is ``|V|^2``. Where the field is normalised the loss shows nothing
+of the progress, and a field that vanishes does not prove that the distributions are equal. Watch
+:mod:`onestep_core.diagnostics` instead.
 
-Samples interact, so the field is computed for whole groups and per-sample transforms apply to the pull alone.
+Samples interact: the field is computed for whole groups, and per-sample transforms apply to
+:func:`~onestep_core.regression.field_regression` alone.
 
-Of images the field is computed in features: ``features -> field of each feature -> pull -> distance -> sum``. Two
-normalisations make one set of temperatures and one learning rate fit every feature. Of the *feature*: coordinates are
-divided so that the mean distance is ``sqrt(channel)`` (:func:`feature_normalized`). Of the *drift*: the displacement at
-each temperature is brought to unit root mean square (:func:`onestep_core.fields.multi_temperature` with
-``normalize=True``). The released loss is both, around :func:`onestep_core.fields.drift_field` with ``softmax_both`` and
-an affinity floor; :func:`onestep_core.fields.released_drift` has it in one piece.
+For images the field is computed in features: ``features -> field of each feature -> regression -> distance -> sum``.
+Two normalisations make one set of temperatures and one learning rate fit every feature. Of the *feature*: coordinates
+are divided so that the mean distance is ``sqrt(channel)`` (:func:`feature_normalized`). Of the *drift*: the
+displacement at each temperature is brought to unit root mean square (:func:`onestep_core.fields.multi_temperature` with
+``normalize=True``). The released loss uses both, around :func:`onestep_core.fields.drift_field` with ``softmax_both``
+and an affinity floor; :func:`onestep_core.fields.released_drift` is the whole of it as one function.
 """
 
 from collections.abc import Callable, Mapping

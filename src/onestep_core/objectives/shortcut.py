@@ -2,8 +2,8 @@
 
     a(z, t, s)  against  sg[(a'(z, t, m) + a'(z_m, m, s)) / 2]      m = (t + s) / 2,  z_m = z + (m - t) a'(z, t, m)
 
-the semigroup identity at the midpoint. The network is trained at step sizes ``1, 1/2, 1/4, ...`` alone, the shortest of
-which is flow matching; what it learns there doubles its reach with every size.
+the semigroup identity at the midpoint. The network is trained only at step sizes ``1, 1/2, 1/4, ...``, the shortest of
+which is flow matching; each larger step is learnt from two of the next smaller size.
 """
 
 from onestep_core.errors import like_states

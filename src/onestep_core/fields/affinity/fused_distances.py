@@ -1,7 +1,7 @@
 """Distances between two clouds by a Triton kernel, and what all kernels of :mod:`.fused_kernels` are started with.
 
-They keep float32's digits whatever torch is allowed, and those that cancel are computed anew by subtraction, tile by
-tile and on the device: nothing waits for a value, and a CUDA graph can hold it.
+They keep float32's digits, whatever matrix precision torch is set to. Those that cancel are computed again by
+subtraction, tile by tile on the device: the host never waits for a value, so a CUDA graph can record them.
 """
 
 import math
@@ -44,7 +44,7 @@ class Plan(NamedTuple):
 
 
 WIDE = Plan(Tiles(128, 128, 32, 8, 3), Tiles(32, 128, 0, 4, 2), Tiles(8, 256, 0, 4, 2))
-"""Where a program may have 200 KiB of shared memory or more: H100 and its kin."""
+"""Where a program may have 200 KiB of shared memory or more: H100 and similar devices."""
 NARROW = Plan(Tiles(64, 64, 32, 4, 2), Tiles(32, 128, 0, 4, 2), Tiles(8, 256, 0, 4, 2))
 
 

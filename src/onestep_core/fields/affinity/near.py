@@ -23,8 +23,8 @@ def squared_lengths(x: Tensor) -> Tensor:
 def near(x: Tensor, y: Tensor, y_squares: Tensor, *, own: int | None, out: Tensor) -> Tensor:
     """``|x_i - y_j|`` of ``[group, n, channel]`` and ``[group, m, channel]``, written to ``out [group, n, m]``.
 
-    Eager, without gradient. The expansion in the points' own precision, and anew by subtraction wherever it cancels, so
-    that every pair is as exact as one of distant points; where many of float32 cancel, the whole is expanded in
+    Eager, without gradient. The expansion in the points' own precision, and again by subtraction wherever it cancels,
+    so that every pair is as exact as one of distant points; where many of float32 cancel, the whole is expanded in
     float64. ``own``: ``x`` is ``y[:, own : own + n]``, at distance zero from itself. ``y_squares``: ``|y_j|^2``.
     """
     if x.shape[-1] <= DIRECT_CHANNELS:

@@ -5,7 +5,7 @@ affinities into values. Dense keeps one matrix ``[.., n, m]`` a kernel; streamed
 reduction, a block of rows at a time, in memory ``O((n + m) channel + block m)``. Both give the same numbers to
 rounding.
 
-Several kernels share what they can. Radial ones, on a processor and outside transforms, are *swept*: one block of
+Several kernels share what they can. Radial ones, on a CPU and outside transforms, are *swept*: one block of
 distances serves all of them, their logarithms stand above one another in one buffer, so that one product serves them
 all, and the distances of the first blocks are kept for the next sweep. One exponential a kernel serves the sums over
 rows and over columns. Exponentials are taken below the row's largest, ``E_ij = exp(L_ij - top_i)``; then

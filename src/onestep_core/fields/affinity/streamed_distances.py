@@ -1,7 +1,7 @@
 """Distances between two clouds, a block of rows at a time: what log-kernels are evaluated from.
 
-On a processor and outside transforms blocks are *swept*: their sizes are chosen for the caches, one buffer takes one
-after another, and the first ones are kept for the next pass.
+On a CPU and outside transforms blocks are *swept*: their sizes are chosen for the caches, one buffer holds one block
+after another, and the first blocks are kept for the next pass.
 """
 
 import math
@@ -21,7 +21,7 @@ _DENSE_ELEMENTS = 2**24
 _KEPT_ELEMENTS = 5 * 2**22
 """Of the first blocks of distances that are swept: kept for the next sweep."""
 _SWEPT_ELEMENTS = 2**22
-"""Of a block of distances, and of all kernels of what is swept at a time: each fits a processor's last cache, and a
+"""Of a block of distances, and of all kernels of what is swept at a time: each fits the last cache of a CPU, and a
 product has enough rows."""
 _GROUPED_ELEMENTS = 2**20
 """Of several small groups that are swept together, their points included: they stay in a core's own cache."""
@@ -72,7 +72,7 @@ def _tiles(groups: int, n: int, m: int, channels: int, *, kernels: int, block_si
 class Distances:
     """``|x_i - y_j|`` in blocks ``[group, rows, m]``: leading axes are one. Blocks are to be left as they are.
 
-    On a processor and outside transforms the first ones are kept from pass to pass, and others are overwritten by the
+    On a CPU and outside transforms the first ones are kept from pass to pass, and others are overwritten by the
     next: read each before the next comes.
 
     Args:
@@ -133,7 +133,7 @@ class Distances:
 
 
 def may_sweep(*tensors: Tensor) -> bool:
-    """Whether values may be looked at: :func:`plain` tensors on a processor."""
+    """Whether values may be read: :func:`plain` tensors on a CPU."""
     return plain(*tensors) and all(t.device.type == "cpu" for t in tensors)
 
 

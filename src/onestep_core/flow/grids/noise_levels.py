@@ -171,7 +171,7 @@ def vp_grid(
 ) -> Tensor:
     """``sqrt(exp(beta_range t^2 / 2 + beta_min t) - 1)`` at ``steps`` equidistant ``t`` from 1 to ``end``, then zero.
 
-    The noise levels of the variance-preserving process with a linear rate, seen on EDM's path: ``[steps + 1]``.
+    The noise levels of the variance-preserving process with a linear rate, as times of EDM's path: ``[steps + 1]``.
 
     Args:
         steps: levels before the zero, at least 2.

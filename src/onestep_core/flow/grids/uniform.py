@@ -73,7 +73,8 @@ def uniform_levels(fraction: Float[Tensor, "*count"], *, path: Path) -> Float[Te
 def central_steps(total: int, *, low: float = 0.02, high: float = 0.98) -> range:
     """``int(low total), ..., min(int(high total), total - 1)``: the steps of a grid without its two ends.
 
-    Score gaps are drawn at these: next to the data both scores are rough, next to the noise they say nothing.
+    Score gaps are evaluated at these: next to the data both scores are rough, next to the noise they carry no
+    information.
 
     Args:
         total: steps of the whole grid, numbered from 0.

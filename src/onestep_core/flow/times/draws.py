@@ -132,7 +132,7 @@ def boundary_times(t: Time, mask: Bool[Tensor, "batch"], *, transition: float, m
         mask: which samples sit on the boundary, ``[batch]``, boolean; the released code takes
             ``int(batch * 0.25)`` at random.
         transition: where :func:`~onestep_core.flow.preconditioning.truncated` changes networks.
-        margin: how far inside; in float32 the released 1e-8 is nothing beside times near 1, and the transition
+        margin: how far inside; in float32 the released 1e-8 has no effect on times near 1; the transition
             itself belongs to the second stage.
 
     Source: Lee et al., Truncated Consistency Models, section 3, https://arxiv.org/abs/2410.14895; NVlabs/FastGen,
@@ -184,7 +184,7 @@ def discretized_log_normal(
 
 
 def drawn_on(device: Device, generator: torch.Generator | None) -> Device:
-    """The device of a draw: the one asked for, else the generator's, else torch's default."""
+    """The device of a draw: the given one, else the generator's, else torch's default."""
     return generator.device if device is None and generator is not None else device
 
 

@@ -38,7 +38,7 @@ def ordered(t: Time, s: Time) -> TimePair:
 def not_after(t: Time, s: Time) -> TimePair:
     """``s -> min(s, t)``: targets that lie after their source are moved onto it.
 
-    The released PyTorch MeanFlow (``v1``) makes its pairs so; more of them end with ``s = t`` than were asked for.
+    The released PyTorch MeanFlow (``v1``) makes its pairs this way; more of them have ``s = t`` than its option says.
 
     Example:
         >>> not_after(torch.tensor([0.2]), torch.tensor([0.7]))
