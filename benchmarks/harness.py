@@ -1,8 +1,8 @@
-"""What every benchmark shares: rivals in turn, memory in fresh processes, a table, a dated record.
+"""Functions of all benchmarks: interleaved timing, peak memory in new processes, a table, a dated record.
 
-Rivals run interleaved, one call each a round, so that a machine that slows down slows all of them; the number is the
-median ratio to the first rival within a round. Peak memory is that of a process of its own, which builds the same
-inputs and makes one call: its highest resident set, less what it held before the call (allocators included).
+The rivals are called in turn, one call each in a round, so that a machine that slows down slows all of them. The result
+is the median, over rounds, of the ratio to the first rival. Peak memory is measured in a new process, which builds the
+same inputs and makes one call: its highest resident set minus the resident set before the call (allocators included).
 """
 
 import contextlib
@@ -21,13 +21,16 @@ from typing import Any
 
 import torch
 
+from onestep_adapters.files import write_whole
+
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("torch", "numpy", "pykeops", "triton")
 
 
 def interleaved(rivals: Mapping[str, Callable[[], Any]], *, rounds: int) -> dict[str, dict[str, float]]:
-    """Seconds a call and the ratio to the first rival, medians over the rounds; one call of each warms up. A call on a
-    device is over when the device is.
+    """Seconds of a call, and its ratio to the first rival: medians over the rounds, after one call of each to warm up.
+
+    With a GPU, a call ends when the GPU has finished.
     """
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     for call in rivals.values():
@@ -51,7 +54,7 @@ def interleaved(rivals: Mapping[str, Callable[[], Any]], *, rounds: int) -> dict
 
 
 def held(call: Callable[[], Any]) -> Callable[[], Any]:
-    """The same call as a CUDA graph: the device's own time, without that of launching."""
+    """The same call as a CUDA graph: the time of the GPU, without the time of launching kernels."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -65,7 +68,7 @@ def held(call: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def device_memory(call: Callable[[], Any]) -> float:
-    """MiB that one call added to what torch holds on the CUDA device, at its highest; one call before warms up."""
+    """Peak of the MiB that one call adds to what torch holds on the GPU, after one call to warm up."""
     call()
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
@@ -76,7 +79,7 @@ def device_memory(call: Callable[[], Any]) -> float:
 
 
 def peak_memory(module: str, *arguments: str, patience: float | None = None) -> float:
-    """MiB that one call added to the highest resident set of a fresh process: ``python -m module --measure ...``, in as
+    """MiB that one call adds to the highest resident set of a new process, ``python -m module --measure ...``, with as
     many threads as this one.
     """
     command = [sys.executable, "-m", module, "--threads", str(torch.get_num_threads()), "--measure", *arguments]
@@ -86,7 +89,7 @@ def peak_memory(module: str, *arguments: str, patience: float | None = None) -> 
 
 
 def measure(call: Callable[[], Any]) -> None:
-    """Print what :func:`peak_memory` reads. Inputs must exist already; the warm-up loads the library's own code."""
+    """Print what :func:`peak_memory` reads. The inputs must exist already; a first product loads the code of torch."""
     torch.randn(64, 64) @ torch.randn(64, 64)
     _forget_highest()
     before = _highest()
@@ -95,13 +98,13 @@ def measure(call: Callable[[], Any]) -> None:
 
 
 def _forget_highest() -> None:
-    """Let the record of the highest resident set start here: a process inherits its parent's (Linux only)."""
+    """Reset the highest resident set, which a process inherits from its parent (Linux only)."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def _highest() -> int:
-    """KiB, since the record was last cleared where the system tells that."""
+    """Highest resident set in KiB; since the last reset where the system reports that."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
@@ -110,7 +113,7 @@ def _highest() -> int:
 
 
 def hardware() -> dict[str, Any]:
-    """Where and with what the numbers were found."""
+    """Hardware and versions."""
     model = platform.processor()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -128,7 +131,7 @@ def hardware() -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Rows with the same keys as aligned text."""
+    """Rows as aligned text, one column for each key."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     shown = [names, *([_text(row.get(name)) for name in names] for row in rows)]
     widths = [max(len(line[i]) for line in shown) for i in range(len(names))]
@@ -142,10 +145,11 @@ def _text(value: Any) -> str:
 
 
 def record(name: str, rows: list[dict[str, Any]]) -> Path:
-    """Print the table and write it with the hardware and versions to ``results``, one file a day and benchmark."""
+    """Print the table and write it to ``results`` with hardware and versions; one file for each benchmark and day."""
     now = datetime.now(UTC)
     path = RESULTS / f"{name}-{now:%Y-%m-%d}.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"when": f"{now:%Y-%m-%d %H:%M} UTC", **hardware(), "rows": rows}, indent=1) + "\n")
+    content = {"when": f"{now:%Y-%m-%d %H:%M} UTC", **hardware(), "rows": rows}
+    write_whole(path, json.dumps(content, indent=1) + "\n")
     print(table(rows))
     return path

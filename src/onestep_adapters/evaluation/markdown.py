@@ -32,7 +32,7 @@ def to_markdown(report: Report) -> str:
         report.notes,
         "## Metrics",
         _table(
-            ["method", "evaluations per sample", "in training", "draws", *headings],
+            ["method", "evaluations per sample", "evaluations in training", "draws", *headings],
             [_metrics(row, shown) for row in every],
         ),
         "## Thresholds",
@@ -131,8 +131,8 @@ def _thresholds(report: Report) -> list[str]:
     longer = [row.label for row in report.rows if row.cost and (row.cost.updates or 0) > peer_updates]
     if peer is not None and longer:
         remarks.append(
-            f"The baseline had {number(peer_updates)} training updates. More had {', '.join(map(_cell, longer))}: to "
-            "compare with them, train the baseline at least as long."
+            f"The baseline had {number(peer_updates)} training updates. Rows with more: "
+            f"{', '.join(map(_cell, longer))}. To compare with these, train the baseline at least as long."
         )
     names = list(dict.fromkeys(v.name for found in report.verdicts.values() for v in found))
     lines = []
@@ -145,15 +145,15 @@ def _thresholds(report: Report) -> list[str]:
 
 
 def _reasons(report: Report, name: str) -> str:
-    """Where the limits of one threshold come from; the rows are named where the reasons differ."""
+    """Where the limits of one threshold come from: for most rows, then for those with another reason, by name."""
     rows: dict[str, list[str]] = {}
     for label, verdicts in report.verdicts.items():
         for verdict in verdicts:
             if verdict.name == name:
                 rows.setdefault(f"{_WORDS[verdict.relation]} {verdict.explanation}", []).append(_cell(label))
-    if len(rows) == 1:
-        return next(iter(rows))
-    return "; ".join(f"{reason} ({', '.join(labels)})" for reason, labels in rows.items())
+    common = max(rows, key=lambda reason: len(rows[reason]))
+    others = [f"{reason} ({', '.join(labels)})" for reason, labels in rows.items() if reason != common]
+    return "; ".join([common, *others])
 
 
 def _verdict(verdict: Verdict | None) -> str:

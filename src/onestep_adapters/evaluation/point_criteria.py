@@ -99,13 +99,15 @@ def point_verdicts(
         verdict("score", own and own.mean, "<=", limit, f"{score}, but at least {TRAINED}, plus two standard errors")
     ]
     if "mass_error" in mine:
-        masses = "total variation between the masses of the modes and the real ones"
+        masses = f"{MASS_TOLERANCE}: total variation between the masses of the modes and the real ones"
         found.append(verdict("mode masses", mine["mass_error"].mean, "<=", MASS_TOLERANCE, masses))
     if row.breakdown:
         worst = max(row.breakdown, key=lambda ratio: abs(ratio - 1))
-        widths = "largest distance from 1 of the ratio of a mode's standard deviation to the real one"
+        widths = (
+            f"{SPREAD_TOLERANCE}: largest distance from 1 of the ratio of a mode's standard deviation to the real one"
+        )
         found.append(verdict("mode widths", abs(worst - 1), "<=", SPREAD_TOLERANCE, widths))
-    trained = "the baseline's own score; if it is larger, train the baseline longer"
+    trained = f"{TRAINED}: score of the baseline itself; if it is larger, train the baseline longer"
     found.append(verdict(BASELINE_TRAINED, peer and peer.mean, "<=", TRAINED, trained))
     return tuple(found)
 
