@@ -31,10 +31,11 @@ from onestep_adapters.evaluation import (
 )
 from onestep_adapters.evaluation.figures import curves
 from onestep_adapters.evaluation.pictures import draw_runs
-from onestep_adapters.evaluation.watching import COARSE_STEPS
 from onestep_adapters.files import write_whole
-from onestep_adapters.methods import PRESETS, FlowMatching, find_preset
-from onestep_adapters.runs import Run, resume_or_start, teacher_folder
+from onestep_adapters.methods import METHODS, FlowMatching, find_preset
+from onestep_adapters.methods.flow_matching import PREVIEW_STEPS
+from onestep_adapters.runs import Run, resume_or_start
+from onestep_adapters.runs.teachers import teacher_folder
 
 RESULTS = Path(__file__).parent / "results"
 DATA = ("8gaussians", "checkerboard", "unequal", "digits")
@@ -45,11 +46,12 @@ def train(data: str, methods: list[str], folder: Path, *, seed: int = 0) -> dict
     dataset, distance = open_dataset(data), None
     runs = {}
     for name in methods:
-        options = find_preset(name).options(dataset)
-        options = attrs.evolve(options, training=attrs.evolve(options.training, seed=seed))
+        options = find_preset(name).options(dataset).with_seed(seed)
         label = f"{name}-seed-{seed}" if seed else name
         # The baseline is a teacher too, and trained once.
-        place = teacher_folder(data, options) if isinstance(options, FlowMatching) else folder / data / label
+        place = (
+            teacher_folder(data, attrs.asdict(options)) if isinstance(options, FlowMatching) else folder / data / label
+        )
         run = resume_or_start(place, name, dataset, options, resume=True)
         if not run.finished:
             distance = distance or validation_distance(dataset)
@@ -87,7 +89,7 @@ def ordered(names: Iterable[str]) -> list[str]:
         >>> ordered(["drifting", "meanflow, seed 1", "flow-matching"])
         ['flow-matching', 'drifting', 'meanflow, seed 1']
     """
-    places = list(PRESETS)
+    places = list(METHODS)
 
     def place(name: str) -> tuple[int, int]:
         method, _, seed = name.partition(", seed ")
@@ -114,7 +116,7 @@ def draw(data: str, runs: dict[str, Run], *, suffix: str = "") -> None:
         curves(
             known,
             ylabel="squared energy distance to validation data",
-            title=f"{data} (flow matching sampled in {COARSE_STEPS} steps here)",
+            title=f"{data} (flow matching sampled in {PREVIEW_STEPS} steps here)",
         ).savefig(RESULTS / f"methods-{data}{suffix}-curves.png")
 
 
@@ -123,7 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", default=DATA, help="names of data sets; default: %(default)s")
     parser.add_argument(
-        "--methods", nargs="+", default=list(PRESETS), metavar="METHOD", help="names of methods; default: all"
+        "--methods", nargs="+", default=list(METHODS), metavar="METHOD", help="names of methods; default: all"
     )
     parser.add_argument(
         "--folder", type=Path, default=Path("runs/methods"), help="folder for the runs; default: %(default)s"

@@ -43,7 +43,7 @@ def path(my_path: Path, *, clean_end: float = 0.01, margin: float = 0.02, tolera
         noise = normal(0, 2, 3)
         expected = end(my_path.noise_time)[1].unsqueeze(1) * noise
         close(my_path.prior(noise), expected, 1e-12, "prior(noise) against sigma(noise_time) noise")  # type:
-        ignore[attr-defined]
+        ignore[attr - defined]
 
     def noisier(seed: int) -> None:
         t = (spread_times(my_path, 8, seed, margin=margin) - my_path.data_time).abs().sort().values
