@@ -8,15 +8,15 @@ from torch import Tensor
 
 from onestep_adapters.testing.law import Law, close, drawn, raises, require
 from onestep_adapters.testing.strategies import Problem, at, normal, problems, samples, seeds
-from onestep_core.errors import ConfigError
 from onestep_core.diagnostics import GaussianMixture
+from onestep_core.errors import ConfigError
 from onestep_core.flow import Linear
 from onestep_core.protocols import Distance, Path
 from onestep_core.regression import Regression, squared_l2
 from onestep_core.shapes import per_sample, per_sample_sum
 
 Network: TypeAlias = Callable[..., Tensor]
-"""``(z, *times) -> state``: a velocity, a denoiser, an average velocity, as the objective asks."""
+"""``(z, *times) -> state``: a velocity, a denoiser or an average velocity, as the objective needs."""
 
 Objective: TypeAlias = Callable[[Network, Problem], Regression]
 
