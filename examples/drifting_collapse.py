@@ -15,10 +15,9 @@ from typing import NamedTuple
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
-
 from onestep_adapters.recipes import Drifting, Network, Training
 from onestep_adapters.recipes.runs import start_run
+from torch import Tensor
 
 POSITIVES = 64
 RUNS = {

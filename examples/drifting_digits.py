@@ -14,11 +14,10 @@ import argparse
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
-
 from onestep_adapters.recipes import Drifting, Network, Training
 from onestep_adapters.recipes.drifting import Guidance
 from onestep_adapters.recipes.runs import Run, start_run
+from torch import Tensor
 
 SCALES = (1.0, 2.0, 4.0)
 

@@ -8,23 +8,33 @@ import importlib
 import inspect
 from pathlib import Path
 
+import attrs
+
 API = Path(__file__).parent.parent / "docs" / "api.txt"
 MODULES = [
     "onestep_core",
     "onestep_core.diagnostics",
+    "onestep_core.validators",
+    "onestep_adapters.names",
+    "onestep_adapters.devices",
+    "onestep_adapters.files",
     "onestep_adapters.networks",
     "onestep_adapters.backbones",
-    "onestep_adapters.samplers",
+    "onestep_adapters.encoders",
     "onestep_adapters.data",
     "onestep_adapters.data.digits",
-    "onestep_adapters.encoders",
+    "onestep_adapters.data.transport",
+    "onestep_adapters.samplers",
+    "onestep_adapters.training",
     "onestep_adapters.metrics",
-    "onestep_adapters.metrics.plots",
-    "onestep_adapters.recipes",
     "onestep_adapters.testing",
     "onestep_adapters.testing.laws",
     "onestep_adapters.testing.strategies",
-    "onestep_adapters.training",
+    "onestep_adapters.methods",
+    "onestep_adapters.runs",
+    "onestep_adapters.evaluation",
+    "onestep_adapters.evaluation.figures",
+    "onestep_adapters.evaluation.pictures",
 ]
 
 
@@ -40,6 +50,8 @@ def plain(signature):
 class Shown:
     def __init__(self, value):
         self.text = getattr(value, "__name__", None) or repr(value)
+        if attrs.has(type(value)) and value == type(value)():
+            self.text = f"{type(value).__name__}()"
         if " at 0x" in self.text:
             self.text = type(value).__name__
 
@@ -54,6 +66,8 @@ def public(module):
             continue
         home = getattr(value, "__module__", "")
         owned = home == module.__name__ if "__path__" not in vars(module) else home.startswith(module.__name__)
+        # The laws are re-exported by a module that defines none.
+        owned |= module.__name__.endswith(".laws") and home.startswith(module.__name__.removesuffix("laws"))
         if owned or (module.__name__ == "onestep_core" and home.startswith("onestep_core")):
             yield name, value
 

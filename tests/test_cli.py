@@ -9,11 +9,11 @@ import sys
 import attrs
 import pytest
 import torch
+from onestep_adapters.recipes import METHODS
+from onestep_adapters.recipes.runs import Run, open_run
 
 from onestep_adapters.cli import COMMANDS, main
 from onestep_adapters.cli.terminal import Stopped, until_interrupted
-from onestep_adapters.recipes import METHODS
-from onestep_adapters.recipes.runs import Run, open_run
 from onestep_adapters.training import read_run
 
 QUICK = ["--steps", "3", "--batch", "16", "--width", "8", "--depth", "1"]

@@ -3,8 +3,6 @@
 import attrs
 import pytest
 import torch
-
-from onestep_adapters.networks import as_average_velocity
 from onestep_adapters.recipes import (
     METHODS,
     FlowMatching,
@@ -23,10 +21,12 @@ from onestep_adapters.recipes.problems import Batch
 from onestep_adapters.recipes.progressive import Progressive
 from onestep_adapters.recipes.runs import start_run
 from onestep_adapters.recipes.straight import PATH
+
+from onestep_adapters.networks import as_average_velocity
 from onestep_adapters.samplers import sample_ode
 from onestep_core import continuous_consistency_regression, euler, trigflow
-from onestep_core.errors import ConfigError
 from onestep_core.diagnostics import GaussianMixture
+from onestep_core.errors import ConfigError
 
 TINY = Network("mlp", width=8, depth=1)
 STUDENTS = [

@@ -6,9 +6,6 @@ from itertools import pairwise
 import attrs
 import pytest
 import torch
-from torch import nn
-
-from onestep_adapters.backbones import Critic
 from onestep_adapters.recipes import (
     METHODS,
     DistributionMatching,
@@ -24,11 +21,14 @@ from onestep_adapters.recipes.pairs import teacher_pairs
 from onestep_adapters.recipes.runs import open_run, resume_or_start, start_run
 from onestep_adapters.recipes.straight import PATH
 from onestep_adapters.recipes.teachers import made_folder, oracle_denoiser
+from torch import nn
+
+from onestep_adapters.backbones import Critic
 from onestep_adapters.samplers import backward_simulation, consistency_multistep
 from onestep_adapters.training import CheckpointError, save_checkpoint
 from onestep_core import denoiser_from_velocity, f_divergence_scale
-from onestep_core.errors import ConfigError
 from onestep_core.diagnostics import calibration
+from onestep_core.errors import ConfigError
 from onestep_core.flow import renoise_clean
 
 TINY = Network("mlp", width=8, depth=1)

@@ -9,10 +9,6 @@ import attrs
 import numpy as np
 import pytest
 import torch
-from torch.nn.modules.module import register_module_forward_pre_hook
-
-from onestep_adapters.backbones import MLP
-from onestep_adapters.networks import as_average_velocity
 from onestep_adapters.recipes import (
     METHODS,
     AlphaFlow,
@@ -42,6 +38,10 @@ from onestep_adapters.recipes.recipe import with_seed
 from onestep_adapters.recipes.runs import Run, open_run, resume_or_start, start_run
 from onestep_adapters.recipes.samples import write_samples
 from onestep_adapters.recipes.straight import PATH
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from onestep_adapters.backbones import MLP
+from onestep_adapters.networks import as_average_velocity
 from onestep_adapters.samplers import one_step
 from onestep_adapters.training import CheckpointError
 from onestep_core.errors import ConfigError

@@ -28,8 +28,8 @@ from onestep_adapters.samplers import (
 )
 from onestep_adapters.testing import strategies
 from onestep_core import flow, objectives, regression
-from onestep_core.errors import ConfigError
 from onestep_core.diagnostics import GaussianMixture
+from onestep_core.errors import ConfigError
 from onestep_core.flow.ratios import time_at
 from onestep_core.shapes import expand_like, per_sample, per_sample_mean
 from tests.cases import PATHS as ALL_PATHS
@@ -370,7 +370,10 @@ def test_the_limits_of_gamma(path):
 
 def test_the_floor_of_gamma_is_the_released_or_the_textbook_one():
     path, times = flow.VarianceExploding(0.002, 80.0), torch.tensor([5.0], dtype=F64)
-    released, textbook = flow.times_with_less_noise(times, gamma=0.6, path=path), flow.times_with_less_noise(times, gamma=0.6, path=path, floor=0.0)
+    released, textbook = (
+        flow.times_with_less_noise(times, gamma=0.6, path=path),
+        flow.times_with_less_noise(times, gamma=0.6, path=path, floor=0.0),
+    )
     assert released.item() == pytest.approx(0.8 * (5 - 0.002) + 0.002)
     assert textbook.item() == pytest.approx(4.0)
     assert flow.times_with_less_noise(times, gamma=1.0, path=path).item() == pytest.approx(0.002)

@@ -36,7 +36,7 @@ class TwoHeadedVelocity(Protocol):
 
 @runtime_checkable
 class FlowMap(Protocol):
-    """Where the trajectory through ``z`` at ``t`` is at ``s``."""
+    """The state at ``s`` of the trajectory through ``z`` at ``t``."""
 
     def __call__(self, z: Tensor, t: Tensor, s: Tensor, /) -> Tensor: ...
 
@@ -50,7 +50,7 @@ class Denoiser(Protocol):
 
 @runtime_checkable
 class ConsistencyFunction(Protocol):
-    """Where the trajectory through ``z`` at ``t`` ends: ``flow_map(z, t, data end)``."""
+    """The end of the trajectory through ``z`` at ``t``: ``flow_map(z, t, data end)``."""
 
     def __call__(self, z: Tensor, t: Tensor, /) -> Tensor: ...
 
@@ -75,12 +75,12 @@ class Path(Protocol):
 
     @property
     def data_time(self) -> float:
-        """Where the data are."""
+        """The time of the data."""
         ...
 
     @property
     def noise_time(self) -> float:
-        """Where the noise is."""
+        """The time of the noise."""
         ...
 
     def coefficients(self, t: Tensor, /) -> tuple[Tensor, Tensor]:
@@ -93,7 +93,7 @@ class Path(Protocol):
 
 
 class Factors(NamedTuple):
-    """Of the state and of the network in a flow map, each ``[batch]``."""
+    """Factors of the state and of the network in a flow map, each ``[batch]``."""
 
     skip: Tensor
     out: Tensor
@@ -101,14 +101,14 @@ class Factors(NamedTuple):
 
 @runtime_checkable
 class FlowMapForm(Protocol):
-    """How much of the state and of the network a flow map is: ``X(z, t, s) = skip z + out g(z, t, s)``."""
+    """The form of a flow map, ``X(z, t, s) = skip z + out g(z, t, s)``: its factors."""
 
     def factors(self, t: Tensor, s: Tensor, /) -> Factors:
-        """Of the map from ``t`` to ``s``; 1 and 0 at ``s = t``."""
+        """Factors of the map from ``t`` to ``s``; 1 and 0 at ``s = t``."""
         ...
 
     def limit(self, t: Tensor, /) -> Factors:
-        """Of the denoiser that the map implies at ``s = t``."""
+        """Factors of the denoiser that the map implies at ``s = t``."""
         ...
 
 

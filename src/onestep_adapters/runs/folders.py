@@ -166,8 +166,8 @@ def resume_or_start(
         same = (found.method, found.config.get("data")) == (name, data.name)
         told = f"; {differences(run.state.config, config)}" if same else ""
         raise CheckpointError(
-            f"{folder} holds {found.method} on {found.config.get('data')}, and {name} on {data.name} was asked for{told}: "
-            "give the options that the run has, or train into another --folder"
+            f"{folder} holds {found.method} on {found.config.get('data')}, and {name} on {data.name} was asked "
+            f"for{told}: give the options that the run has, or train into another --folder"
         )
     return _loaded(run, folder, found.config)
 
@@ -247,18 +247,19 @@ def _finished_teacher(folder: str, data: Dataset, device: torch.device | str) ->
     found = open_run(folder, data=data if data_name == data.name else None, device=device)
     if found.name != BASELINE:
         raise ConfigError(
-            f"{folder} is a run of {found.name!r}: a teacher predicts the velocity of the linear path, so give a run of "
-            f"{BASELINE!r}"
+            f"{folder} is a run of {found.name!r}: a teacher predicts the velocity of the linear path, so give a run "
+            f"of {BASELINE!r}"
         )
     if found.data.name != data.name:
         raise ConfigError(
-            f"{folder} learned {found.data.name}, samples of {found.data.shape} in {found.data.classes or 'no'} classes; "
-            f"{data.name} has samples of {data.shape} in {data.classes or 'no'} classes: give a teacher of the same data"
+            f"{folder} learned {found.data.name}, samples of {found.data.shape} in {found.data.classes or 'no'} "
+            f"classes; {data.name} has samples of {data.shape} in {data.classes or 'no'} classes: give a teacher of "
+            "the same data"
         )
     if not found.finished:
         raise ConfigError(
-            f"{folder} stopped at {found.state.step} of {found.options.training.steps} updates: finish the teacher first, "
-            f"by onestep train {BASELINE} --resume"
+            f"{folder} stopped at {found.state.step} of {found.options.training.steps} updates: finish the teacher "
+            f"first, by onestep train {BASELINE} --resume"
         )
     return found
 
@@ -272,8 +273,9 @@ def _checked(resolved: _Resolved) -> _Resolved:
         teacher.required_module()
     if not resolved.weights and options.network != options.teacher.network:
         raise ConfigError(
-            f"the student's network is {options.network} and the teacher's {options.teacher.network}: the student starts "
-            f"from the teacher's weights, so give both the same ({_alike(options.network, options.teacher.network)})"
+            f"the student's network is {options.network} and the teacher's {options.teacher.network}: the student "
+            "starts from the teacher's weights, so give both the same "
+            f"({_alike(options.network, options.teacher.network)})"
         )
     return resolved
 
@@ -303,5 +305,7 @@ def _same_data(folder: str | os.PathLike[str], name: str, data: Dataset | None) 
     if data is None:
         return open_dataset(name)
     if data.name != name:
-        raise ConfigError(f"{folder} is a run on {name!r}, the data set given is {data.name!r}: give the run's own data")
+        raise ConfigError(
+            f"{folder} is a run on {name!r}, the data set given is {data.name!r}: give the run's own data"
+        )
     return data

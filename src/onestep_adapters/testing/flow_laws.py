@@ -23,7 +23,7 @@ def path(my_path: Path, *, clean_end: float = 0.01, margin: float = 0.02, tolera
         my_path: the path; one that can be called, and has ``prior``, is checked there too.
         clean_end: how far ``(alpha, sigma)`` may be from ``(1, 0)`` at the data end.
         margin: times are drawn this fraction of the range away from its ends.
-        tolerance: of the rates against differences of second order to the one side or the other, relative.
+        tolerance: relative, of the rates against one-sided differences of second order.
 
     Example:
         >>> from onestep_core.flow import Linear
@@ -42,8 +42,7 @@ def path(my_path: Path, *, clean_end: float = 0.01, margin: float = 0.02, tolera
     def noise_end() -> None:
         noise = normal(0, 2, 3)
         expected = end(my_path.noise_time)[1].unsqueeze(1) * noise
-        close(my_path.prior(noise), expected, 1e-12, "prior(noise) against sigma(noise_time) noise")  # type:
-        ignore[attr - defined]
+        close(my_path.prior(noise), expected, 1e-12, "prior(noise) against sigma(noise_time) noise")  # type: ignore[attr-defined]
 
     def noisier(seed: int) -> None:
         t = (spread_times(my_path, 8, seed, margin=margin) - my_path.data_time).abs().sort().values

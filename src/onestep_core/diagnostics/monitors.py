@@ -172,7 +172,7 @@ def mode_masses(labels: Int[Tensor, "n"], modes: int) -> Float[Tensor, "mode"]:
 
     Args:
         labels: mode of each sample, ``[n]``: a class, or the nearest centre.
-        modes: how many there are.
+        modes: number of modes.
 
     Raises:
         ConfigError: without samples or modes, or on a label of no mode.

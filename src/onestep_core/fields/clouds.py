@@ -19,7 +19,8 @@ from onestep_core.typing import typed
 
 
 class Clouds(NamedTuple):
-    """What every field is given, by the names of its arguments: see :func:`~onestep_core.fields.drift_field`."""
+    """The clouds that every field takes, with the names of its arguments: see
+    :func:`~onestep_core.fields.drift_field`."""
 
     samples: Tensor
     positives: Tensor

@@ -78,10 +78,10 @@ def sinkhorn(
     Args:
         rows: the reduction over targets.
         columns: the reduction over samples.
-        iterations: how many, at least 1.
-        symmetric: which of the two.
-        row_sums: of the affinity over the targets, ``[.., n]``, not negative; ``None``: 1.
-        column_sums: of the affinity over the samples, ``[.., m]``, not negative; ``None``: 1.
+        iterations: number of iterations, at least 1.
+        symmetric: which of the two updates.
+        row_sums: sums of the affinity over the targets, ``[.., n]``, not negative; ``None``: 1.
+        column_sums: sums of the affinity over the samples, ``[.., m]``, not negative; ``None``: 1.
 
     Raises:
         ConfigError: if there is no iteration.

@@ -62,7 +62,8 @@ class Radial(NamedTuple):
 
 
 def form_of(kernel: Kernel) -> KernelForm | None:
-    """Of a :class:`Radial` kernel that has one, or of a kernel of this file with its numbers bound; else ``None``."""
+    """The form of a :class:`Radial` kernel that has one, or of a kernel of this file with its numbers bound; else
+    ``None``."""
     if isinstance(kernel, Radial):
         return kernel.form
     if not isinstance(kernel, partial) or kernel.args:

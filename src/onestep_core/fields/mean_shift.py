@@ -59,7 +59,7 @@ def mean_shift_field(
         positives: real points, ``[.., p, channel]``.
         negatives: exactly these repel, ``[.., q, channel]``; ``None``: the samples repel one another.
         kernel: log-kernel.
-        coupling: of each side by itself.
+        coupling: applied to each side separately.
         extra_negatives: real points that repel as well, ``[.., u, channel]``.
         positive_weights: ``[.., p]``.
         negative_weights: ``[.., q]`` or ``[.., n]``.

@@ -72,7 +72,7 @@ def released_drift(
         extra_negatives: real unconditional points, ``[.., u, channel]``.
         temperatures: relative to the mean distance, positive; their order is that of ``force_norms``.
         positive_weights: ``[.., p]``.
-        negative_weights: of the samples as negatives, ``[.., n]``; the rows of the loss are not weighted.
+        negative_weights: weights of the samples as negatives, ``[.., n]``; the rows of the loss are not weighted.
         extra_weights: ``[.., u]``, see :func:`onestep_core.flow.drift_negative_weight`.
         affinity_floor: 1e-3 as released; 0 is the paper's algorithm A1.
         block_size: rows of the kernel matrix held at a time; ``None`` chooses by shape.

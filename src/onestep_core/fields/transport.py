@@ -57,8 +57,8 @@ def sinkhorn_field(
             ``None``: the samples, self pairs masked.
         epsilon: entropy, in units of a squared length of the keys, positive; the kernel is
             ``exp(-|x - y|^2 / (2 epsilon))``.
-        iterations: of :func:`onestep_core.fields.sinkhorn`, at least 1; more for a smaller ``epsilon``.
-        symmetric: which form of it.
+        iterations: iterations of :func:`onestep_core.fields.sinkhorn`, at least 1; more for a smaller ``epsilon``.
+        symmetric: its symmetric form, see there.
         extra_negatives: real points that repel as well, ``[.., u, channel]``.
         positive_weights: ``[.., p]``.
         negative_weights: ``[.., q]`` or ``[.., n]``.

@@ -131,11 +131,11 @@ def two_pass(
     """Value by an ordinary call, tangent by ``torch.func.jvp`` without graph: exact, plain memory.
 
     Args:
-        function: of tensors or pytrees of them.
+        function: function of tensors or of pytrees of them.
         primals: where, a tuple of its arguments.
         tangents: along what, of the same structure.
         moving: see the module; used with ``moving_function``.
-        tangent_function: what the tangent pass calls, ``function`` by default. Under
+        tangent_function: function of the tangent pass, ``function`` by default. Under
             ``DistributedDataParallel`` give the network itself: forward mode through the wrapper raises
             when the module has buffers, while the ordinary call through the wrapper synchronises gradients.
         moving_function: with ``moving=n``, ``function`` for the first ``n`` rows, with their conditioning alone: the
@@ -182,9 +182,9 @@ def central_difference(
     the scale of the arguments balances them. Steps reach beyond the ends of the time range by ``h``.
 
     Args:
-        function: of tensors or pytrees of them.
-        primals: where.
-        tangents: along what.
+        function: function of tensors or of pytrees of them.
+        primals: point at which the function is evaluated.
+        tangents: direction of the derivative.
         step: ``h``, in units of the tangents, positive.
         moving: accepted and not used; see the module.
 
@@ -224,9 +224,9 @@ def with_graph(
     """Value and tangent by one ``torch.func.jvp``, both with graph: for losses that train through the derivative.
 
     Args:
-        function: of tensors or pytrees of them.
-        primals: where.
-        tangents: along what.
+        function: function of tensors or of pytrees of them.
+        primals: point at which the function is evaluated.
+        tangents: direction of the derivative.
         moving: accepted and not used; see the module.
 
     Example:
@@ -307,8 +307,8 @@ def relative_step(t: Time, *, fraction: float = 1e-3, smallest: float = 1e-6) ->
 
     Args:
         t: times, ``[batch]``.
-        fraction: of the time; 1e-3 as released, for which the rounding of float32 costs three to five digits.
-        smallest: where the time vanishes.
+        fraction: fraction of the time; 1e-3 as released, for which the rounding of float32 costs three to five digits.
+        smallest: smallest step, for times near zero.
 
     Raises:
         ConfigError: if one of the two is not positive.

@@ -238,7 +238,7 @@ def velocity_on_path(velocity: Velocity, *, source: Path, target: Path) -> Veloc
 
     Args:
         velocity: ``(z, t) -> dz/dt`` on ``source``.
-        source: where it was learnt.
+        source: the path on which it was learnt.
         target: the path of the result. Beyond the source's ends it is evaluated at its end; a source whose noise end is
             infinite has no answer at the noise end of a path that has one.
 

@@ -20,7 +20,7 @@ from onestep_core.protocols import Path, RatioPath
 from onestep_core.typing import Time, typed
 
 _HALVINGS = 64
-"""Of the range between the ends: below the rounding of a float64 time."""
+"""Number of halvings of the range between the ends: enough for the last digit of a float64 time."""
 
 
 @typed

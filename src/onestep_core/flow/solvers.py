@@ -216,8 +216,8 @@ def renoise(z: Sample, noise: Sample, t: Time, s: Time, *, path: Path) -> Sample
     Args:
         z: states at ``t``, ``[batch, *shape]``.
         noise: standard normal, ``[batch, *shape]``.
-        t: where the states are, ``[batch]``; ``alpha`` is positive there, or ``s = t``.
-        s: where they go, ``[batch]``.
+        t: times of the states, ``[batch]``; ``alpha`` is positive there, or ``s = t``.
+        s: times of the result, ``[batch]``.
         path: gives ``alpha`` and ``sigma``.
 
     Source: Song et al., Consistency Models, algorithm 1, https://arxiv.org/abs/2303.01469 (from ``sigma_min``);

@@ -36,7 +36,7 @@ def alpha_flow_regression(
 
     Args:
         average_velocity: the network, ``(z, t, s) -> mean velocity``.
-        frozen: what the target is made with: the network itself, or a moving average of it. Gets no gradient.
+        frozen: the network of the target: the network itself, or a moving average of it. Gets no gradient.
         z: states on a path at ``t``, ``[batch, *shape]``.
         v: velocities there, ``[batch, *shape]``: of the pairs, or guided.
         t: source times, ``[batch]``.

@@ -48,7 +48,7 @@ def consistency_trajectory_regression(
             last word before the end, ``sg[outer(z_m, m, end)]``.
         outer: carries both to the end. No gradient should reach its parameters, and one must reach its input.
         z: states at ``t``, ``[batch, *shape]``.
-        z_m: where the solver has brought them at ``m``, ``[batch, *shape]``: by a teacher, or by the map itself.
+        z_m: states at ``m`` after the solver, ``[batch, *shape]``: by a teacher, or by the map itself.
         t: source times, ``[batch]``.
         m: times of ``z_m``, ``[batch]``, from ``t`` to ``s``.
         s: target times, ``[batch]``.

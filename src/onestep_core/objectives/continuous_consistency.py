@@ -49,8 +49,8 @@ def continuous_consistency_regression(
         sigma_data: standard deviation of the data, positive; the path's.
         warmup: from 0 to 1 over the first steps, :func:`~onestep_core.flow.tangent_warmup`: a number, or ``[batch]``
             where the step is compiled, which a number that changes would do anew.
-        normalize: of the tangent; ``None`` leaves it as it is.
-        derivative: how ``cos(t) sin(t) dF/dt`` is found, see :mod:`onestep_core.flow.derivatives`.
+        normalize: normalisation of the tangent; ``None`` leaves it as it is.
+        derivative: method for ``cos(t) sin(t) dF/dt``, see :mod:`onestep_core.flow.derivatives`.
 
     Returns:
         Prediction and target, ``[batch, *shape]``, in at least float32.

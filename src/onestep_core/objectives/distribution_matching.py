@@ -55,7 +55,7 @@ def distribution_matching_regression(
         real: the teacher, ``(z, t) -> expected data``; guidance wraps it (``classifier_free``), other predictions are
             adapted by ``denoiser_from_velocity`` and its like.
         fake: the same for the generator's samples.
-        samples: ``x``, what the generator made, with its graph, ``[batch, *shape]``.
+        samples: ``x``, the generator's output, with its graph, ``[batch, *shape]``.
         z: the samples noised, ``path(samples, noise, t).z``, ``[batch, *shape]``.
         t: times, ``[batch]``; published: even over the middle 96 % of the steps, see ``flow.central_steps``.
         path: gives ``alpha`` and ``sigma``.

@@ -73,11 +73,11 @@ def drifting_regression(
     """``x`` against ``sg[x + V]``, in the units of the field and the layout of the samples.
 
     Args:
-        samples: what the generator made, ``[batch, channel]`` or ``[batch, location, channel]``.
+        samples: the generator's output, ``[batch, channel]`` or ``[batch, location, channel]``.
         positives: real points of the same groups, ``[positive, ...]``.
-        negatives: what repels, exactly; ``None``: the samples of a group repel one another.
+        negatives: exactly these repel; ``None``: the samples of a group repel one another.
         field: any :class:`~onestep_core.protocols.Field`, its numbers bound.
-        groups: classes, which lie contiguously and with equal counts in every set. A group sees itself alone; every
+        groups: classes, which lie contiguously and with equal counts in every set. Groups are independent; every
             location of a group is one cloud.
         extra_negatives: real unconditional points of each group, for guidance, ``[extra, ...]``.
         extra_weights: one a group, ``[groups]``, or one an extra negative, ``[extra]``; see
@@ -142,8 +142,8 @@ def feature_normalized(field: Callable[[float], Field]) -> Field:
     temperatures and displacements of one size.
 
     Args:
-        field: from ``sqrt(channel)``, the mean distance that it will see, to a field: temperatures relative to the mean
-            distance are multiplied by it.
+        field: from ``sqrt(channel)``, the mean distance after the division, to a field: temperatures relative to the
+            mean distance are multiplied by it.
 
     Returns:
         A field with the same arguments. Its drift has ``samples = x / u``, the displacement in the same units, and
@@ -223,7 +223,7 @@ def drifting_regressions(
         generated: features of the samples by name, each ``[batch, location, channel]``, with their graph.
         positives: the same features of real samples.
         negatives: of explicit negatives, or ``None``.
-        field: used for every feature, or one for each by name; it sees the channels of that feature.
+        field: used for every feature, or one for each by name; it gets the channels of that feature.
         groups: classes, contiguous in every batch.
         extra_negatives: of real unconditional samples.
         extra_weights: as in :func:`drifting_regression`, shared by all features.

@@ -47,13 +47,13 @@ def improved_meanflow_regression(
     Args:
         average_velocity: the network, ``(z, t, s) -> mean velocity``.
         z: states on a path at ``t``, ``[batch, *shape]``.
-        v: what the compound velocity should be, ``[batch, *shape]``: of the pairs, or guided.
+        v: regressand of the compound velocity, ``[batch, *shape]``: velocities of the pairs, or guided.
         tangent: a prediction of the marginal velocity, ``[batch, *shape]``: ``average_velocity(z, t, t)``, or a second
             head's. It gets no gradient from here.
         t: source times, ``[batch]``.
         s: target times, ``[batch]``; on either side of ``t``.
         moving: a promise that only the first ``moving`` samples have ``s != t``, by which a derivative may save.
-        derivative: how ``D_t a`` is found, see :mod:`onestep_core.flow.derivatives`.
+        derivative: method for ``D_t a``, see :mod:`onestep_core.flow.derivatives`.
 
     Returns:
         Prediction and target, ``[batch, *shape]``, in at least float32.
@@ -102,12 +102,12 @@ def improved_meanflow_regressions(
     Args:
         two_headed: the network, ``(z, t, s) -> (mean velocity, instantaneous velocity)``, evaluated once.
         z: states on a path at ``t``, ``[batch, *shape]``.
-        v: what both should lead to, ``[batch, *shape]``: velocities of the pairs, or guided.
+        v: regressand of both heads, ``[batch, *shape]``: velocities of the pairs, or guided.
         tangent: a prediction of the marginal velocity, ``[batch, *shape]``: the second head's, at ``s = t``.
         t: source times, ``[batch]``.
         s: target times, ``[batch]``.
         moving: a promise that only the first ``moving`` samples have ``s != t``.
-        derivative: how ``D_t a`` is found.
+        derivative: method for ``D_t a``.
 
     Returns:
         ``average`` and ``instantaneous``, each a prediction and a target ``[batch, *shape]``.

@@ -42,7 +42,7 @@ def meanflow_regression(
         scale: factor of the derivative, a number or ``[batch]``: a warm-up from 0 to 1.
         moving: a promise that ``scale (s - t)`` is zero beyond the first ``moving`` samples, by which a derivative may
             save.
-        derivative: how the tangent is found, see :mod:`onestep_core.flow.derivatives`.
+        derivative: method for the tangent, see :mod:`onestep_core.flow.derivatives`.
 
     Returns:
         Prediction and target, ``[batch, *shape]``, in at least float32.

@@ -55,7 +55,7 @@ def moment_matching_loss(
 
     Args:
         online: the network, ``(z, t, s) -> state at s``, for example ``flow.preconditioned_flow_map``.
-        target: what gives the second set: the same network, its parameters frozen.
+        target: the map of the second set: the same network, its parameters frozen.
         z: states at ``t``, ``[batch, *shape]``. A group lies contiguously: ``batch = group * particles``.
         z_m: states at ``m`` of the same pairs, ``[batch, *shape]``.
         t: source times, ``[batch]``, equal within a group.

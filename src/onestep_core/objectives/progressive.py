@@ -97,7 +97,8 @@ def progressive_regression(
 
 
 def _share_of_second(t: Time, m: Time, s: Time, path: Path) -> Tensor:
-    """What DDIM from ``m`` to ``s`` moves by its data, in units of what one from ``t`` to ``s`` moves, ``[batch]``."""
+    """Factor of the data in a DDIM step from ``m`` to ``s``, divided by that of a step from ``t`` to ``s``:
+    ``[batch]``."""
     (alpha_t, sigma_t), (alpha_m, sigma_m), (alpha_s, sigma_s) = (
         path.coefficients(without_gradient(time)) for time in (t, m, s)
     )

@@ -84,7 +84,7 @@ def score_identity_loss(
         real: the teacher, ``(z, t) -> expected data``; the gradient passes through it to ``z``.
         fake: the same for the generator's samples, likewise; it is trained by
             :func:`~onestep_core.objectives.denoising_regression` on detached samples.
-        samples: ``x``, what the generator made, with its graph, ``[batch, *shape]``.
+        samples: ``x``, the generator's output, with its graph, ``[batch, *shape]``.
         z: the samples noised, with *their* graph, ``path(samples, noise, t).z``, ``[batch, *shape]``.
         t: times, ``[batch]``.
         alpha: 1.2 as released; 1 in one of the paper's two settings.

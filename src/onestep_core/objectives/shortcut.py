@@ -31,7 +31,7 @@ def shortcut_regression(
     Args:
         average_velocity: the network, ``(z, t, s) -> mean velocity``; one that takes the step size as ``k`` with
             ``|s - t| = 2^-k`` is adapted by :func:`onestep_core.flow.from_log_step`.
-        frozen: what the two jumps are made with, guided or not: a moving average of the network in the released code.
+        frozen: the network of the two jumps, guided or not: a moving average of the network in the released code.
             Gets no gradient.
         z: states at ``t``, ``[batch, *shape]``.
         t: source times, ``[batch]``.

@@ -25,7 +25,7 @@ def split_meanflow_regression(
 
     Args:
         average_velocity: the network, ``(z, t, s) -> mean velocity``.
-        frozen: what the two jumps are made with: the network itself, or a moving average of it. Gets no gradient.
+        frozen: the network of the two jumps: the network itself, or a moving average of it. Gets no gradient.
         z: states at ``t``, ``[batch, *shape]``.
         t: source times, ``[batch]``.
         m: middle times, ``[batch]``, between ``t`` and ``s``: ``time_between(t, s, share=u)`` for draws ``u`` in

@@ -37,7 +37,7 @@ def terminal_velocity_regression(
         z: states on a path at ``t``, ``[batch, *shape]``.
         t: source times, ``[batch]``.
         s: target times, ``[batch]``; where ``s = t`` it compares ``a(z, t, t)`` with ``velocity(z, t)``.
-        derivative: how ``D_s a`` is found. ``with_graph`` trains through it, at the price of a second-order graph; any
+        derivative: method for ``D_s a``. ``with_graph`` trains through it, at the price of a second-order graph; any
             other of :mod:`onestep_core.flow.derivatives` freezes it.
 
     Returns:

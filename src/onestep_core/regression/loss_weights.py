@@ -69,7 +69,7 @@ def separate_means(loss: PerSample, group: Bool[Tensor, "batch"], *, weight: flo
         loss: raw losses, ``[batch]``; only their type is used.
         group: which samples form the group, ``[batch]``, boolean: the boundary samples of a truncated consistency
             model, say.
-        weight: of the group's mean; 0.1 there.
+        weight: factor of the group's mean; 0.1 there.
 
     Source: Lee et al., Truncated Consistency Models, section 3 (boundary and consistency loss),
     https://arxiv.org/abs/2410.14895.

@@ -30,8 +30,8 @@ def regression(prediction: Sample, target: Sample) -> Regression:
     """Pair ``prediction`` with ``sg(target)``, both in at least float32.
 
     Args:
-        prediction: what the network says, ``[batch, *shape]``.
-        target: what it should say, ``[batch, *shape]``; its gradient is cut, in reverse and forward mode.
+        prediction: output of the network, ``[batch, *shape]``.
+        target: what the output should be, ``[batch, *shape]``; its gradient is cut, in reverse and forward mode.
 
     Raises:
         jaxtyping.TypeCheckError: if the shapes differ, or one is not floating point.

@@ -11,7 +11,7 @@ from onestep_core.precision import no_autocast
 CANCELLED = 0.02
 """Share of ``|x|^2 + |y|^2`` below which a squared distance is computed by subtraction."""
 _DEAR = 128
-"""How many pairs of a product cost as much as one by subtraction."""
+"""Number of pairs of a product that cost as much as one pair by subtraction."""
 _PAIRS = 2**12
 
 

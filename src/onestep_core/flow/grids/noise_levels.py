@@ -92,8 +92,8 @@ def karras_times(
         sigma_min: smallest level, positive.
         sigma_max: largest level.
         rho: larger values spend more steps at small levels.
-        device: of the result.
-        dtype: of the result.
+        device: device of the result.
+        dtype: type of the result.
 
     Returns:
         Levels, ``[points]``, without a zero at the end.
@@ -136,8 +136,8 @@ def polyexponential_grid(
         sigma_min: smallest level, positive.
         sigma_max: largest level.
         rho: larger values spend more steps at small levels.
-        device: of the result.
-        dtype: of the result.
+        device: device of the result.
+        dtype: type of the result.
 
     Raises:
         ConfigError: with fewer than two steps, or levels out of order.
@@ -178,8 +178,8 @@ def vp_grid(
         beta_range: rate of the noise at ``t = 1`` less that at 0.
         beta_min: rate at ``t = 0``.
         end: last ``t``, in (0, 1).
-        device: of the result.
-        dtype: of the result.
+        device: device of the result.
+        dtype: type of the result.
 
     Raises:
         ConfigError: with fewer than two steps, rates that are not positive, or ``end`` outside (0, 1).

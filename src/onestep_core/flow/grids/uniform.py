@@ -30,8 +30,8 @@ def uniform_grid(
         path: gives the ends.
         start: first time, the path's noise end by default; inside the path's range.
         end: last time, the path's data end by default; inside the path's range.
-        device: of the result.
-        dtype: of the result.
+        device: device of the result.
+        dtype: type of the result.
 
     Raises:
         ConfigError: if there is no step, or an end lies outside the path's range.

@@ -139,7 +139,7 @@ def two_jump_target(
         m: middle times, ``[batch]``.
         s: target times, ``[batch]``.
         bound: the target is clipped to ``[-bound, bound]``; not clipped where ``None``.
-        state_bound: likewise the state ``z_m``.
+        state_bound: the same for the state ``z_m``.
 
     Raises:
         ConfigError: if a bound is not positive, or the second jump is not of the shape of its states.
@@ -169,10 +169,10 @@ def eulerian_derivative(
     Args:
         function: ``(z, t, s) -> mean velocity``, or any pytree of them.
         z: states at ``t``, ``[batch, *shape]``.
-        v: along what ``z`` moves, ``[batch, *shape]``.
+        v: direction of ``z`` in the derivative, ``[batch, *shape]``.
         t: source times, ``[batch]``.
         s: target times, ``[batch]``.
-        derivative: how the tangent is found, see :mod:`onestep_core.flow.derivatives`.
+        derivative: method for the tangent, see :mod:`onestep_core.flow.derivatives`.
         moving: a promise that only the first ``moving`` samples have ``s != t``.
 
     Raises:

@@ -126,10 +126,10 @@ def log_steps(
     and ``k = 0`` and the larger ``k`` get ``count // 2 // finest``. What is left has ``k = 0``, the whole jump.
 
     Args:
-        count: how many jumps.
+        count: number of jumps.
         finest: the ``k`` of an instantaneous velocity, at least 1 (2 with ``biased``); 7 for the released 128 steps.
         biased: more of the two longest jumps.
-        device: of the result.
+        device: device of the result.
 
     Raises:
         ConfigError: if a count is negative or ``finest`` too small.
