@@ -33,9 +33,8 @@ LANES = ((BASELINE, "rectified-meanflow"), ("drifting",))
 
 def _shorter(options: FlowMatching, steps: int) -> FlowMatching:
     """Options of any method, with other numbers of updates, of its teacher too."""
-    teacher = getattr(options, "teacher", None)
-    changes = {} if teacher is None else {"teacher": _shorter(teacher, steps)}
-    return attrs.evolve(options, training=attrs.evolve(options.training, steps=steps), **changes)
+    shorter = attrs.evolve(options, training=attrs.evolve(options.training, steps=steps))
+    return shorter if options.teacher is None else attrs.evolve(shorter, teacher=_shorter(options.teacher, steps))
 
 
 class Demo:
