@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from onestep_adapters.devices import generator_on
-from onestep_adapters.evaluation.figures import image_grid, toy_scatter
+from onestep_adapters.evaluation.figures import Figure, image_grid, toy_scatter
 from onestep_adapters.evaluation.measuring import cost_of
 from onestep_adapters.evaluation.samples import Drawn
 from onestep_adapters.runs import Run

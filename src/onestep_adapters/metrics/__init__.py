@@ -2,6 +2,8 @@
 
 from onestep_adapters.metrics.classifier import Classifier as Classifier
 from onestep_adapters.metrics.classifier import train_classifier as train_classifier
+from onestep_adapters.metrics.estimates import Estimate as Estimate
+from onestep_adapters.metrics.estimates import estimate as estimate
 from onestep_adapters.metrics.frechet import frechet_distance as frechet_distance
 from onestep_adapters.metrics.manifold import Manifold as Manifold
 from onestep_adapters.metrics.manifold import coverage as coverage
@@ -12,14 +14,12 @@ from onestep_adapters.metrics.manifold import nearest_neighbour_accuracy as near
 from onestep_adapters.metrics.manifold import nearest_training_distance as nearest_training_distance
 from onestep_adapters.metrics.manifold import precision as precision
 from onestep_adapters.metrics.manifold import recall as recall
-from onestep_adapters.metrics.measurement import Estimate as Estimate
 from onestep_adapters.metrics.measurement import ImageSplits as ImageSplits
 from onestep_adapters.metrics.measurement import Measurement as Measurement
-from onestep_adapters.metrics.measurement import class_gaussians_like as class_gaussians_like
-from onestep_adapters.metrics.measurement import estimate as estimate
-from onestep_adapters.metrics.measurement import gaussian_like as gaussian_like
 from onestep_adapters.metrics.measurement import measure as measure
-from onestep_adapters.metrics.measurement import measure_references as measure_references
+from onestep_adapters.metrics.references import class_gaussians_like as class_gaussians_like
+from onestep_adapters.metrics.references import gaussian_like as gaussian_like
+from onestep_adapters.metrics.references import measure_references as measure_references
 from onestep_adapters.metrics.toys import Distribution as Distribution
 from onestep_adapters.metrics.toys import ToyReference as ToyReference
 from onestep_adapters.metrics.toys import ToyScore as ToyScore

@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from onestep_adapters.metrics.measurement import device_of, estimate, new_generator
+from onestep_adapters.metrics.estimates import device_of, estimate, new_generator
 from onestep_core.errors import ConfigError
 
 Sampler = Callable[[int, torch.Generator], Tensor]
@@ -65,15 +65,6 @@ class ToyScore(NamedTuple):
     moments: float
     mass_error: float | None = None
     spreads: tuple[float, ...] | None = None
-
-
-class ToyVerdict(NamedTuple):
-    """``text`` is "pass", "miss" or "yardstick not trained"; ``reasons`` say in numbers why."""
-
-    passed: bool
-    text: str
-    limit: float
-    reasons: tuple[str, ...]
 
 
 @torch.no_grad()
