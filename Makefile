@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Extra words for pytest, e.g. `make test ARGS="-k meanflow"`.
 ARGS ?=
 
-.PHONY: demo test thorough format clean
+.PHONY: demo check test thorough format clean
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -14,6 +14,13 @@ ARGS ?=
 demo: .venv/.installed
 	$(BIN)/onestep demo --folder runs/demo
 
+# The fast part of `make test`: style, types, layers and the unit tests.
+check: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/python -m pytest -n 2 -m "not slow and not thorough" $(ARGS)
+
 test: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -22,7 +29,7 @@ test: .venv/.installed
 
 thorough: .venv/.installed
 	ONESTEP_LAW_EXAMPLES=2000 $(BIN)/python -m pytest -n 2 -m thorough $(ARGS)
-	ONESTEP_COMPILE=inductor $(BIN)/python -m pytest -n 2 tests/test_transforms.py
+	ONESTEP_COMPILE=inductor $(BIN)/python -m pytest -n 2 tests/core/test_transforms.py
 
 format: .venv/.installed
 	$(BIN)/ruff check --fix .
