@@ -6,8 +6,9 @@ from typing import Literal
 
 import attrs
 
+from onestep_adapters.cli.parsing import options
 from onestep_adapters.cli.progress import progress_of_many
-from onestep_adapters.cli.terminal import options, say, use_threads
+from onestep_adapters.cli.terminal import say, use_threads
 from onestep_adapters.devices import choose_device
 from onestep_core.errors import ConfigError
 

@@ -7,7 +7,8 @@ from typing import Literal
 import attrs
 from tyro.conf import Positional
 
-from onestep_adapters.cli.terminal import options, say, use_threads
+from onestep_adapters.cli.parsing import options
+from onestep_adapters.cli.terminal import say, use_threads
 from onestep_adapters.devices import choose_device
 from onestep_adapters.evaluation import evaluate_runs, write_report
 from onestep_adapters.runs import Run, open_run

@@ -6,7 +6,8 @@ from pathlib import Path
 import attrs
 from tyro.conf import Positional
 
-from onestep_adapters.cli.terminal import options, say, use_threads
+from onestep_adapters.cli.parsing import options
+from onestep_adapters.cli.terminal import say, use_threads
 from onestep_adapters.devices import choose_device
 from onestep_adapters.evaluation import write_samples
 from onestep_adapters.runs import open_run

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from onestep_adapters.cli.interrupts import Stopped, until_interrupted
+from onestep_adapters.cli.parsing import options
 from onestep_adapters.cli.progress import progress, track
-from onestep_adapters.cli.terminal import fail, options, say, use_threads
+from onestep_adapters.cli.terminal import fail, say, use_threads
 from onestep_adapters.data import DATASETS, DEFAULT_DATASET, Dataset, open_dataset
 from onestep_adapters.devices import choose_device
 from onestep_adapters.methods import METHODS, Method, Preset, find_preset
