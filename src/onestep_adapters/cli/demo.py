@@ -10,12 +10,7 @@ from onestep_adapters.cli.parsing import options
 from onestep_adapters.cli.progress import progress_of_many
 from onestep_adapters.cli.terminal import say, use_threads
 from onestep_adapters.devices import choose_device
-from onestep_core.errors import ConfigError
-
-
-def _from_one(_: object, attribute: "attrs.Attribute[int | None]", value: int | None) -> None:
-    if value is not None and value < 1:
-        raise ConfigError(f"{attribute.name} = {value}: expected at least 1")
+from onestep_core.validators import count, positive
 
 
 @attrs.frozen
@@ -24,7 +19,7 @@ class Options:
 
     folder: Path = Path("runs/demo")
     """Folder for runs, report and pictures; trainings that are complete there are not repeated."""
-    steps: int | None = attrs.field(default=None, validator=_from_one)
+    steps: int | None = attrs.field(default=None, validator=attrs.validators.optional([count, positive]))
     """Training updates of each method, 1 or more, for a quick look; by default those of the presets."""
     processes: Literal[1, 2] = 2
     """Trainings at a time, of one thread each: 2, or 1 on a machine with one core."""

@@ -12,17 +12,7 @@ from onestep_adapters.cli.terminal import say, use_threads
 from onestep_adapters.devices import choose_device
 from onestep_adapters.evaluation import evaluate_runs, write_report
 from onestep_adapters.runs import Run, open_run
-from onestep_core.errors import ConfigError
-
-
-def _from_one(_: object, attribute: "attrs.Attribute[int]", value: int) -> None:
-    if value < 1:
-        raise ConfigError(f"{attribute.name} = {value}: expected at least 1")
-
-
-def _seed(_: object, attribute: "attrs.Attribute[int]", value: int) -> None:
-    if not 0 <= value < 2**63:
-        raise ConfigError(f"{attribute.name} = {value}: expected a whole number, zero or more and below 2^63")
+from onestep_core.validators import count, positive
 
 
 @attrs.frozen
@@ -37,9 +27,9 @@ class Evaluate:
     """Folder for report.md and report.json; by default that of the first run."""
     split: Literal["test", "validation"] = "test"
     """Real images to compare with: test for a report, validation to choose options. 2-D toys have no splits."""
-    repeats: int = attrs.field(default=5, validator=_from_one)
+    repeats: int = attrs.field(default=5, validator=[count, positive])
     """Independent draws of samples for the standard errors, 1 or more (2-D toys: 2 or more)."""
-    seed: int = attrs.field(default=0, validator=_seed)
+    seed: int = attrs.field(default=0, validator=count)
     """Seed of samples and reference rows, 0 or more."""
     device: str = "auto"
     """Device: auto (a CUDA GPU if there is one, else the CPU), cpu, cuda, cuda:1, mps."""

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
-import attrs
-
 from onestep_adapters.evaluation.judges import judge_of
 from onestep_adapters.evaluation.report import Report, make_report
 from onestep_adapters.evaluation.rows import Cost, Row
 from onestep_adapters.methods import FlowMatching, find_preset
+from onestep_adapters.methods.teacher import EXACT
 from onestep_adapters.runs import Run
 from onestep_core.errors import ConfigError
 
@@ -70,7 +69,7 @@ def label_of(run: Run, among: Sequence[Run]) -> str:
     if len(same) == 1:
         return run.name
     seeds = {other.options.training.seed for other in same}
-    unseeded = [_without_seed(other.options) for other in same]
+    unseeded = [other.options.with_seed(0) for other in same]
     if len(seeds) == len(same) and all(options == unseeded[0] for options in unseeded):
         return f"{run.name}, seed {run.options.training.seed}"
     return f"{run.name} {next(i for i, other in enumerate(same, 1) if other is run)}"
@@ -95,12 +94,11 @@ def cost_of(run: Run, *, milliseconds_per_1000: float | None = None) -> Cost:
 
 
 def _teacher_budget(run: Run) -> tuple[int, int] | None:
-    """Updates and evaluations; of the options where the teacher itself is not there, as for a complete run."""
+    """Updates and evaluations; those of the options if the teacher itself is not there, as for a finished run.
+
+    The exact score of a known distribution costs nothing.
+    """
     if run.teacher_run is not None:
         return run.teacher_run.state.step, run.teacher_run.state.step * run.teacher_run.options.calls
-    options = run.options.teacher
+    options = None if run.options.teacher_from == EXACT else run.options.teacher
     return None if options is None else (options.training.steps, options.training.steps * options.calls)
-
-
-def _without_seed(options: FlowMatching) -> FlowMatching:
-    return attrs.evolve(options, training=attrs.evolve(options.training, seed=0))
