@@ -9,11 +9,13 @@ import sys
 import attrs
 import pytest
 import torch
-from onestep_adapters.recipes import METHODS
-from onestep_adapters.recipes.runs import Run, open_run
 
 from onestep_adapters.cli import COMMANDS, main
-from onestep_adapters.cli.terminal import Stopped, until_interrupted
+from onestep_adapters.cli.interrupts import Stopped, until_interrupted
+from onestep_adapters.cli.parsing import _field_docstrings
+from onestep_adapters.data import open_dataset
+from onestep_adapters.methods import DMD2, METHODS, Network
+from onestep_adapters.runs import Run, open_run
 from onestep_adapters.training import read_run
 
 QUICK = ["--steps", "3", "--batch", "16", "--width", "8", "--depth", "1"]
@@ -53,7 +55,7 @@ def test_help_of_a_method_shows_the_defaults_for_the_data(capsys):
         with pytest.raises(SystemExit):
             run("train", "drifting", "--data", data, "--help")
         shown = capsys.readouterr().out
-        assert f"(default: {METHODS['drifting'].options(data).training.batch})" in shown
+        assert f"(default: {METHODS['drifting'].options(open_dataset(data)).training.batch})" in shown
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -63,6 +65,35 @@ def test_every_method_has_help(method, capsys):
         run("train", method, "--data", "8gaussians", "--help")
     assert stopped.value.code == 0
     assert "--steps" in capsys.readouterr().out
+
+
+def test_the_help_of_an_option_is_its_docstring_on_one_line(capsys, monkeypatch):
+    """Those of a base class and of nested classes included."""
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit):
+        run("train", "dmd2", "--data", "8gaussians", "--help")
+    shown = capsys.readouterr().out
+    for kind in (DMD2, Network):
+        told = _field_docstrings(kind)
+        assert {a.name for a in attrs.fields(kind)} - {"training", "network"} <= told.keys()
+        assert all(text in shown for name, text in told.items() if name != "teacher")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "cuda" if not torch.cuda.is_available() else "cuda:98"])
+def test_a_device_that_is_not_there_gets_one_clear_line(device, tmp_path, capsys):
+    words = ("--data", "8gaussians", "--folder", tmp_path / "run", *QUICK)
+    assert run("train", "flow-matching", *words, "--device", device) == 2
+    error = capsys.readouterr().err
+    assert f"device '{device}' cannot be used" in error
+    assert "--device cpu" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_comes_before_the_first_update_is_shown(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("ONESTEP_TEACHERS", str(tmp_path / "teachers"))
+    words = ("--data", "8gaussians", "--folder", tmp_path / "run", *QUICK, "--coupling", "precomputed")
+    assert run("train", "meanflow", *words) == 0
+    assert capsys.readouterr().out.startswith("coupled pairs  0/")
 
 
 def test_without_a_terminal_the_first_line_comes_before_the_first_update(tmp_path, capsys):
@@ -127,8 +158,8 @@ def test_ctrl_c_that_is_ignored_stays_so():
 def test_an_interrupted_training_keeps_every_update(tmp_path, capsys, monkeypatch):
     words, original = ("train", "flow-matching", "--data", "8gaussians", "--folder"), Run.updates
 
-    def pressed(self, folder):
-        for record in original(self, folder):
+    def pressed(self, folder, **keywords):
+        for record in original(self, folder, **keywords):
             if record.step == 2:
                 press_ctrl_c()
             yield record
@@ -161,18 +192,18 @@ def test_a_teacher_has_options_of_its_own_and_is_trained_once(tmp_path, capsys, 
 @pytest.mark.parametrize(
     ("source", "option"),
     [
-        ("oracle", "--teacher.training.steps"),
+        ("exact", "--teacher.training.steps"),
         ("folder", "--teacher.training.steps"),
         ("folder", "--teacher.network.width"),
     ],
 )
 def test_options_of_a_teacher_that_is_there_already_are_refused(source, option, tmp_path, capsys):
-    given = "oracle" if source == "oracle" else str(tmp_path / "teacher")
+    given = "exact" if source == "exact" else str(tmp_path / "teacher")
     if source == "folder":
         assert run("train", "flow-matching", "--data", "8gaussians", "--folder", given, *QUICK) == 0
-    words = ("--data", "8gaussians", "--folder", tmp_path / "run", "--preparation", "0", "--regression", "0")
+    words = ("--data", "8gaussians", "--folder", tmp_path / "run", "--pairs-weight", "0", "--pairs-only-share", "0")
     assert run("train", "dmd2", *words, "--teacher-from", given, option, "8") == 2
-    assert f"{option} beside --teacher-from {given}" in "".join(capsys.readouterr().err.split("\n"))
+    assert f"{option} with --teacher-from {given}" in "".join(capsys.readouterr().err.split("\n"))
     assert not (tmp_path / "run").exists()
 
 
@@ -219,7 +250,7 @@ def test_a_checkpoint_cut_off_half_way(trained, capsys):
 
 def test_train_sample_evaluate(trained, capsys):
     assert run("sample", trained, "--count", 12) == 0
-    assert "12 samples, 1 network evaluation each" in capsys.readouterr().out
+    assert "12 samples, 1 network evaluation per sample" in capsys.readouterr().out
     assert (trained / "samples.npz").stat().st_size > 0
     assert (trained / "samples.png").read_bytes().startswith(b"\x89PNG")
     assert run("evaluate", trained, "--repeats", 2) == 0
@@ -236,9 +267,9 @@ def test_a_file_in_place_of_a_folder(tmp_path, capsys):
 def test_resuming_nothing_says_so(tmp_path, capsys):
     start = ["train", "meanflow", "--data", "8gaussians", "--folder", tmp_path / "mistyped", *QUICK]
     assert run(*start, "--resume") == 0
-    assert "holds no checkpoint: starting anew" in capsys.readouterr().out
+    assert "holds no checkpoint: starting a new run" in capsys.readouterr().out
     assert run(*start, "--resume") == 0
-    assert "starting anew" not in capsys.readouterr().out
+    assert "starting a new run" not in capsys.readouterr().out
 
 
 def test_resuming_nothing_needs_its_data(tmp_path, capsys):
@@ -282,8 +313,9 @@ def test_a_run_goes_on_with_its_own_options(trained, capsys):
 
 
 def test_numbers_that_cannot_be_drawn_from(trained, capsys):
-    assert run("evaluate", trained, "--repeats", 0) == 2
-    assert "repeats = 0: expected at least one" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        run("evaluate", trained, "--repeats", 0)
+    assert "repeats = 0: expected a positive" in capsys.readouterr().err
     for command in ("evaluate", "sample"):
         with pytest.raises(SystemExit, match="2"):
             run(command, trained, "--seed", 2**64)
@@ -297,15 +329,15 @@ def test_markup_in_a_name_is_printed_as_it_is(capsys):
 
 def test_the_demo_in_a_few_steps(tmp_path, capsys, monkeypatch):
     """All of it but the training: runs, report with notes, pictures; a second call trains nothing again."""
-    yardstick = METHODS["flow-matching"]
-    coarse = yardstick._replace(digits=attrs.evolve(yardstick.digits, sampling_steps=2))
+    baseline = METHODS["flow-matching"]
+    coarse = baseline._replace(images=attrs.evolve(baseline.images, sampling_steps=2))
     monkeypatch.setitem(METHODS, "flow-matching", coarse)
     monkeypatch.setenv("ONESTEP_TEACHERS", str(tmp_path / "teachers"))
     assert run("demo", "--folder", tmp_path, "--steps", 8) == 0
     files = {file.name for file in tmp_path.iterdir()}
     assert {"report.md", "report.json", "samples.png", "curves.png"} <= files
     text = (tmp_path / "report.md").read_text()
-    for method in ("flow-matching", "rectified-meanflow", "drifting", "meanflow-released", "drifting-released"):
+    for method in ("flow-matching", "rectified-meanflow", "drifting"):
         assert f"| {method} |" in text
     assert "No notes were passed in" not in text
     capsys.readouterr()
