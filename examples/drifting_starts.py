@@ -27,7 +27,7 @@ from onestep_core import drift_field, laplace, mean_shift_field, released_drift,
 from onestep_core.diagnostics import mode_mass_error
 from onestep_core.protocols import Field
 
-LAWS = {"bimodal": UnequalMixture(first_weight=0.5), "unequal": UnequalMixture(first_weight=0.3)}
+MIXTURES = {"bimodal": UnequalMixture(first_weight=0.5), "unequal": UnequalMixture(first_weight=0.3)}
 
 
 class Motion(NamedTuple):
@@ -95,7 +95,8 @@ class Outcome(NamedTuple):
     score: float
 
     @property
-    def home(self) -> bool:
+    def converged(self) -> bool:
+        """Whether both are at most 0.05."""
         return self.masses <= 0.05 and self.score <= 0.05
 
 
@@ -152,11 +153,11 @@ def main() -> None:
     parser.add_argument("file", help="file of the picture, for example starts.png")
     parser.add_argument("--gif", help="file of the animation; without this option there is none")
     parser.add_argument("--field", choices=MOTIONS, default="attraction-repulsion, falling", help="field, temperatures")
-    parser.add_argument("--mixture", choices=LAWS, default="unequal", help="distribution of the data")
+    parser.add_argument("--mixture", choices=MIXTURES, default="unequal", help="distribution of the data")
     parser.add_argument("--particles", type=int, default=400, help="number of particles")
     parser.add_argument("--updates", type=int, default=150, help="number of updates of the particles")
     arguments = parser.parse_args()
-    mixture = LAWS[arguments.mixture]
+    mixture = MIXTURES[arguments.mixture]
     trails = run(
         MOTIONS[arguments.field],
         mixture,
