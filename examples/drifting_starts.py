@@ -121,12 +121,16 @@ def draw_picture(trails: dict[str, list[Tensor]], mixture: UnequalMixture, file:
     data = mixture.sample(1000, generator=torch.Generator().manual_seed(1))
     shares = (0.0, 0.05, 0.15, 0.4, 1.0)
     figure = Figure(figsize=(12, 8), layout="constrained")
-    for row, (name, trail) in zip(figure.subplots(len(trails), len(shares)), trails.items(), strict=True):
+    rows = figure.subplots(len(trails), len(shares))
+    for row, (name, trail) in zip(rows, trails.items(), strict=True):
         for axes, share in zip(row, shares, strict=True):
             update = round(share * (len(trail) - 1))
-            axes.scatter(*data.T, s=2, color="0.8")
-            axes.scatter(*trail[update].T, s=2, color="tab:red")
-            axes.set(xlim=(-3.5, 3.5), ylim=(-2.5, 9.5), xticks=[], yticks=[], title=f"{name}, update {update}")
+            axes.scatter(*data.T, s=2, color="0.8", label="data")
+            axes.scatter(*trail[update].T, s=2, color="tab:red", label="particles")
+            axes.set(xlim=(-3.5, 3.5), ylim=(-2.5, 9.5), xticks=[], yticks=[], title=f"update {update}")
+        row[0].set_ylabel(f"start: {name}", fontsize="large")
+    handles, labels = rows[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, markerscale=5, frameon=False)
     figure.savefig(file, dpi=100)
 
 
