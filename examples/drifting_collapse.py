@@ -15,9 +15,11 @@ from typing import NamedTuple
 
 import torch
 from matplotlib.figure import Figure
-from onestep_adapters.recipes import Drifting, Network, Training
-from onestep_adapters.recipes.runs import start_run
 from torch import Tensor
+
+from onestep_adapters.methods import Drifting, Network, Training
+from onestep_adapters.methods.drifting.monitors import EFFECTIVE, ENERGY, SINGLE, SPREAD
+from onestep_adapters.runs import start_run
 
 POSITIVES = 64
 RUNS = {
@@ -34,13 +36,13 @@ class Trained(NamedTuple):
 
 
 def train(name: str, *, steps: int, seed: int = 0) -> Trained:
-    recipe = Drifting(
+    options = Drifting(
         Training(steps=steps, batch=160, learning_rate=3e-3, seed=seed),
         Network("conv", width=16, depth=2),
         positives=POSITIVES,
         **RUNS[name],  # type: ignore[arg-type]
     )
-    run = start_run("drifting", "digits", recipe)
+    run = start_run("drifting", "digits", options)
     numbers: dict[str, list[tuple[int, float]]] = {}
     for record in run.updates():
         for key, value in {"loss": record.loss, **record.logs}.items():
@@ -55,23 +57,23 @@ def _first(values: list[tuple[int, float]], alarming: list[bool]) -> int | None:
 
 def alarms(numbers: dict[str, list[tuple[int, float]]]) -> dict[str, int | None]:
     """The first update in which each monitor crosses its threshold, or ``None``."""
-    felt, saturated, spread, loss = (numbers[name] for name in ("felt", "saturated", "spread", "loss"))
+    effective, single, spread, loss = (numbers[name] for name in (EFFECTIVE, SINGLE, SPREAD, "loss"))
     widest, spreads = 0.0, []
     for _, value in spread:
         widest = max(widest, value)
         spreads.append(value < 0.75 * widest)
     return {
-        f"felt: effective number of positives below {POSITIVES // 8} of {POSITIVES}": _first(
-            felt, [v < POSITIVES / 8 for _, v in felt]
+        f"{EFFECTIVE} below {POSITIVES // 8} of {POSITIVES}": _first(
+            effective, [v < POSITIVES / 8 for _, v in effective]
         ),
-        "spread: spread within a class below 3/4 of its largest value": _first(spread, spreads),
-        "saturated: more than 0.1 of the samples": _first(saturated, [v > 0.1 for _, v in saturated]),
-        "loss: above 1.5 times its first value": _first(loss, [v > 1.5 * loss[0][1] for _, v in loss]),
+        f"{SPREAD} below 3/4 of its largest value": _first(spread, spreads),
+        f"{SINGLE} above 0.1": _first(single, [v > 0.1 for _, v in single]),
+        "loss above 1.5 times its first value": _first(loss, [v > 1.5 * loss[0][1] for _, v in loss]),
     }
 
 
 def draw_picture(results: dict[str, Trained], file: str) -> None:
-    shown = ("loss", "felt", "spread", "energy")
+    shown = ("loss", EFFECTIVE, SPREAD, ENERGY)
     figure = Figure(figsize=(15, 6), layout="constrained")
     for row, (name, result) in zip(figure.subplots(len(results), len(shown) + 1), results.items(), strict=True):
         for axes, number in zip(row, shown, strict=False):
@@ -91,7 +93,7 @@ def main() -> None:
     arguments = parser.parse_args()
     results = {name: train(name, steps=arguments.steps) for name in RUNS}
     for name, result in results.items():
-        print(f"{name}: held-out energy distance at the end: {result.numbers['energy'][-1][1]:.3f}")
+        print(f"{name}: held-out energy distance at the end: {result.numbers[ENERGY][-1][1]:.3f}")
         for monitor, update in alarms(result.numbers).items():
             print(f"  {monitor}: {'not crossed' if update is None else f'crossed in update {update}'}")
     draw_picture(results, arguments.file)

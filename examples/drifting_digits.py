@@ -14,29 +14,31 @@ import argparse
 
 import torch
 from matplotlib.figure import Figure
-from onestep_adapters.recipes import Drifting, Network, Training
-from onestep_adapters.recipes.drifting import Guidance
-from onestep_adapters.recipes.runs import Run, start_run
 from torch import Tensor
+
+from onestep_adapters.methods import Drifting, Network, Training
+from onestep_adapters.methods.drifting.drifting import Guidance
+from onestep_adapters.methods.drifting.monitors import DEFICIT, ENERGY, SPREAD
+from onestep_adapters.runs import Run, start_run
 
 SCALES = (1.0, 2.0, 4.0)
 
 
 def train(encoder: str, *, steps: int, seed: int = 0) -> Run:
     pixels = encoder == "pixels"
-    recipe = Drifting(
+    options = Drifting(
         Training(steps=steps, batch=160, learning_rate=3e-3, seed=seed),
         Network("conv", width=16, depth=2),
-        Guidance(largest_alpha=max(SCALES), alpha_power=1.0, unguided=0.3, unconditional=16),
+        Guidance(max_alpha=max(SCALES), alpha_power=1.0, unguided_share=0.3, unconditional_samples=16),
         temperatures=(1.0,) if pixels else (0.3,),
         relative=not pixels,
         encoder="pixels" if pixels else "random",
         positives=48,
     )
-    run = start_run("drifting", "digits", recipe)
+    run = start_run("drifting", "digits", options)
     for record in run.updates():
         if record.step % 20 == 1:
-            shown = {name: record.logs[name] for name in ("energy", "spread", "deficit")}
+            shown = {name: record.logs[name] for name in (ENERGY, SPREAD, DEFICIT)}
             print(f"{encoder} {record.step:4d}", "  ".join(f"{name} {value:.3f}" for name, value in shown.items()))
     return run
 

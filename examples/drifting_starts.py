@@ -27,7 +27,7 @@ from onestep_core import drift_field, laplace, mean_shift_field, released_drift,
 from onestep_core.diagnostics import mode_mass_error
 from onestep_core.protocols import Field
 
-LAWS = {"bimodal": UnequalMixture(first_weight=0.5), "unequal": UnequalMixture(first_weight=0.3)}
+MIXTURES = {"bimodal": UnequalMixture(first_weight=0.5), "unequal": UnequalMixture(first_weight=0.3)}
 
 
 class Motion(NamedTuple):
@@ -95,7 +95,8 @@ class Outcome(NamedTuple):
     score: float
 
     @property
-    def home(self) -> bool:
+    def converged(self) -> bool:
+        """Whether both are at most 0.05."""
         return self.masses <= 0.05 and self.score <= 0.05
 
 
@@ -120,12 +121,16 @@ def draw_picture(trails: dict[str, list[Tensor]], mixture: UnequalMixture, file:
     data = mixture.sample(1000, generator=torch.Generator().manual_seed(1))
     shares = (0.0, 0.05, 0.15, 0.4, 1.0)
     figure = Figure(figsize=(12, 8), layout="constrained")
-    for row, (name, trail) in zip(figure.subplots(len(trails), len(shares)), trails.items(), strict=True):
+    rows = figure.subplots(len(trails), len(shares))
+    for row, (name, trail) in zip(rows, trails.items(), strict=True):
         for axes, share in zip(row, shares, strict=True):
             update = round(share * (len(trail) - 1))
-            axes.scatter(*data.T, s=2, color="0.8")
-            axes.scatter(*trail[update].T, s=2, color="tab:red")
-            axes.set(xlim=(-3.5, 3.5), ylim=(-2.5, 9.5), xticks=[], yticks=[], title=f"{name}, update {update}")
+            axes.scatter(*data.T, s=2, color="0.8", label="data")
+            axes.scatter(*trail[update].T, s=2, color="tab:red", label="particles")
+            axes.set(xlim=(-3.5, 3.5), ylim=(-2.5, 9.5), xticks=[], yticks=[], title=f"update {update}")
+        row[0].set_ylabel(f"start: {name}", fontsize="large")
+    handles, labels = rows[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, markerscale=5, frameon=False)
     figure.savefig(file, dpi=100)
 
 
@@ -152,11 +157,11 @@ def main() -> None:
     parser.add_argument("file", help="file of the picture, for example starts.png")
     parser.add_argument("--gif", help="file of the animation; without this option there is none")
     parser.add_argument("--field", choices=MOTIONS, default="attraction-repulsion, falling", help="field, temperatures")
-    parser.add_argument("--mixture", choices=LAWS, default="unequal", help="distribution of the data")
+    parser.add_argument("--mixture", choices=MIXTURES, default="unequal", help="distribution of the data")
     parser.add_argument("--particles", type=int, default=400, help="number of particles")
     parser.add_argument("--updates", type=int, default=150, help="number of updates of the particles")
     arguments = parser.parse_args()
-    mixture = LAWS[arguments.mixture]
+    mixture = MIXTURES[arguments.mixture]
     trails = run(
         MOTIONS[arguments.field],
         mixture,

@@ -92,21 +92,26 @@ def train(divergence: FDivergence, *, steps: int, seed: int = 0, batch: int = 12
 
 
 def draw_picture(results: dict[str, Result], file: str) -> None:
-    figure = Figure(figsize=(13, 6), layout="constrained")
+    figure = Figure(figsize=(13, 7), layout="constrained")
     axes = figure.subplots(2, 4).flatten()
     x = torch.linspace(-3, 3, 241)
     grid, clean = torch.stack([x, 0 * x], 1), torch.zeros(len(x))
     # The coordinates are independent: the marginal is this density divided by the second coordinate's density at 0.
     density = DATA.log_density(grid, clean, path=PATH).exp() * 0.3 * math.sqrt(2 * math.pi)
     for axis, (name, result) in zip(axes, results.items(), strict=False):
-        axis.hist(result.samples[:, 0], bins=torch.linspace(-3, 3, 81).tolist(), density=True, alpha=0.6)
-        axis.plot(x, density, color="black", linewidth=1)
+        axis.hist(
+            result.samples[:, 0], bins=torch.linspace(-3, 3, 81).tolist(), density=True, alpha=0.6, label="samples"
+        )
+        axis.plot(x, density, color="black", linewidth=1, label="data")
         left = float((result.samples[:, 0] < 0).float().mean())
-        axis.set(title=f"{name}: left {left:.2f} (data 0.30)", ylim=(0, 1.6), yticks=[])
+        axis.set(
+            title=f"{name}\nmass of the left mode: {left:.2f}", xlabel="first coordinate", ylim=(0, 1.6), yticks=[]
+        )
+    axes[0].legend(loc="upper left")
     for name, result in results.items():
         axes[-1].plot([10 * (k + 1) for k in range(len(result.masses))], result.masses, label=name, linewidth=1)
-    axes[-1].axhline(0.3, color="black", linewidth=1)
-    axes[-1].set(title="mass of the left mode", xlabel="update", ylim=(-0.02, 0.75))
+    axes[-1].axhline(0.3, color="black", linewidth=1, label="data: 0.3")
+    axes[-1].set(title="mass of the left mode\nduring the training", xlabel="update", ylim=(-0.02, 0.8))
     axes[-1].legend(fontsize="x-small", ncols=2, loc="upper center")
     figure.savefig(file, dpi=110)
 

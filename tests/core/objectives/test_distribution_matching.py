@@ -243,7 +243,7 @@ def test_no_gradient_is_left_in_either_network():
 
 def picture():
     """The example as a module."""
-    source = Path(__file__).parent.parent / "examples" / "f_divergences.py"
+    source = Path(__file__).parents[3] / "examples" / "f_divergences.py"
     spec = importlib.util.spec_from_file_location("f_divergences", source)
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
