@@ -6,6 +6,7 @@ score of a known distribution, or an object of yours. Methods see only this valu
 
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import attrs
 from torch import Tensor, nn
@@ -13,10 +14,11 @@ from torch import Tensor, nn
 from onestep_adapters.data import Coupling, Dataset
 from onestep_adapters.methods.linear_path import PATH, straight_consistency
 from onestep_adapters.networks import as_velocity, frozen
-from onestep_core import velocity_from_denoiser
 from onestep_core.diagnostics import GaussianMixture
 from onestep_core.errors import ConfigError
 from onestep_core.protocols import Denoiser, Velocity
+
+F = TypeVar("F")
 
 EXACT = "exact"
 """The word for the exact teacher where a run folder may stand."""
@@ -98,8 +100,8 @@ def exact_teacher(data: Dataset) -> Teacher:
         )
     means, weights, std = data.modes
     mixture = GaussianMixture.isotropic(weights.double() / weights.double().sum(), means, std)
-    denoiser = partial(mixture.denoiser, path=PATH)
-    return Teacher(partial(_exact_velocity, denoiser), partial(_exact_denoiser, denoiser))
+    velocity, denoiser = partial(mixture.velocity, path=PATH), partial(mixture.denoiser, path=PATH)
+    return Teacher(partial(_unlabelled, velocity), partial(_unlabelled, denoiser))
 
 
 # Functions of the module, so that a teacher can be sent to another process.
@@ -111,9 +113,5 @@ def _denoiser(module: nn.Module, labels: Tensor | None) -> Denoiser:
     return straight_consistency(frozen(module), labels)
 
 
-def _exact_velocity(denoiser: Denoiser, labels: Tensor | None) -> Velocity:
-    return velocity_from_denoiser(denoiser, path=PATH)
-
-
-def _exact_denoiser(denoiser: Denoiser, labels: Tensor | None) -> Denoiser:
-    return denoiser
+def _unlabelled(function: F, labels: Tensor | None) -> F:
+    return function

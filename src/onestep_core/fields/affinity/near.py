@@ -10,7 +10,7 @@ from onestep_core.precision import no_autocast
 
 CANCELLED = 0.02
 """Share of ``|x|^2 + |y|^2`` below which a squared distance is computed by subtraction."""
-_DEAR = 128
+_COST_OF_SUBTRACTION = 128
 """Number of pairs of a product that cost as much as one pair by subtraction."""
 _PAIRS = 2**12
 
@@ -43,7 +43,7 @@ def near(x: Tensor, y: Tensor, y_squares: Tensor, *, own: int | None, out: Tenso
     if len(row):
         bound = CANCELLED * (x_squares[group, row].unsqueeze(-1) + y_squares[group])
         suspect, column = (out[group, row] < bound).nonzero(as_tuple=True)
-        if len(suspect) * _DEAR > out.numel() and out.dtype != torch.float64:
+        if len(suspect) * _COST_OF_SUBTRACTION > out.numel() and out.dtype != torch.float64:
             a, b = x.double(), y.double()
             exact = _expanded(a, b, b.square().sum(-1), torch.empty_like(out, dtype=torch.float64))
             out.copy_(exact.add_(a.square().sum(-1).unsqueeze(-1)))
