@@ -62,7 +62,7 @@ def _field_docstrings(kind: type) -> dict[str, str]:
         for field, told in pairwise(body):
             if isinstance(field, ast.AnnAssign) and isinstance(told, ast.Expr) and isinstance(told.value, ast.Constant):
                 found[field.target.id] = " ".join(str(told.value.value).split())  # type: ignore[union-attr]
-    return found
+    return {field.name: found[field.name] for field in attrs.fields(kind) if field.name in found}
 
 
 def _as_shown(instance: Any, short: bool = True) -> Any:
