@@ -7,15 +7,15 @@ from pathlib import Path
 import attrs
 import pytest
 import torch
-
-from onestep_adapters.cli import main
-from onestep_adapters.encoders import RandomConvolutions, joined, pixels
-from onestep_adapters.recipes import METHODS, open_problem
 from onestep_adapters.recipes.drift_fields import FIELDS, named_field
 from onestep_adapters.recipes.drift_monitors import EVERY, DriftMonitors
 from onestep_adapters.recipes.drifting import Drifting, Guidance, Queue
 from onestep_adapters.recipes.options import Network, Training
 from onestep_adapters.recipes.runs import open_run, start_run
+
+from onestep_adapters.cli import main
+from onestep_adapters.encoders import RandomConvolutions, joined, pixels
+from onestep_adapters.recipes import METHODS, open_problem
 from onestep_core import feature_normalized, mean_shift_field, released_drift
 from onestep_core.errors import ConfigError
 

@@ -3,16 +3,6 @@
 import attrs
 import pytest
 import torch
-
-from onestep_adapters.networks import as_average_velocity
-from onestep_adapters.recipes import (
-    METHODS,
-    FlowMatching,
-    Setting,
-    continuous_consistency,
-    moment_matching,
-    open_problem,
-)
 from onestep_adapters.recipes.consistency_distillation import ConsistencyDistillation
 from onestep_adapters.recipes.consistency_training import ConsistencyTraining
 from onestep_adapters.recipes.continuous_consistency import ContinuousConsistency
@@ -23,10 +13,20 @@ from onestep_adapters.recipes.problems import Batch
 from onestep_adapters.recipes.progressive import Progressive
 from onestep_adapters.recipes.runs import start_run
 from onestep_adapters.recipes.straight import PATH
+
+from onestep_adapters.networks import as_average_velocity
+from onestep_adapters.recipes import (
+    METHODS,
+    FlowMatching,
+    Setting,
+    continuous_consistency,
+    moment_matching,
+    open_problem,
+)
 from onestep_adapters.samplers import sample_ode
 from onestep_core import continuous_consistency_regression, euler, trigflow
-from onestep_core.errors import ConfigError
 from onestep_core.diagnostics import GaussianMixture
+from onestep_core.errors import ConfigError
 
 TINY = Network("mlp", width=8, depth=1)
 STUDENTS = [

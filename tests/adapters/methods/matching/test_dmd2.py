@@ -6,6 +6,12 @@ from itertools import pairwise
 import attrs
 import pytest
 import torch
+from onestep_adapters.recipes.distribution_matching import DIVERGENCES
+from onestep_adapters.recipes.options import Network, Training
+from onestep_adapters.recipes.pairs import teacher_pairs
+from onestep_adapters.recipes.runs import open_run, resume_or_start, start_run
+from onestep_adapters.recipes.straight import PATH
+from onestep_adapters.recipes.teachers import made_folder, oracle_denoiser
 from torch import nn
 
 from onestep_adapters.backbones import Critic
@@ -18,17 +24,11 @@ from onestep_adapters.recipes import (
     distribution_matching,
     open_problem,
 )
-from onestep_adapters.recipes.distribution_matching import DIVERGENCES
-from onestep_adapters.recipes.options import Network, Training
-from onestep_adapters.recipes.pairs import teacher_pairs
-from onestep_adapters.recipes.runs import open_run, resume_or_start, start_run
-from onestep_adapters.recipes.straight import PATH
-from onestep_adapters.recipes.teachers import made_folder, oracle_denoiser
 from onestep_adapters.samplers import backward_simulation, consistency_multistep
 from onestep_adapters.training import CheckpointError, save_checkpoint
 from onestep_core import denoiser_from_velocity, f_divergence_scale
-from onestep_core.errors import ConfigError
 from onestep_core.diagnostics import calibration
+from onestep_core.errors import ConfigError
 from onestep_core.flow import renoise_clean
 
 TINY = Network("mlp", width=8, depth=1)
