@@ -97,5 +97,3 @@ def counted():
         yield found
     finally:
         handle.remove()
-
-
