@@ -24,6 +24,9 @@ from onestep_adapters.samplers import sample_ode
 from onestep_core import flow_matching_regression, mse
 from onestep_core.validators import positive, share
 
+PREVIEW_STEPS = 10
+"""Heun steps while the samples are measured during training."""
+
 
 @attrs.frozen
 class FlowMatching(Method):
@@ -67,8 +70,8 @@ class FlowMatching(Method):
         return sample_ode(as_velocity(network, label=labels), noise, path=PATH, steps=self.sampling_steps)
 
     def previewed(self) -> Self:
-        """The same, sampled in ten steps."""
-        return attrs.evolve(self, sampling_steps=10)
+        """The same method, sampled in :data:`PREVIEW_STEPS` steps."""
+        return attrs.evolve(self, sampling_steps=PREVIEW_STEPS)
 
 
 @attrs.frozen

@@ -1,9 +1,10 @@
 """The linear path, on which teachers predict velocities, and a velocity network as a consistency function."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from onestep_adapters.networks import as_velocity
 from onestep_adapters.samplers import consistency_multistep
@@ -15,7 +16,7 @@ PATH = Linear()
 """Path of all teachers and of the methods that learn from them."""
 
 
-def straight_consistency(network: nn.Module, labels: Tensor | None) -> ConsistencyFunction:
+def straight_consistency(network: Callable[..., Tensor], labels: Tensor | None) -> ConsistencyFunction:
     """``f(z, t) = z - t v(z, t)``: a velocity network as a consistency function, the identity at ``t = 0``.
 
     For a teacher it is the expected data given the state.

@@ -75,14 +75,7 @@ def network_teacher(module: nn.Module, *, coupling: Coupling = "independent", ke
     """
     if not isinstance(module, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f"a {type(module).__name__} as teacher: expected an nn.Module, module(z, t, label=labels)")
-    held = frozen(module)
-    return Teacher(
-        velocity=lambda labels: as_velocity(module, label=labels),
-        denoiser=lambda labels: straight_consistency(held, labels),  # type: ignore[arg-type]
-        module=module,
-        coupling=coupling,
-        key=key,
-    )
+    return Teacher(partial(_velocity, module), partial(_denoiser, module), module, coupling, key)
 
 
 def exact_teacher(data: Dataset) -> Teacher:
@@ -105,6 +98,22 @@ def exact_teacher(data: Dataset) -> Teacher:
         )
     means, weights, std = data.modes
     mixture = GaussianMixture.isotropic(weights.double() / weights.double().sum(), means, std)
-    denoiser: Denoiser = partial(mixture.denoiser, path=PATH)
-    velocity = velocity_from_denoiser(denoiser, path=PATH)
-    return Teacher(velocity=lambda labels: velocity, denoiser=lambda labels: denoiser)
+    denoiser = partial(mixture.denoiser, path=PATH)
+    return Teacher(partial(_exact_velocity, denoiser), partial(_exact_denoiser, denoiser))
+
+
+# Functions of the module, so that a teacher can be sent to another process.
+def _velocity(module: nn.Module, labels: Tensor | None) -> Velocity:
+    return as_velocity(module, label=labels)
+
+
+def _denoiser(module: nn.Module, labels: Tensor | None) -> Denoiser:
+    return straight_consistency(frozen(module), labels)
+
+
+def _exact_velocity(denoiser: Denoiser, labels: Tensor | None) -> Velocity:
+    return velocity_from_denoiser(denoiser, path=PATH)
+
+
+def _exact_denoiser(denoiser: Denoiser, labels: Tensor | None) -> Denoiser:
+    return denoiser

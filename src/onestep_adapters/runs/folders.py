@@ -37,7 +37,7 @@ def start_run(
     data: str | Dataset,
     options: Method | None = None,
     *,
-    teacher: Teacher | None = None,
+    teacher: Teacher | Run | None = None,
     device: torch.device | str = "cpu",
 ) -> Run:
     """A fresh run.
@@ -46,7 +46,8 @@ def start_run(
         name: of the method, as on the command line.
         data: name of a data set, or an object of your own with the members of :class:`~onestep_adapters.data.Dataset`.
         options: of the method; the preset for this kind of data by default.
-        teacher: an object to learn from, instead of the one that the options describe.
+        teacher: an object to learn from, instead of the one that the options describe; or the run with exactly the
+            teacher's options, which is trained first if it is not finished.
         device: where network and training live.
 
     Raises:
@@ -67,7 +68,7 @@ def open_run(
     folder: str | os.PathLike[str],
     *,
     data: Dataset | None = None,
-    teacher: Teacher | None = None,
+    teacher: Teacher | Run | None = None,
     device: torch.device | str = "cpu",
 ) -> Run:
     """The run in ``folder``, at its latest checkpoint.
@@ -130,7 +131,7 @@ def resume_or_start(
     options: Method,
     *,
     resume: bool,
-    teacher: Teacher | None = None,
+    teacher: Teacher | Run | None = None,
     device: torch.device | str = "cpu",
 ) -> Run:
     """The run to train into ``folder``: a fresh one, or with ``resume`` the one that is there.
@@ -165,8 +166,8 @@ def resume_or_start(
         same = (found.method, found.config.get("data")) == (name, data.name)
         told = f"; {differences(run.state.config, config)}" if same else ""
         raise CheckpointError(
-            f"{folder} holds {found.method} on {found.config.get('data')}, and {name} on {data.name} was asked for{told}: "
-            "give the options that the run has, or train into another --folder"
+            f"{folder} holds {found.method} on {found.config.get('data')}, and {name} on {data.name} was asked "
+            f"for{told}: give the options that the run has, or train into another --folder"
         )
     return _loaded(run, folder, found.config)
 
@@ -200,9 +201,13 @@ def _loaded(run: Run, folder: str | os.PathLike[str], config: dict[str, Any]) ->
     return run
 
 
-def _resolve(options: Method, data: Dataset, given: Teacher | None, device: torch.device | str) -> _Resolved:
+def _resolve(options: Method, data: Dataset, given: Teacher | Run | None, device: torch.device | str) -> _Resolved:
     """The teacher of a run; see :mod:`onestep_adapters.runs.teachers`."""
     chosen = options.teacher_from
+    if isinstance(given, Run):
+        if given.options != options.teacher:
+            raise ConfigError("the teacher's run has other options than the method's teacher: give both the same")
+        return _checked(_Resolved(_teacher_of(given, given.state.config), options, given))
     if given is not None:
         options.check_teacher(given)
         weights = "an object" if given.module is None else weights_hash(given.module)
@@ -242,18 +247,19 @@ def _finished_teacher(folder: str, data: Dataset, device: torch.device | str) ->
     found = open_run(folder, data=data if data_name == data.name else None, device=device)
     if found.name != BASELINE:
         raise ConfigError(
-            f"{folder} is a run of {found.name!r}: a teacher predicts the velocity of the linear path, so give a run of "
-            f"{BASELINE!r}"
+            f"{folder} is a run of {found.name!r}: a teacher predicts the velocity of the linear path, so give a run "
+            f"of {BASELINE!r}"
         )
     if found.data.name != data.name:
         raise ConfigError(
-            f"{folder} learned {found.data.name}, samples of {found.data.shape} in {found.data.classes or 'no'} classes; "
-            f"{data.name} has samples of {data.shape} in {data.classes or 'no'} classes: give a teacher of the same data"
+            f"{folder} learned {found.data.name}, samples of {found.data.shape} in {found.data.classes or 'no'} "
+            f"classes; {data.name} has samples of {data.shape} in {data.classes or 'no'} classes: give a teacher of "
+            "the same data"
         )
     if not found.finished:
         raise ConfigError(
-            f"{folder} stopped at {found.state.step} of {found.options.training.steps} updates: finish the teacher first, "
-            f"by onestep train {BASELINE} --resume"
+            f"{folder} stopped at {found.state.step} of {found.options.training.steps} updates: finish the teacher "
+            f"first, by onestep train {BASELINE} --resume"
         )
     return found
 
@@ -267,8 +273,9 @@ def _checked(resolved: _Resolved) -> _Resolved:
         teacher.required_module()
     if not resolved.weights and options.network != options.teacher.network:
         raise ConfigError(
-            f"the student's network is {options.network} and the teacher's {options.teacher.network}: the student starts "
-            f"from the teacher's weights, so give both the same ({_alike(options.network, options.teacher.network)})"
+            f"the student's network is {options.network} and the teacher's {options.teacher.network}: the student "
+            "starts from the teacher's weights, so give both the same "
+            f"({_alike(options.network, options.teacher.network)})"
         )
     return resolved
 
@@ -298,5 +305,7 @@ def _same_data(folder: str | os.PathLike[str], name: str, data: Dataset | None) 
     if data is None:
         return open_dataset(name)
     if data.name != name:
-        raise ConfigError(f"{folder} is a run on {name!r}, the data set given is {data.name!r}: give the run's own data")
+        raise ConfigError(
+            f"{folder} is a run on {name!r}, the data set given is {data.name!r}: give the run's own data"
+        )
     return data

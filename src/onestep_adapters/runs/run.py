@@ -78,7 +78,7 @@ class Run:
             return iter(())
         if self.missing_teacher:
             raise ConfigError(f"this run cannot be trained further: {self.missing_teacher}; sampling needs no teacher")
-        for _ in self.teaching():
+        for _ in self.teaching(track=track):
             pass
         method, training = self.options, self.options.training
         context = self.prepared(track)
@@ -100,11 +100,15 @@ class Run:
         context.prepared = self.options.prepare(context)
         return context
 
-    def teaching(self) -> Iterator[StepRecord]:
-        """Train the teacher to its end, one record for each update, into the folder where teachers are kept."""
+    def teaching(self, *, track: Track = untracked) -> Iterator[StepRecord]:
+        """Train the teacher to its end, one record for each update, into the folder where teachers are kept.
+
+        Args:
+            track: shows the progress of what is prepared before the first update.
+        """
         teacher = self.teacher_run
         if teacher is not None and not (teacher.finished or self.finished):
-            yield from teacher.updates(self.teacher_folder)
+            yield from teacher.updates(self.teacher_folder, track=track)
 
     @torch.no_grad()
     def samples(

@@ -1,6 +1,6 @@
 """Consistency trajectory models (CTM): a flow map between any two times, with or without an adversary."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import attrs
@@ -36,7 +36,7 @@ DISCRIMINATOR = "discriminator"
 """Name of the companion; it learns in the network's own update."""
 
 
-def _map(network: nn.Module, labels: Tensor | None) -> FlowMap:
+def _map(network: Callable[..., Tensor], labels: Tensor | None) -> FlowMap:
     return flow_map_from_average_velocity(as_average_velocity(network, label=labels))
 
 
@@ -94,7 +94,7 @@ class ConsistencyTrajectory(Distillation):
         t, m, s = self._times(len(data), generator)
         z, v = PATH(data, noise, t)
         z_m = solved(context.required_teacher().velocity(labels), z, t, m, steps=self.solver_steps)
-        online, average = _map(network, labels), _map(frozen(state.ema), labels)  # type: ignore[arg-type]
+        online, average = _map(network, labels), _map(frozen(state.ema), labels)
         pair = consistency_trajectory_regression(online, average, average, z, z_m, t, m, s, end=PATH.data_time)
         consistency = mse(*pair).mean()
         average_velocity = as_average_velocity(network, label=labels)

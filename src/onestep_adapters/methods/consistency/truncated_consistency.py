@@ -84,7 +84,7 @@ class TruncatedConsistency(EasyConsistency):
         sigma = boundary_times(levels, edge, transition=self.transition_noise)
         transition = self.time(torch.tensor([self.transition_noise], device=levels.device)).item()
         late = straight_consistency(network, drawn.labels)
-        early = straight_consistency(frozen(context.companion(STAGE_TEACHER)), drawn.labels)  # type: ignore[arg-type]
+        early = straight_consistency(frozen(context.companion(STAGE_TEACHER)), drawn.labels)
         learner = late if self.target == "online" else straight_consistency(context.state.ema, drawn.labels)
         target = truncated(learner, early, transition=transition)
         raw, weight = self.compared(late, target, drawn, sigma, self.second_level(sigma, self.stages - 1))

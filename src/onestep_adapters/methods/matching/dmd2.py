@@ -209,7 +209,8 @@ PRESETS = (
         "DMD2 with the paper's settings: no pairs, five updates of the fake score, the released weights of the head",
         DMD2(MATCHING_IMAGE_TRAINING, WIDE_IMAGE_NETWORK, IMAGE_TEACHER, **_PAPER),
         DMD2(MATCHING_POINT_TRAINING, SMOOTH_POINT_NETWORK, SMOOTH_POINT_TEACHER, **_PAPER),
-        "Paper settings, with far fewer updates than in the paper. Reported even when worse.",
+        "Paper settings, with more network evaluations in training than dmd2 and far fewer updates than in the paper. "
+        "Reported even when worse.",
     ),
     Preset(
         "f-distill",
