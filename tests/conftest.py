@@ -23,11 +23,14 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True, scope="session")
 def all_pairs():
-    """Pairs coupled in advance are many, and take seconds to make: here a few stand for them. How many there are."""
-    from onestep_adapters.recipes import draws
+    """Precomputed pairs are many and take seconds to make: a few stand for them. The full numbers, by module and name.
 
-    real = {name: getattr(draws, name) for name in ("_IMAGES", "_PLANE")}
+    A test that trains as users do sets them back: ``patch.setattr(module, name, sizes)`` for each.
+    """
+    from onestep_adapters.data import couplings
+
+    real = {(couplings, name): getattr(couplings, name) for name in ("_IMAGES", "_POINTS")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(draws, "_IMAGES", (2**11, 128))
-        patch.setattr(draws, "_PLANE", (2**9, 128))
+        patch.setattr(couplings, "_IMAGES", (2**11, 128))
+        patch.setattr(couplings, "_POINTS", (2**9, 128))
         yield real

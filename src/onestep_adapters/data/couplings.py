@@ -128,7 +128,11 @@ _MADE: "WeakKeyDictionary[Dataset, dict[int, Pairs]]" = WeakKeyDictionary()
 
 
 def _precomputed(data: Dataset, seed: int, track: Track) -> Pairs:
-    kept = _MADE.setdefault(data, {})
+    try:
+        kept = _MADE.setdefault(data, {})
+    except TypeError:
+        # An object that cannot be a weak key, a dataclass for example: each run makes its pairs.
+        kept = dict[int, Pairs]()
     if seed not in kept:
         kept[seed] = _made(data, seed, track)
     return kept[seed]

@@ -38,7 +38,7 @@ class Dataset(Protocol):
 
     @property
     def name(self) -> str:
-        """Name, kept in the run's configuration."""
+        """Name, kept in the run's configuration. Teachers and their pairs are kept by it: other data, another name."""
         ...
 
     @property

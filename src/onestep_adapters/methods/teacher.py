@@ -18,7 +18,7 @@ from onestep_core.diagnostics import GaussianMixture
 from onestep_core.errors import ConfigError
 from onestep_core.protocols import Denoiser, Velocity
 
-F = TypeVar("F")
+T = TypeVar("T")
 
 EXACT = "exact"
 """The word for the exact teacher where a run folder may stand."""
@@ -84,7 +84,7 @@ def exact_teacher(data: Dataset) -> Teacher:
     """The exact denoiser of a mixture of round Gaussians as a teacher; no network, so no student can start from it.
 
     Raises:
-        ConfigError: for a data set without known modes.
+        ConfigError: for a data set without known modes, or with classes.
 
     Example:
         >>> import torch
@@ -93,15 +93,16 @@ def exact_teacher(data: Dataset) -> Teacher:
         >>> teacher.denoiser(None)(torch.zeros(1, 2), torch.ones(1))
         tensor([[0.6000, 0.0000]])
     """
-    if data.modes is None:
+    if data.modes is None or data.classes is not None:
         raise ConfigError(
             f"the exact denoiser of {data.name} is not known: learn from a trained teacher, or choose data with known "
-            "modes (8gaussians, unequal)"
+            "modes and without classes (8gaussians, unequal)"
         )
     means, weights, std = data.modes
     mixture = GaussianMixture.isotropic(weights.double() / weights.double().sum(), means, std)
-    velocity, denoiser = partial(mixture.velocity, path=PATH), partial(mixture.denoiser, path=PATH)
-    return Teacher(partial(_unlabelled, velocity), partial(_unlabelled, denoiser))
+    # The velocity is the mixture's own: one made from the denoiser divides by zero at the data end.
+    velocity, denoiser = (partial(function, path=PATH) for function in (mixture.velocity, mixture.denoiser))
+    return Teacher(partial(_without_labels, velocity), partial(_without_labels, denoiser))
 
 
 # Functions of the module, so that a teacher can be sent to another process.
@@ -113,5 +114,5 @@ def _denoiser(module: nn.Module, labels: Tensor | None) -> Denoiser:
     return straight_consistency(frozen(module), labels)
 
 
-def _unlabelled(function: F, labels: Tensor | None) -> F:
+def _without_labels(function: T, labels: Tensor | None) -> T:
     return function

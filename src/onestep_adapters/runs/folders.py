@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import attrs
 import torch
 
-from onestep_adapters.data import Dataset, open_dataset
+from onestep_adapters.data import DATASETS, Dataset, open_dataset
 from onestep_adapters.methods import FlowMatching, Method, Network, Teacher, exact_teacher, find_preset, network_teacher
 from onestep_adapters.methods.options import check_names
 from onestep_adapters.methods.teacher import EXACT
@@ -92,7 +92,10 @@ def open_run(
     name, data_name, options = options_of_run(folder)
     found, data = read_run(folder), _same_data(folder, data_name, data)
     resolved, missing = _Resolved(None, options), ""
-    if found.step < options.training.steps:
+    finished = found.step >= options.training.steps
+    if not finished and _learned_from_object(found.config, options, teacher):
+        missing = "it learned from a teacher object: give the same one, open_run(folder, teacher=...)"
+    elif not finished:
         try:
             resolved = _resolve(options, data, teacher, device)
             if _other_weights(found.config, resolved):
@@ -100,8 +103,6 @@ def open_run(
         except OneStepError as error:
             # Sampling works without the teacher; only further training needs it, and says why it is not there.
             missing = f"its teacher is not in {_place(options, data)} any more, or cannot be read ({error})"
-        if not missing and found.config.get("teacher_weights") and resolved.teacher is None:
-            missing = "it learned from a teacher object: give the same one, open_run(folder, teacher=...)"
     run = _loaded(_fresh(name, data, resolved, device), folder, found.config)
     run.missing_teacher = missing
     return run
@@ -155,6 +156,8 @@ def resume_or_start(
     check_names(options)
     # A finished run learns nothing more: its teacher may be gone.
     finished = found.step >= options.training.steps
+    if not finished and _learned_from_object(config, options, teacher):
+        raise CheckpointError(f"{folder} learned from a teacher object: give the same one, teacher=...")
     resolved = _Resolved(None, options) if finished else _resolve(options, data, teacher, device)
     if _other_weights(config, resolved):
         raise CheckpointError(
@@ -234,6 +237,8 @@ def _with_teacher(options: Method, teacher: FlowMatching | None) -> Method:
     """Options that say that there is a teacher, for methods that may do without one."""
     if options.teacher is not None:
         return options
+    if "teacher" not in attrs.fields_dict(type(options)):
+        raise ConfigError(f"{type(options).__name__} learns from data alone: leave the teacher out")
     return attrs.evolve(options, teacher=teacher or FlowMatching(network=options.network))  # type: ignore[call-arg]
 
 
@@ -271,7 +276,7 @@ def _checked(resolved: _Resolved) -> _Resolved:
         return resolved
     if teacher.module is None:
         teacher.required_module()
-    if not resolved.weights and options.network != options.teacher.network:
+    if options.network != options.teacher.network:
         raise ConfigError(
             f"the student's network is {options.network} and the teacher's {options.teacher.network}: the student "
             "starts from the teacher's weights, so give both the same "
@@ -289,6 +294,11 @@ def _alike(student: Network, teacher: Network) -> str:
     return f"{' '.join(words)}, or {' '.join(others)}"
 
 
+def _learned_from_object(config: dict[str, Any], options: Method, given: Teacher | Run | None) -> bool:
+    """Whether the run learned from an object that the caller has to give again, and did not."""
+    return given is None and not options.teacher_from and "teacher_weights" in config
+
+
 def _other_weights(config: dict[str, Any], resolved: _Resolved) -> bool:
     known = config.get("teacher_weights")
     return known is not None and resolved.teacher is not None and known != resolved.weights
@@ -302,6 +312,8 @@ def _place(options: Method, data: Dataset) -> str:
 
 
 def _same_data(folder: str | os.PathLike[str], name: str, data: Dataset | None) -> Dataset:
+    if data is None and name not in DATASETS:
+        raise ConfigError(f"{folder} is a run on {name!r}, an object of your own: give it, open_run(folder, data=...)")
     if data is None:
         return open_dataset(name)
     if data.name != name:

@@ -13,9 +13,10 @@ from onestep_adapters.data.queue import Rings
 from onestep_adapters.training import (
     CheckpointError,
     constant_decay,
-    cosine,
+    cosine_decay,
     load_checkpoint,
     new_state,
+    not_trained,
     save_checkpoint,
     train,
 )
@@ -129,20 +130,21 @@ def test_errors_say_what_to_do(call, message):
 # In a run.
 
 
-def fresh(*, capacity=9, memory=True):
+def fresh(*, capacity=9, queue=True):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = nn.Linear(2, 2)
-    return new_state(
-        "demo", network, seed=5, memory=SampleQueue((2,), classes=2, capacity=capacity) if memory else None
-    )
+    companions = {"queue": not_trained(SampleQueue((2,), classes=2, capacity=capacity))} if queue else {}
+    return new_state("demo", network, seed=5, companions=companions)
 
 
 def loss_step(state):
+    queue = state.companions["queue"].module
+
     def loss(network, g):
         labels = torch.randint(2, (6,), generator=g)
-        state.memory.push(labels[:, None] + torch.randn(6, 2, generator=g), labels)
-        positives = state.memory.positives(4, repeat=True, generator=g)
+        queue.push(labels[:, None] + torch.randn(6, 2, generator=g), labels)
+        positives = queue.positives(4, repeat=True, generator=g)
         return (network(torch.randn(8, 2, generator=g)) - positives).square().mean(), {}
 
     return loss
@@ -150,7 +152,7 @@ def loss_step(state):
 
 def updates(state, steps, **options):
     return train(
-        state, loss_step(state), steps=steps, learning_rate=cosine(1e-2, 20), ema=constant_decay(0.9), **options
+        state, loss_step(state), steps=steps, learning_rate=cosine_decay(1e-2, 20), ema=constant_decay(0.9), **options
     )
 
 
@@ -164,22 +166,24 @@ def test_a_resumed_run_draws_what_the_uninterrupted_one_draws(tmp_path, cut):
             break
     resumed = load_checkpoint(tmp_path, fresh())
     list(updates(resumed, 9))
-    for part in ("network", "ema", "memory"):
-        torch.testing.assert_close(
-            getattr(resumed, part).state_dict(), getattr(whole, part).state_dict(), rtol=0, atol=0
-        )
+    for mine, theirs in (
+        (resumed.network, whole.network),
+        (resumed.ema, whole.ema),
+        (resumed.companions["queue"].module, whole.companions["queue"].module),
+    ):
+        torch.testing.assert_close(mine.state_dict(), theirs.state_dict(), rtol=0, atol=0)
     assert [entry["loss"] for entry in resumed.history] == [entry["loss"] for entry in whole.history]
 
 
-def test_a_checkpoint_fits_a_state_of_the_same_memory_only(tmp_path):
+def test_a_checkpoint_fits_a_state_with_the_same_queue_only(tmp_path):
     state = fresh()
     list(updates(state, 2))
     save_checkpoint(tmp_path / "with", state)
-    save_checkpoint(tmp_path / "without", fresh(memory=False))
+    save_checkpoint(tmp_path / "without", fresh(queue=False))
     for folder, target, message in (
-        ("with", fresh(memory=False), r"tensors of \['memory'\], expected those of"),
-        ("with", fresh(capacity=8), r"memory.by_class.samples of \(2, 9, 2\).* expected \(2, 8, 2\)"),
-        ("without", fresh(), "lacks tensors of the memory"),
+        ("with", fresh(queue=False), r"companions \{.queue.: .never.\}, the state has \{\}"),
+        ("with", fresh(capacity=8), r"queue.by_class.samples of \(2, 9, 2\).* expected \(2, 8, 2\)"),
+        ("without", fresh(), r"companions \{\}, the state has \{.queue."),
     ):
         before = target.network.weight.clone()
         with pytest.raises(CheckpointError, match=message):

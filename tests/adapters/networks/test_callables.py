@@ -1,4 +1,4 @@
-"""Modules as callables, evaluations counted, parameters frozen; samplers."""
+"""Modules as callables: evaluations counted, parameters frozen, conditions, units, shared dropout."""
 
 from functools import partial
 
