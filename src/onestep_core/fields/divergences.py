@@ -133,8 +133,7 @@ def sliced_wasserstein(
     a, b = ((full(points) @ unit.T).sort(0).values for points in (x, y))
     n, m = len(a), len(b)
     # Between consecutive quantile levels of either cloud, in units of 1 / (n m), both quantile functions are constant.
-    levels = [torch.arange(1, k + 1, device=a.device) * other for k, other in ((n, m), (m, n))]
-    ends = torch.cat(levels).sort().values
+    ends = torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]).sort().values.to(a.device)
     starts = torch.cat([torch.zeros_like(ends[:1]), ends[:-1]])
     share = ((ends - starts).to(a.dtype) / (n * m)).unsqueeze(1)
     a, b = a[(starts // m).clamp(max=n - 1)], b[(starts // n).clamp(max=m - 1)]
@@ -178,7 +177,7 @@ def sinkhorn_divergence(
 
     def transport(a: Tensor, b: Tensor) -> Tensor:
         pairs = Affinities(a, b, [kernel])
-        log_n, log_m = (torch.tensor(float(len(c)), device=a.device).log().to(a) for c in (a, b))
+        log_n, log_m = (torch.tensor(float(len(c))).log().to(a) for c in (a, b))
         f, g = a.new_zeros(len(a)), b.new_zeros(len(b))
         for _ in range(iterations):
             # In units of epsilon, with the uniform weights inside: f = -logsumexp_j(g_j + log_k - log m).

@@ -92,7 +92,7 @@ def test_grey_levels_are_dequantised_for_training_and_only_there():
         (lambda: ArrayDataset("mine", (DATA, None), None, (DATA, LABELS)), "has labels, the training split has none"),
         (
             lambda: ArrayDataset("mine", (DATA, LABELS), (DATA, LABELS + 3)),
-            "has class 5, the training split has the classes 0 to 2",
+            "has class 5, the training split has 0 to 2",
         ),
         (lambda: ArrayDataset("mine", (DATA.numpy(), None)), "is ndarray, NoneType: expected two tensors"),
         (lambda: ArrayDataset("mine", (DATA, LABELS.tolist())), "is Tensor, list: expected two tensors"),
