@@ -27,7 +27,7 @@ class ArrayDataset:
 
     Raises:
         ConfigError: if samples and labels differ in number, the splits differ in shape or in having labels, labels
-            are not integers from 0, or a class has no training sample.
+            are not integers from 0, a class has no training sample, or a split has a class of its own.
 
     Source of dequantisation: Theis et al., A note on the evaluation of generative models, section 3.1,
     https://arxiv.org/abs/1511.01844.
@@ -52,17 +52,17 @@ class ArrayDataset:
         finish: Callable[[Tensor], Tensor] | None = None,
         title: str = "",
     ) -> None:
-        train = Batch(*train)
-        validation = train if validation is None else Batch(*validation)
-        test = validation if test is None else Batch(*test)
+        given = {"train": train, "validation": validation or train, "test": test or validation or train}
+        splits = {split: Batch(*found) for split, found in given.items()}
+        for split, found in splits.items():
+            _check(name, split, found, splits["train"])
+        self._splits: dict[str, Batch] = {split: _whole_labels(found) for split, found in splits.items()}
+        train = self._splits["train"]
         self.name, self.title = name, title or name
         self.shape = tuple(train.data.shape[1:])
         self.kind: Kind = kind or ("images" if len(self.shape) == 3 else "points")
         self.classes = None if train.labels is None else int(train.labels.max()) + 1
-        self._splits: dict[str, Batch] = {"train": train, "validation": validation, "test": test}
         self._level, self._finish = level, finish
-        for split, found in self._splits.items():
-            _check(name, split, found, self.shape, labelled=train.labels is not None)
         if train.labels is not None:
             counts = train.labels.bincount(minlength=self.classes or 0)
             if missing := (counts == 0).nonzero().squeeze(1).tolist():
@@ -149,25 +149,40 @@ class _Placed:
         self.counts, self.by_class = kinds.bincount(), kinds.argsort(stable=True)
 
 
-def _check(name: str, split: str, found: Batch, shape: tuple[int, ...], *, labelled: bool) -> None:
+def _whole_labels(split: Batch) -> Batch:
+    """The split with labels that can be indices: an index of uint8 would be a mask."""
+    return split if split.labels is None else Batch(split.data, split.labels.long())
+
+
+def _check(name: str, split: str, found: Batch, train: Batch) -> None:
+    """Refuse a split by itself, then one that does not fit the training split, which comes first."""
     data, labels = found
     where = f"the {split} split of {name}"
+    if not all(isinstance(part, Tensor) for part in (data, data if labels is None else labels)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"{where} is {type(data).__name__}, {type(labels).__name__}: expected two tensors, or None")
     if data.ndim < 2 or len(data) == 0 or not data.is_floating_point():
         raise ConfigError(
             f"{where} has data of shape {tuple(data.shape)} and {data.dtype}: expected floating-point samples "
             "[n, *shape], at least one"
         )
-    if tuple(data.shape[1:]) != shape:
-        raise ConfigError(f"{where} has samples of {tuple(data.shape[1:])}: expected {shape}, as in the training split")
-    if (labels is not None) != labelled:
+    if data.shape[1:] != train.data.shape[1:]:
         raise ConfigError(
-            f"{where} has {'no labels' if labelled else 'labels'}, the training split has "
-            f"{'labels' if labelled else 'none'}: label every split, or none"
+            f"{where} has samples of {tuple(data.shape[1:])}: expected {tuple(train.data.shape[1:])}, as in the "
+            "training split"
         )
-    if labels is None:
+    if (labels is None) != (train.labels is None):
+        raise ConfigError(
+            f"{where} has {'no labels' if labels is None else 'labels'}, the training split has "
+            f"{'none' if train.labels is None else 'labels'}: label every split, or none"
+        )
+    if labels is None or train.labels is None:
         return
-    if labels.shape != data.shape[:1] or labels.is_floating_point() or int(labels.min()) < 0:
+    whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    if labels.shape != data.shape[:1] or not whole or int(labels.min()) < 0:
         raise ConfigError(
             f"{where} has labels of shape {tuple(labels.shape)} and {labels.dtype} for {len(data)} samples: expected "
             "one integer a sample, from 0"
         )
+    largest, known = int(labels.max()), int(train.labels.max())
+    if largest > known:
+        raise ConfigError(f"{where} has class {largest}, the training split has 0 to {known}: expected its classes")

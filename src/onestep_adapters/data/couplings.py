@@ -143,12 +143,14 @@ def _made(dataset: Dataset, seed: int, track: Track) -> Pairs:
     generator = torch.Generator().manual_seed(seed)
     count, together = _POINTS if dataset.classes is None else _IMAGES
     data, labels = dataset.batch(count, generator)
-    noise = torch.randn(data.shape, generator=generator)
+    noise = torch.randn(data.shape, generator=generator, device=generator.device)
     if labels is not None:
         order = labels.argsort(stable=True)
         data, labels = data[order], labels[order]
     groups = [len(data)] if labels is None else [n for n in labels.bincount().tolist() if n]
-    parts = [part for kind in torch.arange(len(data)).split(groups) for part in kind.split(together)]
+    parts = [
+        part for kind in torch.arange(len(data), device=data.device).split(groups) for part in kind.split(together)
+    ]
     tracked = track(parts, "coupled pairs", len(parts))
     return Pairs(data, torch.cat([_optimal(data[p], noise[p], None, size=together) for p in tracked]), labels)
 

@@ -64,13 +64,13 @@ class EightGaussians:
     @property
     def means(self) -> Tensor:
         """Centres, counter-clockwise from the positive x axis, ``[8, 2]``."""
-        angle = torch.arange(8) * (math.pi / 4)
+        angle = torch.arange(8, device="cpu") * (math.pi / 4)
         return self.radius * torch.stack([angle.cos(), angle.sin()], dim=1)
 
     @property
     def weights(self) -> Tensor:
         """Masses, all 1/8, ``[8]``."""
-        return torch.full((8,), 1 / 8)
+        return torch.full((8,), 1 / 8, device="cpu")
 
     @property
     def modes(self) -> Modes:
@@ -108,12 +108,12 @@ class UnequalMixture:
     @property
     def means(self) -> Tensor:
         """Centres, left then right, ``[2, 2]``."""
-        return torch.tensor([[-self.distance / 2, 0.0], [self.distance / 2, 0.0]])
+        return torch.tensor([[-self.distance / 2, 0.0], [self.distance / 2, 0.0]], device="cpu")
 
     @property
     def weights(self) -> Tensor:
         """Masses, left then right, ``[2]``."""
-        return torch.tensor([self.first_weight, 1 - self.first_weight])
+        return torch.tensor([self.first_weight, 1 - self.first_weight], device="cpu")
 
     @property
     def modes(self) -> Modes:

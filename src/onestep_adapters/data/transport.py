@@ -49,7 +49,8 @@ def optimal_noise(data: Tensor, noise: Tensor, labels: Tensor | None = None, *, 
     if size < 1:
         raise ConfigError(f"size = {size}: expected at least one sample")
     ordered = noise.clone()
-    groups = [torch.arange(len(data))] if labels is None else [(labels == k).nonzero()[:, 0] for k in labels.unique()]
+    every = torch.arange(len(data), device=data.device)
+    groups = [every] if labels is None else [(labels == k).nonzero()[:, 0] for k in labels.unique()]
     for rows in (part for group in groups for part in group.split(size)):
         cost = torch.cdist(data[rows].flatten(1).double(), noise[rows].flatten(1).double()).square()
         _, columns = linear_sum_assignment(cost.cpu().numpy())

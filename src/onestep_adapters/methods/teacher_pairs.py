@@ -45,7 +45,7 @@ def teacher_pairs(context: Context, *, count: int, solver_steps: int, seed: int)
         except (SafetensorError, KeyError):
             pass  # Damaged: the same pairs are made again.
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(count, *dataset.shape, generator=generator)
+    noise = torch.randn(count, *dataset.shape, generator=generator, device=generator.device)
     labels = dataset.labels(count, generator)
     parts = noise.split(_CHUNK)
     classes: Sequence[Tensor | None] = [None] * len(parts) if labels is None else labels.split(_CHUNK)

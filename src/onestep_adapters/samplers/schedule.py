@@ -48,7 +48,7 @@ def checked_points(times: Times, z: Tensor, *, path: Path) -> Points:
     Raises:
         ConfigError: if there is none, or one is no point of the path (``alpha`` or ``sigma`` negative or not finite).
     """
-    points = torch.as_tensor(times, dtype=full(z).dtype).detach().cpu()
+    points = torch.as_tensor(times, dtype=full(z).dtype, device="cpu").detach()
     if points.ndim != 1 or len(points) < 1:
         raise ConfigError(f"times of shape {tuple(points.shape)}: expected a row of them, [points]")
     alpha, sigma = path.coefficients(points.double())

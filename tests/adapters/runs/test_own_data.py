@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from onestep_adapters.data import Dataset
-from onestep_adapters.evaluation.samples import write_samples
 from onestep_adapters.methods import METHODS, exact_teacher
 from onestep_adapters.runs import open_run, resume_or_start, start_run
 from onestep_core.errors import ConfigError
@@ -68,14 +67,6 @@ def test_a_class_is_asked_for(kind):
     assert torch.equal(labels, wanted)
     with pytest.raises(ConfigError, match=f"0 to {data.classes - 1}"):
         run.samples(1, generator=seeded(), labels=torch.tensor([data.classes]))
-
-
-def test_samples_of_it_are_written(tmp_path):
-    data = points()
-    run = start_run("drifting", data, tiny("drifting", data))
-    found = write_samples(run, tmp_path / "samples", count=6, seed=0)
-    assert found.file.is_file()
-    assert found.samples.shape == (6, 3)
 
 
 def test_a_run_on_it_is_not_opened_without_it(tmp_path):

@@ -158,11 +158,12 @@ def _noise_of(noise: Tensor) -> Callable[[int, Tensor], Tensor]:
     """Fresh noise for a sampler; each sample's generator is seeded by its first noise."""
     bits = noise.detach().float().flatten(1).contiguous().cpu().view(torch.int32).long()
     # A plain sum would not distinguish noises with the same numbers in another order.
-    places = torch.arange(1, bits.shape[1] + 1)
+    places = torch.arange(1, bits.shape[1] + 1, device=bits.device)
     generators = [torch.Generator().manual_seed(int(seed) % 2**63) for seed in (bits * places).sum(1)]
 
     def draw(step: int, like: Tensor) -> Tensor:
-        each = [torch.randn(like.shape[1:], generator=generator, dtype=like.dtype) for generator in generators]
+        shape, dtype = like.shape[1:], like.dtype
+        each = [torch.randn(shape, generator=own, dtype=dtype, device=own.device) for own in generators]
         return torch.stack(each).to(like.device) if each else torch.empty_like(like)
 
     return draw
