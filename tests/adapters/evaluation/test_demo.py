@@ -1,6 +1,6 @@
 """The demo in one process and in two."""
 
-from onestep_adapters.recipes.demo import Demo
+from onestep_adapters.evaluation.demo import Demo
 
 
 def test_the_demo_trains_the_same_in_one_process_and_in_two(tmp_path, monkeypatch):
