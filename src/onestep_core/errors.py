@@ -1,4 +1,4 @@
-"""What can go wrong, by name.
+"""The errors of this library.
 
 Every error says what came, what was expected and what to do. Wrong shapes and dtypes are reported by
 jaxtyping (``jaxtyping.TypeCheckError``), which names the axes.
@@ -20,7 +20,7 @@ class MissingExtraError(OneStepError, ImportError):
 
 
 def like_states(answer: object, states: Tensor) -> Tensor:
-    """What a network says of states, of their shape; else an error would name what is made of it later, or none would.
+    """The answer of a network, checked against its states: without the check an error would come later, or not at all.
 
     Raises:
         ConfigError: if the shapes differ, or the answer is no tensor of floating-point numbers.

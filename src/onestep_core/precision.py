@@ -1,8 +1,8 @@
-"""Differences need digits: targets, fields and distances are formed in at least float32.
+"""Precision: targets, fields and distances are computed in at least float32.
 
-Half precision is for networks. ``v - (t - s) du/dt`` or ``x - y`` of two near-duplicates lose every digit
-in it, so what the core computes around a network is float32 at least, whatever autocast gives, and
-float64 where the inputs are float64.
+Half precision is for networks. In half precision ``v - (t - s) du/dt``, or ``x - y`` of two near-duplicates, loses
+every digit. So what the core computes around a network is at least float32, whatever autocast gives, and float64 where
+the inputs are float64.
 """
 
 from contextlib import AbstractContextManager, nullcontext

@@ -1,8 +1,8 @@
-"""The call types: what a function may be, wherever one is an argument.
+"""The call types: the functions that other functions take as arguments.
 
-Networks are plain callables with a fixed positional meaning. Conditioning is closed over by the caller
-(``functools.partial``, a lambda); the core never sees a module, a parameter or a device. The arguments of
-these protocols are positional, so any parameter names fit.
+Networks are plain callables with a fixed positional meaning. The caller binds conditioning
+(``functools.partial``, a lambda); the core never sees a module, a parameter or a device. The arguments of these
+protocols are positional, so any parameter names fit.
 
 ``z`` is a state ``[batch, *shape]``; ``t``, ``m``, ``s`` are times ``[batch]``: source, middle, target.
 """
@@ -36,7 +36,7 @@ class TwoHeadedVelocity(Protocol):
 
 @runtime_checkable
 class FlowMap(Protocol):
-    """Where the trajectory through ``z`` at ``t`` is at ``s``."""
+    """The state at ``s`` of the trajectory through ``z`` at ``t``."""
 
     def __call__(self, z: Tensor, t: Tensor, s: Tensor, /) -> Tensor: ...
 
@@ -50,7 +50,7 @@ class Denoiser(Protocol):
 
 @runtime_checkable
 class ConsistencyFunction(Protocol):
-    """Where the trajectory through ``z`` at ``t`` ends: ``flow_map(z, t, data end)``."""
+    """The end of the trajectory through ``z`` at ``t``: ``flow_map(z, t, data end)``."""
 
     def __call__(self, z: Tensor, t: Tensor, /) -> Tensor: ...
 
@@ -75,12 +75,12 @@ class Path(Protocol):
 
     @property
     def data_time(self) -> float:
-        """Where the data are."""
+        """The time of the data."""
         ...
 
     @property
     def noise_time(self) -> float:
-        """Where the noise is."""
+        """The time of the noise."""
         ...
 
     def coefficients(self, t: Tensor, /) -> tuple[Tensor, Tensor]:
@@ -93,7 +93,7 @@ class Path(Protocol):
 
 
 class Factors(NamedTuple):
-    """Of the state and of the network in a flow map, each ``[batch]``."""
+    """Factors of the state and of the network in a flow map, each ``[batch]``."""
 
     skip: Tensor
     out: Tensor
@@ -101,20 +101,20 @@ class Factors(NamedTuple):
 
 @runtime_checkable
 class FlowMapForm(Protocol):
-    """How much of the state and of the network a flow map is: ``X(z, t, s) = skip z + out g(z, t, s)``."""
+    """The form of a flow map, ``X(z, t, s) = skip z + out g(z, t, s)``: its factors."""
 
     def factors(self, t: Tensor, s: Tensor, /) -> Factors:
-        """Of the map from ``t`` to ``s``; 1 and 0 at ``s = t``."""
+        """Factors of the map from ``t`` to ``s``; 1 and 0 at ``s = t``."""
         ...
 
     def limit(self, t: Tensor, /) -> Factors:
-        """Of the denoiser that the map implies at ``s = t``."""
+        """Factors of the denoiser that the map implies at ``s = t``."""
         ...
 
 
 @runtime_checkable
 class RatioPath(Path, Protocol):
-    """A path that knows its times by their noise ratio ``sigma / alpha`` in closed form."""
+    """A path that gives the time of a noise ratio ``sigma / alpha`` in closed form."""
 
     def time_at(self, ratio: Tensor, /) -> Tensor:
         """The time with ``sigma = ratio * alpha``, ``[batch]``."""
@@ -130,7 +130,7 @@ class SolverStep(Protocol):
 
 @runtime_checkable
 class DenoiserStep(Protocol):
-    """One step of a solver, from ``t`` to ``s``, that asks a denoiser."""
+    """One step of a solver, from ``t`` to ``s``, that evaluates a denoiser."""
 
     def __call__(self, denoiser: Denoiser, z: Tensor, t: Tensor, s: Tensor, /, *, path: Path) -> Tensor: ...
 
@@ -144,7 +144,7 @@ class Renoise(Protocol):
 
 @runtime_checkable
 class Derivative(Protocol):
-    """Value (with graph) and directional derivative (without, unless it says so) of a function of tensors.
+    """Value (with graph) and directional derivative (without graph, unless documented) of a function of tensors.
 
     ``moving`` is a permission: only the first ``moving`` rows of the tangent will be used.
     """
@@ -187,13 +187,13 @@ Rows: TypeAlias = Callable[..., Tensor]
 
 @runtime_checkable
 class Coupling(Protocol):
-    """Potentials from the two reductions of a kernel, which it never sees."""
+    """Potentials from the two reductions of a kernel; a coupling never receives the kernel itself."""
 
     def __call__(self, rows: Rows, columns: Rows, /) -> Potentials: ...
 
 
 class Drift(NamedTuple):
-    """A field, evaluated: where the pull happens, the displacement there, and two numbers for monitors.
+    """A field, evaluated: the samples, their displacement, and two numbers for monitors.
 
     ``samples`` carries the gradient (in the units of the field), ``field`` does not. ``scale`` is the 0-d unit
     of length that was divided out (1 where none was). ``force_norms`` holds the mean square of the
@@ -221,7 +221,7 @@ class Field(Protocol):
 
 @runtime_checkable
 class Normalizer(Protocol):
-    """From samples and their denoised estimates under the real law to a divisor, ``[batch]``."""
+    """From samples and their estimates by the real denoiser to a divisor, ``[batch]``."""
 
     def __call__(self, samples: Tensor, real_denoised: Tensor, /) -> Tensor: ...
 

@@ -1,7 +1,6 @@
 """The only places where axes are added, removed or moved.
 
-Every function of the core keeps the batch axis in front and broadcasts nothing by itself; what has to line
-up is lined up here.
+Every function of the core keeps the batch axis in front and broadcasts nothing by itself; axes are aligned here.
 """
 
 from collections.abc import Callable

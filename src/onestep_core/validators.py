@@ -111,8 +111,8 @@ def require_positive(name: str, value: float) -> None:
     """Refuse an argument that is not above zero.
 
     Args:
-        name: of the argument, for the message.
-        value: what came; infinity passes.
+        name: name of the argument, for the message.
+        value: the argument; infinity is accepted.
 
     Raises:
         ConfigError: if ``value`` is zero, negative or NaN.

@@ -1,24 +1,24 @@
-"""``onestep``: train, sample, evaluate, and the demo. Parsing and printing only; the work is in ``recipes``."""
+"""``onestep``: train, sample, evaluate, and the demo. Only parsing and printing is here."""
 
 import os
 import sys
 
 from onestep_adapters.cli import demo, evaluate, sample, train
 from onestep_adapters.cli.terminal import fail
-from onestep_adapters.recipes import METHODS
-from onestep_adapters.recipes.names import choose
+from onestep_adapters.methods import METHODS
+from onestep_adapters.names import choose
 from onestep_core.errors import OneStepError
 
 COMMANDS = {"train": train.main, "sample": sample.main, "evaluate": evaluate.main, "demo": demo.main}
 
 _WIDTH = 2 + max(map(len, METHODS))
 
-HELP = f"""onestep: one-step generators, trained, sampled and measured.
+HELP = f"""onestep: train one-step generators, sample them and measure them.
 
-  onestep demo                               generators on real digits, a report and pictures (5 minutes)
-  onestep train METHOD [--data D] [options]  train into a run folder; continues with --resume
-  onestep sample RUN [options]               samples of a run, as a picture and as numbers
-  onestep evaluate RUN [RUN ...] [options]   the report: how good, how costly, which bars are passed
+  onestep demo                               train on real digits; report and pictures (5 minutes)
+  onestep train METHOD [--data D] [options]  train into a run folder; --resume continues
+  onestep sample RUN [options]               samples of a run: arrays and a picture
+  onestep evaluate RUN [RUN ...] [options]   report: quality, cost, thresholds passed
 
 METHOD is one of
 {chr(10).join(f"  {name:<{_WIDTH}}{method.summary}" for name, method in METHODS.items())}
@@ -28,7 +28,7 @@ A first session:
   onestep sample runs/first
   onestep evaluate runs/first
 
-`onestep COMMAND --help` lists every option with its default."""
+`onestep COMMAND --help` lists all options with their defaults."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,8 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
     except OneStepError as error:
         return fail(str(error))
     except BrokenPipeError:
-        # Whoever reads has enough; nothing more is to be flushed at the end.
+        # The reader of the pipe has closed it: nothing more can be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        return fail("interrupted; where a checkpoint was saved, `--resume` goes on from it", status=130)
+        return fail("interrupted; --resume continues from the last checkpoint, if one was saved", status=130)

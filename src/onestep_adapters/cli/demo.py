@@ -6,19 +6,25 @@ from typing import Literal
 
 import attrs
 
-from onestep_adapters.cli.terminal import options, progress_of_many, say, use_threads
+from onestep_adapters.cli.parsing import options
+from onestep_adapters.cli.progress import progress_of_many
+from onestep_adapters.cli.terminal import say, use_threads
+from onestep_adapters.devices import choose_device
+from onestep_core.validators import count, positive
 
 
 @attrs.frozen
 class Options:
-    """Where the demo goes."""
+    """Where the demo writes, and how long it trains."""
 
     folder: Path = Path("runs/demo")
-    """Runs, report and pictures; what is there already is not trained again."""
-    steps: int | None = None
-    """Updates of each method, for a quick look; the recipes' own by default."""
+    """Folder for runs, report and pictures; trainings that are complete there are not repeated."""
+    steps: int | None = attrs.field(default=None, validator=attrs.validators.optional([count, positive]))
+    """Training updates of each method, 1 or more, for a quick look; by default those of the presets."""
     processes: Literal[1, 2] = 2
-    """Trainings at a time, of one thread each; 1 on a machine with one core."""
+    """Trainings at a time, of one thread each: 2, or 1 on a machine with one core."""
+    device: str = "auto"
+    """Device: auto (a CUDA GPU if there is one, else the CPU), cpu, cuda, cuda:1, mps."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -27,15 +33,15 @@ def main(arguments: Sequence[str]) -> int:
         Options,
         arguments,
         prog="onestep demo",
-        description="Train flow matching, MeanFlow and drifting on scikit-learn's digits, the last two as published as "
-        "well; write a report and pictures.",
+        description="Train flow matching, rectified MeanFlow and drifting on scikit-learn's digits (about five minutes "
+        "on two cores); write a report and pictures.",
     )
     use_threads()
     # Digits and pictures are extras: the other commands work without them.
-    from onestep_adapters.recipes.demo import Demo
+    from onestep_adapters.evaluation.demo import Demo
 
-    demo = Demo(chosen.folder, chosen.steps)
-    steps = {name: (run.state.step, run.recipe.training.steps) for name, run in demo.runs.items() if not run.finished}
+    demo = Demo(chosen.folder, chosen.steps, choose_device(chosen.device))
+    steps = {name: (run.state.step, run.options.training.steps) for name, run in demo.runs.items() if not run.finished}
     for _ in progress_of_many(demo.train(processes=chosen.processes), steps):
         pass
     for line in demo.finish():

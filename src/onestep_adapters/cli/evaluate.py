@@ -1,34 +1,38 @@
 """``onestep evaluate RUN [RUN ...]``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import attrs
 from tyro.conf import Positional
 
-from onestep_adapters.cli.terminal import options, say, use_threads
-from onestep_adapters.recipes.evaluation import evaluate_runs
-from onestep_adapters.recipes.options import count
-from onestep_adapters.recipes.runs import open_run
+from onestep_adapters.cli.parsing import options
+from onestep_adapters.cli.terminal import say, use_threads
+from onestep_adapters.devices import choose_device
+from onestep_adapters.evaluation import evaluate_runs, write_report
+from onestep_adapters.runs import Run, open_run
+from onestep_core.validators import count, positive
 
 
 @attrs.frozen
 class Evaluate:
-    """What to measure, against what."""
+    """Which runs are measured, and how."""
 
     runs: Positional[tuple[Path, ...]]
-    """Folders of trained runs, all on the same data."""
-    yardstick: Path | None = None
-    """The many-step run to match; a flow-matching run among the others by default."""
+    """Folders of trained runs, all of one data set."""
+    baseline: Path | None = None
+    """Folder of the many-step run that the others are compared with; by default the first flow-matching run given."""
     folder: Path | None = None
-    """Where report.md and report.json go; the first run's folder by default."""
+    """Folder for report.md and report.json; by default that of the first run."""
     split: Literal["test", "validation"] = "test"
-    """Of real images: test for a report, validation for every choice. Toys are drawn anew and have none."""
-    repeats: int = 5
-    """Independent draws of samples."""
+    """Real images to compare with: test for a report, validation to choose options. 2-D toys have no splits."""
+    repeats: int = attrs.field(default=5, validator=[count, positive])
+    """Independent draws of samples for the standard errors, 1 or more (2-D toys: 2 or more)."""
     seed: int = attrs.field(default=0, validator=count)
-    """Of samples and reference rows."""
+    """Seed of samples and reference rows, 0 or more."""
+    device: str = "auto"
+    """Device: auto (a CUDA GPU if there is one, else the CPU), cpu, cuda, cuda:1, mps."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -37,13 +41,25 @@ def main(arguments: Sequence[str]) -> int:
         Evaluate,
         arguments,
         prog="onestep evaluate",
-        description="The report on runs: every metric beside its reference rows, and which bars are passed.",
+        description="Report on trained runs: metrics beside reference rows, thresholds, training budgets.",
     )
     use_threads()
-    runs = [open_run(folder) for folder in chosen.runs]
-    yardstick = None if chosen.yardstick is None else open_run(chosen.yardstick)
-    report = evaluate_runs(runs, yardstick, split=chosen.split, repeats=chosen.repeats, seed=chosen.seed)
+    device = choose_device(chosen.device)
+    runs = [open_run(folder, device=device) for folder in chosen.runs]
+    report = evaluate_runs(
+        runs, _baseline(chosen, dict(zip(chosen.runs, runs, strict=True))), split=chosen.split, repeats=chosen.repeats,
+        seed=chosen.seed,
+    )  # fmt: skip
     target = chosen.runs[0] if chosen.folder is None else chosen.folder
-    say(report.write(target))
+    say(write_report(target, report))
     say(f"written: {target / 'report.md'}, {target / 'report.json'}")
     return 0
+
+
+def _baseline(chosen: Evaluate, runs: Mapping[Path, Run]) -> Run | None:
+    """The baseline that was asked for: one of the runs where it is among them, so that it has one row."""
+    if chosen.baseline is None:
+        return None
+    same = (run for folder, run in runs.items() if folder.resolve() == chosen.baseline.resolve())
+    found = next(same, None)
+    return open_run(chosen.baseline, device=choose_device(chosen.device)) if found is None else found

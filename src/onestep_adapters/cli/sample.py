@@ -6,27 +6,31 @@ from pathlib import Path
 import attrs
 from tyro.conf import Positional
 
-from onestep_adapters.cli.terminal import options, say, use_threads
-from onestep_adapters.recipes.options import count as valid_count
-from onestep_adapters.recipes.runs import open_run
-from onestep_adapters.recipes.samples import write_samples
+from onestep_adapters.cli.parsing import options
+from onestep_adapters.cli.terminal import say, use_threads
+from onestep_adapters.devices import choose_device
+from onestep_adapters.evaluation import write_samples
+from onestep_adapters.runs import open_run
 from onestep_core.errors import MissingExtraError
+from onestep_core.validators import count as valid_count
 
 
 @attrs.frozen
 class Sample:
-    """How many samples, from which seed, where to."""
+    """Number of samples, their seed, the files."""
 
     run: Positional[Path]
     """Folder of a trained run."""
     count: int = 1000
-    """Samples."""
+    """Number of samples, at least 1."""
     seed: int = attrs.field(default=0, validator=valid_count)
-    """Of classes and noise."""
+    """Seed of classes and noise, 0 or more."""
     alpha: float | None = None
-    """Guidance scale, for a drifting run that was trained with --largest-alpha: 1 is none, more is stronger."""
+    """Guidance scale, for a drifting run trained with --max-alpha: 1 is no guidance, at most max-alpha."""
     out: Path | None = None
-    """Files to write, without their endings; samples.npz and samples.png in the run's folder by default."""
+    """Files to write, without .npz and .png; by default samples.npz and samples.png in the run's folder."""
+    device: str = "auto"
+    """Device: auto (a CUDA GPU if there is one, else the CPU), cpu, cuda, cuda:1, mps."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -35,19 +39,19 @@ def main(arguments: Sequence[str]) -> int:
         Sample,
         arguments,
         prog="onestep sample",
-        description="Samples of a run: numbers (.npz with `samples` and, for classes, `labels`) and a picture (.png).",
+        description="Samples of a run: arrays (.npz with `samples` and, with classes, `labels`) and a picture (.png).",
     )
     use_threads()
-    run = open_run(chosen.run)
+    run = open_run(chosen.run, device=choose_device(chosen.device))
     if chosen.alpha is not None:
         run = run.guided(chosen.alpha)
     stem = chosen.run / "samples" if chosen.out is None else chosen.out
     drawn = write_samples(run, stem, count=chosen.count, seed=chosen.seed)
-    each = run.recipe.evaluations
-    say(f"{chosen.count} samples, {each} network evaluation{'s' * (each > 1)} each: {drawn.file}")
+    each = run.options.evaluations
+    say(f"{chosen.count} samples, {each} network evaluation{'s' * (each > 1)} per sample: {drawn.file}")
     try:
         # Pictures are an extra.
-        from onestep_adapters.recipes.pictures import draw_samples
+        from onestep_adapters.evaluation.pictures import draw_samples
     except MissingExtraError as error:
         say(f"no picture: {error}")
         return 0

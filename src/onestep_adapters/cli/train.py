@@ -4,66 +4,72 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from onestep_adapters.cli.terminal import Stopped, fail, options, progress, say, until_interrupted, use_threads
-from onestep_adapters.recipes import METHODS, Method, Recipe, find_method
-from onestep_adapters.recipes.problems import DIGITS, PROBLEMS
-from onestep_adapters.recipes.runs import Run, options_of_run, resume_or_start
-from onestep_adapters.recipes.setting import Monitored
-from onestep_adapters.recipes.teachers import ORACLE, ChoosesTeacher, teacher_folder
+from onestep_adapters.cli.interrupts import Stopped, until_interrupted
+from onestep_adapters.cli.parsing import options
+from onestep_adapters.cli.progress import progress, track
+from onestep_adapters.cli.terminal import fail, say, use_threads
+from onestep_adapters.data import DATASETS, DEFAULT_DATASET, Dataset, open_dataset
+from onestep_adapters.devices import choose_device
+from onestep_adapters.methods import METHODS, Method, Preset, find_preset
+from onestep_adapters.methods.teacher import EXACT
+from onestep_adapters.runs import Run, options_of_run, resume_or_start
 from onestep_adapters.training import latest_checkpoint, save_checkpoint
 from onestep_core.errors import ConfigError
 
 HELP = f"""Train a generator into a run folder.
 
-  onestep train METHOD [--data D] [--folder F] [--resume] [options]
+  onestep train METHOD [--data D] [--folder F] [--resume] [--device D] [options]
 
   METHOD    {", ".join(METHODS)}
-  --data    {", ".join(PROBLEMS)} (default: {DIGITS}, or with --resume that of the run)
-  --folder  where the run goes (default: runs/METHOD-DATA)
-  --resume  continue the run in the folder from its last checkpoint, with the options that it has, to the bit
+  --data    {", ".join(DATASETS)} (default: {DEFAULT_DATASET}, or with --resume that of the run)
+  --folder  folder of the run (default: runs/METHOD-DATA)
+  --resume  continue the run in the folder from its last checkpoint, with its own options; results are bit-identical to
+            an uninterrupted run
+  --device  auto (default: a CUDA GPU if there is one, else the CPU), cpu, cuda, cuda:1, mps
 
-`onestep train METHOD --data D --help` lists the method's own options, with the defaults for that data."""
+`onestep train METHOD --data D --help` lists the method's own options, with their defaults for that data."""
 
 
 def _place(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Data, folder and resumption: what decides which options there are. The rest is the method's."""
+    """Data, folder, resumption and device: they decide which options exist. The rest are the method's."""
     parser = argparse.ArgumentParser(prog="onestep train", add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--data")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--device", default="auto")
     try:
         return parser.parse_known_args(list(arguments))
     except argparse.ArgumentError as error:
         raise ConfigError(f"{error}: see onestep train --help") from error
 
 
-def _preset(method: Method, data: str | None, folder: Path | None) -> tuple[str, Recipe]:
-    """Data and defaults: those of the run in the folder, if it is one of the method on the data."""
+def _preset(preset: Preset, name: str | None, folder: Path | None) -> tuple[Dataset, Method]:
+    """Data and default options: those of the run in the folder, if it is one of the method on the data."""
     if folder is not None:
-        name, there, recipe = options_of_run(folder)
-        if find_method(name) is method and data in (None, there):
-            return there, recipe
-    chosen = data or DIGITS
-    return chosen, method.options(chosen)
+        method, there, options = options_of_run(folder)
+        if find_preset(method) is preset and name in (None, there):
+            return open_dataset(there), options
+    data = open_dataset(name or DEFAULT_DATASET)
+    return data, preset.options(data)
 
 
-def _used(arguments: Sequence[str], recipe: Recipe) -> None:
+def _used(arguments: Sequence[str], options: Method) -> None:
     """Refuse options of a teacher that no training would use."""
-    if not isinstance(recipe, ChoosesTeacher) or not recipe.teacher_from:
+    if not options.teacher_from:
         return
-    # Of an oracle's teacher the network counts: it is the fake score's.
-    used = "--teacher.network." if recipe.teacher_from == ORACLE else "--teacher-from"
+    # With the exact score the teacher's network still counts: it is the fake score's.
+    used = "--teacher.network." if options.teacher_from == EXACT else "--teacher-from"
     for word in arguments:
         if word.startswith("--teacher.") and not word.startswith(used):
             raise ConfigError(
-                f"{word} beside --teacher-from {recipe.teacher_from}: that teacher is not trained any more, so leave "
+                f"{word} with --teacher-from {options.teacher_from}: that teacher is not trained any more, so leave "
                 "one of the two out"
             )
 
 
 def _kept(folder: Path, run: Run, then: str) -> int:
     save_checkpoint(folder, run.state)
-    total = run.recipe.training.steps
+    total = run.options.training.steps
     return fail(f"interrupted; {folder} keeps {run.state.step} of {total} updates, {then}", status=130)
 
 
@@ -72,48 +78,48 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         say(HELP)
         return 0
-    name, method = arguments[0], find_method(arguments[0])
+    name, preset = arguments[0], find_preset(arguments[0])
     place, rest = _place(arguments[1:])
-    folder = place.folder or Path(f"runs/{name}-{place.data or DIGITS}")
+    folder = place.folder or Path(f"runs/{name}-{place.data or DEFAULT_DATASET}")
     there = place.resume and folder.is_dir() and latest_checkpoint(folder) is not None
     if place.resume and not there and place.folder is not None and place.data is None:
         raise ConfigError(
             f"{folder} holds no checkpoint to resume, so its data and options are not known: give --data and the "
-            "options to start anew there"
+            "options to start a new run there"
         )
-    data, preset = _preset(method, place.data, folder if there else None)
-    recipe = options(
-        type(preset),
+    data, default = _preset(preset, place.data, folder if there else None)
+    method = options(
+        type(default),
         rest,
         prog=f"onestep train {name}",
-        description=f"{method.summary}; defaults for {data}. Also: --data, --folder, --resume (onestep train --help).",
-        default=preset,
+        description=f"{preset.summary}; defaults for {data.name}. "
+        "Also: --data, --folder, --resume, --device (onestep train --help).",
+        default=default,
     )
-    _used(rest, recipe)
+    _used(rest, method)
     use_threads()
     if place.resume and not there:
-        say(f"{folder} holds no checkpoint: starting anew")
-    run = resume_or_start(folder, name, data, recipe, resume=place.resume)
-    total = recipe.training.steps
+        say(f"{folder} holds no checkpoint: starting a new run")
+    run = resume_or_start(folder, name, data, method, resume=place.resume, device=choose_device(place.device))
+    total = method.training.steps
     if run.finished:
         say(f"{folder} is complete: {run.state.step} of {total} updates")
         return 0
-    if run.teacher is not None and not run.teacher.finished:
-        title = f"teacher on {data}"
-        steps = run.teacher.recipe.training.steps
-        teaching = until_interrupted(run.teaching())
+    teacher = run.teacher_run
+    if teacher is not None and not teacher.finished:
+        steps = teacher.options.training.steps
         try:
-            for _ in progress(teaching, done=run.teacher.state.step, total=steps, title=title):
+            teaching = until_interrupted(run.teaching(track=track))
+            for _ in progress(teaching, done=teacher.state.step, total=steps, title=f"teacher on {data.name}"):
                 pass
         except Stopped:
-            return _kept(teacher_folder(data, run.teacher.recipe), run.teacher, "the same command goes on")
-    title = f"{name} on {data}"
-    shown = recipe.monitors if isinstance(recipe, Monitored) else None
-    updates = until_interrupted(run.updates(folder))
+            return _kept(run.teacher_folder or folder, teacher, "the same command continues it")
     try:
+        updates = until_interrupted(run.updates(folder, track=track))
+        title, shown = f"{name} on {data.name}", method.monitors or None
         for _ in progress(updates, done=run.state.step, total=total, title=title, shown=shown):
             pass
     except Stopped:
-        return _kept(folder, run, "--resume goes on")
+        return _kept(folder, run, "--resume continues it")
     say(f"{folder}: {total} updates in {run.seconds:.0f} s. Next: onestep sample {folder}, onestep evaluate {folder}")
     return 0

@@ -1,7 +1,9 @@
-"""How good samples are: distances, manifolds, toy scores, reports. Pictures: ``metrics.plots``, an extra."""
+"""Metrics of samples: Fréchet distance, manifolds, nearest neighbours, classifier features, the score of 2-D toys."""
 
 from onestep_adapters.metrics.classifier import Classifier as Classifier
 from onestep_adapters.metrics.classifier import train_classifier as train_classifier
+from onestep_adapters.metrics.estimates import Estimate as Estimate
+from onestep_adapters.metrics.estimates import estimate as estimate
 from onestep_adapters.metrics.frechet import frechet_distance as frechet_distance
 from onestep_adapters.metrics.manifold import Manifold as Manifold
 from onestep_adapters.metrics.manifold import coverage as coverage
@@ -12,32 +14,16 @@ from onestep_adapters.metrics.manifold import nearest_neighbour_accuracy as near
 from onestep_adapters.metrics.manifold import nearest_training_distance as nearest_training_distance
 from onestep_adapters.metrics.manifold import precision as precision
 from onestep_adapters.metrics.manifold import recall as recall
-from onestep_adapters.metrics.measurement import Estimate as Estimate
-from onestep_adapters.metrics.measurement import Evaluation as Evaluation
+from onestep_adapters.metrics.measurement import ImageSplits as ImageSplits
 from onestep_adapters.metrics.measurement import Measurement as Measurement
-from onestep_adapters.metrics.measurement import class_gaussians_like as class_gaussians_like
-from onestep_adapters.metrics.measurement import estimate as estimate
-from onestep_adapters.metrics.measurement import gaussian_like as gaussian_like
 from onestep_adapters.metrics.measurement import measure as measure
-from onestep_adapters.metrics.measurement import measure_references as measure_references
-from onestep_adapters.metrics.report import Report as Report
-from onestep_adapters.metrics.report import environment as environment
-from onestep_adapters.metrics.report import from_json as from_json
-from onestep_adapters.metrics.report import make_report as make_report
-from onestep_adapters.metrics.report import reference_rows as reference_rows
-from onestep_adapters.metrics.report import to_json as to_json
-from onestep_adapters.metrics.report import to_markdown as to_markdown
-from onestep_adapters.metrics.report import write_report as write_report
-from onestep_adapters.metrics.rows import COLUMNS as COLUMNS
-from onestep_adapters.metrics.rows import References as References
-from onestep_adapters.metrics.rows import Row as Row
-from onestep_adapters.metrics.rows import Verdict as Verdict
-from onestep_adapters.metrics.rows import bars as bars
+from onestep_adapters.metrics.references import class_gaussians_like as class_gaussians_like
+from onestep_adapters.metrics.references import gaussian_like as gaussian_like
+from onestep_adapters.metrics.references import measure_references as measure_references
+from onestep_adapters.metrics.toys import Distribution as Distribution
 from onestep_adapters.metrics.toys import ToyReference as ToyReference
 from onestep_adapters.metrics.toys import ToyScore as ToyScore
-from onestep_adapters.metrics.toys import ToyVerdict as ToyVerdict
-from onestep_adapters.metrics.toys import average as average
+from onestep_adapters.metrics.toys import average_score as average_score
 from onestep_adapters.metrics.toys import mode_scores as mode_scores
-from onestep_adapters.metrics.toys import passes as passes
 from onestep_adapters.metrics.toys import toy_reference as toy_reference
 from onestep_adapters.metrics.toys import toy_score as toy_score

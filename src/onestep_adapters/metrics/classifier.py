@@ -1,13 +1,12 @@
-"""A small classifier of the training split: features to compare sets in, and the class of a sample.
+"""A small classifier trained on the training split: its features are compared, and it predicts the class of a sample.
 
-Distances in pixels do not tell digits from a Gaussian with their mean and covariance. The activations of a
-network that had to tell the classes apart do, as long as the network knows nothing but the training split
-and is the same for every row of a report. So it is small, trained in seconds, drawn from its own generator,
-and kept in memory only.
+Distances in pixels do not distinguish digits from a Gaussian with their mean and covariance. Distances between the
+activations of a classifier do, if it is trained on the training split only and is the same for every row of a
+report. It is small, trains in seconds, has its own generator, and is kept in memory only.
 
-It has seen the training images, whose features therefore differ a little from those of held-out ones; the
-floor row of a report, real training images against held-out ones, contains that difference. Noise on the
-training images keeps it small.
+It has seen the training images, so their features differ a little from those of held-out ones. The floor row of a
+report, real training images against held-out ones, contains that difference. Noise on the training images keeps the
+difference small.
 """
 
 import hashlib
@@ -19,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from onestep_adapters.devices import generator_on
 from onestep_core.errors import ConfigError
 from onestep_core.typing import typed
 
@@ -127,33 +127,32 @@ def _train(
     steps: int,
     width: int,
 ) -> Classifier:
-    generator = torch.Generator().manual_seed(seed)
     device, (channels, height, columns) = images.device, images.shape[1:]
+    generator = generator_on(device, seed)
     flat = 64 * ((height + 1) // 2) * ((columns + 1) // 2)
     body = nn.Sequential(
-        nn.utils.skip_init(nn.Conv2d, channels, 32, 3, padding=1),
+        nn.utils.skip_init(nn.Conv2d, channels, 32, 3, padding=1, device=device),
         nn.ReLU(),
-        nn.utils.skip_init(nn.Conv2d, 32, 64, 3, padding=1, stride=2),
+        nn.utils.skip_init(nn.Conv2d, 32, 64, 3, padding=1, stride=2, device=device),
         nn.ReLU(),
         nn.Flatten(),
-        nn.utils.skip_init(nn.Linear, flat, width),
+        nn.utils.skip_init(nn.Linear, flat, width, device=device),
         nn.ReLU(),
     )
-    head = nn.utils.skip_init(nn.Linear, width, classes)
+    head = nn.utils.skip_init(nn.Linear, width, classes, device=device)
     network = nn.Sequential(body, head)
     for parameter in network.parameters():
         if parameter.ndim > 1:
             nn.init.kaiming_normal_(parameter, nonlinearity="relu", generator=generator)
         else:
             nn.init.zeros_(parameter)
-    network.to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     with torch.enable_grad():
         for _ in range(steps):
-            rows = torch.randint(len(images), (_BATCH,), generator=generator).to(device)
+            rows = torch.randint(len(images), (_BATCH,), generator=generator, device=device)
             batch = images[rows].detach().float()
-            batch = batch + _NOISE * torch.randn(batch.shape, generator=generator).to(device)
+            batch = batch + _NOISE * torch.randn(batch.shape, generator=generator, device=device)
             optimizer.zero_grad()
             cross_entropy(network(batch), labels[rows].long()).backward()
             optimizer.step()

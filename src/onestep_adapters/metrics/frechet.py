@@ -1,12 +1,12 @@
 """The Fréchet distance between two sets of feature vectors.
 
-What it sees: the mean and the covariance of the features, nothing else. Two laws with equal first and
+What it sees: the mean and the covariance of the features, nothing else. Two distributions with equal first and
 second moments are at distance zero, so a Gaussian fitted to the training set passes it wherever the
-features are close to Gaussian. In the pixels of small images it does, so this library shows that number
-and never makes it a bar; in the features of a classifier the fitted Gaussian fails.
+features are close to Gaussian. In the pixels of small images it does, so reports show that number
+without a threshold; in the features of a classifier the fitted Gaussian fails.
 
 What it costs in samples: the plug-in estimate is biased upwards. For ``n`` and ``m`` samples of one
-Gaussian law whose covariance has the eigenvalues ``lambda``, to first order in ``1/n`` and ``1/m``::
+Gaussian distribution whose covariance has the eigenvalues ``lambda``, to first order in ``1/n`` and ``1/m``::
 
     E d^2  =  (1/n + 1/m) ( sum_i lambda_i  +  1/2 sum_ij lambda_i lambda_j (1 + [i = j]) / (lambda_i + lambda_j) )
 

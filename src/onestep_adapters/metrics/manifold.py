@@ -7,8 +7,7 @@ exactly zero and ties are ties, and holds ``block_size`` rows of a distance matr
 Reading them together: *precision* and *density* ask whether samples lie where real data is, *recall* and
 *coverage* whether real data lies where samples are. Density and coverage draw their balls around real
 points only, so that a few outlying samples cannot inflate them. None of them sees memorisation, which
-:func:`nearest_distances` does; *1-NN accuracy* sees every difference between the two laws, at the price of
-being satisfied by no small-sample generator but a good one.
+:func:`nearest_distances` does; *1-NN accuracy* sees every difference between the two distributions.
 """
 
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from onestep_core.typing import typed
 
 _BLOCK = 1024
 
-Features = Float[Tensor, "n d"]
+Real = Float[Tensor, "n d"]
 Generated = Float[Tensor, "m d"]
 Scalar = Float[Tensor, ""]
 
@@ -38,7 +37,7 @@ class Manifold(NamedTuple):
 
 
 @typed
-def manifold_metrics(real: Features, generated: Generated, *, k: int, block_size: int = _BLOCK) -> Manifold:
+def manifold_metrics(real: Real, generated: Generated, *, k: int, block_size: int = _BLOCK) -> Manifold:
     """Precision, recall, density and coverage from one pass over the distances.
 
     With closed balls ``B(x) = {z : |z - x| <= distance from x to its k-th neighbour in its own set}``::
@@ -48,7 +47,7 @@ def manifold_metrics(real: Features, generated: Generated, *, k: int, block_size
         density    (1 / k m) sum over samples of the number of real balls that hold it      (may exceed 1)
         coverage   share of real balls that hold at least one sample
 
-    For two sets of one law, ``density`` is 1 in expectation and ``coverage`` is
+    For two sets of one distribution, ``density`` is 1 in expectation and ``coverage`` is
     ``1 - prod_{i=1..k} (n - i) / (n + m - i)``, about ``1 - 2^-k`` for equal counts.
 
     Args:
@@ -96,7 +95,7 @@ def manifold_metrics(real: Features, generated: Generated, *, k: int, block_size
 
 
 @typed
-def precision(real: Features, generated: Generated, *, k: int = 3) -> Scalar:
+def precision(real: Real, generated: Generated, *, k: int = 3) -> Scalar:
     """Share of samples inside the real manifold: see :func:`manifold_metrics`.
 
     Example:
@@ -108,7 +107,7 @@ def precision(real: Features, generated: Generated, *, k: int = 3) -> Scalar:
 
 
 @typed
-def recall(real: Features, generated: Generated, *, k: int = 3) -> Scalar:
+def recall(real: Real, generated: Generated, *, k: int = 3) -> Scalar:
     """Share of real points inside the manifold of the samples: see :func:`manifold_metrics`.
 
     Example:
@@ -120,7 +119,7 @@ def recall(real: Features, generated: Generated, *, k: int = 3) -> Scalar:
 
 
 @typed
-def density(real: Features, generated: Generated, *, k: int = 5) -> Scalar:
+def density(real: Real, generated: Generated, *, k: int = 5) -> Scalar:
     """Mean number of real balls around a sample over ``k``; may exceed one: see :func:`manifold_metrics`.
 
     Example:
@@ -132,7 +131,7 @@ def density(real: Features, generated: Generated, *, k: int = 5) -> Scalar:
 
 
 @typed
-def coverage(real: Features, generated: Generated, *, k: int = 5) -> Scalar:
+def coverage(real: Real, generated: Generated, *, k: int = 5) -> Scalar:
     """Share of real balls that hold a sample: see :func:`manifold_metrics`.
 
     Example:
@@ -144,11 +143,11 @@ def coverage(real: Features, generated: Generated, *, k: int = 5) -> Scalar:
 
 
 @typed
-def nearest_neighbour_accuracy(real: Features, generated: Features, *, block_size: int = _BLOCK) -> Scalar:
+def nearest_neighbour_accuracy(real: Real, generated: Float[Tensor, "n d"], *, block_size: int = _BLOCK) -> Scalar:
     """Leave-one-out 1-NN two-sample accuracy: how well a neighbour tells real from generated.
 
     Each of the ``2 n`` points is labelled by its nearest other point; the result is the share labelled
-    right. 1 for separated sets; ``(n - 1) / (2 n - 1)``, just under 0.5, for two sets of one law; towards 0
+    right. 1 for separated sets; ``(n - 1) / (2 n - 1)``, just under 0.5, for two sets of one distribution; towards 0
     where every sample is a near copy of a point of ``real``. Where several neighbours are equally near, the
     share of them with the right label counts: the expectation of a random choice.
 
@@ -158,7 +157,7 @@ def nearest_neighbour_accuracy(real: Features, generated: Features, *, block_siz
         block_size: rows of a distance matrix held at once.
 
     Returns:
-        A float64 scalar in [0, 1], with a standard error of about ``0.5 (2 n)^{-1/2}`` for one law.
+        A float64 scalar in [0, 1], with a standard error of about ``0.5 (2 n)^{-1/2}`` for one distribution.
 
     Raises:
         ConfigError: for fewer than two points in each set.
@@ -190,7 +189,7 @@ def nearest_neighbour_accuracy(real: Features, generated: Features, *, block_siz
 @typed
 def nearest_distances(
     samples: Float[Tensor, "m d"],
-    training: Features,
+    training: Real,
     *,
     own: Int[Tensor, "m"] | None = None,
     block_size: int = _BLOCK,
@@ -224,7 +223,7 @@ def nearest_distances(
 @typed
 def nearest_training_distance(
     samples: Float[Tensor, "m d"],
-    training: Features,
+    training: Real,
     *,
     quantiles: tuple[float, ...] = (0.05,),
     own: Int[Tensor, "m"] | None = None,

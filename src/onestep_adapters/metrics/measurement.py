@@ -1,18 +1,11 @@
-"""One function that measures a set of samples, and the reference sets that give the numbers a scale.
+"""All metrics of a set of images, against held-out images.
 
 Every comparison is between as many samples as there are held-out images, since every distance here depends
 on the count: ``repeats`` independent draws of that many give a mean and a standard error. The error is that
 of drawing samples; all rows share the held-out images, so *their* noise is common to the rows and cancels in
 comparisons.
-
-The references pass through the same function:
-
-- *floor*: disjoint subsets of the training split, real against real. Nothing can be expected to do better.
-- *moments*: a Gaussian with the mean and covariance of the training split; and, where there are labels, a
-  mixture of one such Gaussian per class. What they pass is no test of a generator.
 """
 
-import math
 from collections.abc import Mapping
 
 import attrs
@@ -20,23 +13,11 @@ import torch
 from torch import Tensor
 
 from onestep_adapters.metrics.classifier import Classifier
+from onestep_adapters.metrics.estimates import Estimate, estimate, new_generator
 from onestep_adapters.metrics.frechet import frechet_distance
 from onestep_adapters.metrics.manifold import manifold_metrics, nearest_neighbour_accuracy, nearest_training_distance
 from onestep_core.errors import ConfigError
 from onestep_core.fields.divergences import energy_distance, sliced_wasserstein
-
-
-def _finite(_: object, attribute: "attrs.Attribute[float | None]", value: float | None) -> None:
-    if value is not None and not math.isfinite(value):
-        raise ConfigError(f"expected a finite {attribute.name}, got {value}: a row that diverged has measurement=None")
-
-
-@attrs.frozen
-class Estimate:
-    """A number and its standard error over independent draws; ``None`` for a single draw."""
-
-    mean: float = attrs.field(validator=_finite)
-    se: float | None = attrs.field(default=None, validator=_finite)
 
 
 @attrs.frozen
@@ -44,7 +25,7 @@ class Measurement:
     """All metrics of one set of samples.
 
     Attributes:
-        metrics: an :class:`Estimate` for each name in ``report.COLUMNS``.
+        metrics: an :class:`Estimate` for each metric, by name, such as ``"density"``.
         histogram: share of the samples in each predicted class.
         held_out_histogram: the same for the held-out images.
         held_out_nearest: 5 % quantile of the held-out images' distance to the nearest training image.
@@ -61,22 +42,23 @@ class Measurement:
 
 
 @attrs.frozen(eq=False)
-class Evaluation:
-    """What samples are measured with: the training split, and one that nobody trained on.
+class ImageSplits:
+    """The images that samples are compared with: the training split, and a held-out split that nobody trained on.
 
     Attributes:
         train: ``[n, channel, height, width]``.
         held_out: ``[m, channel, height, width]``: validation for choices, test for the report, once.
         train_labels: classes, ``[n]``; with them the class-conditional Gaussian is a reference too.
-        name: of the held-out split, as the report prints it.
+        name: of the held-out split, as a report prints it.
 
     Raises:
         ConfigError: for splits of different image sizes, labels of another length, or fewer training than
             held-out images.
 
     Example:
-        ``Evaluation(digits.train.images, digits.test.images, digits.train.labels, name="test")`` with the
-        splits of ``onestep_adapters.data.digits.load_digits()``.
+        >>> splits = ImageSplits(torch.zeros(9, 1, 8, 8), torch.zeros(3, 1, 8, 8), name="test")
+        >>> len(splits.held_out)
+        3
     """
 
     train: Tensor
@@ -108,7 +90,7 @@ def measure(
     samples: Tensor,
     labels: Tensor | None = None,
     *,
-    splits: Evaluation,
+    splits: ImageSplits,
     classifier: Classifier,
     generator: torch.Generator | None = None,
     repeats: int = 5,
@@ -116,7 +98,7 @@ def measure(
     directions: int = 128,
     own: Tensor | None = None,
 ) -> Measurement:
-    """Every metric of a report for one set of samples, against the held-out split at equal counts.
+    """Every metric of one set of images, against the held-out split at equal counts.
 
     The samples are shuffled and cut into ``repeats`` draws, each as large as the held-out split. Distances
     are in pixels, except ``energy_features`` and ``frechet_features``.
@@ -124,10 +106,11 @@ def measure(
     Args:
         samples: as the sampler gives them, ``[N, channel, height, width]`` with ``N`` at least ``repeats``
             times the number of held-out images.
-        labels: the classes asked of a conditional sampler, ``[N]``; adds ``label_agreement``.
+        labels: the classes that a conditional sampler was given, ``[N]``; adds ``label_agreement``.
         splits: training and held-out images.
         classifier: trained on the same training split.
-        generator: of the shuffle and of the directions; the same seed for all rows makes them comparable.
+        generator: of the shuffle and of the directions, on any device; torch's default one where ``None``. The same
+            seed for all rows makes them comparable.
         repeats: independent draws.
         k: neighbour that sets the radius in precision, recall, density and coverage.
         directions: of the sliced Wasserstein distance.
@@ -146,7 +129,7 @@ def measure(
         >>> train, held_out = (images[:40], labels[:40]), (images[40:], labels[40:])
         >>> settings = {"validation_images": held_out[0], "validation_labels": held_out[1]}
         >>> classifier = train_classifier(*train, **settings, steps=20)
-        >>> splits = Evaluation(train[0], held_out[0], train[1])
+        >>> splits = ImageSplits(train[0], held_out[0], train[1])
         >>> found = measure(train[0], splits=splits, classifier=classifier, generator=g, repeats=2)
         >>> found.metrics["nearest_training"]
         Estimate(mean=0.0, se=0.0)
@@ -154,12 +137,12 @@ def measure(
     count, shape = len(splits.held_out), splits.held_out.shape[1:]
     _check_samples(samples, labels, own, count, repeats, shape)
     device = splits.held_out.device
-    seed = int(torch.randint(2**62, (), generator=generator))
-    local = torch.Generator().manual_seed(seed)
+    local = new_generator(generator)
     unit = torch.nn.functional.normalize(
-        torch.randn(directions, shape.numel(), generator=local, dtype=torch.float64), dim=1
+        torch.randn(directions, shape.numel(), generator=local, dtype=torch.float64, device=local.device), dim=1
     ).to(device)
-    draws = torch.randperm(len(samples), generator=local)[: repeats * count].view(repeats, count)
+    draws = torch.randperm(len(samples), generator=local, device=local.device)
+    draws = draws[: repeats * count].view(repeats, count)
     held_out, train = splits.held_out.flatten(1).double(), splits.train.flatten(1).double()
     held_out_features = classifier.features(splits.held_out).double()
     held_out_histogram = _histogram(classifier, splits.held_out)
@@ -169,7 +152,7 @@ def measure(
         images = samples[rows.to(samples.device)].detach().to(device)
         flat, features = images.flatten(1).double(), classifier.features(images).double()
         shares = _histogram(classifier, images)
-        histogram += shares / repeats
+        histogram += shares.cpu() / repeats
         near = manifold_metrics(held_out, flat, k=k)
         own_rows = None if own is None else own[rows.to(own.device)].to(device)
         numbers: dict[str, Tensor] = {
@@ -201,106 +184,8 @@ def measure(
     )
 
 
-def estimate(values: list[float]) -> Estimate:
-    """Mean and standard error of independent values.
-
-    Example:
-        >>> estimate([1.0, 3.0])
-        Estimate(mean=2.0, se=1.0)
-    """
-    x = torch.tensor(values, dtype=torch.float64)
-    return Estimate(float(x.mean()), float(x.std() / len(values) ** 0.5) if len(values) > 1 else None)
-
-
-def gaussian_like(data: Tensor, count: int, *, generator: torch.Generator | None = None) -> Tensor:
-    """``count`` draws of the Gaussian with the mean and the covariance of ``data``, in its shape and dtype.
-
-    ``mean + e^T (x - mean) / sqrt(n - 1)`` with ``e ~ N(0, I_n)``: exact for a singular covariance.
-
-    Args:
-        data: ``[n, *shape]``, at least two.
-        count: draws.
-        generator: of ``e``, on the CPU.
-
-    Raises:
-        ConfigError: for fewer than two data points.
-
-    Example:
-        >>> gaussian_like(torch.ones(5, 2), 3).tolist()
-        [[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]]
-    """
-    if len(data) < 2:
-        raise ConfigError(f"a covariance needs at least two points, got {len(data)}")
-    flat = data.detach().flatten(1).double()
-    mean = flat.mean(0)
-    noise = torch.randn(count, len(flat), generator=generator, dtype=torch.float64).to(flat.device)
-    drawn = mean + noise @ (flat - mean) / (len(flat) - 1) ** 0.5
-    return drawn.to(data.dtype).view(count, *data.shape[1:])
-
-
-def class_gaussians_like(
-    data: Tensor, labels: Tensor, count: int, *, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor]:
-    """``count`` draws of a mixture with one Gaussian per class, and their classes, ``[count]``.
-
-    Classes come with their frequency in ``labels``; within one, see :func:`gaussian_like`.
-
-    Example:
-        >>> x, labels = torch.tensor([[0.0], [0.0], [5.0], [5.0]]), torch.tensor([0, 0, 1, 1])
-        >>> drawn, classes = class_gaussians_like(x, labels, 50)
-        >>> bool((drawn[:, 0] == 5.0 * classes).all())
-        True
-    """
-    asked = labels[torch.randint(len(labels), (count,), generator=generator).to(labels.device)]
-    drawn = data.new_empty(count, *data.shape[1:])
-    for label in labels.unique():
-        rows = asked == label
-        drawn[rows] = gaussian_like(data[labels == label], int(rows.sum()), generator=generator)
-    return drawn, asked
-
-
-def measure_references(
-    *,
-    splits: Evaluation,
-    classifier: Classifier,
-    generator: torch.Generator | None = None,
-    repeats: int = 5,
-    k: int = 5,
-    directions: int = 128,
-) -> dict[str, Measurement]:
-    """``floor``, ``resampled``, ``moments`` and, with labels, ``class moments``, each by :func:`measure`.
-
-    The floor has as many draws as disjoint subsets of the training split allow, at most ``repeats``. Resampled are
-    training images drawn with replacement, as from a generator that knows them by heart and nothing else.
-    """
-    count = len(splits.held_out)
-    seed = int(torch.randint(2**62, (), generator=generator))
-
-    def measured(images: Tensor, repeats: int, own: Tensor | None = None, labels: Tensor | None = None) -> Measurement:
-        return measure(
-            images, labels, splits=splits, classifier=classifier, generator=torch.Generator().manual_seed(seed),
-            repeats=repeats, k=k, directions=directions, own=own,
-        )  # fmt: skip
-
-    every = torch.arange(len(splits.train), device=splits.train.device)
-    drawing = torch.Generator().manual_seed(seed + 1)
-    moments = gaussian_like(splits.train, repeats * count, generator=drawing)
-    again = torch.randint(len(every), (repeats * count,), generator=torch.Generator().manual_seed(seed + 2))
-    again = again.to(every.device)
-    asked = None if splits.train_labels is None else splits.train_labels[again]
-    rows = {
-        "floor": measured(splits.train, min(repeats, len(splits.train) // count), every, splits.train_labels),
-        "resampled": measured(splits.train[again], repeats, None, asked),
-        "moments": measured(moments, repeats),
-    }
-    if splits.train_labels is not None:
-        images, labels = class_gaussians_like(splits.train, splits.train_labels, repeats * count, generator=drawing)
-        rows["class moments"] = measured(images, repeats, None, labels)
-    return rows
-
-
 def _histogram(classifier: Classifier, images: Tensor) -> Tensor:
-    counts = torch.bincount(classifier.predict(images).cpu(), minlength=classifier.classes)
+    counts = torch.bincount(classifier.predict(images), minlength=classifier.classes)
     return counts.double() / len(images)
 
 
@@ -321,5 +206,5 @@ def _check_samples(
     if broken:
         raise ConfigError(
             f"{broken} of {len(samples)} samples hold NaN or infinity: the sampler diverged; give the row "
-            "measurement=None, or train it otherwise"
+            "metrics=None, or train it with other options"
         )

@@ -1,17 +1,17 @@
-"""The score of a sampler on a law that can be drawn from without end.
+"""The score of a sampler on a distribution with unlimited draws, such as the 2-D toys.
 
-``E2`` is the unbiased squared energy distance between fresh draws of the sampler and of the law. Its scale
-depends on the law, so it is read between two references measured against the *same* draws of the law: a
-second set of the law, and a Gaussian with the law's mean and covariance::
+``E2`` is the unbiased squared energy distance between fresh draws of the sampler and of the distribution. Its scale
+depends on the distribution, so it is put between two references measured against the *same* draws of the distribution:
+a second set of draws, and a Gaussian with the distribution's mean and covariance::
 
-    score = (E2 - floor) / (moments - floor)           0: the law itself     1: two moments right
+    score = (E2 - floor) / (moments - floor)           0: the distributions are equal     1: two moments are right
 
-Since the references share the draws, their noise mostly cancels. The score of the law itself is 0 in
-expectation and as often below as above.
+The references share the draws, so most of their noise cancels. The score of the distribution itself is 0 in
+expectation, and is below 0 as often as above.
 
-A law is any object with ``sample(count, *, generator) -> [count, d]``; one with ``means`` (``[modes, d]``,
-well separated) is also checked mode by mode, every sample belonging to the nearest mean. Masses and standard
-deviations are compared with those of draws of the law, counted the same way.
+A distribution is any object with ``sample(count, *, generator) -> [count, d]``. One with ``modes`` (an object with
+``means``, ``[modes, d]``, well separated) is also checked mode by mode: every sample belongs to the nearest mean.
+Masses and standard deviations are compared with those of draws of the distribution, counted in the same way.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,23 +20,14 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from onestep_adapters.metrics.measurement import estimate
+from onestep_adapters.metrics.estimates import device_of, estimate, new_generator
 from onestep_core.errors import ConfigError
-
-TRAINED = 0.03
-"""What a yardstick's own score may be at most."""
-
-MASS_TOLERANCE = 0.05
-"""Total variation of the mode masses at most."""
-
-SPREAD_TOLERANCE = 0.2
-"""How far from 1 the ratio of a mode's standard deviation may be."""
 
 Sampler = Callable[[int, torch.Generator], Tensor]
 
 
-class Law(Protocol):
-    """What a toy has to offer; ``means`` is optional."""
+class Distribution(Protocol):
+    """What a score needs of a distribution; an attribute ``modes`` is optional."""
 
     def sample(self, count: int, *, generator: torch.Generator | None = None) -> Tensor:
         """``[count, d]`` independent draws."""
@@ -44,11 +35,11 @@ class Law(Protocol):
 
 
 class ToyReference(NamedTuple):
-    """Draws of a law with the energy distances that give a score its scale; shared by all methods.
+    """Draws of a distribution with the energy distances that give a score its scale; shared by all methods.
 
     ``real`` is ``[draws, count, d]``, ``within`` the mean distance inside each draw, ``floor`` and ``moments`` one
     ``E2`` for each draw; ``means`` and the
-    masses and standard deviations of the modes are ``None`` where the law names no means.
+    masses and standard deviations of the modes are ``None`` where the modes are not known.
     """
 
     real: Tensor
@@ -61,10 +52,10 @@ class ToyReference(NamedTuple):
 
 
 class ToyScore(NamedTuple):
-    """How far a sampler is from a law, in units of the Gaussian with the law's two moments.
+    """How far a sampler is from a distribution, in units of the distance of the Gaussian with its two moments.
 
     ``se`` is the standard error of ``score`` over draws, ``mass_error`` the total variation of the mode
-    masses, ``spreads`` each mode's standard deviation over the law's (0 where no sample came).
+    masses, ``spreads`` each mode's standard deviation over that of the distribution (0 where no sample came).
     """
 
     score: float
@@ -76,24 +67,15 @@ class ToyScore(NamedTuple):
     spreads: tuple[float, ...] | None = None
 
 
-class ToyVerdict(NamedTuple):
-    """``text`` is "pass", "miss" or "yardstick not trained"; ``reasons`` say in numbers why."""
-
-    passed: bool
-    text: str
-    limit: float
-    reasons: tuple[str, ...]
-
-
 @torch.no_grad()
 def toy_reference(
-    law: Law, *, generator: torch.Generator | None = None, count: int = 10_000, draws: int = 5
+    distribution: Distribution, *, generator: torch.Generator | None = None, count: int = 10_000, draws: int = 5
 ) -> ToyReference:
-    """Draws of ``law`` with their floor and moments: computed once, used for every method.
+    """Draws of ``distribution`` with their floor and moments: computed once, used for every method.
 
     Args:
-        law: see the module.
-        generator: of all draws.
+        distribution: see the module.
+        generator: of all draws; every tensor is made on its device.
         count: samples in a draw.
         draws: independent draws, at least two, for the standard error.
 
@@ -102,15 +84,15 @@ def toy_reference(
     """
     if min(count, draws) < 2:
         raise ConfigError(f"a standard error needs two draws of two samples at least; got {draws} of {count}")
-    real = torch.stack([law.sample(count, generator=generator) for _ in range(draws)]).double()
-    again = torch.stack([law.sample(count, generator=generator) for _ in range(draws)]).double()
+    real = torch.stack([distribution.sample(count, generator=generator) for _ in range(draws)]).double()
+    again = torch.stack([distribution.sample(count, generator=generator) for _ in range(draws)]).double()
     mean, root = _gaussian(again.flatten(0, 1))
-    noise = torch.randn(real.shape, generator=generator, dtype=torch.float64).to(real)
+    noise = torch.randn(real.shape, generator=generator, dtype=torch.float64, device=device_of(generator)).to(real)
     normal = mean + noise @ root.mT
-    means = getattr(law, "means", None)
-    masses = spreads = None
-    if means is not None:
-        means = torch.as_tensor(means).to(real)
+    modes = getattr(distribution, "modes", None)
+    means = masses = spreads = None
+    if modes is not None:
+        means = torch.as_tensor(modes.means).to(real)
         masses, spreads = _modes(real.flatten(0, 1), means)
     within = _within(real)
     floor, moments = _energies(again, real, within), _energies(normal, real, within)
@@ -120,19 +102,19 @@ def toy_reference(
 @torch.no_grad()
 def toy_score(
     sampler: Sampler,
-    law: Law,
+    distribution: Distribution,
     *,
     generator: torch.Generator | None = None,
     count: int = 10_000,
     draws: int = 5,
     reference: ToyReference | None = None,
 ) -> ToyScore:
-    """``(E2 - floor) / (moments - floor)`` of a sampler on a law, with its standard error over draws.
+    """``(E2 - floor) / (moments - floor)`` of a sampler on a distribution, with its standard error over draws.
 
     Args:
         sampler: ``count, generator -> [count, d]``.
-        law: see the module.
-        generator: of the reference's draws and of the sampler's.
+        distribution: see the module.
+        generator: of the reference's draws and of the sampler's; every tensor is made on its device.
         count: samples in a draw, where ``reference`` is not given.
         draws: independent draws, where ``reference`` is not given.
         reference: of :func:`toy_reference`: saves most of the time from the second method on, and
@@ -154,10 +136,9 @@ def toy_score(
         True
     """
     if reference is None:
-        reference = toy_reference(law, generator=generator, count=count, draws=draws)
+        reference = toy_reference(distribution, generator=generator, count=count, draws=draws)
     real = reference.real
-    seed = int(torch.randint(2**62, (), generator=generator))
-    own = torch.Generator().manual_seed(seed)
+    own = new_generator(generator)
     drawn = torch.stack([_checked(sampler(real.shape[1], own), real[0]) for _ in range(len(real))])
     energies = _energies(drawn, real, reference.within)
     floor, moments = reference.floor.mean(), reference.moments.mean()
@@ -174,30 +155,36 @@ def toy_score(
 
 @torch.no_grad()
 def mode_scores(samples: Tensor, reference: ToyReference) -> tuple[float, ...]:
-    """Mode by mode: ``E2`` of the samples nearest to a mean and the law's draws nearest to it, in the law's own unit.
+    """Mode by mode: ``E2`` between the samples nearest to a mean and the distribution's draws nearest to it.
 
-    A mode that is a Gaussian has no unit of its own, since its moments row is itself; the unit is that of
-    :func:`toy_score`, ``moments - floor`` of the whole law. A mode shrunk to a point scores about 1 in these laws.
+    The unit is that of :func:`toy_score`, ``moments - floor`` of the whole distribution: a Gaussian mode has no unit of
+    its own, because its moments reference is the mode itself. A mode shrunk to a point scores about 1 on the 2-D toys.
 
     Args:
         samples: ``[count, d]``.
-        reference: of a law that names its means.
+        reference: of a distribution whose modes are known.
 
     Returns:
-        One score a mode; infinity where fewer than two samples came.
+        One score for each mode; infinity where fewer than two samples came.
 
     Raises:
-        ConfigError: if the law names no means.
+        ConfigError: if the modes are not known.
 
     Example:
-        >>> from onestep_adapters.data import UnequalMixture
-        >>> law, g = UnequalMixture(), torch.Generator().manual_seed(0)
-        >>> scores = mode_scores(law.sample(500, generator=g), toy_reference(law, generator=g, count=2000, draws=2))
-        >>> max(scores) < 0.1
+        >>> class Modes(NamedTuple):
+        ...     means: Tensor
+        >>> class TwoModes:
+        ...     modes = Modes(torch.tensor([[-2.0, 0.0], [2.0, 0.0]]))
+        ...     def sample(self, count, *, generator=None):
+        ...         which = torch.randint(2, (count,), generator=generator)
+        ...         return self.modes.means[which] + 0.3 * torch.randn(count, 2, generator=generator)
+        >>> g = torch.Generator().manual_seed(0)
+        >>> reference = toy_reference(TwoModes(), generator=g, count=2000, draws=2)
+        >>> max(mode_scores(TwoModes().sample(500, generator=g), reference)) < 0.1
         True
     """
     if reference.means is None:
-        raise ConfigError("this law names no means: expected a mixture with known modes")
+        raise ConfigError("the modes of this distribution are not known: expected one with an attribute modes")
     real, means = reference.real[0], reference.means
     samples = samples.to(real)
     mine, theirs = (torch.cdist(x, means).argmin(1) for x in (samples, real))
@@ -212,17 +199,17 @@ def mode_scores(samples: Tensor, reference: ToyReference) -> tuple[float, ...]:
     return tuple(scores)
 
 
-def average(scores: Sequence[ToyScore]) -> ToyScore:
+def average_score(scores: Sequence[ToyScore]) -> ToyScore:
     """One score for several training seeds: means, the worst modes, and the error of measuring.
 
-    ``se`` is the error that the finite draws leave in the mean, ``sqrt(sum se^2) / n``. The spread between
-    training seeds is a property of the method and buys it no tolerance.
+    ``se`` is the error of the mean that comes from finite draws, ``sqrt(sum se^2) / n``. The spread between
+    training seeds is a property of the method and does not add to it.
 
     Raises:
         ConfigError: without scores.
 
     Example:
-        >>> average([ToyScore(0.1, 0.03, 1.0, 0.0, 10.0), ToyScore(0.3, 0.04, 3.0, 0.0, 10.0)])[:2]
+        >>> average_score([ToyScore(0.1, 0.03, 1.0, 0.0, 10.0), ToyScore(0.3, 0.04, 3.0, 0.0, 10.0)])[:2]
         (0.2, 0.025)
     """
     if not scores:
@@ -240,48 +227,6 @@ def average(scores: Sequence[ToyScore]) -> ToyScore:
         max(errors) if errors else None,
         tuple(max(mode, key=lambda r: abs(r - 1)) for mode in zip(*ratios, strict=True)) if ratios else None,
     )
-
-
-def passes(method: ToyScore | Sequence[ToyScore], yardstick: ToyScore | Sequence[ToyScore]) -> ToyVerdict:
-    """Whether a method matches its yardstick: ``score <= max(2 yardstick, 0.03) + 2 se``, and every mode is there.
-
-    Args:
-        method: one score, or one for each training seed.
-        yardstick: the same, of a many-step sampler with the same network. Where its own score exceeds 0.03
-            the text is "yardstick not trained", whatever the method does.
-
-    Example:
-        >>> good, bad = ToyScore(0.01, 0.001, 0, 0, 1), ToyScore(0.5, 0.001, 0, 0, 1)
-        >>> passes(good, good).text, passes(bad, good).text, passes(good, bad).text
-        ('pass', 'miss', 'yardstick not trained')
-    """
-    mine = method if isinstance(method, ToyScore) else average(method)
-    peer = yardstick if isinstance(yardstick, ToyScore) else average(yardstick)
-    limit = max(2 * peer.score, TRAINED) + 2 * mine.se
-    checks = [
-        (
-            mine.score <= limit,
-            f"score {mine.score:.4f}, at most {limit:.4f} = max(2 x {peer.score:.4f}, {TRAINED}) + 2 x {mine.se:.4f}",
-        )
-    ]
-    if mine.mass_error is not None:
-        checks.append(
-            (mine.mass_error <= MASS_TOLERANCE, f"mode masses off by {mine.mass_error:.3f}, at most {MASS_TOLERANCE}")
-        )
-    if mine.spreads is not None:
-        worst = max(mine.spreads, key=lambda r: abs(r - 1))
-        checks.append(
-            (
-                abs(worst - 1) <= SPREAD_TOLERANCE,
-                f"worst mode has {worst:.2f} times the standard deviation, within {SPREAD_TOLERANCE} of 1",
-            )
-        )
-    reasons = tuple(f"{'pass' if ok else 'miss'}: {reason}" for ok, reason in checks)
-    if not peer.score <= TRAINED:
-        untrained = f"the yardstick's own score is {peer.score:.4f}, more than {TRAINED}: train it longer"
-        return ToyVerdict(False, "yardstick not trained", limit, (untrained, *reasons))
-    passed = all(ok for ok, _ in checks)
-    return ToyVerdict(passed, "pass" if passed else "miss", limit, reasons)
 
 
 def _gaussian(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ def path(my_path: Path, *, clean_end: float = 0.01, margin: float = 0.02, tolera
         my_path: the path; one that can be called, and has ``prior``, is checked there too.
         clean_end: how far ``(alpha, sigma)`` may be from ``(1, 0)`` at the data end.
         margin: times are drawn this fraction of the range away from its ends.
-        tolerance: of the rates against differences of second order to the one side or the other, relative.
+        tolerance: relative, of the rates against one-sided differences of second order.
 
     Example:
         >>> from onestep_core.flow import Linear

@@ -16,7 +16,7 @@ from onestep_core.regression import Regression, squared_l2
 from onestep_core.shapes import per_sample, per_sample_sum
 
 Network: TypeAlias = Callable[..., Tensor]
-"""``(z, *times) -> state``: a velocity, a denoiser, an average velocity, as the objective asks."""
+"""``(z, *times) -> state``: a velocity, a denoiser or an average velocity, as the objective needs."""
 
 Objective: TypeAlias = Callable[[Network, Problem], Regression]
 

@@ -26,7 +26,7 @@ class Clouds(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A batch on a path, all that an objective may ask for; ``m`` lies between ``t`` and ``s``.
+    """A batch on a path, with everything that an objective may need; ``m`` lies between ``t`` and ``s``.
 
     ``data, noise, z, v``: ``[batch, dim]``; ``t, m, s``: ``[batch]``. ``v`` is the velocity of the pair, or the
     marginal one where a law says so.
@@ -52,7 +52,7 @@ def seeds() -> st.SearchStrategy[int]:
 
 
 def normal(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Standard normal numbers from their own generator, the global one untouched."""
+    """Standard normal numbers from a generator of their own; the global one is not used."""
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 

@@ -1,4 +1,4 @@
-"""Calibration: whether a denoiser's estimates are what they claim to be, expected values."""
+"""Calibration: whether a denoiser's estimates behave as expected values."""
 
 import torch
 from jaxtyping import Float

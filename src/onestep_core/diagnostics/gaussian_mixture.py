@@ -8,14 +8,14 @@ probability ``r_k``, and within it data and noise are Gaussian:
     E[noise | z, k]  = sigma S_k^-1 (z - alpha mu_k)
     Cov[data | z, k] = sigma^2 C_k S_k^-1
 
-Score, denoiser and marginal velocity are averages of these. None divides by ``sigma`` or ``alpha``, so both
-ends of a path are ordinary points; the covariances must be positive definite.
+Score, denoiser and marginal velocity are averages of these. None divides by ``sigma`` or ``alpha``, so they are finite
+at both ends of a path; the covariances must be positive definite.
 
 The flow map has no closed form with more than one component. Every path runs through the same
 trajectories, only at another pace and scale: with ``c alpha = rho cos(angle)``, ``sigma = rho sin(angle)``,
 ``z / rho`` depends on the angle alone. It is integrated there, by an eighth-order Runge-Kutta rule with steps
-that are graded towards the data end, where the components resolve. What is *not* implied: that a flow map is
-well conditioned. Between two narrow modes trajectories part, and errors grow with them.
+that are graded towards the data end, where the components resolve. A flow map need *not* be well
+conditioned: between two narrow modes trajectories separate, and errors grow with their distance.
 
 Everything is computed in float64 and returned in the precision of the state, at least float32.
 """
@@ -108,7 +108,11 @@ class GaussianMixture:
         if not bool((to_tensor(std) > 0).all()):
             raise ConfigError(f"std = {std}: expected positive standard deviations")
         variance = to_tensor(std).expand(centres.shape[0]).square()
-        return cls(weights, centres, variance[:, None, None] * torch.eye(centres.shape[1], dtype=torch.float64))
+        return cls(
+            weights,
+            centres,
+            variance[:, None, None] * torch.eye(centres.shape[1], dtype=torch.float64, device=centres.device),
+        )
 
     @property
     def dim(self) -> int:
@@ -127,17 +131,18 @@ class GaussianMixture:
         return torch.einsum("k,kij->ij", self.weights, self.covariances + offsets[:, :, None] * offsets[:, None])
 
     def sample(self, count: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw ``count`` data points, ``[count, dim]``, float64.
+        """Draw ``count`` data points, ``[count, dim]``, float64, on the generator's device.
 
         Example:
             >>> mixture = GaussianMixture.isotropic([0.5, 0.5], [[-1.0], [1.0]], 0.1)
             >>> mixture.sample(4, generator=torch.Generator().manual_seed(0)).shape
             torch.Size([4, 1])
         """
-        component = torch.multinomial(self.weights, count, replacement=True, generator=generator)
-        noise = torch.randn(count, self.dim, dtype=torch.float64, generator=generator)
-        values, vectors = self._eigen
-        return self.means[component] + _apply(vectors[component], values[component].sqrt() * noise)
+        device = self.means.device if generator is None else generator.device
+        component = torch.multinomial(self.weights.to(device), count, replacement=True, generator=generator)
+        noise = torch.randn(count, self.dim, dtype=torch.float64, generator=generator, device=device)
+        values, vectors = (part.to(device) for part in self._eigen)
+        return self.means.to(device)[component] + _apply(vectors[component], values[component].sqrt() * noise)
 
     @typed
     def log_density(self, z: Points, t: Time, *, path: Path) -> PerSample:
@@ -176,7 +181,7 @@ class GaussianMixture:
 
     @typed
     def posterior(self, z: Points, t: Time, *, path: Path) -> Posterior:
-        """The law of the data given ``z``: responsibilities, conditional means and covariances.
+        """The distribution of the data given ``z``: responsibilities, conditional means and covariances.
 
         Arguments as :meth:`log_density`.
 

@@ -1,4 +1,4 @@
-"""What a Gaussian mixture is made of, checked, and what it returns: its posterior, and nodes of a quadrature."""
+"""Parts of a Gaussian mixture: its parameters, checked, and its results: the posterior, and nodes of a quadrature."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias, cast
@@ -37,7 +37,7 @@ class Quadrature(NamedTuple):
 
 
 class Given(NamedTuple):
-    """Of every component, given the state: log joint density ``[batch, k]``, means of data and noise."""
+    """For every component, given the state: log joint density ``[batch, k]``, means of data and noise."""
 
     log_joint: Tensor
     data: Tensor

@@ -1,7 +1,7 @@
-"""Monitors: what to watch where a loss says nothing.
+"""Monitors: numbers that show progress where a loss does not.
 
-A normalised drift has a loss that is constant by construction, and a raw one is smallest when all samples have
-collapsed. These numbers move.
+The loss of a normalised drift is constant by construction. The loss of a raw drift is smallest when all samples have
+collapsed to one point.
 """
 
 from typing import NamedTuple
@@ -46,7 +46,7 @@ def drift_norm(drift: Drift) -> Tensor:
 
 @typed
 def effective_sample_size(log_weights: Float[Tensor, "*groups n m"]) -> Float[Tensor, "*groups n"]:
-    """``(sum w)^2 / sum w^2`` of every row: how many targets a sample really feels, 1 to ``m``.
+    """``(sum w)^2 / sum w^2`` of every row: the effective number of targets of a sample, 1 to ``m``.
 
     Args:
         log_weights: log-kernel or log-affinities, ``[.., n, m]``; shifts of a row do not matter.
@@ -61,7 +61,8 @@ def effective_sample_size(log_weights: Float[Tensor, "*groups n m"]) -> Float[Te
 
 @typed
 def affinity_saturation(log_weights: Float[Tensor, "*groups n m"], *, threshold: float = 0.99) -> Float[Tensor, ""]:
-    """Share of samples whose nearest target takes more than ``threshold`` of their affinity: 1 is a frozen field.
+    """Share of samples whose nearest target takes more than ``threshold`` of their affinity: at 1 the field cannot
+    change any more.
 
     Raises:
         ConfigError: if ``threshold`` is not between 0 and 1.
@@ -95,12 +96,12 @@ def spread(samples: Float[Tensor, "n *shape"], data: Float[Tensor, "m *shape"]) 
 
 @typed
 def realised_drift(before: Sample, after: Sample, field: Sample) -> RealisedDrift:
-    """``f_{i+1}(noise) - f_i(noise)`` against the field: did the update do what the drift asked for?
+    """``f_{i+1}(noise) - f_i(noise)`` compared with the field: did the update follow the drift?
 
     Args:
         before: samples before the update, ``[batch, *shape]``, in the units of the field.
         after: samples of the same noise after it.
-        field: the displacement that was asked for.
+        field: the displacement that the update should have made.
 
     Example:
         >>> x = torch.ones(1, 2)
@@ -116,9 +117,11 @@ def realised_drift(before: Sample, after: Sample, field: Sample) -> RealisedDrif
 
 @typed
 def held_out_energy(samples: Float[Tensor, "n *shape"], held_out: Float[Tensor, "m *shape"]) -> Float[Tensor, ""]:
-    """The unbiased squared energy distance of samples to data that took no part in training: 0 is the data's law.
+    """The unbiased squared energy distance of samples to data that took no part in training: 0 if the distributions are
+    equal.
 
-    The one number here that vanishes for equal laws only. Around zero it scatters, and is negative half of the time.
+    The one number here that vanishes only for equal distributions. For those it scatters around zero and is negative
+    half of the time.
 
     Args:
         samples: ``[n, *shape]``, at least two.
@@ -140,11 +143,12 @@ def held_out_energy(samples: Float[Tensor, "n *shape"], held_out: Float[Tensor, 
 def guidance_deficit(
     log_ratio: Float[Tensor, "n"], *, alpha: float | Float[Tensor, ""] | Float[Tensor, "n"]
 ) -> Float[Tensor, ""]:
-    """``E_null max(0, (alpha - 1) - alpha p_c / p_null)``: how much the law that guidance asks for is negative.
+    """``E_null max(0, (alpha - 1) - alpha p_c / p_null)``: the negative mass of the distribution that guidance aims at.
 
-    A guided drift is balanced where ``q = alpha p_c - (alpha - 1) p_null``. That is a law where this number is zero.
-    Where ``p_c < (1 - 1 / alpha) p_null`` somewhere, it is not: no generator balances the field, mass is driven out of
-    those places, and what remains depends on the kernel. The number is the mass of the negative part.
+    A guided drift is balanced where ``q = alpha p_c - (alpha - 1) p_null``. That is a
+    distribution only if this number, the mass of its negative part, is zero. Where ``p_c < (1 - 1 / alpha) p_null`` it
+    is
+    negative: then no generator balances the field, samples leave those places, and the result depends on the kernel.
 
     Args:
         log_ratio: ``log p_c - log p_null`` at unconditional samples, ``[n]``; for a classifier the log posterior of the
@@ -168,7 +172,7 @@ def mode_masses(labels: Int[Tensor, "n"], modes: int) -> Float[Tensor, "mode"]:
 
     Args:
         labels: mode of each sample, ``[n]``: a class, or the nearest centre.
-        modes: how many there are.
+        modes: number of modes.
 
     Raises:
         ConfigError: without samples or modes, or on a label of no mode.
@@ -200,13 +204,13 @@ def mode_mass_error(labels: Int[Tensor, "n"], masses: Float[Tensor, "mode"]) -> 
 
 @typed
 def trajectory_terms(pair: Regression, v: Sample) -> TrajectoryTerms:
-    """``mean (a - v)^2`` and ``mean 2 (v - target) a``: what a squared loss on average velocities asks for.
+    """``mean (a - v)^2`` and ``mean 2 (v - target) a``: the two parts of a squared loss on average velocities.
 
     Their sum is ``mean (a - target)^2`` up to a term without gradient. The first alone is flow matching of whole
     trajectories, the second makes the average agree with itself; it vanishes where the target is ``v``.
 
     Args:
-        pair: the regression of MeanFlow, alpha-Flow or their kin, ``[batch, *shape]``.
+        pair: the regression of MeanFlow, alpha-Flow or a related method, ``[batch, *shape]``.
         v: the velocity that the target was made with, ``[batch, *shape]``, guided or not.
 
     Returns:

@@ -5,7 +5,7 @@ With affinities ``A`` between a sample ``x_i`` and all its targets, positives ``
     V_i = sum_{p, n} A_ip A_in (y_p - y_n) = (sum_n A_in) sum_p A_ip y_p - (sum_p A_ip) sum_n A_in y_n.
 
 Positives and negatives are normalised *together* by the coupling. Exchanging them changes the sign, so equal sets
-give zero; that zero implies equal laws is *not* implied, and depends on kernel and coupling.
+give zero. A zero field does *not* imply equal distributions in general; that depends on kernel and coupling.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from torch import Tensor
 from onestep_core.errors import ConfigError
 from onestep_core.fields.affinity.dispatch import AnyAffinities, affinities_of
 from onestep_core.fields.affinity.near import squared_lengths
-from onestep_core.fields.clouds import Clouds, gather
+from onestep_core.fields.clouds import Clouds, Stacked, stack
 from onestep_core.precision import full
 from onestep_core.protocols import Coupling, Drift, Kernel
 from onestep_core.typing import typed
@@ -28,7 +28,7 @@ _RMS_FLOOR = 1e-8
 def displacements(
     affinities: AnyAffinities,
     coupling: Coupling,
-    sets: Clouds,
+    sets: Stacked,
     *,
     floor: float,
     attraction: float = 1.0,
@@ -51,7 +51,7 @@ def displacements(
 
 def evaluated(samples: Tensor, field: Tensor) -> Drift:
     """A drift in the units of the samples."""
-    # By rows: nothing as large as the field is allocated.
+    # By rows: no tensor as large as the field is allocated.
     mean_square = squared_lengths(field).mean() / field.shape[-1]
     return Drift(full(samples), field, field.new_ones(()), mean_square.reshape(1))
 
@@ -77,7 +77,7 @@ def drift_field(
     """``V_i = sum_{p, n} A_ip A_in (y_p - y_n)``, positives and negatives coupled together.
 
     Args:
-        samples: points to move, ``[.., n, channel]``; leading axes are groups that do not see one another.
+        samples: points to move, ``[.., n, channel]``; leading axes are independent groups.
         positives: real points, ``[.., p, channel]``.
         negatives: exactly these repel, nothing is masked, ``[.., q, channel]``; ``None``: the samples repel one
             another and no sample itself.
@@ -115,16 +115,9 @@ def drift_field(
         True
     """
     (drift,) = drift_fields(
-        samples,
-        positives,
-        negatives,
+        Clouds(samples, positives, negatives, extra_negatives, positive_weights, negative_weights, extra_weights, keys),
         kernels=[kernel],
         coupling=coupling,
-        extra_negatives=extra_negatives,
-        positive_weights=positive_weights,
-        negative_weights=negative_weights,
-        extra_weights=extra_weights,
-        keys=keys,
         affinity_floor=affinity_floor,
         attraction=attraction,
         repulsion=repulsion,
@@ -133,19 +126,11 @@ def drift_field(
     return drift
 
 
-@typed
 def drift_fields(
-    samples: Float[Tensor, "*groups n channel"],
-    positives: Float[Tensor, "*groups p channel"],
-    negatives: Float[Tensor, "*groups q channel"] | None = None,
+    given: Clouds,
     *,
     kernels: Sequence[Kernel],
     coupling: Coupling,
-    extra_negatives: Float[Tensor, "*groups u channel"] | None = None,
-    positive_weights: Float[Tensor, "*groups p"] | None = None,
-    negative_weights: Float[Tensor, "*groups q_or_n"] | None = None,
-    extra_weights: Float[Tensor, "*groups u"] | None = None,
-    keys: Callable[[Tensor], Tensor] | None = None,
     affinity_floor: float = 0.0,
     attraction: float = 1.0,
     repulsion: float = 1.0,
@@ -154,16 +139,7 @@ def drift_fields(
     """:func:`drift_field` for several kernels, which share the distances."""
     if not affinity_floor >= 0:
         raise ConfigError(f"affinity_floor = {affinity_floor}: expected zero or more")
-    sets = gather(
-        samples,
-        positives,
-        negatives,
-        extra_negatives,
-        positive_weights=positive_weights,
-        negative_weights=negative_weights,
-        extra_weights=extra_weights,
-        keys=keys,
-    )
+    sets = stack(given)
     # A kernel may have parameters; a field has no gradient.
     with torch.no_grad():
         affinities = affinities_of(
@@ -176,7 +152,7 @@ def drift_fields(
         fields = displacements(
             affinities, coupling, sets, floor=affinity_floor, attraction=attraction, repulsion=repulsion
         )
-    return [evaluated(samples, field) for field in fields]
+    return [evaluated(given.samples, field) for field in fields]
 
 
 def summed_fields(drifts: Sequence[Drift], *, normalize: bool) -> Tensor:

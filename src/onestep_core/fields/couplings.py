@@ -1,7 +1,7 @@
 """Couplings: how a kernel becomes an affinity.
 
 Every coupling here is a diagonal scaling, ``affinity = exp(log_k - row[:, None] - column[None, :])``, so it is a
-pair of potentials and never sees the matrix. It finds them from two reductions that the field supplies, dense or
+pair of potentials and never needs the matrix. It finds them from two reductions that the field supplies, dense or
 streamed:
 
     rows(column=None)    = logsumexp_j (log_k - column)     [.., n]
@@ -78,10 +78,10 @@ def sinkhorn(
     Args:
         rows: the reduction over targets.
         columns: the reduction over samples.
-        iterations: how many, at least 1.
-        symmetric: which of the two.
-        row_sums: of the affinity over the targets, ``[.., n]``, not negative; ``None``: 1.
-        column_sums: of the affinity over the samples, ``[.., m]``, not negative; ``None``: 1.
+        iterations: number of iterations, at least 1.
+        symmetric: which of the two updates.
+        row_sums: sums of the affinity over the targets, ``[.., n]``, not negative; ``None``: 1.
+        column_sums: sums of the affinity over the samples, ``[.., m]``, not negative; ``None``: 1.
 
     Raises:
         ConfigError: if there is no iteration.

@@ -1,8 +1,8 @@
-"""Divergences between clouds: single numbers that say how far samples are from data.
+"""Divergences between clouds: one number for how far samples are from data.
 
-They are evidence beside a loss that says nothing, and objectives of their own where differentiated. All are
-estimators from samples: an unbiased one of two clouds of one law scatters around zero and is negative half of the
-time. Every sum runs over blocks of rows, so ten thousand points against ten thousand fit anywhere.
+Use them as measurements where a loss does not show progress, or differentiate them as objectives. All are estimators
+from samples: an unbiased one, of two clouds of one distribution, scatters around zero and is negative half of the time.
+Every sum runs over blocks of rows, so ten thousand points against ten thousand need little memory.
 """
 
 import math
@@ -38,7 +38,7 @@ def _enough(x: Tensor, y: Tensor, least: int) -> None:
 def energy_distance(
     x: Float[Tensor, "n channel"], y: Float[Tensor, "m channel"], *, unbiased: bool = True
 ) -> Float[Tensor, ""]:
-    """``2 E|x - y| - E|x - x'| - E|y - y'|``, the squared energy distance; zero for one law only.
+    """``2 E|x - y| - E|x - x'| - E|y - y'|``, the squared energy distance; zero only for equal distributions.
 
     Args:
         x: samples, ``[n, channel]``, at least two.
@@ -133,7 +133,8 @@ def sliced_wasserstein(
     a, b = ((full(points) @ unit.T).sort(0).values for points in (x, y))
     n, m = len(a), len(b)
     # Between consecutive quantile levels of either cloud, in units of 1 / (n m), both quantile functions are constant.
-    ends = torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]).sort().values.to(a.device)
+    counts = (torch.arange(1, each + 1, device=a.device) * other for each, other in ((n, m), (m, n)))
+    ends = torch.cat(list(counts)).sort().values
     starts = torch.cat([torch.zeros_like(ends[:1]), ends[:-1]])
     share = ((ends - starts).to(a.dtype) / (n * m)).unsqueeze(1)
     a, b = a[(starts // m).clamp(max=n - 1)], b[(starts // n).clamp(max=m - 1)]
@@ -177,7 +178,7 @@ def sinkhorn_divergence(
 
     def transport(a: Tensor, b: Tensor) -> Tensor:
         pairs = Affinities(a, b, [kernel])
-        log_n, log_m = (torch.tensor(float(len(c))).log().to(a) for c in (a, b))
+        log_n, log_m = (torch.tensor(float(len(c)), device=a.device).log().to(a) for c in (a, b))
         f, g = a.new_zeros(len(a)), b.new_zeros(len(b))
         for _ in range(iterations):
             # In units of epsilon, with the uniform weights inside: f = -logsumexp_j(g_j + log_k - log m).

@@ -18,8 +18,8 @@ from onestep_core.typing import typed
 
 DIRECT_CHANNELS = 8
 _DIRECT_ELEMENTS = {torch.float32: 2**21, torch.float64: 2**25}
-"""Up to so many differences of coordinates are formed, by precision: an expansion keeps float32's digits, not those of
-float64."""
+"""Largest number of differences of coordinates that are computed directly, by precision: an expansion keeps float32's
+digits, but not those of float64."""
 
 
 @typed
@@ -52,7 +52,7 @@ def squared_distances(
 
 
 def subtracted_pairs(x: Tensor) -> int:
-    """How many pairs of points like ``x`` are subtracted directly, at most."""
+    """Largest number of pairs of points like ``x`` that are subtracted directly."""
     return _DIRECT_ELEMENTS[x.dtype] // x.shape[-1]
 
 

@@ -27,10 +27,10 @@ def density_ratio(logits: Sample, *, smallest: float = 0.1, largest: float = 20.
     """``exp`` of a sample's mean logit, clipped: the density of data over that of samples, by an optimal discriminator.
 
     Args:
-        logits: of a discriminator trained by the non-saturating loss, larger for data, ``[batch, *heads]``.
+        logits: logits of a discriminator trained by the non-saturating loss, larger for data, ``[batch, *heads]``.
         smallest: lower bound of the ratio.
         largest: upper bound.
-        limit: of the mean logit's size, before the exponential.
+        limit: largest absolute value of the mean logit, before the exponential.
 
     Returns:
         ``[batch]``, without gradient.
@@ -50,7 +50,7 @@ def density_ratio(logits: Sample, *, smallest: float = 0.1, largest: float = 20.
 
 
 def _bin_members(t: Tensor, count: int, low: float, high: float) -> Tensor:
-    """Which of ``count`` equal bins between ``low`` and ``high`` holds a time, ``[batch, bin]``, 0 or 1."""
+    """1 where a time lies in a bin, else 0, for ``count`` equal bins between ``low`` and ``high``: ``[batch, bin]``."""
     if not low < high:
         raise ConfigError(f"bins of time from {low} to {high}: expected low < high")
     index = ((t - low) * (count / (high - low))).floor().clamp(0, count - 1)
@@ -70,7 +70,7 @@ def ratio_means(
 ) -> Float[Tensor, "bin"]:
     """The mean ratio in bins of time, averaged over updates: ``decay previous + (1 - decay) mean``; empty bins stay.
 
-    Ratios grow as the noise falls. Divided by the mean of their bin they say which *samples* of a time are too rare,
+    Ratios grow as the noise falls. Divided by the mean of their bin they show which *samples* of a time are too rare,
     and not which times have the larger ratios.
 
     Args:
@@ -78,8 +78,8 @@ def ratio_means(
         t: times, ``[batch]``; outside the bins they count to the nearest.
         previous: means before, ``[bin]``; ten in the released code, ones at first.
         decay: weight of the past, in [0, 1]; 0 as released.
-        low: where the first bin begins.
-        high: where the last one ends; bins are equally wide.
+        low: lower end of the first bin.
+        high: upper end of the last bin; all have equal width.
         epsilon: added to the count of a bin.
 
     Returns:
@@ -128,13 +128,14 @@ def f_divergence_scale(
         logits: of a discriminator at ``(z, t)``, larger for data, ``[batch, *heads]``.
         t: times, ``[batch]``; used with ``means`` alone.
         divergence: ``r -> h(r)``: :func:`reverse_kl` (all equal), :func:`forward_kl`, :func:`jensen_shannon`,
-            :func:`softened_reverse_kl`, :func:`neyman`, :func:`squared_hellinger`, :func:`jeffreys`, or one's own.
+            :func:`softened_reverse_kl`, :func:`neyman`, :func:`squared_hellinger`, :func:`jeffreys`, or a function of
+            your own.
         means: from :func:`ratio_means`, with the same ``low`` and ``high``: the ratio is divided by its bin's first.
             ``None``: it is not.
-        low: where the first bin begins.
-        high: where the last one ends.
-        smallest: bounds of the ratio, see :func:`density_ratio`.
-        largest: likewise.
+        low: lower end of the first bin.
+        high: upper end of the last bin.
+        smallest: lower bound of the ratio, see :func:`density_ratio`.
+        largest: its upper bound.
         epsilon: added to both divisors.
 
     Returns:

@@ -11,14 +11,14 @@ from onestep_core.fields.euclidean import rooted
 from onestep_core.validators import require_positive
 
 LOG2_E = 1 / math.log(2)
-"""Of the bits in a unit of a natural logarithm."""
+"""Bits in one unit of a natural logarithm."""
 
 
 class KernelForm(NamedTuple):
     """A kernel of :mod:`onestep_core.fields.kernels` as three values.
 
     Args:
-        shape: which function of ``r = |x - y| / length``.
+        shape: name of the function of ``r = |x - y| / length``.
         length: temperature, bandwidth, lengthscale or scale; a number or 0-d.
         smallest: distances below it count as it.
     """
@@ -58,19 +58,19 @@ def write_log2_kernel(form: KernelForm, r: Tensor, out: Tensor) -> Tensor:
 
 
 def laplace_form(*, temperature: float) -> KernelForm:
-    """Of :func:`~onestep_core.fields.laplace`; arguments and errors as there."""
+    """The form of :func:`~onestep_core.fields.laplace`; arguments and errors as there."""
     require_positive("temperature", temperature)
     return KernelForm("laplace", temperature)
 
 
 def gaussian_form(*, bandwidth: float) -> KernelForm:
-    """Of :func:`~onestep_core.fields.gaussian`; arguments and errors as there."""
+    """The form of :func:`~onestep_core.fields.gaussian`; arguments and errors as there."""
     require_positive("bandwidth", bandwidth)
     return KernelForm("gaussian", bandwidth)
 
 
 def matern_form(*, smoothness: float, lengthscale: float) -> KernelForm:
-    """Of :func:`~onestep_core.fields.matern`; arguments and errors as there."""
+    """The form of :func:`~onestep_core.fields.matern`; arguments and errors as there."""
     require_positive("lengthscale", lengthscale)
     if smoothness == 0.5:
         return KernelForm("laplace", lengthscale)
@@ -82,6 +82,6 @@ def matern_form(*, smoothness: float, lengthscale: float) -> KernelForm:
 
 
 def inverse_multiquadric_form(*, scale: float) -> KernelForm:
-    """Of :func:`~onestep_core.fields.inverse_multiquadric`; arguments and errors as there."""
+    """The form of :func:`~onestep_core.fields.inverse_multiquadric`; arguments and errors as there."""
     require_positive("scale", scale)
     return KernelForm("inverse-multiquadric", scale)

@@ -1,14 +1,14 @@
 """Gradients of kernels as displacements: of log-densities, of witness functions, of the energy.
 
-Where attraction points along ``y - x`` whatever the kernel, here the kernel chooses the direction itself:
+In the other fields attraction points along ``y - x`` for every kernel. Here the direction is the kernel's gradient:
 
     kernel gradient   V = grad log sum_p k(x, y_p) - grad log sum_n k(x, y_n)      two kernel density estimates
     MMD               V = grad [mean_p k(x, y_p) - mean_n k(x, y_n)]               the witness of the discrepancy
     energy            the same with  k = -|x - y|                                  no length to choose
 
-The first is a difference of scores, the second and third descend a squared distance between laws, which is zero for
-equal laws only if the kernel is characteristic. For the Gaussian kernel the first is the mean-shift field divided by
-``bandwidth^2``. With ``keys`` the gradient passes through the features.
+The first is a difference of scores, the second and third descend a squared distance between distributions, which is
+zero only for equal ones if the kernel is characteristic. For the Gaussian kernel the first is the mean-shift field
+divided by ``bandwidth^2``. With ``keys`` the gradient passes through the features.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from onestep_core.fields.affinity.streamed_distances import block_rows
 from onestep_core.fields.attraction_repulsion import evaluated
-from onestep_core.fields.clouds import Clouds, gather
+from onestep_core.fields.clouds import Clouds, stack
 from onestep_core.fields.euclidean import distances, subtracted_pairs
 from onestep_core.precision import without_gradient
 from onestep_core.protocols import Drift, Kernel
@@ -64,15 +64,8 @@ def kernel_gradient_field(
         tensor([[-4.],
                 [ 4.]])
     """
-    sets = gather(
-        samples,
-        positives,
-        negatives,
-        extra_negatives,
-        positive_weights=positive_weights,
-        negative_weights=negative_weights,
-        extra_weights=extra_weights,
-        keys=keys or _itself,
+    given = Clouds(
+        samples, positives, negatives, extra_negatives, positive_weights, negative_weights, extra_weights, keys
     )
 
     def log_density(log_k: Tensor, weights: Tensor) -> Tensor:
@@ -80,7 +73,7 @@ def kernel_gradient_field(
         reached = (weighted > -torch.inf).any(-1, keepdim=True)
         return torch.where(reached, weighted, 0.0).logsumexp(-1)
 
-    return _difference(samples, sets, kernel, log_density, keys, block_size)
+    return _difference(given, kernel, log_density, block_size)
 
 
 @typed
@@ -101,7 +94,7 @@ def mmd_field(
 
     Arguments and errors as :func:`kernel_gradient_field`. ``negatives=None`` is the gradient of the unbiased estimator,
     the samples themselves as ``negatives`` that of the biased one (for kernels with no slope at zero the same up to the
-    count of negatives). It vanishes where no kernel reaches: samples far away get no drift.
+    count of negatives). It vanishes far from all points: samples there get no drift.
 
     Source: Arbel et al., Maximum Mean Discrepancy Gradient Flow, https://arxiv.org/abs/1906.04370; Gretton et al., On
     the Wasserstein Gradient Flow Interpretation of Drifting Models, https://arxiv.org/abs/2605.05118.
@@ -113,21 +106,14 @@ def mmd_field(
         >>> mmd_field(x, y, kernel=partial(gaussian, bandwidth=1.0)).field[0].round(decimals=4)
         tensor([0.6065])
     """
-    sets = gather(
-        samples,
-        positives,
-        negatives,
-        extra_negatives,
-        positive_weights=positive_weights,
-        negative_weights=negative_weights,
-        extra_weights=extra_weights,
-        keys=keys or _itself,
+    given = Clouds(
+        samples, positives, negatives, extra_negatives, positive_weights, negative_weights, extra_weights, keys
     )
 
     def witness(log_k: Tensor, weights: Tensor) -> Tensor:
         return _mean(log_k.exp(), weights)
 
-    return _difference(samples, sets, kernel, witness, keys, block_size)
+    return _difference(given, kernel, witness, block_size)
 
 
 @typed
@@ -145,8 +131,8 @@ def energy_field(
 ) -> Drift:
     """``grad [mean_n |x_i - y_n| - mean_p |x_i - y_p|]``, means weighted: the steepest descent of the energy distance.
 
-    Every pair pulls with one unit of force whatever its distance, so there is no temperature and no sample is out of
-    reach; a point pulls nothing that coincides with it. Arguments and errors as :func:`mmd_field`, without a kernel.
+    Every pair attracts with unit force at any distance, so there is no temperature, and every sample is reached; two
+    points that coincide have no force. Arguments and errors as :func:`mmd_field`, without a kernel.
 
     Source: Szekely and Rizzo, Energy statistics, https://doi.org/10.1016/j.jspi.2013.03.018; Hertrich et al.,
     Generative Sliced MMD Flows with Riesz Kernels, https://arxiv.org/abs/2305.11463.
@@ -158,21 +144,14 @@ def energy_field(
         >>> energy_field(torch.tensor([[0.0]]), torch.tensor([[5.0]]), torch.tensor([[-1.0]])).field
         tensor([[2.]])
     """
-    sets = gather(
-        samples,
-        positives,
-        negatives,
-        extra_negatives,
-        positive_weights=positive_weights,
-        negative_weights=negative_weights,
-        extra_weights=extra_weights,
-        keys=keys or _itself,
+    given = Clouds(
+        samples, positives, negatives, extra_negatives, positive_weights, negative_weights, extra_weights, keys
     )
 
     def closeness(apart: Tensor, weights: Tensor) -> Tensor:
         return -_mean(apart, weights)
 
-    return _difference(samples, sets, distances, closeness, keys, block_size)
+    return _difference(given, distances, closeness, block_size)
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
@@ -187,14 +166,14 @@ def _itself(points: Tensor) -> Tensor:
 
 
 def _difference(
-    samples: Tensor,
-    sets: Clouds,
+    given: Clouds,
     kernel: Kernel,
     value: Callable[[Tensor, Tensor], Tensor],
-    keys: Callable[[Tensor], Tensor] | None,
     block_size: int | None,
 ) -> Drift:
     """The gradient of ``value(kernel, weights)`` of the positives minus that of the negatives, row by row."""
+    samples, keys = given.samples, given.keys
+    sets = stack(given._replace(keys=keys or _itself))
     x = without_gradient(samples).to(sets.samples.dtype)
 
     def slope(part: slice, *, themselves: bool) -> Tensor:

@@ -62,12 +62,13 @@ class Radial(NamedTuple):
 
 
 def form_of(kernel: Kernel) -> KernelForm | None:
-    """Of a :class:`Radial` kernel that has one, or of a kernel of this file with its numbers bound; else ``None``."""
+    """The form of a :class:`Radial` kernel that has one, or of a kernel of this file with its numbers bound; else
+    ``None``."""
     if isinstance(kernel, Radial):
         return kernel.form
     if not isinstance(kernel, partial) or kernel.args:
         return None
-    # By identity: a kernel of one's own need not be hashable.
+    # By identity: a kernel of the user's own need not be hashable.
     known = next((known for function, known in _FORMS.items() if function is kernel.func), None)
     if known is None:
         return None
@@ -75,7 +76,7 @@ def form_of(kernel: Kernel) -> KernelForm | None:
     if numbers.keys() != inspect.signature(known).parameters.keys() or not all(
         isinstance(value, int | float) for value in numbers.values()
     ):
-        # Whatever the kernel says of them.
+        # The kernel raises its own error for them.
         kernel(torch.zeros(1, 1), torch.zeros(1, 1))
     return known(**numbers)
 
@@ -189,4 +190,4 @@ _FORMS: dict[Any, Callable[..., KernelForm]] = {
     matern: matern_form,
     inverse_multiquadric: inverse_multiquadric_form,
 }
-"""The same kernels on distances that are at hand."""
+"""The forms of the kernels above."""

@@ -2,10 +2,10 @@
 
     V_i = sum_p A_ip y_p / sum_p A_ip  -  sum_n B_in y_n / sum_n B_in
 
-Each side is a weighted mean, so its length is that of a distance however far the samples are from the data, and
-neither side can starve the other: the first form of the drifting paper, not the one it released. With a Gaussian
-kernel it is ``bandwidth^2`` times the difference of the smoothed scores, ``grad log sum_p w k - grad log sum_n w k``:
-the score field of kernel density estimates. For other kernels that is
+Each side is a weighted mean, so the displacement is as long as a distance, however far the samples are from the data,
+and neither side can make the other vanish. This is the first form in the drifting paper, not the released one. With a
+Gaussian kernel it is ``bandwidth^2`` times the difference of the smoothed scores,
+``grad log sum_p w k - grad log sum_n w k``: the score field of kernel density estimates. For other kernels that is
 :func:`onestep_core.fields.kernel_gradient_field`.
 
 From a batch of ``n`` points a weighted mean is off by ``-E[k^2 (y - m)] / (n E[k]^2)`` on average, since its
@@ -25,7 +25,7 @@ from torch import Tensor
 from onestep_core.fields.affinity.dispatch import affinities_of
 from onestep_core.fields.affinity.streamed_affinities import Sums
 from onestep_core.fields.attraction_repulsion import evaluated
-from onestep_core.fields.clouds import gather
+from onestep_core.fields.clouds import Clouds, stack
 from onestep_core.fields.couplings import softmax_rows
 from onestep_core.protocols import Coupling, Drift, Kernel, Potentials
 from onestep_core.typing import typed
@@ -59,7 +59,7 @@ def mean_shift_field(
         positives: real points, ``[.., p, channel]``.
         negatives: exactly these repel, ``[.., q, channel]``; ``None``: the samples repel one another.
         kernel: log-kernel.
-        coupling: of each side by itself.
+        coupling: applied to each side separately.
         extra_negatives: real points that repel as well, ``[.., u, channel]``.
         positive_weights: ``[.., p]``.
         negative_weights: ``[.., q]`` or ``[.., n]``.
@@ -93,16 +93,9 @@ def mean_shift_field(
                 [ 1.]])
     """
     (drift,) = mean_shift_fields(
-        samples,
-        positives,
-        negatives,
+        Clouds(samples, positives, negatives, extra_negatives, positive_weights, negative_weights, extra_weights, keys),
         kernels=[kernel],
         coupling=coupling,
-        extra_negatives=extra_negatives,
-        positive_weights=positive_weights,
-        negative_weights=negative_weights,
-        extra_weights=extra_weights,
-        keys=keys,
         attraction=attraction,
         repulsion=repulsion,
         bias_correction=bias_correction,
@@ -111,35 +104,18 @@ def mean_shift_field(
     return drift
 
 
-@typed
 def mean_shift_fields(
-    samples: Float[Tensor, "*groups n channel"],
-    positives: Float[Tensor, "*groups p channel"],
-    negatives: Float[Tensor, "*groups q channel"] | None = None,
+    given: Clouds,
     *,
     kernels: Sequence[Kernel],
     coupling: Coupling = softmax_rows,
-    extra_negatives: Float[Tensor, "*groups u channel"] | None = None,
-    positive_weights: Float[Tensor, "*groups p"] | None = None,
-    negative_weights: Float[Tensor, "*groups q_or_n"] | None = None,
-    extra_weights: Float[Tensor, "*groups u"] | None = None,
-    keys: Callable[[Tensor], Tensor] | None = None,
     attraction: float = 1.0,
     repulsion: float = 1.0,
     bias_correction: bool = False,
     block_size: int | None = None,
 ) -> list[Drift]:
     """:func:`mean_shift_field` for several kernels, which share the distances."""
-    sets = gather(
-        samples,
-        positives,
-        negatives,
-        extra_negatives,
-        positive_weights=positive_weights,
-        negative_weights=negative_weights,
-        extra_weights=extra_weights,
-        keys=keys,
-    )
+    sets = stack(given)
 
     def means(part: slice, *, themselves: bool) -> list[Tensor]:
         affinities = affinities_of(
@@ -172,7 +148,7 @@ def mean_shift_fields(
     fields = (attraction * t - repulsion * a for t, a in zip(towards, away, strict=True))
     if attraction != repulsion:
         fields = (field + (repulsion - attraction) * sets.samples for field in fields)
-    return [evaluated(samples, field) for field in fields]
+    return [evaluated(given.samples, field) for field in fields]
 
 
 def centre(sums: Sums, otherwise: Tensor) -> Tensor:

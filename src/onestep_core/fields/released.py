@@ -1,4 +1,4 @@
-"""Drift as released: the ImageNet algorithm and the authors' notebook, to the last constant.
+"""The drift as released: the ImageNet algorithm and the authors' notebook, with all their constants.
 
 Both differ from the paper's formula, and from one another. In both the samples are always negatives.
 """
@@ -12,7 +12,7 @@ from onestep_core.fields.affinity.dispatch import AnyDistances, affinities_of, d
 from onestep_core.fields.affinity.streamed_affinities import signed
 from onestep_core.fields.affinity.streamed_distances import flat
 from onestep_core.fields.attraction_repulsion import displacements, evaluated, summed_fields
-from onestep_core.fields.clouds import Clouds, gather
+from onestep_core.fields.clouds import Clouds, Stacked, stack
 from onestep_core.fields.couplings import softmax_both
 from onestep_core.fields.euclidean import distances
 from onestep_core.fields.kernel_forms import KernelForm
@@ -62,7 +62,7 @@ def released_drift(
 
     The masked self pair and every far pair keep the affinity ``affinity_floor``. Scale and root mean square are shared
     by all groups, so groups influence one another. At one temperature the mean of ``V^2`` is 1 whatever the samples:
-    the loss says nothing about progress, ``scale`` and ``force_norms`` do. Small temperatures collapse raw pixels
+    the loss shows nothing of the progress, ``scale`` and ``force_norms`` do. Small temperatures collapse raw pixels
     to the mean image. The distance floor is in absolute units, so scaling all points changes ``V`` a little (1e-5).
 
     Args:
@@ -72,7 +72,7 @@ def released_drift(
         extra_negatives: real unconditional points, ``[.., u, channel]``.
         temperatures: relative to the mean distance, positive; their order is that of ``force_norms``.
         positive_weights: ``[.., p]``.
-        negative_weights: of the samples as negatives, ``[.., n]``; the rows of the loss are not weighted.
+        negative_weights: weights of the samples as negatives, ``[.., n]``; the rows of the loss are not weighted.
         extra_weights: ``[.., u]``, see :func:`onestep_core.flow.drift_negative_weight`.
         affinity_floor: 1e-3 as released; 0 is the paper's algorithm A1.
         block_size: rows of the kernel matrix held at a time; ``None`` chooses by shape.
@@ -98,17 +98,8 @@ def released_drift(
             f"temperatures = {temperatures}, affinity_floor = {affinity_floor}: expected at least one temperature, "
             "all positive, and a floor of zero or more"
         )
-    sets = gather(
-        samples,
-        positives,
-        None,
-        extra_negatives,
-        positive_weights=positive_weights,
-        negative_weights=negative_weights,
-        extra_weights=extra_weights,
-        keys=None,
-        alone=True,
-    )
+    given = Clouds(samples, positives, None, extra_negatives, positive_weights, negative_weights, extra_weights)
+    sets = stack(given, lone_sample=True)
     apart = distances_of(sets.samples, sets.targets, themselves=True, kernels=len(temperatures), block_size=block_size)
     scale = _mean_distance(apart, sets)
     unit = (scale / samples.shape[-1] ** 0.5).clamp(min=_SCALE_FLOOR)
@@ -136,7 +127,7 @@ def released_drift(
     return Drift(full(samples) / unit, total, scale, torch.cat([drift.force_norms for drift in drifts]))
 
 
-def _mean_distance(apart: AnyDistances, sets: Clouds) -> Tensor:
+def _mean_distance(apart: AnyDistances, sets: Stacked) -> Tensor:
     """``mean(d w) / mean(w)`` over every pair of the call, 0-d."""
     # As the blocks are: leading axes are one.
     weights = None if sets.weights is None else flat(sets.weights.unsqueeze(-2))
@@ -183,17 +174,7 @@ def notebook_drift(
     _always(negatives, "notebook_drift")
     if not temperature > 0:
         raise ConfigError(f"temperature = {temperature}: expected a positive number")
-    sets = gather(
-        samples,
-        positives,
-        None,
-        None,
-        positive_weights=None,
-        negative_weights=None,
-        extra_weights=None,
-        keys=None,
-        alone=True,
-    )
+    sets = stack(Clouds(samples, positives), lone_sample=True)
     d = distances(sets.samples, sets.targets)
     index = torch.arange(d.shape[-1], device=d.device)
     k = (d.masked_fill(index[: d.shape[-2]].unsqueeze(-1) == index, 1e6) / -temperature).exp()

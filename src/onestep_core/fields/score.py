@@ -1,24 +1,25 @@
-"""Score gaps: from what two denoisers say about a noised sample to a displacement of the sample.
+"""Score gaps: from the estimates of two denoisers at a noised sample to a displacement of the sample.
 
 For samples ``x`` noised to ``z = alpha x + sigma noise``, the scores of the noised data and of the noised samples are
 
     score real = (alpha R - z) / sigma^2,    score fake = (alpha F - z) / sigma^2,
 
-with ``R`` and ``F`` the expected clean sample under either law. The state cancels in their difference,
+where ``R`` is the expected data and ``F`` the expected sample, given ``z``. The state cancels in their difference,
 
     score real - score fake = alpha (R - F) / sigma^2,
 
-so a gap of scores is a gap ``R - F`` of denoised samples times a number of the time alone, and the displacement is
-formed from denoisers. It points from where samples are too many to where they are too few. Two equal laws have none;
-that a vanishing gap at *one* noise level implies equal laws holds for exact scores, and not for networks.
+so a gap of scores is the gap ``R - F`` of denoised samples, times a number that depends on the time alone. The
+displacement is computed from denoisers. It points from places with too many samples to places with too few. For equal
+distributions it is zero. A gap that vanishes at *one* noise level proves equal distributions for exact scores, but not
+for networks.
 
-What multiplies ``R - F`` in print, before any normaliser:
+Published factors of ``R - F``, before any normaliser:
 
 ====================================  ====================================================================
 ``1``                                 DMD2 as released
 ``signal_weight(t, path=path)``              ``alpha``: DMD, equations 7 and 8
 ``snr(t, path=path) ** 0.5``          ``alpha / sigma``: a gap of noise predictions (score distillation)
-``snr(t, path=path) * w``             the KL divergence of the noised laws with weight ``w(t)``, exactly
+``snr(t, path=path) * w``             the KL divergence of the noised distributions with weight ``w(t)``
 ====================================  ====================================================================
 """
 
@@ -34,8 +35,8 @@ from onestep_core.typing import PerSample, Sample, Time, typed
 def denoising_error(samples: Sample, denoised: Sample, *, epsilon: float = 0.0, floor: float = 0.0) -> PerSample:
     """``max(mean |x - R|, floor) + epsilon``: how far a denoiser moves a sample, the published normaliser.
 
-    It brings the gaps of all noise levels to one size. It knows the sample, so it is not a weight in time: the expected
-    field has another *direction* than the gradient of a divergence. A preconditioner, and not the KL.
+    It brings the gaps of all noise levels to one size. It depends on the sample, so it is not a weight in time: the
+    expected field has another *direction* than the gradient of a divergence.
 
     Args:
         samples: ``x``, ``[batch, *shape]``.

@@ -1,7 +1,7 @@
 """Several temperatures: fields summed over them, and temperatures that fall as the training goes on.
 
-A small temperature resolves what is near and does not see what is far; the sum sees both, and a schedule from coarse to
-fine sees one after the other.
+At a small temperature only near points have an influence. A sum over temperatures has both near and far ones; a
+schedule from coarse to fine has them one after the other.
 """
 
 import math
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from onestep_core.errors import ConfigError
 from onestep_core.fields.attraction_repulsion import drift_field, drift_fields, summed_fields
+from onestep_core.fields.clouds import Clouds, checked_clouds
 from onestep_core.fields.mean_shift import mean_shift_field, mean_shift_fields
 from onestep_core.protocols import Drift, Field
 
@@ -28,7 +29,7 @@ def multi_temperature(field: Callable[[float], Field], temperatures: Sequence[fl
         field: from a temperature to a field.
         temperatures: positive, at least one.
         normalize: divide each displacement by its root mean square over the whole call (at least 1e-4). The sum
-            then says nothing about progress; ``force_norms``, one mean square a temperature, does.
+            then shows nothing of the progress; ``force_norms``, one mean square a temperature, does.
 
     Returns:
         A field with the same arguments.
@@ -55,7 +56,7 @@ def multi_temperature(field: Callable[[float], Field], temperatures: Sequence[fl
         samples: Tensor, positives: Tensor, negatives: Tensor | None = None, /, *rest: Any, **keywords: Any
     ) -> Drift:
         if together is not None and not rest and "kernel" not in keywords:
-            drifts: list[Drift] = together(samples, positives, negatives, **keywords)
+            drifts = together(samples, positives, negatives, **keywords)
         else:
             drifts = [f(samples, positives, negatives, *rest, **keywords) for f in fields]
         total = summed_fields(drifts, normalize=normalize)
@@ -83,7 +84,14 @@ def _together(fields: Sequence[Field]) -> Callable[..., list[Drift]] | None:
         if any(theirs[name] is not value for name, value in shared.items()):
             return None
         kernels.append(other.keywords["kernel"])
-    return partial(several, kernels=kernels, **shared)
+    evaluate = several
+
+    def together(samples: Tensor, positives: Tensor, negatives: Tensor | None, **keywords: Any) -> list[Drift]:
+        every = {**shared, **keywords}
+        sets = {name: every.pop(name) for name in Clouds._fields if name in every}
+        return evaluate(checked_clouds(samples, positives, negatives, **sets), kernels=kernels, **every)
+
+    return together
 
 
 _SHARING: dict[Any, Callable[..., list[Drift]]] = {drift_field: drift_fields, mean_shift_field: mean_shift_fields}

@@ -6,8 +6,8 @@ With the cost ``|x - y|^2 / 2`` and entropy ``epsilon``, the optimal plan betwee
 
     V_i = T_{q -> p}(x_i) - T_{q -> q'}(x_i)
 
-In contrast to a softmax over rows, the plan must serve every target: no mode can be left out. Whole plans are global,
-so the mass moves even where no target is near; the divergence is zero for equal laws only.
+In contrast to a softmax over rows, the plan must serve every target, so no mode is left out. The plan is global, so
+mass moves even where no target is near. The divergence is zero only for equal distributions.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from torch import Tensor
 from onestep_core.errors import ConfigError
 from onestep_core.fields.affinity.dispatch import affinities_of
 from onestep_core.fields.attraction_repulsion import evaluated
-from onestep_core.fields.clouds import gather
+from onestep_core.fields.clouds import Clouds, stack
 from onestep_core.fields.couplings import sinkhorn
 from onestep_core.fields.kernels import gaussian
 from onestep_core.fields.mean_shift import centre
@@ -57,8 +57,8 @@ def sinkhorn_field(
             ``None``: the samples, self pairs masked.
         epsilon: entropy, in units of a squared length of the keys, positive; the kernel is
             ``exp(-|x - y|^2 / (2 epsilon))``.
-        iterations: of :func:`onestep_core.fields.sinkhorn`, at least 1; more for a smaller ``epsilon``.
-        symmetric: which form of it.
+        iterations: iterations of :func:`onestep_core.fields.sinkhorn`, at least 1; more for a smaller ``epsilon``.
+        symmetric: its symmetric form, see there.
         extra_negatives: real points that repel as well, ``[.., u, channel]``.
         positive_weights: ``[.., p]``.
         negative_weights: ``[.., q]`` or ``[.., n]``.
@@ -67,7 +67,7 @@ def sinkhorn_field(
         block_size: rows of the kernel matrix held at a time; ``None`` chooses by shape.
 
     Returns:
-        A :class:`Drift`, scale 1. Whole plans see their farthest point: exponents are costs over ``epsilon``, rounded
+        A :class:`Drift`, scale 1. A plan depends on its farthest point: exponents are costs over ``epsilon``, rounded
         to the precision of the inputs, so give float64 where the largest squared distance is 10^4 ``epsilon`` or more.
 
     Raises:
@@ -86,16 +86,10 @@ def sinkhorn_field(
     """
     if not epsilon > 0:
         raise ConfigError(f"epsilon = {epsilon}: expected a positive number")
-    sets = gather(
-        samples,
-        positives,
-        negatives,
-        extra_negatives,
-        positive_weights=positive_weights,
-        negative_weights=negative_weights,
-        extra_weights=extra_weights,
-        keys=keys,
+    given = Clouds(
+        samples, positives, negatives, extra_negatives, positive_weights, negative_weights, extra_weights, keys
     )
+    sets = stack(given)
     n = samples.shape[-2]
 
     def transported(part: slice, *, themselves: bool) -> Tensor:

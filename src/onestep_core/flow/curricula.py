@@ -4,7 +4,8 @@ How fine a consistency model's grid is, how slowly its target follows, how close
 of a jump is flow matching: plain functions of the training step, which the caller counts. Integers in, numbers out;
 :func:`ect_times` maps a tensor. A grid of ``N`` points has ``N - 1`` intervals, one of which is drawn for every sample.
 
-A ramp says how one value turns into another as the progress goes from 0 to 1; :func:`annealed` places it in time.
+A ramp is the course from one value to another as the progress goes from 0 to 1; :func:`annealed` gives it its start and
+end in steps.
 """
 
 import math
@@ -243,12 +244,12 @@ def annealed(step: float, *, begin: float, end: float, initial: float, final: fl
     """``initial`` before ``begin``, ``final`` after ``end``, the ramp in between; a step where the two coincide.
 
     Args:
-        step: where training is, in any unit.
-        begin: where the change begins.
-        end: where it ends, not before ``begin``.
+        step: position in the training, in any unit.
+        begin: step at which the change begins.
+        end: step at which it ends, not before ``begin``.
         initial: first value.
         final: last value.
-        ramp: how the one turns into the other.
+        ramp: course from one value to the other.
 
     Raises:
         ConfigError: if ``end`` comes before ``begin``.
@@ -280,12 +281,12 @@ def alpha_schedule(
     """alpha-Flow's curriculum: from trajectory flow matching at 1 to MeanFlow at 0, :func:`annealed` and snapped.
 
     Args:
-        step: where training is.
-        begin: where the change begins; 0 in the released recipe.
-        end: where it ends; the length of the training there.
+        step: position in the training.
+        begin: step at which the change begins; 0 in the released recipe.
+        end: step at which it ends; the length of the training there.
         initial: first value.
         final: last value.
-        ramp: how the one turns into the other.
+        ramp: course from one value to the other.
         margin: values below it become 0, and values above ``1 - margin`` become 1.
         upper: values above it become 1 as well.
 

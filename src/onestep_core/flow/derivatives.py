@@ -1,12 +1,12 @@
 """Directional derivatives: the value with its graph, the tangent without.
 
-MeanFlow and its kin need ``u(z, t, s)`` to train on and ``du/dt`` along the trajectory to build the target.
+MeanFlow and related methods need ``u(z, t, s)`` to train on and ``du/dt`` along the trajectory to build the target.
 The target is frozen, so the tangent needs no graph; what differs between the functions here is how it is
 found. All take ``(function, primals, tangents)`` as ``torch.func.jvp`` does and return ``(value, tangent)``,
 any pytrees of tensors:
 
 =================================  =======================  ========================================================
-function                           exact                    cost beside a plain forward and backward
+function                           exact                    cost, besides one forward and backward pass
 =================================  =======================  ========================================================
 :func:`two_pass`                   yes                      one forward-mode pass without graph
 :func:`central_difference`         to second order in step  two forwards without graph; any operation works
@@ -14,11 +14,12 @@ function                           exact                    cost beside a plain 
 ``derivative_along(curve, step)``  to second order in step  as the difference, but on a curve that the caller knows
 =================================  =======================  ========================================================
 
-Targets that are made of values alone use :func:`frozen_value`, which builds no graph either.
+Targets without a derivative use :func:`frozen_value`, which builds no graph either.
 
 ``moving=n`` says that only the first ``n`` rows of the tangent will be used (elsewhere its factor, ``s - t``
-for one, is zero). It permits savings and asks for none: conditioning is closed over, so rows can be cut off only where
-the caller gives the function of those rows (``moving_function`` of :func:`two_pass`).
+for one, is zero). It permits savings and requires none. The function is already bound to the conditioning of all rows,
+so rows can be left out only where the caller gives the function of those rows (``moving_function`` of
+:func:`two_pass`).
 
 Forward mode needs operations that have it. ``scaled_dot_product_attention`` does only inside
 ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``; ``torch.cdist``, and batch normalisation in training mode
@@ -41,7 +42,7 @@ from onestep_core.typing import Time, typed
 
 
 def _jvp(function: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
-    """``torch.func.jvp``, which type checkers cannot see through, typed once.
+    """``torch.func.jvp``, with types, which torch's own lacks.
 
     An expanded tensor (one time for a whole batch) has no storage of its own for a tangent, so it gets one. So does,
     while torch compiles, every other: there forward mode refuses a part of a larger tensor.
@@ -106,7 +107,7 @@ def _no_grad_uncached() -> Any:
 def frozen_value(function: Callable[..., Any], /, *arguments: Any) -> Any:
     """``sg[function(*arguments)]``: what a target is made of, without the graph that it would not use.
 
-    The result, any pytree of tensors, is detached in reverse and forward mode, whatever ``function`` is: the
+    The result, any pytree of tensors, is detached in reverse and forward mode, for any ``function``: the
     network in training, a moving average of it, a teacher.
 
     Example:
@@ -130,11 +131,11 @@ def two_pass(
     """Value by an ordinary call, tangent by ``torch.func.jvp`` without graph: exact, plain memory.
 
     Args:
-        function: of tensors or pytrees of them.
+        function: function of tensors or of pytrees of them.
         primals: where, a tuple of its arguments.
         tangents: along what, of the same structure.
         moving: see the module; used with ``moving_function``.
-        tangent_function: what the tangent pass calls, ``function`` by default. Under
+        tangent_function: function of the tangent pass, ``function`` by default. Under
             ``DistributedDataParallel`` give the network itself: forward mode through the wrapper raises
             when the module has buffers, while the ordinary call through the wrapper synchronises gradients.
         moving_function: with ``moving=n``, ``function`` for the first ``n`` rows, with their conditioning alone: the
@@ -181,9 +182,9 @@ def central_difference(
     the scale of the arguments balances them. Steps reach beyond the ends of the time range by ``h``.
 
     Args:
-        function: of tensors or pytrees of them.
-        primals: where.
-        tangents: along what.
+        function: function of tensors or of pytrees of them.
+        primals: point at which the function is evaluated.
+        tangents: direction of the derivative.
         step: ``h``, in units of the tangents, positive.
         moving: accepted and not used; see the module.
 
@@ -223,9 +224,9 @@ def with_graph(
     """Value and tangent by one ``torch.func.jvp``, both with graph: for losses that train through the derivative.
 
     Args:
-        function: of tensors or pytrees of them.
-        primals: where.
-        tangents: along what.
+        function: function of tensors or of pytrees of them.
+        primals: point at which the function is evaluated.
+        tangents: direction of the derivative.
         moving: accepted and not used; see the module.
 
     Example:
@@ -247,10 +248,10 @@ def derivative_along(
 
         tangent = tau' (f(curve(tau + h)) - f(curve(tau - h))) / 2h.
 
-    The states beside ``z`` then lie on the path itself, at the noise level that their time says, which a straight line
-    leaves by ``O(h^2)``. Released finite-difference modes are of this kind: both states are made from one pair of data
-    and noise. The result is the derivative along *the curve*: where the objective is given another velocity (a
-    teacher's, a guided one), the curve of the pair does not follow it, and its derivative is not the one asked for.
+    The states next to ``z`` then lie on the path itself, at the noise level of their time; on a straight line they
+    would be off by ``O(h^2)``. Released finite-difference modes are of this kind: both states are made from one pair of
+    data and noise. The result is the derivative along *the curve*: where the objective is given another velocity (a
+    teacher's, a guided one), the curve of the pair does not follow it, and its derivative is another one.
 
     Args:
         curve: from times ``[batch]`` to all arguments of the function; at the time of the primals it must give the
@@ -306,8 +307,8 @@ def relative_step(t: Time, *, fraction: float = 1e-3, smallest: float = 1e-6) ->
 
     Args:
         t: times, ``[batch]``.
-        fraction: of the time; 1e-3 as released, for which the rounding of float32 costs three to five digits.
-        smallest: where the time vanishes.
+        fraction: fraction of the time; 1e-3 as released, for which the rounding of float32 costs three to five digits.
+        smallest: smallest step, for times near zero.
 
     Raises:
         ConfigError: if one of the two is not positive.

@@ -1,13 +1,13 @@
-"""Empirical posteriors: what a set of data says about a noisy state, in closed form.
+"""Empirical posteriors: the expected data given a noisy state, for a finite data set, in closed form.
 
 For data drawn from a finite set ``x_1 .. x_m`` the posterior of the data given a state ``z = alpha x + sigma noise`` is
 
     w_j = softmax_j(-|z - alpha x_j|^2 / (2 sigma^2)),
 
-and its mean and velocity are weighted sums. Regressing onto them instead of onto the one pair that made ``z`` leaves
-the expected gradient as it is, since every objective here is linear in the velocity of the pair, and takes most of its
-variance away: a *stable target*. With a set that stands for a larger law, such as a fresh batch, the weights carry
-a bias of order ``1 / m``.
+and its mean and velocity are weighted sums. Regressing onto them instead of onto the one pair that made ``z`` does not
+change the expected gradient, since every objective here is linear in the velocity of the pair, and removes most of its
+variance: a *stable target*. With a set that is a sample of a larger distribution, such as a fresh batch, the weights
+have a bias of order ``1 / m``.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Parameterisations of a flow map: what a network says, and what its map then is whatever it says.
+"""Parameterisations of a flow map: how a network's output and the state make a map that is the identity at ``s = t``.
 
 An average velocity makes every network the identity at ``s = t`` (``flow/maps``). On the variance-exploding path the
 published maps mix the state with the network instead,
@@ -233,7 +233,7 @@ def average_velocity_from_network(network: Callable[..., Tensor]) -> AverageVelo
     """``a = (z - g(z, t, s)) / t``: the map of :class:`EulerForm` as an average velocity, also at ``s = t``.
 
     Args:
-        network: ``g(z, t, s)``, a denoiser that knows the target; ``t`` is positive.
+        network: ``g(z, t, s)``, a denoiser that takes the target time; ``t`` is positive.
 
     Example:
         >>> a = average_velocity_from_network(lambda z, t, s: 0 * z)

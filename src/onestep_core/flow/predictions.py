@@ -1,4 +1,4 @@
-"""Predictions: what a network says, translated.
+"""Predictions: conversions between what networks predict: data, noise, velocity, score.
 
 On a path ``z = alpha data + sigma noise`` the four usual outputs carry the same information:
 
@@ -6,9 +6,8 @@ On a path ``z = alpha data + sigma noise`` the four usual outputs carry the same
     velocity = alpha' data + sigma' noise
     score    = -noise / sigma          (of the density of z; data and noise are conditional means given z)
 
-Every conversion goes through the data, so there are two functions a quantity. What is *not* implied: that a
-conversion is well conditioned. Data from noise divides by ``alpha``, noise from data by ``sigma``; velocity
-from either is as good as the path allows.
+Every conversion goes through the data, so there are two functions for each quantity. A conversion need *not* be well
+conditioned: data from noise divides by ``alpha``, noise from data by ``sigma``.
 
 Functions of tensors convert values; ``denoiser_from_*`` and ``*_from_denoiser`` convert callables.
 """
@@ -195,7 +194,7 @@ def data_from_both(z: Sample, data: Sample, noise: Sample, t: Time, *, path: Pat
 
 
 def denoiser_from_velocity(velocity: Velocity, *, path: Path) -> Denoiser:
-    """A denoiser that asks ``velocity``: one evaluation a call.
+    """A denoiser that evaluates ``velocity``, once a call.
 
     Example:
         >>> import torch
@@ -212,7 +211,7 @@ def denoiser_from_velocity(velocity: Velocity, *, path: Path) -> Denoiser:
 
 
 def velocity_from_denoiser(denoiser: Denoiser, *, path: Path) -> Velocity:
-    """A velocity that asks ``denoiser``: one evaluation a call; not finite at a data end without noise.
+    """A velocity that evaluates ``denoiser``, once a call; not finite at a data end without noise.
 
     Example:
         >>> import torch
@@ -239,8 +238,8 @@ def velocity_on_path(velocity: Velocity, *, source: Path, target: Path) -> Veloc
 
     Args:
         velocity: ``(z, t) -> dz/dt`` on ``source``.
-        source: where it was learnt.
-        target: where it is asked for. Ratios beyond the source's ends ask it at its end; a source whose noise end is
+        source: the path on which it was learnt.
+        target: the path of the result. Beyond the source's ends it is evaluated at its end; a source whose noise end is
             infinite has no answer at the noise end of a path that has one.
 
     Raises:
@@ -271,7 +270,7 @@ def velocity_on_path(velocity: Velocity, *, source: Path, target: Path) -> Veloc
 
 
 def denoiser_from_noise(noise_prediction: Denoiser, *, path: Path) -> Denoiser:
-    """A denoiser that asks a noise-predicting network: one evaluation a call.
+    """A denoiser that evaluates a noise-predicting network, once a call.
 
     Example:
         >>> import torch
@@ -288,7 +287,7 @@ def denoiser_from_noise(noise_prediction: Denoiser, *, path: Path) -> Denoiser:
 
 
 def denoiser_from_v_prediction(network: Denoiser, *, path: Path) -> Denoiser:
-    """A denoiser that asks a network of ``v = alpha noise - sigma data``: one evaluation a call.
+    """A denoiser that evaluates a network of ``v = alpha noise - sigma data``, once a call.
 
     Example:
         >>> import torch
@@ -305,7 +304,7 @@ def denoiser_from_v_prediction(network: Denoiser, *, path: Path) -> Denoiser:
 
 
 def denoiser_from_both(network: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], *, path: Path) -> Denoiser:
-    """A denoiser that asks a network of ``(data, noise)``: one evaluation a call; see :func:`data_from_both`.
+    """A denoiser that evaluates a network of ``(data, noise)``, once a call; see :func:`data_from_both`.
 
     Example:
         >>> import torch

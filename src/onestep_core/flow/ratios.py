@@ -20,7 +20,7 @@ from onestep_core.protocols import Path, RatioPath
 from onestep_core.typing import Time, typed
 
 _HALVINGS = 64
-"""Of the range between the ends: below the rounding of a float64 time."""
+"""Number of halvings of the range between the ends: enough for the last digit of a float64 time."""
 
 
 @typed
@@ -108,8 +108,8 @@ def times_with_less_noise(times: Time, *, gamma: float, path: Path, floor: float
     Raises:
         ConfigError: if ``gamma`` is not in [0, 1] or ``floor`` is negative.
 
-    Source: Kim et al., Consistency Trajectory Models (gamma-sampling), https://arxiv.org/abs/2310.02279. The
-    released code writes the floor as 0.002, whatever its ``sigma_min``.
+    Source: Kim et al., Consistency Trajectory Models (gamma-sampling), https://arxiv.org/abs/2310.02279. The released
+    code has the floor 0.002 for every ``sigma_min``.
 
     Example:
         >>> from onestep_core.flow import VarianceExploding

@@ -3,9 +3,9 @@
 A step takes ``(z, t, s)`` and returns the state at ``s``; times run in either direction. Networks are bound
 by the caller: ``integrate(partial(heun, velocity), z, grid)``.
 
-Steps that ask a denoiser use the path's ``alpha`` and ``sigma`` alone and run from noise to data. Nothing is drawn:
-a step that adds noise takes its draw. :func:`renoise` is the one rule by which noise is added, the path's own
-transition from a state to a noisier one; what is *not* implied is that its state is clean.
+Steps that evaluate a denoiser use only the path's ``alpha`` and ``sigma`` and run from noise to data. Nothing is drawn
+here: a step that adds noise takes it as an argument. :func:`renoise` is the one rule by which noise is added, the
+path's own transition from a state to a noisier one; the state need *not* be clean.
 """
 
 import torch
@@ -108,7 +108,8 @@ def data_of_ddim_step(z: Sample, end: Sample, t: Time, s: Time, *, path: Path) -
         s: target times, ``[batch]``.
         path: gives ``alpha`` and ``sigma``.
 
-    Source: Salimans and Ho, Progressive Distillation, algorithm 2 (the target ``x~``), https://arxiv.org/abs/2202.00512.
+    Source: Salimans and Ho, Progressive Distillation, algorithm 2 (the target ``x~``),
+    https://arxiv.org/abs/2202.00512.
 
     Example:
         >>> import torch
@@ -207,15 +208,16 @@ def dpmpp_2m(z: Sample, data: Sample, previous: Sample, before: Time, t: Time, s
 def renoise(z: Sample, noise: Sample, t: Time, s: Time, *, path: Path) -> Sample:
     """``r z + sqrt(sigma(s)^2 - r^2 sigma(t)^2) noise`` with ``r = alpha(s) / alpha(t)``: the path's transition.
 
-    A state with the law of ``t`` gets the law of the noisier ``s``. The noise that ``z`` already carries counts: on
-    EDM's path from ``sigma_min`` the added variance is ``s^2 - sigma_min^2``, as in the released consistency models;
-    :func:`renoise_clean` takes ``z`` for clean instead. Where ``s`` is not noisier than ``t``, no noise is added.
+    A state distributed as at ``t`` becomes one distributed as at the noisier ``s``. The noise in ``z`` is taken into
+    account: on EDM's path from ``sigma_min`` the added variance is ``s^2 - sigma_min^2``, as in the released
+    consistency models; :func:`renoise_clean` treats ``z`` as clean. Where ``s`` is not noisier than ``t``, no noise is
+    added.
 
     Args:
         z: states at ``t``, ``[batch, *shape]``.
         noise: standard normal, ``[batch, *shape]``.
-        t: where the states are, ``[batch]``; ``alpha`` is positive there, or ``s = t``.
-        s: where they go, ``[batch]``.
+        t: times of the states, ``[batch]``; ``alpha`` is positive there, or ``s = t``.
+        s: times of the result, ``[batch]``.
         path: gives ``alpha`` and ``sigma``.
 
     Source: Song et al., Consistency Models, algorithm 1, https://arxiv.org/abs/2303.01469 (from ``sigma_min``);
@@ -239,8 +241,8 @@ def renoise(z: Sample, noise: Sample, t: Time, s: Time, *, path: Path) -> Sample
 def renoise_clean(z: Sample, noise: Sample, t: Time, s: Time, *, path: Path) -> Sample:
     """``alpha(s) z + sigma(s) noise``: back onto the path from data without noise; ``t`` is not used.
 
-    The textbook's rule, equal to :func:`renoise` from a clean ``t``. With an estimate that still carries the noise of
-    its ``t`` it ends a little above ``s``. Arguments as :func:`renoise`.
+    The textbook rule, equal to :func:`renoise` from a clean ``t``. With an estimate that still has the noise of its
+    ``t`` the result is a little noisier than ``s``. Arguments as :func:`renoise`.
 
     Example:
         >>> from onestep_core.flow import Linear
@@ -257,7 +259,7 @@ def renoise_clean(z: Sample, noise: Sample, t: Time, s: Time, *, path: Path) -> 
 def ancestral(
     denoiser: Denoiser, z: Sample, noise: Sample, t: Time, s: Time, *, path: Path, eta: float = 1.0
 ) -> Sample:
-    """:func:`ddim` to less noise than ``s`` has, and fresh noise for the rest: one evaluation.
+    """:func:`ddim` to less noise than at ``s``, then fresh noise up to ``s``: one evaluation.
 
     ``alpha(s) x + sqrt(sigma(s)^2 - up^2) e + up noise``, where ``x`` is the denoised state, ``e`` its noise and
     ``up = eta sigma(s) sqrt(1 - (ratio(s) / ratio(t))^2)``, at most ``sigma(s)``. With ``eta = 1`` the posterior of the

@@ -5,9 +5,9 @@ On ``z = cos(t) data + sin(t) sigma_data noise`` one network ``F(z, t)`` of unit
     velocity       dz/dt = sigma_data F(z, t)
     consistency    f(z, t) = cos(t) z - sin(t) sigma_data F(z, t),      f(z, 0) = z for every network,
 
-the second being a first-order step of the first down to ``t = 0``: the denoiser of the trained velocity. What is *not*
-implied is that one ``F`` can be both. Trained as a velocity, ``f`` is the expected data; trained for consistency, ``f``
-is where the trajectory ends.
+the second being a first-order step of the first down to ``t = 0``: the denoiser of the trained velocity. One ``F`` need
+*not* be both. Trained as a velocity, ``f`` is the expected data; trained for consistency, ``f`` is where the trajectory
+ends.
 
 Here ``F`` takes the state ``z`` itself. A network that expects it at unit variance, as the paper writes, divides by
 ``sigma_data`` inside: ``lambda z, t: network(z / sigma_data, t)``.

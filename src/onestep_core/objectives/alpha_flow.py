@@ -1,15 +1,15 @@
-"""alpha-Flow: one family from flow matching along whole trajectories to MeanFlow.
+"""alpha-Flow: one family of objectives, from flow matching along whole jumps to MeanFlow.
 
-The first ``alpha`` of a jump goes along the pair's velocity, the rest is the frozen network's own:
+The first share ``alpha`` of a jump uses the pair's velocity, the rest the frozen network's:
 
     a(z, t, s)  against  sg[alpha v + (1 - alpha) a'(z_m, m, s)]      m = t + alpha (s - t),  z_m = z + (m - t) v
 
-At ``alpha = 1`` this is flow matching of ``a(., ., s)`` onto ``v`` for every ``s``, and the gradient of its squared
-loss over ``alpha`` tends to MeanFlow's as ``alpha -> 0``, which needs no derivative until then. What is *not* implied:
-that the exact average velocity is its fixed point. ``z_m`` leaves the trajectory by ``alpha (s - t) (v - E[v | z])``,
-so that ``a'`` is averaged over a neighbourhood; the fixed point is off by ``O(alpha)``.
+At ``alpha = 1`` this is flow matching of ``a(., ., s)`` onto ``v`` for every ``s``. As ``alpha -> 0`` the gradient of
+its squared loss, divided by ``alpha``, tends to MeanFlow's; no derivative is needed before that limit. The exact
+average velocity is *not* its fixed point: ``z_m`` leaves the trajectory by ``alpha (s - t) (v - E[v | z])``, so ``a'``
+is averaged over a neighbourhood, and the fixed point is off by ``O(alpha)``.
 
-Annealing ``alpha`` from 1 to 0 (:func:`onestep_core.flow.alpha_schedule`) learns an easy average first.
+Training with ``alpha`` annealed from 1 to 0 (:func:`onestep_core.flow.alpha_schedule`) learns an easy average first.
 """
 
 from onestep_core.errors import ConfigError, like_states
@@ -36,7 +36,7 @@ def alpha_flow_regression(
 
     Args:
         average_velocity: the network, ``(z, t, s) -> mean velocity``.
-        frozen: what the target is made with: the network itself, or a moving average of it. Gets no gradient.
+        frozen: the network of the target: the network itself, or a moving average of it. Gets no gradient.
         z: states on a path at ``t``, ``[batch, *shape]``.
         v: velocities there, ``[batch, *shape]``: of the pairs, or guided.
         t: source times, ``[batch]``.

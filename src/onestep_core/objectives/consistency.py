@@ -1,11 +1,11 @@
-"""Consistency: two states of one trajectory must have one end.
+"""Consistency: two states of one trajectory have the same end.
 
-A consistency function ``f(z, t)`` says where the trajectory through ``z`` at ``t`` ends, so for any two of its states
+A consistency function ``f(z, t)`` is where the trajectory through ``z`` at ``t`` ends, so for any two of its states
 
     f(z, t) = f(z_m, m),    f(z, end) = z.
 
-The left side is regressed onto the right one, frozen, with ``m`` between ``t`` and the data end. Everything that was
-published under the name differs in what is handed in:
+The left side is regressed onto the right side, frozen, with ``m`` between ``t`` and the data end. The published methods
+differ only in their arguments:
 
 ===========================  =====================================================================================
 consistency distillation     ``z_m`` by a solver step of a teacher: ``heun(velocity, z, t, m)``, guided or not
@@ -16,10 +16,10 @@ easy tuning (ECT)            training from a pretrained denoiser, ``m = ect_time
 truncated (TCM)              training for ``t >= transition``, ``target = truncated(online, first stage)``
 ===========================  =====================================================================================
 
-Neither identity alone says anything: a constant satisfies the first, and only a function that cannot help being the
-identity at the data end (:func:`~onestep_core.flow.preconditioning.consistency`) excludes it. With ``z_m`` from the
-pair and not from the flow the exact function is *not* a minimiser: the target is then random given ``z``, and its mean
-misses ``f(z, t)`` by ``O((t - m)^2)``. At ``m = end`` it is the posterior mean, and this is denoising.
+Neither identity is enough alone: a constant satisfies the first, and only a function that is the identity at the data
+end for every network (:func:`~onestep_core.flow.preconditioning.consistency`) excludes it. With ``z_m`` from the pair
+instead of the flow the exact function is *not* a minimiser: the target is then random given ``z``, and its mean differs
+from ``f(z, t)`` by ``O((t - m)^2)``. At ``m = end`` the minimiser is the posterior mean: this is denoising.
 """
 
 import torch

@@ -1,19 +1,19 @@
-"""Consistency trajectories (CTM): a flow map from anywhere to anywhere, compared where all of them end.
+"""Consistency trajectories (CTM): a flow map between any two times, compared at the data end.
 
-Two ways from ``z`` at ``t`` to ``s`` should meet: one jump, or a solver's step to ``z_m`` at ``m`` and a jump from
-there. They are compared not at ``s`` but at the data end, where a distance between clean samples makes sense:
+Two ways lead from ``z`` at ``t`` to ``s``: one jump, or a solver's step to ``z_m`` at ``m`` and a jump from there. They
+are compared not at ``s`` but at the data end, where a distance between clean samples makes sense:
 
     outer(online(z, t, s), s, end)   against   sg[outer(inner(z_m, m, s), s, end)].
 
-Three roles, usually of one network and its average: *online* is trained; *inner* is the online map, or the average,
-whose gradient is cut; *outer* is the average, frozen in its parameters **but not in its input**, since the gradient
-of the prediction passes through it. ``onestep_adapters.networks.frozen(module)`` makes such a callable; one that runs
+The three maps are usually one network and its moving average. *online* is trained. *inner* is the online map or the
+average, without gradient. *outer* is the average, frozen in its parameters **but not in its input**: the gradient of
+the prediction passes through it. ``onestep_adapters.networks.frozen(module)`` makes such a callable; one that runs
 under ``no_grad`` or detaches its result would train nothing.
 
-The choice of ``m`` is the choice of consistency: near ``t`` it is local (a cheap step of the solver, and errors that
-add up over many), at ``m = s`` it is global (the whole way by the solver: distillation), and drawn between the two it
-is soft, the published choice. The loss alone does not anchor the map. What does is a form that is the identity at
-``s = t``, a solver from a teacher, and beside it a denoising term and, as published, an adversarial one.
+``m`` chooses the kind of consistency. Near ``t`` it is local: a cheap step of the solver, with errors that add up over
+many. At ``m = s`` it is global: the whole way by the solver, which is distillation. Drawn between the two it is soft,
+the published choice. The loss alone does not determine the map. It needs a form that is the identity at ``s = t``, a
+solver from a teacher, a denoising loss and, as published, an adversarial loss.
 """
 
 import torch
@@ -48,7 +48,7 @@ def consistency_trajectory_regression(
             last word before the end, ``sg[outer(z_m, m, end)]``.
         outer: carries both to the end. No gradient should reach its parameters, and one must reach its input.
         z: states at ``t``, ``[batch, *shape]``.
-        z_m: where the solver has brought them at ``m``, ``[batch, *shape]``: by a teacher, or by the map itself.
+        z_m: states at ``m`` after the solver, ``[batch, *shape]``: by a teacher, or by the map itself.
         t: source times, ``[batch]``.
         m: times of ``z_m``, ``[batch]``, from ``t`` to ``s``.
         s: target times, ``[batch]``.

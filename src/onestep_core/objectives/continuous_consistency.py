@@ -5,12 +5,12 @@ a trajectory. The gradient of the discrete loss, divided by its step, tends to t
 
     | F(z, t) - sg[F(z, t) + g] |^2,        g = cos(t) df/dt,
 
-so that ``g`` is the way in which ``F`` should move, zero at the exact map. Distillation gives a teacher's velocity as
-``v``, training the velocity of the pair; nothing else differs. The minimiser samples in one evaluation,
+so ``g`` is the direction in which ``F`` should move; it is zero at the exact map. Distillation takes a teacher's
+velocity as ``v``, training the velocity of the pair; nothing else differs. The minimiser samples in one evaluation,
 ``data = -sigma_data F(z, pi/2)``.
 
-The value of the loss is ``|g|^2``. Where tangents are normalised that is close to 1 from the first step on and says
-little about progress: watch the length of the raw tangent, and samples.
+The value of the loss is ``|g|^2``. With normalised tangents it is close to 1 from the first step on and shows little of
+the progress: watch the length of the raw tangent, and the samples.
 """
 
 from collections.abc import Callable
@@ -49,8 +49,8 @@ def continuous_consistency_regression(
         sigma_data: standard deviation of the data, positive; the path's.
         warmup: from 0 to 1 over the first steps, :func:`~onestep_core.flow.tangent_warmup`: a number, or ``[batch]``
             where the step is compiled, which a number that changes would do anew.
-        normalize: of the tangent; ``None`` leaves it as it is.
-        derivative: how ``cos(t) sin(t) dF/dt`` is found, see :mod:`onestep_core.flow.derivatives`.
+        normalize: normalisation of the tangent; ``None`` leaves it as it is.
+        derivative: method for ``cos(t) sin(t) dF/dt``, see :mod:`onestep_core.flow.derivatives`.
 
     Returns:
         Prediction and target, ``[batch, *shape]``, in at least float32.

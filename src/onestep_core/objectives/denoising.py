@@ -1,4 +1,4 @@
-"""Denoising: clean data, regressed onto from their noisy states.
+"""Denoising: regression from noisy states onto their clean data.
 
 The minimiser is ``E[data | z]``, from which velocity, noise and score follow (``flow/predictions``). With EDM's
 preconditioning and :func:`onestep_core.regression.karras` this is EDM's training loss.

@@ -1,30 +1,31 @@
-"""Distribution matching distillation: samples pulled along the gap between a teacher's score and their own law's.
+"""Distribution matching distillation: samples move along the gap between a teacher's score and their own score.
 
-Samples ``x`` are noised to ``z``. There the *real* denoiser, a frozen teacher, says where data would be expected, and
-the *fake* one, trained on the samples as they are now, where samples are. The gap of the two is the displacement,
+Samples ``x`` are noised to ``z``. There the *real* denoiser, a frozen teacher, estimates the expected data, and the
+*fake* one, trained on the current samples, the expected sample. The gap of the two is the displacement,
 
     loss = distance(x, sg[x + field]),    field = scale (R - F) / mean |x - R|,
 
 or, without the normaliser, ``field = scale alpha (score real - score fake)``, whose gradient in the generator's
-parameters is exactly that of ``sum_t scale KL(noised samples | noised data)``. The normaliser preconditions that
-gradient, sample by sample, and turns it.
+parameters is exactly that of ``sum_t scale KL(noised samples | noised data)``. The normaliser rescales that gradient
+sample by sample, and so changes its direction.
 
 The other parts of the published methods are other objectives of this library:
 
 * the fake score: :func:`~onestep_core.objectives.denoising_regression` on detached samples, several updates for each of
   the generator's (DMD2: five);
-* DMD's pairs: :func:`~onestep_core.objectives.knowledge_distillation_regression`, the generator's output from a noise
+* DMD's pairs: :func:`~onestep_core.objectives.knowledge_distillation_regression`, the generator's output for a noise
   against what the teacher's sampler makes of it;
 * DMD2's adversary: :func:`~onestep_core.regression.non_saturating_generator` and its counterpart on logits of a head
   that reads the features of the **fake** score network, which moves with the generator; a head on the teacher is
   another method;
-* several steps: the student's input is what its own sampler left there, not data with noise (backward simulation);
-* no second network: the law of the samples by a kernel, ``partial(empirical_denoiser, ...)`` of the batch itself. With
-  the data's likewise, this is drifting by mean shift;
-* other divergences than the reverse KL: :func:`f_divergence_scale`.
+* several steps: the student's input is what its own sampler produced at that time, not noised data (backward
+  simulation);
+* no second network: the samples' distribution by a kernel, ``partial(empirical_denoiser, ...)`` of the batch itself.
+  With the data's in the same way, this is drifting by mean shift;
+* divergences other than the reverse KL: :func:`~onestep_core.fields.f_divergence_scale`.
 
-Real and fake denoiser are called without a graph: no gradient is left in either. The loss is ``|field|^2``;
-normalised, it says nothing about progress. Watch the fake score's own loss, and distances of samples to data.
+Real and fake denoiser are called without a graph: neither receives a gradient. The loss is ``|field|^2``; with the
+normaliser it shows nothing of the progress. Watch the fake score's own loss, and distances of samples to data.
 """
 
 from onestep_core.errors import like_states
@@ -54,7 +55,7 @@ def distribution_matching_regression(
         real: the teacher, ``(z, t) -> expected data``; guidance wraps it (``classifier_free``), other predictions are
             adapted by ``denoiser_from_velocity`` and its like.
         fake: the same for the generator's samples.
-        samples: ``x``, what the generator made, with its graph, ``[batch, *shape]``.
+        samples: ``x``, the generator's output, with its graph, ``[batch, *shape]``.
         z: the samples noised, ``path(samples, noise, t).z``, ``[batch, *shape]``.
         t: times, ``[batch]``; published: even over the middle 96 % of the steps, see ``flow.central_steps``.
         path: gives ``alpha`` and ``sigma``.

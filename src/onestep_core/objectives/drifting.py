@@ -1,21 +1,23 @@
-"""Drifting: samples pulled along a field that data and the samples themselves make.
+"""Drifting: samples move along a field that is made of the data and of the samples themselves.
 
-The generator is trained to be where it would be after a small drift,
+The generator is trained to produce its samples after a small displacement,
 
     loss = distance(f(noise), sg[f(noise) + V(f(noise))]),
 
-with the field recomputed from the current samples at every step. No path, no teacher, no second network; sampling is
-one evaluation. The value of the loss is ``|V|^2``: where the field is normalised it says nothing about progress, and a
-field that vanishes does not by itself say that the laws are equal. Watch :mod:`onestep_core.diagnostics` instead.
+with the field recomputed from the current samples at every step. There is no path, no teacher and no second network;
+sampling takes one evaluation. The value of the loss is ``|V|^2``. Where the field is normalised the loss shows nothing
+of the progress, and a field that vanishes does not prove that the distributions are equal. Watch
+:mod:`onestep_core.diagnostics` instead.
 
-Samples interact, so the field is computed for whole groups and per-sample transforms apply to the pull alone.
+Samples interact: the field is computed for whole groups, and per-sample transforms apply to
+:func:`~onestep_core.regression.field_regression` alone.
 
-Of images the field is computed in features: ``features -> field of each feature -> pull -> distance -> sum``. Two
-normalisations make one set of temperatures and one learning rate fit every feature. Of the *feature*: coordinates are
-divided so that the mean distance is ``sqrt(channel)`` (:func:`feature_normalized`). Of the *drift*: the displacement at
-each temperature is brought to unit root mean square (:func:`onestep_core.fields.multi_temperature` with
-``normalize=True``). The released loss is both, around :func:`onestep_core.fields.drift_field` with ``softmax_both`` and
-an affinity floor; :func:`onestep_core.fields.released_drift` has it in one piece.
+For images the field is computed in features: ``features -> field of each feature -> regression -> distance -> sum``.
+Two normalisations make one set of temperatures and one learning rate fit every feature. Of the *feature*: coordinates
+are divided so that the mean distance is ``sqrt(channel)`` (:func:`feature_normalized`). Of the *drift*: the
+displacement at each temperature is brought to unit root mean square (:func:`onestep_core.fields.multi_temperature` with
+``normalize=True``). The released loss uses both, around :func:`onestep_core.fields.drift_field` with ``softmax_both``
+and an affinity floor; :func:`onestep_core.fields.released_drift` is the whole of it as one function.
 """
 
 from collections.abc import Callable, Mapping
@@ -71,11 +73,11 @@ def drifting_regression(
     """``x`` against ``sg[x + V]``, in the units of the field and the layout of the samples.
 
     Args:
-        samples: what the generator made, ``[batch, channel]`` or ``[batch, location, channel]``.
+        samples: the generator's output, ``[batch, channel]`` or ``[batch, location, channel]``.
         positives: real points of the same groups, ``[positive, ...]``.
-        negatives: what repels, exactly; ``None``: the samples of a group repel one another.
+        negatives: exactly these repel; ``None``: the samples of a group repel one another.
         field: any :class:`~onestep_core.protocols.Field`, its numbers bound.
-        groups: classes, which lie contiguously and with equal counts in every set. A group sees itself alone; every
+        groups: classes, which lie contiguously and with equal counts in every set. Groups are independent; every
             location of a group is one cloud.
         extra_negatives: real unconditional points of each group, for guidance, ``[extra, ...]``.
         extra_weights: one a group, ``[groups]``, or one an extra negative, ``[extra]``; see
@@ -140,8 +142,8 @@ def feature_normalized(field: Callable[[float], Field]) -> Field:
     temperatures and displacements of one size.
 
     Args:
-        field: from ``sqrt(channel)``, the mean distance that it will see, to a field: temperatures relative to the mean
-            distance are multiplied by it.
+        field: from ``sqrt(channel)``, the mean distance after the division, to a field: temperatures relative to the
+            mean distance are multiplied by it.
 
     Returns:
         A field with the same arguments. Its drift has ``samples = x / u``, the displacement in the same units, and
@@ -221,7 +223,7 @@ def drifting_regressions(
         generated: features of the samples by name, each ``[batch, location, channel]``, with their graph.
         positives: the same features of real samples.
         negatives: of explicit negatives, or ``None``.
-        field: used for every feature, or one for each by name; it sees the channels of that feature.
+        field: used for every feature, or one for each by name; it gets the channels of that feature.
         groups: classes, contiguous in every batch.
         extra_negatives: of real unconditional samples.
         extra_weights: as in :func:`drifting_regression`, shared by all features.

@@ -1,7 +1,7 @@
-"""Flow matching: the velocity of a pair, regressed onto. The yardstick of every one-step method.
+"""Flow matching: regression onto the velocity of a pair. The baseline of every one-step method.
 
-The minimiser is the marginal velocity ``E[v | z]``, whose ordinary differential equation carries noise to data;
-sampling integrates it in many evaluations.
+The minimiser is the marginal velocity ``E[v | z]``. Its ordinary differential equation carries noise to data; sampling
+integrates it in many evaluations.
 """
 
 from onestep_core.errors import like_states

@@ -1,14 +1,14 @@
-"""Improved MeanFlow: MeanFlow whose derivative runs along a predicted velocity.
+"""Improved MeanFlow: MeanFlow whose derivative is taken along a predicted velocity.
 
-The eulerian identity holds with the *marginal* velocity ``v(z, t) = E[v | z]`` in two places: as what is regressed
-onto, where the pair's noisy velocity has the right mean, and as the direction of ``D_t``, where MeanFlow puts the
-pair's velocity too, so that a Jacobian times its noise enters the target. Here the direction is predicted, by the
-network at ``s = t`` or by a second head, and the loss is a regression of the compound velocity
+The eulerian identity uses the *marginal* velocity ``v(z, t) = E[v | z]`` in two places. One is the regressand, where
+the pair's noisy velocity has the right mean. The other is the direction of ``D_t``; MeanFlow uses the pair's velocity
+there too, so a Jacobian times its noise enters the target. Here that direction is predicted, by the network at
+``s = t`` or by a second head, and the loss is a regression of the compound velocity
 
     V(z, t, s) = a(z, t, s) - (s - t) sg[D_t a(z, t, s)]      D_t: derivative of (z, t, s) along (tangent, 1, 0)
 
-onto ``v``. Since the derivative is stopped, ``V - v`` is ``a`` minus MeanFlow's target with another tangent: the same
-number and the same gradient, so the pairs here hold ``a`` and that target.
+onto ``v``. Since the derivative has no gradient, ``V - v`` is ``a`` minus MeanFlow's target with another tangent: the
+same value and the same gradient. So the pairs here hold ``a`` and that target.
 """
 
 from typing import NamedTuple
@@ -47,13 +47,13 @@ def improved_meanflow_regression(
     Args:
         average_velocity: the network, ``(z, t, s) -> mean velocity``.
         z: states on a path at ``t``, ``[batch, *shape]``.
-        v: what the compound velocity should be, ``[batch, *shape]``: of the pairs, or guided.
+        v: regressand of the compound velocity, ``[batch, *shape]``: velocities of the pairs, or guided.
         tangent: a prediction of the marginal velocity, ``[batch, *shape]``: ``average_velocity(z, t, t)``, or a second
             head's. It gets no gradient from here.
         t: source times, ``[batch]``.
         s: target times, ``[batch]``; on either side of ``t``.
         moving: a promise that only the first ``moving`` samples have ``s != t``, by which a derivative may save.
-        derivative: how ``D_t a`` is found, see :mod:`onestep_core.flow.derivatives`.
+        derivative: method for ``D_t a``, see :mod:`onestep_core.flow.derivatives`.
 
     Returns:
         Prediction and target, ``[batch, *shape]``, in at least float32.
@@ -102,12 +102,12 @@ def improved_meanflow_regressions(
     Args:
         two_headed: the network, ``(z, t, s) -> (mean velocity, instantaneous velocity)``, evaluated once.
         z: states on a path at ``t``, ``[batch, *shape]``.
-        v: what both should lead to, ``[batch, *shape]``: velocities of the pairs, or guided.
+        v: regressand of both heads, ``[batch, *shape]``: velocities of the pairs, or guided.
         tangent: a prediction of the marginal velocity, ``[batch, *shape]``: the second head's, at ``s = t``.
         t: source times, ``[batch]``.
         s: target times, ``[batch]``.
         moving: a promise that only the first ``moving`` samples have ``s != t``.
-        derivative: how ``D_t a`` is found.
+        derivative: method for ``D_t a``.
 
     Returns:
         ``average`` and ``instantaneous``, each a prediction and a target ``[batch, *shape]``.

@@ -4,10 +4,10 @@ Differentiating ``(s - t) a(z, t, s) = integral of v`` along the trajectory give
 
     a(z, t, s) = v(z, t) + (s - t) D_t a(z, t, s),
 
-``D_t`` being the derivative of ``(z, t, s)`` along ``(v, 1, 0)``. Its right side, frozen, is the target; at
+where ``D_t`` is the derivative of ``(z, t, s)`` along ``(v, 1, 0)``. Its right side, frozen, is the target; at
 ``s = t`` it is flow matching. The minimiser samples in one evaluation: ``data = z - a(z, 1, 0)`` on the linear path.
 
-The text "v = d_z u . v + d_t u", found in places, holds for the *displacement* ``(t - r) u`` and not for the
+The formula "v = d_z u . v + d_t u", which some texts give, holds for the *displacement* ``(t - r) u`` and not for the
 average velocity. The paper and its code order times ``(z, r, t)``, target first, with tangents ``(v, 0, 1)``.
 """
 
@@ -42,7 +42,7 @@ def meanflow_regression(
         scale: factor of the derivative, a number or ``[batch]``: a warm-up from 0 to 1.
         moving: a promise that ``scale (s - t)`` is zero beyond the first ``moving`` samples, by which a derivative may
             save.
-        derivative: how the tangent is found, see :mod:`onestep_core.flow.derivatives`.
+        derivative: method for the tangent, see :mod:`onestep_core.flow.derivatives`.
 
     Returns:
         Prediction and target, ``[batch, *shape]``, in at least float32.

@@ -6,21 +6,21 @@ In groups of ``M`` particles that share their times, with ``y_j = X(z_j, t, s)``
 
 the squared maximum mean discrepancy of the two sets (V-statistic, self pairs included). The middle state lies on the
 path of the same pair, ``z_m = path(data, noise, m).z``, which is DDIM from ``z`` with the true data; the middle time is
-:func:`onestep_core.flow.lower_noise_ratio`. The third term pulls ``y`` towards the targets, the first pushes the
+:func:`onestep_core.flow.lower_noise_ratio`. The third term attracts ``y`` to the targets, the first drives the
 particles apart.
 
-An exception to the rule that an objective returns a pair: the loss belongs to a group, so it is returned itself.
+The loss belongs to a group of particles. Therefore this objective returns the loss itself and not a pair.
 
-What is true at the exact flow map ``X = X'``:
+What holds at the exact flow map ``X = X'``:
 
-* with ``z_m`` on the *trajectory* of ``z`` the two sets coincide; value and gradient are zero in every group (of the
+* with ``z_m`` on the *trajectory* of ``z`` the two sets coincide; value and gradient are zero in every group (for the
   Laplace kernel, which has a cusp, only where points coincide to the last digit);
-* with ``z_m`` of the same *pair* they are two samples of one law. The expected loss is ``1/M`` times that of one
-  particle, and so is its gradient: consistency training's bias, which vanishes as groups grow. In the population
+* with ``z_m`` of the same *pair* they are two samples of one distribution. The expected loss is ``1/M`` times that of
+  one particle, and so is its gradient: consistency training's bias, which vanishes as groups grow. In the population
   limit the loss is zero;
 * with one particle the loss is ``2 (1 - k(y, y'))``, a bounded distance of consistency training: times ``h / 2`` it
   tends to ``l2`` for the Laplace kernel, times ``h^2`` to ``squared_l2`` for the Gaussian one, as the length ``h``
-  grows. The paper's kernel ``-|x - y|^2`` would be that limit; it is no log-kernel, and blind to all but means.
+  grows. The paper's kernel ``-|x - y|^2`` would be that limit; it is no log-kernel, and compares means alone.
 """
 
 import math
@@ -55,7 +55,7 @@ def moment_matching_loss(
 
     Args:
         online: the network, ``(z, t, s) -> state at s``, for example ``flow.preconditioned_flow_map``.
-        target: what gives the second set: the same network, its parameters frozen.
+        target: the map of the second set: the same network, its parameters frozen.
         z: states at ``t``, ``[batch, *shape]``. A group lies contiguously: ``batch = group * particles``.
         z_m: states at ``m`` of the same pairs, ``[batch, *shape]``.
         t: source times, ``[batch]``, equal within a group.

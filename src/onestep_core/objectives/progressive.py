@@ -1,13 +1,13 @@
 """Progressive distillation: one step of a student where its teacher takes two.
 
-The teacher goes by DDIM from ``t`` over ``m`` to ``s``. There is exactly one denoised state with which a single DDIM
-step from ``t`` lands on the same ``z_s``, and the student learns it:
+The teacher takes two DDIM steps, from ``t`` over ``m`` to ``s``. There is exactly one denoised state with which a
+single DDIM step from ``t`` arrives at the same ``z_s``. The student learns that state:
 
     z_m = ddim(teacher, z, t, m)      z_s = ddim(teacher, z_m, m, s)
     student(z, t)  ->  sg[(z_s - r z) / (alpha(s) - r alpha(t))]      r = sigma(s) / sigma(t)
 
-In it ``z`` cancels. What is left, and computed, is a mean of what the teacher says at the two times, in which no digits
-are lost when steps are short:
+The state ``z`` cancels. What remains is a weighted mean of the teacher's two answers, which loses no digits when steps
+are short:
 
     sg[(1 - w) D(z, t) + w D(z_m, m)]      w = (alpha(s) - alpha(m) sigma(s) / sigma(m)) / (alpha(s) - r alpha(t))
 
@@ -53,10 +53,10 @@ def progressive_regression(
     Args:
         student: the network, ``(z, t) -> data``; initialised from the teacher.
         teacher: the network of the stage before, ``(z, t) -> data``, evaluated twice. Freeze its parameters: a graph
-            through them would be built and thrown away.
+            through them would be built in vain.
         z: states on ``path`` at ``t``, ``[batch, *shape]``.
         t: source times, ``[batch]``, where ``sigma`` is positive.
-        m: middle times, ``[batch]``; halfway in ``t``, or in whatever the grid is even in
+        m: middle times, ``[batch]``; halfway in ``t``, or in the quantity in which the grid is uniform
             (:func:`onestep_core.flow.progressive_times`).
         s: target times, ``[batch]``, other than ``t``.
         path: gives ``alpha`` and ``sigma``.
@@ -97,7 +97,8 @@ def progressive_regression(
 
 
 def _share_of_second(t: Time, m: Time, s: Time, path: Path) -> Tensor:
-    """What DDIM from ``m`` to ``s`` moves by its data, in units of what one from ``t`` to ``s`` moves, ``[batch]``."""
+    """Factor of the data in a DDIM step from ``m`` to ``s``, divided by that of a step from ``t`` to ``s``:
+    ``[batch]``."""
     (alpha_t, sigma_t), (alpha_m, sigma_m), (alpha_s, sigma_s) = (
         path.coefficients(without_gradient(time)) for time in (t, m, s)
     )

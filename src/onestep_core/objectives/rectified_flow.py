@@ -1,19 +1,19 @@
-"""Rectified flow and knowledge distillation: the end of a teacher's trajectory, regressed onto directly.
+"""Rectified flow and knowledge distillation: direct regression onto the end of a teacher's trajectory.
 
-Where the target time of the second jump is the middle time, nothing is bootstrapped: a solver has followed a teacher
-from ``z`` at ``t`` to ``end`` at ``s``, and the pair is the whole supervision. *Reflow* learns a velocity along the
-straight line between the two, *knowledge distillation* the end itself.
+The target time of the second jump is here the middle time, so the network is never its own target: a solver has
+followed a teacher from ``z`` at ``t`` to ``end`` at ``s``, and that pair is the only supervision. *Reflow* learns a
+velocity along the straight line between the two, *knowledge distillation* learns the end itself.
 
-**Reflow is flow matching.** Only the pairs are special: noise is coupled with the data that a teacher made of it,
+**Reflow is flow matching.** Only the pairs are special: each noise is coupled with the data that a teacher made of it,
 instead of with any data. On the linear path, with a solver and a frozen teacher ``v``,
 
     noise -> data = integrate(partial(heun, v), Linear().prior(noise), uniform_grid(100, path=Linear()))
     z, u = Linear()(data, noise, t);   flow_matching_regression(velocity, z, u, t)
 
-is all of it, and equals :func:`rectified_flow_regression`, which serves teachers on every path and pieces of
-trajectories too. Its minimiser is the mean direction of the lines through a point. The lines of an *exact* flow of one
-Gaussian onto another, and of any exact flow in one dimension, do not cross: then one step from the noise arrives. In
-general reflow makes trajectories straighter and not straight; repeat it, or distil what is left.
+is the whole method. It equals :func:`rectified_flow_regression`, which also serves teachers on every path and pieces of
+trajectories. Its minimiser is the mean direction of the lines through a point. The lines of an *exact* flow of one
+Gaussian onto another, and of any exact flow in one dimension, do not cross: then one step from the noise is exact. In
+general reflow makes trajectories straighter, but not straight; repeat it, or distil the result.
 """
 
 from onestep_core.errors import like_states

@@ -1,21 +1,21 @@
-"""Score identity distillation (SiD): the squared gap of two scores, without its own score in the estimate.
+"""Score identity distillation (SiD): the squared gap of two scores, estimated without the samples' score.
 
-With ``R`` and ``F`` the real and the fake denoiser's estimates at ``z``, a noised sample ``x``, the expected squared
-gap ``E |R - F|^2`` is a Fisher divergence of the noised laws, but the fake score moves with the generator. Where the
-fake denoiser is exact, ``F = E[x | z]`` gives ``E <R - F, F - x> = 0`` for the samples' own law, and so for
-every ``alpha``
+With ``R`` and ``F`` the estimates of the real and of the fake denoiser at ``z``, a noised sample ``x``, the expected
+squared gap ``E |R - F|^2`` is a Fisher divergence of the noised distributions, but the fake score moves with the
+generator. Where the fake denoiser is exact, ``F = E[x | z]`` gives ``E <R - F, F - x> = 0`` for the samples' own
+distribution, and so for every ``alpha``
 
     E <R - F, (R - x) - alpha (R - F)> = (1 - alpha) E |R - F|^2.
 
-That is the *value*. Training holds the fake score still, and its gradient is another matter: at ``alpha = 1/2`` the
+That holds for the *value*. The gradient is different, since training keeps the fake score fixed: at ``alpha = 1/2`` the
 loss is ``(|R - x|^2 - |F - x|^2) / 2``, the fake denoiser is at the minimum of the second term, and the gradient is
-exactly half of the divergence's. The published ``alpha = 1.2`` is no divergence's gradient; it was chosen by results.
-Nor does the value say anything about progress: it is often negative.
+exactly half of the divergence's. The published ``alpha = 1.2`` gives no divergence's gradient; it was chosen by
+results. The value shows nothing of the progress: it is often negative.
 
-An exception to the rule that an objective is a regression: nothing is a target, the gradient runs through ``x``,
-through ``z`` and **through both denoisers** to the generator. Their parameters must not receive any:
-``onestep_adapters.networks.frozen(module)`` makes such a callable; one under ``no_grad`` would cut the path through
-``z``.
+This objective returns a loss and not a pair: nothing in it is a target. The gradient passes through ``x``, through
+``z`` and **through both denoisers** to the generator. The denoisers' parameters must not receive any:
+``onestep_adapters.networks.frozen(module)`` makes such a callable; one under ``no_grad`` would stop the gradient
+through ``z``.
 """
 
 from functools import partial
@@ -84,7 +84,7 @@ def score_identity_loss(
         real: the teacher, ``(z, t) -> expected data``; the gradient passes through it to ``z``.
         fake: the same for the generator's samples, likewise; it is trained by
             :func:`~onestep_core.objectives.denoising_regression` on detached samples.
-        samples: ``x``, what the generator made, with its graph, ``[batch, *shape]``.
+        samples: ``x``, the generator's output, with its graph, ``[batch, *shape]``.
         z: the samples noised, with *their* graph, ``path(samples, noise, t).z``, ``[batch, *shape]``.
         t: times, ``[batch]``.
         alpha: 1.2 as released; 1 in one of the paper's two settings.

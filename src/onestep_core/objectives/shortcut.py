@@ -2,8 +2,8 @@
 
     a(z, t, s)  against  sg[(a'(z, t, m) + a'(z_m, m, s)) / 2]      m = (t + s) / 2,  z_m = z + (m - t) a'(z, t, m)
 
-the semigroup identity at the midpoint. The network is trained at step sizes ``1, 1/2, 1/4, ...`` alone, the shortest of
-which is flow matching; what it learns there doubles its reach with every size.
+the semigroup identity at the midpoint. The network is trained only at step sizes ``1, 1/2, 1/4, ...``, the shortest of
+which is flow matching; each larger step is learnt from two of the next smaller size.
 """
 
 from onestep_core.errors import like_states
@@ -31,7 +31,7 @@ def shortcut_regression(
     Args:
         average_velocity: the network, ``(z, t, s) -> mean velocity``; one that takes the step size as ``k`` with
             ``|s - t| = 2^-k`` is adapted by :func:`onestep_core.flow.from_log_step`.
-        frozen: what the two jumps are made with, guided or not: a moving average of the network in the released code.
+        frozen: the network of the two jumps, guided or not: a moving average of the network in the released code.
             Gets no gradient.
         z: states at ``t``, ``[batch, *shape]``.
         t: source times, ``[batch]``.

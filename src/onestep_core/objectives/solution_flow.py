@@ -5,8 +5,9 @@ method along the pair's velocity,
 
     f(z, t, s)  against  sg[f'(z + (m - t) v, m, s)]
 
-for ``m`` between ``t`` and ``s``, close to ``t``. Two things make a solution of it: ``f(z, t, t) = z``, which the
-parameterisation has to bring (``flow_map_from_average_velocity``), and flow matching of the slope at ``s = t``.
+for ``m`` between ``t`` and ``s``, close to ``t``. Two further conditions make ``f`` the solution: ``f(z, t, t) = z``,
+which the parameterisation has to guarantee (``flow_map_from_average_velocity``), and flow matching of the slope at
+``s = t``.
 
 In average velocities it is alpha-Flow with ``alpha = (m - t) / (s - t)``, multiplied by ``s - t``, and has its bias.
 """
@@ -48,8 +49,8 @@ def solution_flow_regression(
     Source: Luo et al., SoFlow: Solution Flow Models for One-Step Generative Modeling,
     https://arxiv.org/abs/2512.15657. The released code lets ``r`` fall from 0.1 to 0.002 by an
     :func:`onestep_core.flow.exponential_ramp`, keeps ``t - m`` and ``t - s`` above 1e-4, and gives three quarters of
-    the batch to flow matching. Its weight of this part grows as ``t - m`` falls; it could not be read at its source, so
-    none is given here. Divided by ``(t - m)^2`` the distance is independent of ``r`` to first order; divided by
+    the batch to flow matching. Its weight of this part grows as ``t - m`` falls; no source for its formula was found,
+    so none is given here. Divided by ``(t - m)^2`` the distance is independent of ``r`` to first order; divided by
     ``(t - m) (t - s)`` its gradient is, and tends to MeanFlow's as ``r`` falls.
 
     Example:

@@ -4,9 +4,9 @@ Average velocities add up along a trajectory, which is the semigroup identity
 
     (s - t) a(z, t, s) = (m - t) a(z, t, m) + (s - m) a(z_m, m, s)      z_m = z + (m - t) a(z, t, m)
 
-for every middle time. Its right side, frozen, is the target. MeanFlow's identity is the limit ``m -> t``. What is
-*not* implied: an anchor. Every flow, the one that stands still too, agrees with itself; flow matching at ``s = t`` on
-a part of the batch says which flow it is.
+for every middle time. Its right side, frozen, is the target. MeanFlow's identity is the limit ``m -> t``. The identity
+does *not* determine the flow: every flow agrees with itself, the one that never moves too. Flow matching at ``s = t``
+on a part of the batch determines it.
 """
 
 from onestep_core.errors import like_states
@@ -25,7 +25,7 @@ def split_meanflow_regression(
 
     Args:
         average_velocity: the network, ``(z, t, s) -> mean velocity``.
-        frozen: what the two jumps are made with: the network itself, or a moving average of it. Gets no gradient.
+        frozen: the network of the two jumps: the network itself, or a moving average of it. Gets no gradient.
         z: states at ``t``, ``[batch, *shape]``.
         t: source times, ``[batch]``.
         m: middle times, ``[batch]``, between ``t`` and ``s``: ``time_between(t, s, share=u)`` for draws ``u`` in

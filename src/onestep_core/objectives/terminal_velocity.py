@@ -1,4 +1,4 @@
-"""Terminal velocity matching: the end of a jump moves with the velocity of where it is.
+"""Terminal velocity matching: as the target time changes, the end of a jump moves with the velocity at that end.
 
 With ``X(z, t, s) = z + (s - t) a(z, t, s)`` the trajectory through ``z``, its end obeys
 
@@ -6,8 +6,8 @@ With ``X(z, t, s) = z + (s - t) a(z, t, s)`` the trajectory through ``z``, its e
 
 the lagrangian identity. The left side is the prediction. With the gradient through ``D_s a`` (the default) the loss
 bounds a distance between distributions; with a frozen derivative the difference is that of ``a`` and the lagrangian
-target, Lagrangian self-distillation. What is *not* implied: a velocity. ``v`` is a teacher's, or the network's own at
-``s = t``, which flow matching on the same network then has to learn.
+target, Lagrangian self-distillation. The identity does *not* give the velocity: ``v`` is a
+teacher's, or the network's own at ``s = t``, which flow matching on the same network then has to learn.
 """
 
 from onestep_core.errors import like_states
@@ -37,7 +37,7 @@ def terminal_velocity_regression(
         z: states on a path at ``t``, ``[batch, *shape]``.
         t: source times, ``[batch]``.
         s: target times, ``[batch]``; where ``s = t`` it compares ``a(z, t, t)`` with ``velocity(z, t)``.
-        derivative: how ``D_s a`` is found. ``with_graph`` trains through it, at the price of a second-order graph; any
+        derivative: method for ``D_s a``. ``with_graph`` trains through it, at the price of a second-order graph; any
             other of :mod:`onestep_core.flow.derivatives` freezes it.
 
     Returns:

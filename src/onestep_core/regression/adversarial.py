@@ -1,6 +1,7 @@
 """Adversarial losses: one number per sample from a discriminator's logits, and what keeps them in bounds.
 
-No regression: there is no target, and the value of a loss says who is ahead and not how good the samples are. The
+These are no regressions: there is no target, and the value of a loss shows which network is ahead, not how good the
+samples are. The
 discriminator is the caller's; here are the two pairs of losses that one-step generation uses, each with the side of the
 generator and the side of the discriminator:
 
@@ -124,7 +125,8 @@ def r1_penalty(discriminator: Callable[[Tensor], Tensor], real: Sample) -> PerSa
 def gradient_balance(
     reference: Tensor, gradient: Tensor, *, epsilon: float = 1e-4, smallest: float = 0.0, largest: float = 1e4
 ) -> Float[Tensor, ""]:
-    """``clamp(|reference| / (|gradient| + epsilon), smallest, largest)``: the factor that makes two losses pull alike.
+    """``clamp(|reference| / (|gradient| + epsilon), smallest, largest)``: the factor that gives two losses equally
+    large gradients.
 
     Of the gradients of a main and of an added loss at one tensor that both reach, the last layer's weight as published:
 

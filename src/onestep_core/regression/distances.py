@@ -1,8 +1,8 @@
 """Distances: one number per sample from a prediction and a target.
 
-A distance compares shapes first (nothing broadcasts), works in at least float32, keeps the batch axis and
-reduces no further: ``[batch]``. Sums and means over a sample are different losses as soon as a weight depends
-on their value, so the name says which it is.
+A distance compares shapes first (nothing broadcasts), works in at least float32, and returns one number per sample,
+``[batch]``. A sum and a mean over a sample are different losses as soon as a weight depends on their value, so each has
+its own name.
 """
 
 import torch

@@ -62,14 +62,14 @@ def exponential(loss: PerSample, *, amplitude: float, rate: float, offset: float
 def separate_means(loss: PerSample, group: Bool[Tensor, "batch"], *, weight: float) -> PerSample:
     """Factors under which the mean over the batch is ``mean over the rest + weight * mean over the group``.
 
-    A weight that knows the batch: its factors are ``weight * batch / group`` and ``batch / rest``. An empty group
-    or an empty rest adds nothing.
+    A weight that depends on the whole batch: its factors are ``weight * batch / group`` and ``batch / rest``. An empty
+    group or an empty rest adds nothing.
 
     Args:
         loss: raw losses, ``[batch]``; only their type is used.
         group: which samples form the group, ``[batch]``, boolean: the boundary samples of a truncated consistency
             model, say.
-        weight: of the group's mean; 0.1 there.
+        weight: factor of the group's mean; 0.1 there.
 
     Source: Lee et al., Truncated Consistency Models, section 3 (boundary and consistency loss),
     https://arxiv.org/abs/2410.14895.
@@ -118,8 +118,8 @@ def rescale_residual(
 def normalize_tangent(tangent: Sample, *, constant: float = 0.1, per_dimension: bool = False) -> Sample:
     """``g / (|g| + constant)``: tangents of bounded length, in the direction that they had.
 
-    Long ones, where a network's derivative is wildest, get length one; short ones are hardly touched, so that what
-    vanishes goes on vanishing. It moves the minimiser wherever the tangent is random given the state.
+    Long ones get length one; short ones hardly change, so a tangent that tends to zero still does. It moves the
+    minimiser wherever the tangent is random given the state.
 
     Args:
         tangent: ``[batch, *shape]``.

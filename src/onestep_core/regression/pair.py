@@ -1,7 +1,7 @@
-"""The one shape of every objective here: a prediction and a frozen target.
+"""The result of every objective here: a prediction and a frozen target.
 
-A method of one-step generation regresses something that depends on the network onto something that was
-computed with it but must not move. :class:`Regression` holds the two; a distance makes one number per
+A method of one-step generation regresses an output of the network onto a target that may be computed with the network
+but carries no gradient. :class:`Regression` holds the two; a distance makes one number per
 sample of them; a weight scales those numbers; the caller takes the mean:
 
     loss = (weight * distance(*regression)).mean()
@@ -30,8 +30,8 @@ def regression(prediction: Sample, target: Sample) -> Regression:
     """Pair ``prediction`` with ``sg(target)``, both in at least float32.
 
     Args:
-        prediction: what the network says, ``[batch, *shape]``.
-        target: what it should say, ``[batch, *shape]``; its gradient is cut, in reverse and forward mode.
+        prediction: output of the network, ``[batch, *shape]``.
+        target: what the output should be, ``[batch, *shape]``; its gradient is cut, in reverse and forward mode.
 
     Raises:
         jaxtyping.TypeCheckError: if the shapes differ, or one is not floating point.

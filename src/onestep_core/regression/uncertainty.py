@@ -1,7 +1,7 @@
 """A learned log-variance: a weight that carries a gradient, and so is not among the weights.
 
-Losses of different times differ by orders of magnitude. Where a small network says how large they are, dividing by
-its answer makes them equal, and the term beside it keeps the answer from growing.
+Losses of different times differ by orders of magnitude. A small network estimates their size; dividing by its
+answer makes them equal, and the added term keeps the answer from growing.
 """
 
 from onestep_core.precision import full

@@ -35,6 +35,23 @@ EVERY = 20
 HELD_OUT = 512
 """Held-out samples at most."""
 
+ENERGY = "energy distance"
+"""Held-out energy distance; 0 if the distributions are equal."""
+MODES = "mode mass error"
+"""Total variation of the mode masses, 0 to 1, where the modes are known."""
+SPREAD = "relative spread"
+"""Spread of the samples within a class, divided by that of the data; 1 is right."""
+EFFECTIVE = "effective positives"
+"""Effective number of positives that attract a sample, at the smallest temperature."""
+SINGLE = "single-positive share"
+"""Share of the samples for which one positive has more than 99 % of the weight."""
+COSINE = "update cosine"
+"""Cosine between the change of the samples by an update and the field; 1 is the same direction."""
+LENGTH = "update length"
+"""Length of that change, divided by the length of the field."""
+DEFICIT = "guidance deficit"
+"""Mass that guidance asks for and that no distribution has."""
+
 Encoded = Callable[[], Mapping[str, Tensor]]
 """Features of the network's current samples from the noise of an earlier update."""
 
@@ -44,14 +61,14 @@ def norm_names(temperatures: Sequence[float]) -> tuple[str, ...]:
 
     Example:
         >>> norm_names((0.05, 0.2))
-        ('drift 0.05', 'drift 0.2')
+        ('drift norm 0.05', 'drift norm 0.2')
     """
-    return tuple(f"drift {temperature:g}" for temperature in temperatures)
+    return tuple(f"drift norm {temperature:g}" for temperature in temperatures)
 
 
 def monitor_names(temperatures: Sequence[float]) -> tuple[str, ...]:
     """Names of all numbers that may be logged, in the order of display."""
-    return ("energy", "modes", "spread", *norm_names(temperatures), "felt", "saturated", "cosine", "length", "deficit")
+    return (ENERGY, MODES, SPREAD, *norm_names(temperatures), EFFECTIVE, SINGLE, COSINE, LENGTH, DEFICIT)
 
 
 class _Seen(NamedTuple):
@@ -129,16 +146,16 @@ class DriftMonitors:
             again: what :data:`Encoded` says; called once in the next update.
         """
         norms = torch.stack([drift_norm(seen.drift) for seen in self._seen.values()]).mean(0)
-        numbers = dict(zip(self._norms, norms, strict=True)) | {"spread": self._spread(samples, positives)}
+        numbers = dict(zip(self._norms, norms, strict=True)) | {SPREAD: self._spread(samples, positives)}
         if self._asked is not None:
             numbers |= self._realised(self._asked)
             self._asked = None
         if step % EVERY == 0:
             self._asked = _Asked(dict(self._seen), again)
-            numbers |= self._affinities(temperature, alpha) | {"energy": held_out_energy(samples, self._held_out)}
+            numbers |= self._affinities(temperature, alpha) | {ENERGY: held_out_energy(samples, self._held_out)}
             if self._modes is not None:
                 means, weights = self._modes.means.to(samples), self._modes.weights.to(samples)
-                numbers["modes"] = mode_mass_error(torch.cdist(samples.flatten(1), means).argmin(1), weights)
+                numbers[MODES] = mode_mass_error(torch.cdist(samples.flatten(1), means).argmin(1), weights)
         return numbers
 
     def _spread(self, samples: Tensor, positives: Tensor) -> Tensor:
@@ -147,7 +164,7 @@ class DriftMonitors:
         return torch.stack([spread(mine, theirs) for mine, theirs in pairs]).mean()
 
     def _affinities(self, temperature: float, alpha: Tensor | None) -> dict[str, Tensor]:
-        felt, saturated, deficits = [], [], []
+        effective, single, deficits = [], [], []
         for seen in self._seen.values():
             length = seen.drift.scale if self._relative else torch.ones((), device=seen.samples.device)
 
@@ -155,12 +172,12 @@ class DriftMonitors:
                 return laplace(without_gradient(x) / length, without_gradient(y) / length, temperature=temperature)
 
             log_k = log_kernel(seen.samples, seen.positives)
-            felt.append(effective_sample_size(log_k).mean())
-            saturated.append(affinity_saturation(log_k))
+            effective.append(effective_sample_size(log_k).mean())
+            single.append(affinity_saturation(log_k))
             if alpha is not None and seen.extra is not None and seen.extra.shape[-2] > 1:
                 deficits.append(_deficit(log_kernel, seen.positives, seen.extra, alpha))
-        numbers = {"felt": torch.stack(felt).mean(), "saturated": torch.stack(saturated).mean()}
-        return numbers | ({"deficit": torch.stack(deficits).mean()} if deficits else {})
+        numbers = {EFFECTIVE: torch.stack(effective).mean(), SINGLE: torch.stack(single).mean()}
+        return numbers | ({DEFICIT: torch.stack(deficits).mean()} if deficits else {})
 
     def _realised(self, asked: _Asked) -> dict[str, Tensor]:
         after = asked.again()
@@ -175,7 +192,7 @@ class DriftMonitors:
                 )
             )
         cosine, length = (torch.stack(numbers).mean() for numbers in zip(*found, strict=True))
-        return {"cosine": cosine, "length": length}
+        return {COSINE: cosine, LENGTH: length}
 
 
 def _as_clouds(features: Tensor, like: Tensor) -> Tensor:

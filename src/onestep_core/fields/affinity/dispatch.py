@@ -1,4 +1,4 @@
-"""Affinities by the fastest way that there is: in Triton kernels on a CUDA device, else streamed by torch.
+"""Which engine evaluates affinities: Triton kernels on a CUDA device, else torch, streamed over blocks.
 
 Triton's are used for float32 on NVIDIA's devices where it can be imported, outside ``torch.func``, graphs and tracing
 modes, for log-kernels that have a :class:`~onestep_core.fields.kernel_forms.KernelForm`. ``ONESTEP_TRITON=0``

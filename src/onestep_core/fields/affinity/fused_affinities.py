@@ -17,9 +17,9 @@ from onestep_core.precision import no_autocast
 from onestep_core.protocols import Coupling, Potentials
 
 _PROGRAMS = 1024
-"""Of a reduction, about: several for each multiprocessor of a large device."""
+"""Approximate number of programs of a reduction: several for each multiprocessor of a large device."""
 _SHARE = 512
-"""Of a sum, at least, where several programs share it."""
+"""Smallest part of a sum for one program, where several share it."""
 
 
 class FusedAffinities:
@@ -124,7 +124,7 @@ class FusedAffinities:
         return found.reshape(*self._apart.lead, self._apart.m)
 
     def potentials(self, coupling: Coupling) -> list[Potentials]:
-        """What ``coupling`` makes of the two reductions of each kernel."""
+        """The potentials of ``coupling`` from the two reductions of each kernel."""
         return [coupling(partial(self.rows, kernel=k), partial(self.columns, kernel=k)) for k in range(self._count)]
 
     def _added(
@@ -193,7 +193,7 @@ class FusedAffinities:
     def apply(
         self, potentials: Sequence[Potentials], values: Tensor, *, weights: Tensor | None, squared: bool = False
     ) -> list[Sums]:
-        """As :meth:`~onestep_core.fields.affinity.streamed_affinities.Affinities.apply`."""
+        """Like :meth:`~onestep_core.fields.affinity.streamed_affinities.Affinities.apply`."""
         products, totals = self._added(potentials, values, weights=weights, squared=squared)
         shape = (*values.shape[:-2], self._apart.n)
         return [
@@ -212,7 +212,7 @@ class FusedAffinities:
         attraction: float = 1.0,
         repulsion: float = 1.0,
     ) -> list[Sums]:
-        """As :meth:`~onestep_core.fields.affinity.streamed_affinities.Affinities.contrasts`."""
+        """Like :meth:`~onestep_core.fields.affinity.streamed_affinities.Affinities.contrasts`."""
         products, totals = self._added(potentials, values, weights=weights, floor=floor, split=negatives)
         away, towards = products.unbind(2)
         s_negative, s_positive = totals.unsqueeze(-1).unbind(2)
@@ -228,7 +228,8 @@ class FusedAffinities:
 
 
 def _numbers(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """On the device, without a copy, so that nothing waits. Kept, but for a graph being captured, which owns them."""
+    """Numbers on the device, made there without a copy from the host. Cached, except while a graph is captured: then
+    the graph owns them."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             if torch.cuda.is_current_stream_capturing():

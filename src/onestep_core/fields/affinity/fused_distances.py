@@ -1,7 +1,7 @@
 """Distances between two clouds by a Triton kernel, and what all kernels of :mod:`.fused_kernels` are started with.
 
-They keep float32's digits whatever torch is allowed, and those that cancel are computed anew by subtraction, tile by
-tile and on the device: nothing waits for a value, and a CUDA graph can hold it.
+They keep float32's digits, whatever matrix precision torch is set to. Those that cancel are computed again by
+subtraction, tile by tile on the device: the host never waits for a value, so a CUDA graph can record them.
 """
 
 import math
@@ -18,15 +18,15 @@ from onestep_core.fields.affinity.near import CANCELLED, squared_lengths
 from onestep_core.fields.affinity.streamed_distances import Block, block_rows, flat
 
 _KEPT_ELEMENTS = 2**26
-"""Of a block of distances (256 MiB), which is kept from pass to pass where it is the only one."""
+"""Elements of a block of distances (256 MiB); a lone block is kept from pass to pass."""
 _INDEXED_ELEMENTS = 2**30
-"""Of a block of one group, at most: its offsets are of 32 bits."""
+"""Largest number of elements in a block of one group: its offsets have 32 bits."""
 _DIRECT_CHANNELS = 16
-"""Up to here every distance is a sum of squared differences."""
+"""Largest number of channels for which every distance is a sum of squared differences."""
 
 
 class Tiles(NamedTuple):
-    """What one program of a kernel holds: rows by columns, by channels at a time."""
+    """Size of the tile of one program of a kernel: rows, columns, and channels at a time."""
 
     rows: int
     columns: int
@@ -44,12 +44,12 @@ class Plan(NamedTuple):
 
 
 WIDE = Plan(Tiles(128, 128, 32, 8, 3), Tiles(32, 128, 0, 4, 2), Tiles(8, 256, 0, 4, 2))
-"""Where a program may have 200 KiB of shared memory or more: H100 and its kin."""
+"""For devices with 200 KiB of shared memory or more a program: H100 and similar ones."""
 NARROW = Plan(Tiles(64, 64, 32, 4, 2), Tiles(32, 128, 0, 4, 2), Tiles(8, 256, 0, 4, 2))
 
 
 def plan_for(device: torch.device) -> Plan:
-    """By the shared memory of the device."""
+    """The plan for a device, by its shared memory."""
     if device.type != "cuda":
         return NARROW
     properties = cast(Any, torch.cuda).get_device_properties(device)
@@ -57,7 +57,7 @@ def plan_for(device: torch.device) -> Plan:
 
 
 def launch(kernel: str, grid: tuple[int, ...], out: Tensor, *arguments: Any, tiles: Tiles, **constants: Any) -> None:
-    """On the device of ``out``, which need not be the current one. Triton is loaded at the first call."""
+    """Start a kernel on the device of ``out``, which need not be the current one. The first call loads Triton."""
     function = getattr(import_module("onestep_core.fields.affinity.fused_kernels"), kernel)
     with torch.cuda.device(out.device) if out.is_cuda else nullcontext():
         function[grid](*arguments, **constants, num_warps=tiles.warps, num_stages=tiles.stages)

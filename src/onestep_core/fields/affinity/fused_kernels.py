@@ -11,7 +11,7 @@ import triton.language as tl
 
 @triton.jit
 def _at_least(values, floor):
-    """What is not a number stays so."""
+    """The larger of the two; NaN stays NaN."""
     return tl.where(values < floor, floor, values)
 
 

@@ -10,8 +10,8 @@ from onestep_core.precision import no_autocast
 
 CANCELLED = 0.02
 """Share of ``|x|^2 + |y|^2`` below which a squared distance is computed by subtraction."""
-_DEAR = 128
-"""How many pairs of a product cost as much as one by subtraction."""
+_COST_OF_SUBTRACTION = 128
+"""Number of pairs of a product that cost as much as one pair by subtraction."""
 _PAIRS = 2**12
 
 
@@ -23,8 +23,8 @@ def squared_lengths(x: Tensor) -> Tensor:
 def near(x: Tensor, y: Tensor, y_squares: Tensor, *, own: int | None, out: Tensor) -> Tensor:
     """``|x_i - y_j|`` of ``[group, n, channel]`` and ``[group, m, channel]``, written to ``out [group, n, m]``.
 
-    Eager, without gradient. The expansion in the points' own precision, and anew by subtraction wherever it cancels, so
-    that every pair is as exact as one of distant points; where many of float32 cancel, the whole is expanded in
+    Eager, without gradient. The expansion in the points' own precision, and again by subtraction wherever it cancels,
+    so that every pair is as exact as one of distant points; where many of float32 cancel, the whole is expanded in
     float64. ``own``: ``x`` is ``y[:, own : own + n]``, at distance zero from itself. ``y_squares``: ``|y_j|^2``.
     """
     if x.shape[-1] <= DIRECT_CHANNELS:
@@ -43,7 +43,7 @@ def near(x: Tensor, y: Tensor, y_squares: Tensor, *, own: int | None, out: Tenso
     if len(row):
         bound = CANCELLED * (x_squares[group, row].unsqueeze(-1) + y_squares[group])
         suspect, column = (out[group, row] < bound).nonzero(as_tuple=True)
-        if len(suspect) * _DEAR > out.numel() and out.dtype != torch.float64:
+        if len(suspect) * _COST_OF_SUBTRACTION > out.numel() and out.dtype != torch.float64:
             a, b = x.double(), y.double()
             exact = _expanded(a, b, b.square().sum(-1), torch.empty_like(out, dtype=torch.float64))
             out.copy_(exact.add_(a.square().sum(-1).unsqueeze(-1)))

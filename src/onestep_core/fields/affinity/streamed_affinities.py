@@ -5,7 +5,7 @@ affinities into values. Dense keeps one matrix ``[.., n, m]`` a kernel; streamed
 reduction, a block of rows at a time, in memory ``O((n + m) channel + block m)``. Both give the same numbers to
 rounding.
 
-Several kernels share what they can. Radial ones, on a processor and outside transforms, are *swept*: one block of
+Several kernels share what they can. Radial ones, on a CPU and outside transforms, are *swept*: one block of
 distances serves all of them, their logarithms stand above one another in one buffer, so that one product serves them
 all, and the distances of the first blocks are kept for the next sweep. One exponential a kernel serves the sums over
 rows and over columns. Exponentials are taken below the row's largest, ``E_ij = exp(L_ij - top_i)``; then
@@ -188,7 +188,7 @@ class Affinities:
         return values.expand(*lead, values.shape[-1]).reshape(math.prod(lead), values.shape[-1])
 
     def potentials(self, coupling: Coupling) -> list[Potentials]:
-        """What ``coupling`` makes of the two reductions of each kernel."""
+        """The potentials of ``coupling`` from the two reductions of each kernel."""
         return [
             coupling(partial(self.rows, kernel=k), partial(self.columns, kernel=k)) for k in range(len(self._kernels))
         ]
@@ -205,8 +205,8 @@ class Affinities:
         """For each kernel: affinities ``[.., n, m]`` times ``values [.., m, channel]``.
 
         Args:
-            potentials: of each kernel, row ``[.., n]`` and column ``[.., m]``.
-            values: what is summed.
+            potentials: those of each kernel, row ``[.., n]`` and column ``[.., m]``.
+            values: values to sum.
             weights: factor of each target, ``[.., m]``, after the coupling and the floor.
             floor: smallest affinity, before the weights.
             factors: makes of affinities ``[.., rows, m]``, which it may overwrite, what is multiplied in their place.
@@ -256,13 +256,13 @@ class Affinities:
     def apply(
         self, potentials: Sequence[Potentials], values: Tensor, *, weights: Tensor | None, squared: bool = False
     ) -> list[Sums]:
-        """For each kernel: affinities times values, beside the sums of the affinities over their rows.
+        """For each kernel: affinities times values, and the sums of the affinities over their rows.
 
         Args:
-            potentials: of each kernel.
-            values: what is summed, ``[.., m, channel]``.
+            potentials: those of each kernel.
+            values: values to sum, ``[.., m, channel]``.
             weights: factor of each target, ``[.., m]``, or ``None``.
-            squared: of the squares of the shares that affinities have of their row.
+            squared: take the squares of each affinity's share of its row instead.
         """
         counted = torch.cat([values, torch.ones_like(values[..., :1])], -1)
         factors = _squared_shares if squared else None
@@ -283,9 +283,9 @@ class Affinities:
         """For each kernel: ``a S_neg sum_p A_ip v_p - r S_pos sum_n A_in v_n``, and the sum of these factors.
 
         Args:
-            potentials: of each kernel.
-            values: what is summed, ``[.., m, channel]``.
-            negatives: how many of the targets, the first ones, are negatives; the others are positives.
+            potentials: those of each kernel.
+            values: values to sum, ``[.., m, channel]``.
+            negatives: number of negatives, which are the first targets; the others are positives.
             weights: factor of each target, ``[.., m]``, after the coupling and the floor, or ``None``.
             floor: smallest affinity, before the weights.
             attraction: ``a``.

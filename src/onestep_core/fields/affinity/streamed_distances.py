@@ -1,7 +1,7 @@
 """Distances between two clouds, a block of rows at a time: what log-kernels are evaluated from.
 
-On a processor and outside transforms blocks are *swept*: their sizes are chosen for the caches, one buffer takes one
-after another, and the first ones are kept for the next pass.
+On a CPU and outside transforms blocks are *swept*: their sizes are chosen for the caches, one buffer holds one block
+after another, and the first blocks are kept for the next pass.
 """
 
 import math
@@ -17,21 +17,21 @@ from onestep_core.fields.affinity.near import near, squared_lengths
 from onestep_core.fields.euclidean import distances
 
 _DENSE_ELEMENTS = 2**24
-"""Up to here one matrix is kept (64 MiB in float32); beyond it, blocks of a quarter of that."""
+"""Largest matrix that is kept whole (64 MiB in float32); larger ones are made in blocks of a quarter of it."""
 _KEPT_ELEMENTS = 5 * 2**22
-"""Of the first blocks of distances that are swept: kept for the next sweep."""
+"""Elements of the first swept blocks that are kept for the next sweep."""
 _SWEPT_ELEMENTS = 2**22
-"""Of a block of distances, and of all kernels of what is swept at a time: each fits a processor's last cache, and a
+"""Elements of one block of distances, and of one buffer for all kernels: each fits the last cache of a CPU, and a
 product has enough rows."""
 _GROUPED_ELEMENTS = 2**20
-"""Of several small groups that are swept together, their points included: they stay in a core's own cache."""
+"""Elements of several small groups that are swept together, their points included: they fit the cache of one core."""
 
 Block: TypeAlias = tuple[slice, slice]
-"""Which groups, and which of their rows."""
+"""Slices of the groups and of their rows."""
 
 
 def block_rows(groups: int, n: int, m: int, block_size: int | None, *, most: int | None = None) -> int:
-    """How many rows a block has: the caller's choice, or by shape; all, where that makes at most so many elements.
+    """Rows of a block: the caller's choice, else by shape; all rows if that makes at most ``most`` elements.
 
     Raises:
         ConfigError: if ``block_size`` is given and not positive.
@@ -57,7 +57,7 @@ def flat(points: Tensor) -> Tensor:
 
 
 def swept_rows(n: int, m: int) -> int:
-    """How many of ``n`` rows of ``m`` elements are swept at a time: whole tiles of a product, where there are some."""
+    """Rows that are swept at a time, of ``n`` rows of ``m`` elements: a multiple of a product's tile, if possible."""
     rows = max(1, min(n, _SWEPT_ELEMENTS // m))
     return rows - rows % 128 if 128 < rows < n else rows
 
@@ -72,19 +72,19 @@ def _tiles(groups: int, n: int, m: int, channels: int, *, kernels: int, block_si
 class Distances:
     """``|x_i - y_j|`` in blocks ``[group, rows, m]``: leading axes are one. Blocks are to be left as they are.
 
-    On a processor and outside transforms the first ones are kept from pass to pass, and others are overwritten by the
+    On a CPU and outside transforms the first ones are kept from pass to pass, and others are overwritten by the
     next: read each before the next comes.
 
     Args:
         x: points, ``[.., n, channel]``.
         y: points, ``[.., m, channel]``.
         themselves: the first ``n`` of ``y`` are ``x``.
-        kernels: how many matrices as large as a block the caller holds beside it.
+        kernels: number of further matrices of a block's size that the caller holds.
         block_size: rows a block; ``None`` chooses by shape.
 
     Attributes:
         swept: whether values may be looked at and buffers be overwritten.
-        blocks: of one pass.
+        blocks: the blocks of one pass.
     """
 
     def __init__(self, x: Tensor, y: Tensor, *, themselves: bool, kernels: int = 1, block_size: int | None) -> None:
@@ -133,7 +133,7 @@ class Distances:
 
 
 def may_sweep(*tensors: Tensor) -> bool:
-    """Whether values may be looked at: :func:`plain` tensors on a processor."""
+    """Whether values may be read: :func:`plain` tensors on a CPU."""
     return plain(*tensors) and all(t.device.type == "cpu" for t in tensors)
 
 

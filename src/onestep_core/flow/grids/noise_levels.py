@@ -92,8 +92,8 @@ def karras_times(
         sigma_min: smallest level, positive.
         sigma_max: largest level.
         rho: larger values spend more steps at small levels.
-        device: of the result.
-        dtype: of the result.
+        device: device of the result.
+        dtype: type of the result.
 
     Returns:
         Levels, ``[points]``, without a zero at the end.
@@ -136,8 +136,8 @@ def polyexponential_grid(
         sigma_min: smallest level, positive.
         sigma_max: largest level.
         rho: larger values spend more steps at small levels.
-        device: of the result.
-        dtype: of the result.
+        device: device of the result.
+        dtype: type of the result.
 
     Raises:
         ConfigError: with fewer than two steps, or levels out of order.
@@ -171,15 +171,15 @@ def vp_grid(
 ) -> Tensor:
     """``sqrt(exp(beta_range t^2 / 2 + beta_min t) - 1)`` at ``steps`` equidistant ``t`` from 1 to ``end``, then zero.
 
-    The noise levels of the variance-preserving process with a linear rate, seen on EDM's path: ``[steps + 1]``.
+    The noise levels of the variance-preserving process with a linear rate, as times of EDM's path: ``[steps + 1]``.
 
     Args:
         steps: levels before the zero, at least 2.
         beta_range: rate of the noise at ``t = 1`` less that at 0.
         beta_min: rate at ``t = 0``.
         end: last ``t``, in (0, 1).
-        device: of the result.
-        dtype: of the result.
+        device: device of the result.
+        dtype: type of the result.
 
     Raises:
         ConfigError: with fewer than two steps, rates that are not positive, or ``end`` outside (0, 1).

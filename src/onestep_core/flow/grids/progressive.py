@@ -29,10 +29,10 @@ def progressive_times(
 
     Args:
         index: 0 for the step that starts at the noise, ``steps - 1`` for the one that ends at the data, ``[batch]``.
-        steps: of the student, at least 1.
+        steps: steps of the student, at least 1.
         levels: from a fraction, 0 at the noise and 1 at the data, to a time: :func:`uniform_levels` or
             :func:`karras_levels`, their numbers bound.
-        dtype: of the result.
+        dtype: type of the result.
 
     Returns:
         ``levels`` of ``i / N``, ``(i + 1/2) / N``, ``(i + 1) / N``.
@@ -59,8 +59,8 @@ def halving_stages(teacher_steps: int, *, student_steps: int = 1) -> tuple[int, 
     """Steps of the student in every stage of progressive distillation: each has half as many as its teacher.
 
     Args:
-        teacher_steps: of the first teacher, ``student_steps`` times a power of two.
-        student_steps: of the last student, at least 1.
+        teacher_steps: steps of the first teacher, ``student_steps`` times a power of two.
+        student_steps: steps of the last student, at least 1.
 
     Raises:
         ConfigError: if halving ``teacher_steps`` does not arrive at ``student_steps``.

@@ -30,8 +30,8 @@ def uniform_grid(
         path: gives the ends.
         start: first time, the path's noise end by default; inside the path's range.
         end: last time, the path's data end by default; inside the path's range.
-        device: of the result.
-        dtype: of the result.
+        device: device of the result.
+        dtype: type of the result.
 
     Raises:
         ConfigError: if there is no step, or an end lies outside the path's range.
@@ -73,7 +73,8 @@ def uniform_levels(fraction: Float[Tensor, "*count"], *, path: Path) -> Float[Te
 def central_steps(total: int, *, low: float = 0.02, high: float = 0.98) -> range:
     """``int(low total), ..., min(int(high total), total - 1)``: the steps of a grid without its two ends.
 
-    Score gaps are drawn at these: next to the data both scores are rough, next to the noise they say nothing.
+    Score gaps are evaluated at these: next to the data both scores are rough, next to the noise they carry no
+    information.
 
     Args:
         total: steps of the whole grid, numbered from 0.

@@ -1,7 +1,7 @@
-"""Guidance: the condition, made stronger.
+"""Guidance: a stronger effect of the condition.
 
-Guidance wraps a callable or mixes its outputs; no network knows of it. :func:`classifier_free` is for sampling
-and for teachers, :func:`guided_velocity` for training a network whose one evaluation is already guided,
+Guidance wraps a callable or mixes its outputs; the network itself does not change. :func:`classifier_free` is for
+sampling and for teachers, :func:`guided_velocity` for training a network whose one evaluation is already guided,
 :func:`drift_negative_weight` for drifting, where guidance is a weight on real unconditional negatives.
 """
 
@@ -134,7 +134,8 @@ def drop_labels(
 
     Args:
         labels: classes, ``[batch]``, integer; or vectors, ``[batch, *label]``: one-hot, embeddings of a text.
-        null: what stands for no label: usually the number of classes, or a vector, ``[*label]``, or 0 in all of it.
+        null: the value that means no label: usually the number of classes, or a vector, ``[*label]``, or 0 in all of
+            it.
         mask: which labels to drop, ``[batch]``, boolean; drawn by the caller.
 
     Example:

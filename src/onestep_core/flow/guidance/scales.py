@@ -10,7 +10,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
-from onestep_core.flow.times.draws import Device, uniform_times
+from onestep_core.flow.times.draws import Device, drawn_on, uniform_times
 from onestep_core.typing import Time, typed
 
 
@@ -128,5 +128,5 @@ def sample_guidance_scales(
         >>> bool((sample_guidance_scales(100) <= 4).all())
         True
     """
-    uniform, chance = torch.rand(2, count, generator=generator, device=device, dtype=dtype)
+    uniform, chance = torch.rand(2, count, generator=generator, device=drawn_on(device, generator), dtype=dtype)
     return guidance_scales(uniform, chance, low=low, high=high, power=power, plain=plain)

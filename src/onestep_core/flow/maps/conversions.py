@@ -44,7 +44,7 @@ def average_velocity_from_flow_map(flow_map: FlowMap) -> AverageVelocity:
 
 
 def average_velocity_from_displacement(displacement: FlowMap) -> AverageVelocity:
-    """``a = d(z, t, s) / (s - t)`` for a network that says how far and not how fast; not finite at ``s = t``.
+    """``a = d(z, t, s) / (s - t)`` for a network that returns the displacement; not finite at ``s = t``.
 
     For the displacement, and not for the average velocity, ``v = d_z d . v + d_t d`` up to sign holds.
 

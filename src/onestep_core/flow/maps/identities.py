@@ -100,8 +100,8 @@ def semigroup_target(first: Sample, second: Sample, t: Time, m: Time, s: Time) -
     """
     first, t, m, s = without_gradient(first), without_gradient(t), without_gradient(m), without_gradient(s)
     whole = s - t
-    still = whole == 0
-    share = torch.where(still, 1.0, (m - t) / torch.where(still, 1.0, whole))
+    no_jump = whole == 0
+    share = torch.where(no_jump, 1.0, (m - t) / torch.where(no_jump, 1.0, whole))
     return interpolate(without_gradient(second), first, share)
 
 
@@ -127,8 +127,8 @@ def two_jump_target(
 ) -> Sample:
     """:func:`semigroup_target` of a known first jump and a second one from where it leads.
 
-    ``sg[((m - t) first + (s - m) second(z_m, m, s)) / (s - t)]`` with ``z_m = z + (m - t) first``. What the first
-    jump is made of is the method: the velocity of the pair (alpha-Flow), the network itself (shortcut models,
+    ``sg[((m - t) first + (s - m) second(z_m, m, s)) / (s - t)]`` with ``z_m = z + (m - t) first``. The first jump
+    distinguishes the methods: the velocity of the pair (alpha-Flow), the network itself (shortcut models,
     SplitMeanFlow), a teacher.
 
     Args:
@@ -139,7 +139,7 @@ def two_jump_target(
         m: middle times, ``[batch]``.
         s: target times, ``[batch]``.
         bound: the target is clipped to ``[-bound, bound]``; not clipped where ``None``.
-        state_bound: likewise the state ``z_m``.
+        state_bound: the same for the state ``z_m``.
 
     Raises:
         ConfigError: if a bound is not positive, or the second jump is not of the shape of its states.
@@ -169,10 +169,10 @@ def eulerian_derivative(
     Args:
         function: ``(z, t, s) -> mean velocity``, or any pytree of them.
         z: states at ``t``, ``[batch, *shape]``.
-        v: along what ``z`` moves, ``[batch, *shape]``.
+        v: direction of ``z`` in the derivative, ``[batch, *shape]``.
         t: source times, ``[batch]``.
         s: target times, ``[batch]``.
-        derivative: how the tangent is found, see :mod:`onestep_core.flow.derivatives`.
+        derivative: method for the tangent, see :mod:`onestep_core.flow.derivatives`.
         moving: a promise that only the first ``moving`` samples have ``s != t``.
 
     Raises:
@@ -216,7 +216,7 @@ def _derivative(
     derivative: Derivative,
     moving: int | None,
 ) -> tuple[Any, Any]:
-    """``moving`` is passed on only where it says something: a derivative of the user's own need not take it.
+    """``moving`` is passed on only where it is given: a derivative of the user's own need not take it.
 
     Raises:
         ConfigError: if the network's answer is not of the shape of its states, or ``moving`` is no number of them.

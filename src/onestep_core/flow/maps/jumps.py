@@ -73,7 +73,7 @@ def chord(z: Sample, end: Sample, t: Time, m: Time, s: Time) -> Chord:
         z: states at ``t``, ``[batch, *shape]``.
         end: states at ``s``, ``[batch, *shape]``.
         t: source times, ``[batch]``.
-        m: where on the line, ``[batch]``.
+        m: times of the points on the line, ``[batch]``.
         s: target times, ``[batch]``, other than ``t``.
 
     Source: Liu et al., Flow Straight and Fast, section 2.1, https://arxiv.org/abs/2209.03003.

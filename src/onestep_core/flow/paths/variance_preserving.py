@@ -73,8 +73,8 @@ class VariancePreserving:
         end the tangent amplifies rounding by ``exp(-log_snr_min / 2)``: half of float32's digits with the default.
 
         Args:
-            log_snr_min: at the noise end.
-            log_snr_max: at the data end, above ``log_snr_min``.
+            log_snr_min: value at the noise end.
+            log_snr_max: value at the data end, above ``log_snr_min``.
 
         Raises:
             ConfigError: unless ``log_snr_min < log_snr_max``, both finite.

@@ -45,7 +45,7 @@ def preconditioned(network: Callable[..., Tensor], scalings: Callable[[Tensor], 
 
 @typed
 def raw_target(z: Sample, data: Sample, scalings: Scalings) -> Sample:
-    """``(data - c_skip z) / c_out``: what the raw network should say for ``f(z)`` to be ``data``.
+    """``(data - c_skip z) / c_out``: the output of the raw network with which ``f(z)`` is ``data``.
 
     A loss on it, against ``F(c_in z, sigma)``, is the denoising loss times ``1 / c_out^2``; it keeps its digits where
     ``c_out`` is small. Not finite where ``c_out`` is zero.
@@ -73,7 +73,7 @@ def _scaled(network: Velocity, scalings: Scalings, z: Tensor, sigma: Tensor) -> 
 
 
 def edm(network: Velocity, *, sigma_data: float = 0.5) -> Denoiser:
-    """A raw network ``F(scaled state, sigma)`` as EDM's denoiser; noise conditioning is the network's matter.
+    """A raw network ``F(scaled state, sigma)`` as EDM's denoiser; the network does its own noise conditioning.
 
     Args:
         network: any callable ``(state, sigma) -> state``.
@@ -94,7 +94,7 @@ def edm(network: Velocity, *, sigma_data: float = 0.5) -> Denoiser:
 
 
 def consistency(network: Velocity, *, sigma_data: float = 0.5, sigma_min: float = 0.002) -> ConsistencyFunction:
-    """A raw network as a consistency function: ``f(z, sigma_min) = z`` whatever the network says.
+    """A raw network as a consistency function: ``f(z, sigma_min) = z`` for every network.
 
     Args:
         network: any callable ``(scaled state, sigma) -> state``.
@@ -148,9 +148,9 @@ def unwrap(function: Denoiser, *, scalings: Callable[[Tensor], Scalings]) -> Vel
 def truncated(late: ConsistencyFunction, early: ConsistencyFunction, *, transition: float) -> ConsistencyFunction:
     """``late`` where ``t >= transition``, ``early`` below: a consistency function in two stages.
 
-    ``early``, a consistency function trained before and frozen, is the boundary condition of ``late``, which spends
-    nothing on small noise. Both are evaluated on the whole batch and chosen by rows, which needs no knowledge of
-    values and compiles; each sees the transition time on the rows that are not its own. Where all times are late,
+    ``early``, a consistency function trained before and frozen, is the boundary condition of ``late``, which then
+    spends no capacity on small noise. Both are evaluated on the whole batch and chosen by rows, so that it compiles; on
+    the rows of the other, each gets the transition time. Where all times are late,
     as when sampling from noise or at the prediction of a training pair, call ``late`` itself and save the other.
 
     Args:
@@ -179,7 +179,7 @@ def preconditioned_flow_map(network: FlowMap, *, scalings: Callable[[Tensor, Ten
     """``f(z, t, s) = c_skip z + c_out F(c_in z, t, s)``, the scalings being functions of the two times.
 
     Args:
-        network: any callable ``(scaled state, t, s) -> state``; time conditioning is its matter.
+        network: any callable ``(scaled state, t, s) -> state``; it does its own time conditioning.
         scalings: ``(t, s) -> Scalings``: :func:`euler_scalings`, :func:`ddim_scalings` or
             :func:`simple_edm_scalings`, path and ``sigma_data`` bound.
 

@@ -77,7 +77,8 @@ def consistency_scalings(sigma: Time, *, sigma_data: float, sigma_min: float) ->
 
 @typed
 def input_scalings(sigma: Time, *, sigma_data: float) -> Scalings:
-    """``0``, ``1``, ``1 / sqrt(s^2 + sd^2)``: a network that sees a state of unit variance and answers in full.
+    """``0``, ``1``, ``1 / sqrt(s^2 + sd^2)``: a network that gets a state of unit variance and whose output is the
+    result.
 
     Args:
         sigma: noise levels, ``[batch]``, not negative.
@@ -100,7 +101,7 @@ def input_scalings(sigma: Time, *, sigma_data: float) -> Scalings:
 
 @typed
 def velocity_scalings(t: Time, *, path: Path, sigma_data: float) -> Scalings:
-    """The skip that leaves least to a network of velocities; ``v(z, t) = c_skip z + c_out F(c_in z, t)``.
+    """The skip that leaves the smallest output to a network of velocities; ``v(z, t) = c_skip z + c_out F(c_in z, t)``.
 
     With ``q = sd^2 alpha^2 + sigma^2``, the variance of the state, and rates ``alpha'``, ``sigma'``,
 
@@ -167,7 +168,8 @@ def euler_scalings(t: Time, s: Time, *, path: Path, sigma_data: float) -> Scalin
 
 @typed
 def ddim_scalings(t: Time, s: Time, *, path: Path, sigma_data: float) -> Scalings:
-    """``r``, ``alpha(s) - r alpha(t)`` with ``r = sigma(s) / sigma(t)``: the network says the data, DDIM does the step.
+    """``r``, ``alpha(s) - r alpha(t)`` with ``r = sigma(s) / sigma(t)``: the network predicts the data, DDIM takes the
+    step.
 
     Arguments and errors as :func:`euler_scalings`; ``sigma(t)`` is positive.
 
@@ -186,7 +188,7 @@ def ddim_scalings(t: Time, s: Time, *, path: Path, sigma_data: float) -> Scaling
 
 @typed
 def simple_edm_scalings(t: Time, s: Time, *, path: Path, sigma_data: float) -> Scalings:
-    """The skip that leaves least to the network, as EDM chooses it, for every target time.
+    """The skip that leaves the smallest output to the network, as in EDM, for every target time.
 
     With ``q = sd^2 alpha(t)^2 + sigma(t)^2``, the variance of the state,
 
@@ -220,7 +222,7 @@ def _unit(alpha: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
 
 @typed
 def log_noise(sigma: Time, *, scale: float = 0.25, epsilon: float = 0.0) -> Time:
-    """``scale log(sigma + epsilon)``: what a network is told instead of the noise level.
+    """``scale log(sigma + epsilon)``: the input of a network instead of the noise level.
 
     Args:
         sigma: noise levels, ``[batch]``, positive unless ``epsilon`` is.

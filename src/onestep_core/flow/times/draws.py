@@ -95,8 +95,8 @@ def truncated_logit_normal_times(
 
     Args:
         uniform: draws ``u``, ``[batch]``.
-        mean: of the normal.
-        std: of the normal.
+        mean: mean of the normal.
+        std: standard deviation of the normal.
         low: smallest time, a number or ``[batch]``, in [0, 1).
         high: largest time, a number or ``[batch]``, in (0, 1].
 
@@ -131,8 +131,8 @@ def boundary_times(t: Time, mask: Bool[Tensor, "batch"], *, transition: float, m
         t: times of the second stage, ``[batch]``, from ``transition`` up.
         mask: which samples sit on the boundary, ``[batch]``, boolean; the released code takes
             ``int(batch * 0.25)`` at random.
-        transition: where :func:`~onestep_core.flow.preconditioning.truncated` changes networks.
-        margin: how far inside; in float32 the released 1e-8 is nothing beside times near 1, and the transition
+        transition: time at which :func:`~onestep_core.flow.preconditioning.truncated` changes networks.
+        margin: distance from the transition; in float32 the released 1e-8 has no effect on times near 1; the transition
             itself belongs to the second stage.
 
     Source: Lee et al., Truncated Consistency Models, section 3, https://arxiv.org/abs/2410.14895; NVlabs/FastGen,
@@ -159,8 +159,8 @@ def discretized_log_normal(
         uniform: draws, ``[batch]``.
         grid: positive noise levels from the noise to the data, ``[points]``, decreasing, at least two:
             ``karras_grid(n)[:-1]``.
-        mean: of the logarithm.
-        std: of the logarithm, positive.
+        mean: mean of the logarithm.
+        std: standard deviation of the logarithm, positive.
 
     Returns:
         Indices from 0 to ``points - 2``, ``[batch]``.
@@ -181,6 +181,11 @@ def discretized_log_normal(
     below = cast(Tensor, cast(Any, torch.special).ndtr((grid.log() - mean) / std))
     passed = (below[0] - below) / (below[0] - below[-1])
     return (torch.searchsorted(passed, uniform.to(passed.dtype), right=True) - 1).clamp(0, grid.shape[0] - 2)
+
+
+def drawn_on(device: Device, generator: torch.Generator | None) -> Device:
+    """The device of a draw: the given one, else the generator's, else torch's default."""
+    return generator.device if device is None and generator is not None else device
 
 
 def _checked(low: float, high: float, path: Path | None) -> None:
@@ -209,13 +214,13 @@ def sample_uniform(
     """Draw ``count`` times from ``U(low, high)``.
 
     Args:
-        count: how many.
+        count: number of times.
         low: smallest time.
         high: largest time.
         path: where given, the range must lie inside the path's.
         generator: source of randomness; torch's default one where ``None``.
-        device: of the result; must be the generator's.
-        dtype: of the result.
+        device: device of the result; the generator's where ``None``. Another than the generator's is torch's error.
+        dtype: type of the result.
 
     Raises:
         ConfigError: if the range is empty or leaves the path's.
@@ -225,7 +230,7 @@ def sample_uniform(
         torch.Size([3])
     """
     _checked(low, high, path)
-    draw = torch.rand(count, generator=generator, device=device, dtype=dtype)
+    draw = torch.rand(count, generator=generator, device=drawn_on(device, generator), dtype=dtype)
     return uniform_times(draw, low=low, high=high)
 
 
@@ -248,7 +253,7 @@ def sample_logit_normal(
         True
     """
     _checked(low, high, path)
-    draw = torch.randn(count, generator=generator, device=device, dtype=dtype)
+    draw = torch.randn(count, generator=generator, device=drawn_on(device, generator), dtype=dtype)
     return logit_normal_times(draw, mean=mean, std=std, low=low, high=high)
 
 
@@ -271,5 +276,5 @@ def sample_log_normal(
         True
     """
     _checked(low, high, path)
-    draw = torch.rand(count, generator=generator, device=device, dtype=dtype)
+    draw = torch.rand(count, generator=generator, device=drawn_on(device, generator), dtype=dtype)
     return truncated_log_normal_times(draw, mean=mean, std=std, low=low, high=high).clamp(low, high)

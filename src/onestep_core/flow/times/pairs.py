@@ -38,7 +38,7 @@ def ordered(t: Time, s: Time) -> TimePair:
 def not_after(t: Time, s: Time) -> TimePair:
     """``s -> min(s, t)``: targets that lie after their source are moved onto it.
 
-    The released PyTorch MeanFlow (``v1``) makes its pairs so; more of them end with ``s = t`` than were asked for.
+    The released PyTorch MeanFlow (``v1``) makes its pairs this way; more of them have ``s = t`` than its option says.
 
     Example:
         >>> not_after(torch.tensor([0.2]), torch.tensor([0.7]))
@@ -126,10 +126,10 @@ def log_steps(
     and ``k = 0`` and the larger ``k`` get ``count // 2 // finest``. What is left has ``k = 0``, the whole jump.
 
     Args:
-        count: how many jumps.
+        count: number of jumps.
         finest: the ``k`` of an instantaneous velocity, at least 1 (2 with ``biased``); 7 for the released 128 steps.
         biased: more of the two longest jumps.
-        device: of the result.
+        device: device of the result.
 
     Raises:
         ConfigError: if a count is negative or ``finest`` too small.

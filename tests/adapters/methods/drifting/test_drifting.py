@@ -7,6 +7,7 @@ import torch
 from onestep_adapters.methods import METHODS, Drifting, Training
 from onestep_adapters.methods.drifting.drifting import Guidance, Queue
 from onestep_adapters.methods.drifting.fields import FIELDS, named_field
+from onestep_adapters.methods.drifting.monitors import DEFICIT
 from onestep_adapters.runs import open_run, start_run
 from onestep_core import feature_normalized, mean_shift_field, released_drift
 from onestep_core.errors import ConfigError
@@ -27,7 +28,7 @@ def trained(data="digits", folder=None, **changes):
 
 def test_the_guidance_scale_is_an_input_at_sampling():
     run, records = trained(steps=6, guidance=Guidance(max_alpha=4.0, unguided_share=0.0, unconditional_samples=6))
-    assert "deficit" in records[0].logs
+    assert DEFICIT in records[0].logs
     noise, labels = torch.randn(20, 1, 8, 8), torch.arange(20) % 10
     default, plain, strong = (
         r.options.sample(run.state.network, noise, labels) for r in (run, run.guided(1.0), run.guided(4.0))
@@ -116,7 +117,7 @@ def test_every_field_trains_on_pixels_and_on_features(field):
     for encoder in ("pixels", "random"):
         run, records = trained(steps=2, field=field, relative=True, encoder=encoder, temperatures=(0.1, 0.5))
         assert all(record.loss > 0 for record in records)
-        assert {"drift 0.1", "drift 0.5"} <= records[-1].logs.keys()
+        assert {"drift norm 0.1", "drift norm 0.5"} <= records[-1].logs.keys()
         assert drawn(run, 20)[0].isfinite().all()
 
 

@@ -8,7 +8,17 @@ import torch
 from onestep_adapters.cli import main
 from onestep_adapters.data import open_dataset
 from onestep_adapters.methods.drifting.fields import named_field
-from onestep_adapters.methods.drifting.monitors import EVERY, DriftMonitors
+from onestep_adapters.methods.drifting.monitors import (
+    COSINE,
+    EFFECTIVE,
+    ENERGY,
+    EVERY,
+    LENGTH,
+    MODES,
+    SINGLE,
+    SPREAD,
+    DriftMonitors,
+)
 from tests.adapters.methods.drifting.test_drifting import options, trained
 from tests.adapters.tiny import seeded
 
@@ -29,13 +39,13 @@ def test_monitors_measure_what_an_update_did(relative, locations):
     images = torch.randn(20, 1, 8, 8, generator=g)
     keywords = {"temperature": 0.5, "alpha": None, "again": lambda: {"a": features["a"] + moved}}
     first = monitors.logs(0, images, images, **keywords)
-    assert {"energy", "felt", "saturated"} <= first.keys()
-    assert "modes" not in first
-    assert 1 <= float(first["felt"]) <= 9
+    assert {ENERGY, EFFECTIVE, SINGLE} <= first.keys()
+    assert MODES not in first
+    assert 1 <= float(first[EFFECTIVE]) <= 9
     second = monitors.logs(1, images, images, **keywords)
-    assert float(second["cosine"]) == pytest.approx(1.0, abs=1e-4)
-    assert float(second["length"]) == pytest.approx(0.5, abs=1e-4)
-    assert "cosine" not in monitors.logs(2, images, images, **keywords)
+    assert float(second[COSINE]) == pytest.approx(1.0, abs=1e-4)
+    assert float(second[LENGTH]) == pytest.approx(0.5, abs=1e-4)
+    assert COSINE not in monitors.logs(2, images, images, **keywords)
 
 
 def test_the_spread_is_that_within_a_class():
@@ -46,17 +56,17 @@ def test_the_spread_is_that_within_a_class():
     keywords = {"temperature": 0.5, "alpha": None, "again": dict}
     means = real.unflatten(0, (10, 4)).mean(1).repeat_interleave(4, 0)
     halved = (real + means) / 2
-    found = [float(monitors.logs(1, x, real, **keywords)["spread"]) for x in (means, halved, real)]
+    found = [float(monitors.logs(1, x, real, **keywords)[SPREAD]) for x in (means, halved, real)]
     assert found == pytest.approx([0.0, 0.5, 1.0], abs=1e-4)
 
 
 def test_a_training_logs_its_monitors_and_they_are_affordable():
     _, records = trained("unequal", steps=EVERY + 2)
-    assert records[0].logs.keys() >= {"energy", "modes", "felt", "saturated", "spread", "drift 1"}
-    assert records[1].logs.keys() >= {"cosine", "length"}
+    assert records[0].logs.keys() >= {ENERGY, MODES, EFFECTIVE, SINGLE, SPREAD, "drift norm 1"}
+    assert records[1].logs.keys() >= {COSINE, LENGTH}
     assert all(math.isfinite(number) for record in records for number in record.logs.values())
-    assert records[2].logs.keys() == {"spread", "drift 1"}
-    assert records[EVERY].logs["energy"] < records[0].logs["energy"]
+    assert records[2].logs.keys() == {SPREAD, "drift norm 1"}
+    assert records[EVERY].logs[ENERGY] < records[0].logs[ENERGY]
     assert set().union(*(record.logs for record in records)) <= set(options().monitors)
 
 
@@ -76,8 +86,8 @@ def test_the_display_shows_monitors_in_place_of_the_loss(tmp_path, capsys):
     small = ["--steps", "2", "--width", "8", "--depth", "1", "--batch", "20", "--positives", "5"]
     assert main(["train", "drifting", "--data", "unequal", "--folder", str(tmp_path / "a"), *small]) == 0
     shown = capsys.readouterr().out
-    assert "energy" in shown
-    assert "drift 0.4" in shown
+    assert ENERGY in shown
+    assert "drift norm 0.4" in shown
     assert "loss" not in shown
     assert main(["train", "meanflow", "--data", "unequal", "--folder", str(tmp_path / "b"), *small[:-2]]) == 0
     assert "loss" in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """Samples of a run as a file of numbers."""
 
+import io
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -7,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onestep_adapters.recipes.runs import Run
+from onestep_adapters.files import write_whole
+from onestep_adapters.runs import Run
 
 
 class Drawn(NamedTuple):
-    """Samples, the classes that were asked for (or ``None``), and the file that holds both."""
+    """Samples, the classes that they were conditioned on (or ``None``), and the file that holds both."""
 
     samples: Tensor
     labels: Tensor | None
@@ -24,11 +26,13 @@ def write_samples(run: Run, stem: Path, *, count: int, seed: int) -> Drawn:
     Raises:
         ConfigError: if ``count`` is not positive.
     """
+    # Noise from the CPU: a seed gives the same samples on every device, up to rounding.
     samples, labels = run.samples(count, generator=torch.Generator().manual_seed(seed))
     arrays: dict[str, Any] = {"samples": samples.numpy()}
     if labels is not None:
         arrays["labels"] = labels.numpy()
     stem.parent.mkdir(parents=True, exist_ok=True)
-    file = stem.with_name(stem.name + ".npz")
-    np.savez_compressed(file, **arrays)
+    file, content = stem.with_name(stem.name + ".npz"), io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    write_whole(file, content.getvalue())
     return Drawn(samples, labels, file)

@@ -1,0 +1,106 @@
+"""Progress of trainings and of what comes before them: bars on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from onestep_adapters.cli.terminal import console, say
+from onestep_core.errors import MissingExtraError
+
+try:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+except ImportError as error:
+    raise MissingExtraError("the command line needs tyro and rich: pip install 'onestep[cli]'") from error
+
+
+def track(items: Iterable[Any], title: str, total: int) -> Iterator[Any]:
+    """Pass items through and show how many of them are done."""
+    if not console.is_terminal:
+        say(f"{title}  0/{total}")
+        start = last = time.monotonic()
+        for done, item in enumerate(items, 1):
+            yield item
+            if done == total or time.monotonic() - last > 10:
+                last = time.monotonic()
+                say(f"{title}  {done}/{total}  {last - start:.0f} s")
+        return
+    with Progress(*_columns(), console=console) as bars:
+        task = bars.add_task(title, total=total, numbers="")
+        for item in items:
+            yield item
+            bars.advance(task)
+
+
+def progress(
+    updates: Iterator[Any], *, done: int, total: int, title: str, shown: Sequence[str] | None = None
+) -> Iterator[Any]:
+    """Pass the records of a training through and show a bar with numbers; plain lines without a terminal.
+
+    ``shown`` names the numbers, of which the last known value is shown; by default the loss and everything logged.
+    """
+    titled = ((title, record) for record in updates)
+    for _, record in progress_of_many(titled, {title: (done, total)}, shown=shown):
+        yield record
+
+
+def progress_of_many(
+    updates: Iterator[tuple[str, Any]], steps: Mapping[str, tuple[int, int]], *, shown: Sequence[str] | None = None
+) -> Iterator[tuple[str, Any]]:
+    """The same for several trainings, with one bar each; ``steps`` are the updates made and wanted, by title."""
+    numbers = {title: _Numbers(shown) for title in steps}
+    if not console.is_terminal:
+        yield from _lines(updates, steps, numbers)
+        return
+    with Progress(*_columns(), console=console) as bars:
+        tasks = {
+            title: bars.add_task(title, total=total, completed=done, numbers="", start=False)
+            for title, (done, total) in steps.items()
+        }
+        for title, record in updates:
+            bars.start_task(tasks[title])
+            bars.update(tasks[title], completed=record.step, numbers=numbers[title].after(record))
+            yield title, record
+
+
+def _lines(
+    updates: Iterator[tuple[str, Any]], steps: Mapping[str, tuple[int, int]], numbers: "Mapping[str, _Numbers]"
+) -> Iterator[tuple[str, Any]]:
+    widest, last = max(map(len, steps), default=0), dict.fromkeys(steps, time.monotonic())
+    for title, (done, total) in steps.items():
+        say(f"{title:<{widest}}  {done}/{total}")
+    for title, record in updates:
+        line, total = numbers[title].after(record), steps[title][1]
+        if record.step == total or time.monotonic() - last[title] > 10:
+            last[title] = time.monotonic()
+            say(f"{title:<{widest}}  {record.step}/{total}  {line}")
+        yield title, record
+
+
+class _Numbers:
+    """The last known value of every number; some are not logged at every update."""
+
+    def __init__(self, shown: Sequence[str] | None) -> None:
+        self._shown, self._known = shown, dict[str, float]()
+
+    def after(self, record: Any) -> str:
+        self._known |= {"loss": record.loss, **record.logs}
+        names = self._known if self._shown is None else [name for name in self._shown if name in self._known]
+        return "  ".join(f"{name} {self._known[name]:.3g}" for name in names)
+
+
+def _columns() -> tuple[Any, ...]:
+    return (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[numbers]}"),
+    )

@@ -1,0 +1,78 @@
+"""Pictures of runs: samples beside real data, with each run's budget under its name. Needs matplotlib, an extra."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from onestep_adapters.devices import generator_on
+from onestep_adapters.evaluation.figures import Figure, image_grid, toy_scatter
+from onestep_adapters.evaluation.measuring import cost_of
+from onestep_adapters.evaluation.samples import Drawn
+from onestep_adapters.runs import Run
+
+_PER_CLASS = 4
+
+
+def draw_samples(run: Run, drawn: Drawn, stem: Path) -> Path:
+    """Write ``stem.png``: the samples beside real data.
+
+    Raises:
+        MissingExtraError: at the import of this module, without matplotlib.
+    """
+    generator, name = generator_on(run.state.generator.device, 0), run.name
+    captions = {name: cost_of(run).caption}
+    if run.data.kind == "images":
+        real = run.data.batch(200, generator)
+        figure = image_grid(
+            run.data.finish(real.data),
+            {name: drawn.samples},
+            real_labels=real.labels,
+            labels=None if drawn.labels is None else {name: drawn.labels},
+            captions=captions,
+            across=8,
+        )
+    else:
+        figure = toy_scatter(run.data.batch(3000, generator).data, {name: drawn.samples}, captions=captions)
+    picture = stem.with_name(stem.name + ".png")
+    figure.savefig(picture)
+    return picture
+
+
+def draw_runs(runs: Mapping[str, Run], *, seed: int = 2, title: str = "", shared: bool = False) -> Figure:
+    """Samples of runs of one data set beside real data, by label, with each one's budget under its name.
+
+    Args:
+        runs: at least one, by label.
+        seed: of the samples.
+        title: above everything.
+        shared: whether all runs get the same noise; otherwise one generator draws for all.
+    """
+    data, device = next(iter(runs.values())).data, next(iter(runs.values())).state.generator.device
+    captions = {name: cost_of(run).caption for name, run in runs.items()}
+    common = generator_on(device, seed)
+
+    def drawn(run: Run, count: int, labels: Tensor | None = None) -> Tensor:
+        return run.samples(count, generator=generator_on(device, seed) if shared else common, labels=labels)[0]
+
+    if data.kind == "points":
+        samples = {name: drawn(run, 1000) for name, run in runs.items()}
+        return toy_scatter(data.sample(1000, common), samples, captions=captions, columns=5, title=title)
+    real = data.split("train")
+    if real is None:
+        real = data.batch(200, common)
+    classes = None if data.classes is None else torch.arange(data.classes, device=device)
+    labels = None if classes is None else classes.repeat_interleave(_PER_CLASS)
+    count = 10 * _PER_CLASS if labels is None else len(labels)
+    samples = {name: drawn(run, count, labels) for name, run in runs.items()}
+    return image_grid(
+        real.data,
+        samples,
+        real_labels=real.labels,
+        labels=None if labels is None else dict.fromkeys(samples, labels),
+        captions=captions,
+        across=_PER_CLASS,
+        rows=10 if labels is None else min(10, data.classes or 10),
+        title=title,
+    )
