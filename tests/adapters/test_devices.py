@@ -1,11 +1,16 @@
-"""The choice of a device, and generators on it."""
+"""The choice of a device, generators on it, and the check of explicit devices."""
+
+from pathlib import Path
 
 import pytest
 import torch
 
 from onestep_adapters import devices
+from onestep_adapters.data.transport import optimal_noise
 from onestep_adapters.devices import choose_device, generator_on
 from onestep_core.errors import ConfigError
+from tests.adapters import devices as explicit
+from tests.adapters.devices import ExplicitDevices
 
 
 def test_auto_is_the_gpu_where_there_is_one(monkeypatch):
@@ -42,3 +47,21 @@ def test_a_generator_has_a_device_and_a_seed():
     drawn = [torch.randn(5, generator=g) for g in (one, same, other)]
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_the_check_finds_what_it_should(monkeypatch):
+    """A factory function without a device in a file of the library, and not one in a file of the tests."""
+    data, noise = torch.randn(2, 6, 2)
+    with ExplicitDevices() as mode:
+        torch.zeros(3)
+        optimal_noise(data, noise)
+    assert mode.found == {}
+    assert mode.calls == 1
+    monkeypatch.setattr(explicit, "LIBRARY", (str(Path(__file__).parent),))
+    monkeypatch.setattr(explicit, "ROOT", Path(__file__).parent)
+    with ExplicitDevices() as mode:
+        torch.zeros(3)
+        torch.ones(3, device="cpu")
+        torch.zeros_like(data)
+    assert list(mode.found.values()) == ["torch.zeros in test_the_check_finds_what_it_should"]
+    assert mode.calls == 1

@@ -1,21 +1,17 @@
 """Every method makes its tensors on the device of the run; see ``tests.adapters.devices``."""
 
-from pathlib import Path
-
 import attrs
 import pytest
 
 from onestep_adapters.data import couplings
-from onestep_adapters.data.transport import optimal_noise
 from onestep_adapters.methods import METHODS, Network, network_teacher
 from onestep_adapters.methods.drifting.drifting import Guidance, Queue
 from onestep_adapters.methods.drifting.fields import FIELDS
 from onestep_adapters.methods.matching.dmd2 import DIVERGENCES
 from onestep_adapters.runs import start_run
-from tests.adapters import devices
 from tests.adapters.datasets import images
 from tests.adapters.devices import ExplicitDevices
-from tests.adapters.tiny import drawn, tiny
+from tests.adapters.tiny import drawn, seeded, tiny
 
 pytestmark = pytest.mark.usefixtures("teachers")
 
@@ -82,23 +78,5 @@ def test_and_so_it_is_with_other_options(method, data, changes):
 def test_and_so_it_is_with_data_and_a_teacher_of_your_own():
     data = images()
     options = tiny("rectified-meanflow", data, steps=2)
-    teacher = network_teacher(options.teacher.network.build(data, 1, torch.Generator()))
+    teacher = network_teacher(options.teacher.network.build(data, 1, seeded()))
     assert watched(start_run("rectified-meanflow", data, options, teacher=teacher)) == {}
-
-
-def test_the_check_finds_what_it_should(monkeypatch):
-    """A factory function without a device in a file of the library, and not one in a file of the tests."""
-    data, noise = torch.randn(2, 6, 2)
-    with ExplicitDevices() as mode:
-        torch.zeros(3)
-        optimal_noise(data, noise)
-    assert mode.found == {}
-    assert mode.calls == 1
-    monkeypatch.setattr(devices, "LIBRARY", (str(Path(__file__).parent),))
-    monkeypatch.setattr(devices, "ROOT", Path(__file__).parent)
-    with ExplicitDevices() as mode:
-        torch.zeros(3)
-        torch.ones(3, device="cpu")
-        torch.zeros_like(data)
-    assert list(mode.found.values()) == ["torch.zeros in test_the_check_finds_what_it_should"]
-    assert mode.calls == 1
