@@ -23,14 +23,16 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True, scope="session")
 def all_pairs():
-    """Precomputed pairs are many and take seconds to make: a few stand for them. The full numbers, by module and name.
+    """Precomputed pairs, and samples in a stage's score, are many: a few stand for them. The full numbers, by place.
 
     A test that trains as users do sets them back: ``patch.setattr(module, name, sizes)`` for each.
     """
     from onestep_adapters.data import couplings
+    from onestep_adapters.methods.distillation import progressive
 
-    real = {(couplings, name): getattr(couplings, name) for name in ("_IMAGES", "_POINTS")}
+    small = {(couplings, "_IMAGES"): (2**11, 128), (couplings, "_POINTS"): (2**9, 128), (progressive, "_SCORED"): 100}
+    real = {(module, name): getattr(module, name) for module, name in small}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(couplings, "_IMAGES", (2**11, 128))
-        patch.setattr(couplings, "_POINTS", (2**9, 128))
+        for (module, name), number in small.items():
+            patch.setattr(module, name, number)
         yield real

@@ -1,12 +1,12 @@
-"""A data set of each kind and a run, as small as the evaluation needs them: any object with these members works."""
-
-from types import SimpleNamespace
+"""A data set of each kind, a method and a run whose samples are known: all three are a user's own."""
 
 import attrs
 import torch
 
 from onestep_adapters.data.dataset import Batch, Modes
-from onestep_adapters.methods import FlowMatching
+from onestep_adapters.methods import FlowMatching, Method, Network, Training
+from onestep_adapters.runs import Run
+from onestep_adapters.training import new_state
 
 
 @attrs.frozen
@@ -74,43 +74,44 @@ class Stripes:
 
 
 @attrs.frozen
-class Steps:
-    """What is read of the options of a training."""
+class OneCall(Method):
+    """A method of three evaluations in an update, whose sampler is one call."""
 
-    steps: int = 20
-    seed: int = 0
-
-
-@attrs.frozen
-class OneCall:
-    """Options of a one-step method."""
-
-    training: Steps = Steps()
-    evaluations: int = 1
-    calls: int = 3
+    training: Training = Training(steps=20)
+    network: Network = Network(width=4, depth=1)
     teacher: FlowMatching | None = None
+
+    @property
+    def calls(self):
+        return 3
+
+    def build(self, data, generator):
+        return self.network.build(data, 0, generator)
+
+    def loss(self, context, network, generator):
+        data, labels = context.data.batch(self.training.batch, generator)
+        return network(data, label=labels).square().mean(), {}
+
+    def sample(self, network, noise, labels):
+        return network(noise, label=labels)
 
 
 @attrs.define(eq=False)
-class TrainedRun:
+class ScaledRun(Run):
     """A run whose samples are those of its data, scaled."""
 
-    name: str
-    data: object
-    options: object = attrs.field(factory=OneCall)
     scale: float = 1.0
-    seconds: float = 2.0
-    teacher_run: object = None
-    state: SimpleNamespace = attrs.field(
-        factory=lambda: SimpleNamespace(step=20, generator=torch.Generator(), history=[])
-    )
-
-    @property
-    def finished(self):
-        return True
 
     def samples(self, count, *, generator, labels=None, chunk=250):
         if self.data.kind == "points":
             return self.scale * self.data.sample(count, generator), None
         batch = self.data.draw(count, generator)
         return self.scale * batch.data, batch.labels
+
+
+def trained_run(name, data, options=None, *, scale=1.0, teacher_run=None):
+    """A run of twenty updates that took two seconds."""
+    options = OneCall() if options is None else options
+    state = new_state(name, options.build(data, torch.Generator()))
+    state.step, state.history = 20, [{"step": 1, "seconds": 2.0}]
+    return ScaledRun(name, options, data, state, teacher_run=teacher_run, scale=scale)

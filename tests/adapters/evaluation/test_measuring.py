@@ -1,4 +1,4 @@
-"""From runs to a report; the runs are stand-ins, so that no training is needed."""
+"""From runs to a report; the samples of the runs are known, so that no training is needed."""
 
 import math
 from functools import partial
@@ -19,9 +19,9 @@ from onestep_adapters.evaluation import (
     write_samples,
 )
 from onestep_adapters.evaluation.watching import DISTANCE
-from onestep_adapters.methods import FlowMatching
+from onestep_adapters.methods import FlowMatching, Training
 from onestep_core.errors import ConfigError
-from tests.adapters.evaluation.stand_ins import OneCall, Steps, Stripes, TrainedRun, TwoModes
+from tests.adapters.evaluation.stand_ins import OneCall, Stripes, TwoModes, trained_run
 
 
 @pytest.fixture
@@ -31,12 +31,12 @@ def few_draws(monkeypatch):
 
 
 def baseline(data, **changes):
-    return TrainedRun("flow-matching", data, FlowMatching(), **changes)
+    return trained_run("flow-matching", data, FlowMatching(), **changes)
 
 
 def test_points_are_scored_against_the_baseline(few_draws):
     data = TwoModes()
-    runs = [baseline(data), TrainedRun("drifting", data), TrainedRun("meanflow", data, scale=1.5)]
+    runs = [baseline(data), trained_run("drifting", data), trained_run("meanflow", data, scale=1.5)]
     report = evaluate_runs(runs, repeats=2)
     assert report.baseline == "flow-matching"
     assert report.overall("drifting") == "pass"
@@ -53,7 +53,7 @@ def test_points_are_scored_against_the_baseline(few_draws):
 
 def test_a_report_never_says_pass_beside_an_untrained_baseline(few_draws):
     data = TwoModes()
-    report = evaluate_runs([baseline(data, scale=1.5), TrainedRun("drifting", data)], repeats=2)
+    report = evaluate_runs([baseline(data, scale=1.5), trained_run("drifting", data)], repeats=2)
     text = to_markdown(report)
     assert text.count("| baseline not trained (") == 2
     assert report.missed("drifting") == ["baseline trained"]
@@ -61,7 +61,7 @@ def test_a_report_never_says_pass_beside_an_untrained_baseline(few_draws):
 
 def test_samples_that_are_not_finite_leave_a_row_without_numbers(few_draws):
     for data in (TwoModes(), Stripes()):
-        runs = [baseline(data), TrainedRun("drifting", data, scale=math.nan)]
+        runs = [baseline(data), trained_run("drifting", data, scale=math.nan)]
         report = evaluate_runs(runs, repeats=2)
         row = report.rows[1]
         assert row.metrics is None
@@ -71,7 +71,7 @@ def test_samples_that_are_not_finite_leave_a_row_without_numbers(few_draws):
 
 
 def test_without_a_baseline_points_are_not_judged(few_draws):
-    report = evaluate_runs([TrainedRun("drifting", TwoModes())], repeats=1)
+    report = evaluate_runs([trained_run("drifting", TwoModes())], repeats=1)
     assert report.verdicts == {}
     assert report.overall("drifting") == "no baseline given"
     assert report.rows[0].draws == 2  # for the standard error
@@ -80,7 +80,7 @@ def test_without_a_baseline_points_are_not_judged(few_draws):
 
 def test_images_of_a_data_set_of_ones_own():
     data = Stripes()
-    report = evaluate_runs([baseline(data), TrainedRun("drifting", data, scale=0.1)], split="validation", repeats=2)
+    report = evaluate_runs([baseline(data), trained_run("drifting", data, scale=0.1)], split="validation", repeats=2)
     assert report.kind == "images"
     assert report.comparison.split == "validation"
     assert report.comparison.breakdown == (0.5, 0.5)
@@ -99,21 +99,21 @@ class Unlabelled(Stripes):
 
 def test_runs_of_different_data_are_not_compared():
     with pytest.raises(ConfigError, match="different data"):
-        evaluate_runs([TrainedRun("drifting", TwoModes()), TrainedRun("drifting", Stripes())])
+        evaluate_runs([trained_run("drifting", TwoModes()), trained_run("drifting", Stripes())])
     with pytest.raises(ConfigError, match="no run"):
         evaluate_runs([])
     with pytest.raises(ConfigError, match="repeats = 0"):
-        evaluate_runs([TrainedRun("drifting", TwoModes())], repeats=0)
+        evaluate_runs([trained_run("drifting", TwoModes())], repeats=0)
     other = SimpleNamespace(**{**attrs.asdict(TwoModes()), "kind": "sounds"})
     with pytest.raises(ConfigError, match="no kind of data is called 'sounds'"):
-        evaluate_runs([TrainedRun("drifting", other)])
+        evaluate_runs([trained_run("drifting", other)])
 
 
 def test_two_runs_of_one_method_are_told_apart(few_draws):
     data = TwoModes()
-    runs = [TrainedRun("drifting", data, OneCall(Steps(steps))) for steps in (20, 30)]
+    runs = [trained_run("drifting", data, OneCall(Training(steps=steps))) for steps in (20, 30)]
     seeds = [FlowMatching(), FlowMatching(attrs.evolve(FlowMatching().training, seed=3))]
-    flows = [TrainedRun("flow-matching", data, options) for options in seeds]
+    flows = [trained_run("flow-matching", data, options) for options in seeds]
     assert [label_of(run, runs) for run in runs] == ["drifting 1", "drifting 2"]
     assert [label_of(run, flows) for run in flows] == ["flow-matching, seed 0", "flow-matching, seed 3"]
     text = to_markdown(evaluate_runs(runs, repeats=2))
@@ -123,8 +123,8 @@ def test_two_runs_of_one_method_are_told_apart(few_draws):
 
 def test_the_budget_counts_a_teacher_apart():
     data, teacher = TwoModes(), baseline(TwoModes())
-    alone, taught = TrainedRun("drifting", data), TrainedRun("drifting", data, teacher_run=teacher)
-    opened = TrainedRun("drifting", data, OneCall(teacher=FlowMatching()))  # complete: its teacher was not opened
+    alone, taught = trained_run("drifting", data), trained_run("drifting", data, teacher_run=teacher)
+    opened = trained_run("drifting", data, OneCall(teacher=FlowMatching()))  # complete: its teacher was not opened
     steps = FlowMatching().training.steps
     assert attrs.astuple(cost_of(alone))[:5] == (1, 20, 60, None, None)
     assert attrs.astuple(cost_of(taught))[:5] == (1, 20, 60, 20, 20)
@@ -139,15 +139,15 @@ def test_the_budget_counts_a_teacher_apart():
 def test_validation_distance_is_small_for_the_data_themselves():
     for data in (TwoModes(), Stripes()):
         distance = validation_distance(data)
-        near, far = (distance(TrainedRun("drifting", data, scale=scale)) for scale in (1.0, 0.1))
+        near, far = (distance(trained_run("drifting", data, scale=scale)) for scale in (1.0, 0.1))
         assert near < 0.05 < far
-        assert distance(TrainedRun("drifting", data)) == near  # the same noise every time
+        assert distance(trained_run("drifting", data)) == near  # the same noise every time
 
 
 def test_histories_hold_what_was_measured():
-    run = TrainedRun("drifting", TwoModes())
+    run = trained_run("drifting", TwoModes())
     run.state.history += [{"step": 1}, {"step": 2, DISTANCE: 0.5}]
-    assert histories({"a": run, "b": TrainedRun("drifting", TwoModes())}) == {"a": [(2, 0.5)]}
+    assert histories({"a": run, "b": trained_run("drifting", TwoModes())}) == {"a": [(2, 0.5)]}
 
 
 def test_pictures_carry_budgets_under_the_names(tmp_path):
@@ -155,7 +155,7 @@ def test_pictures_carry_budgets_under_the_names(tmp_path):
     from onestep_adapters.evaluation.pictures import draw_runs, draw_samples
 
     for data in (TwoModes(), Stripes()):
-        run = TrainedRun("drifting", data)
+        run = trained_run("drifting", data)
         figure = draw_runs({"one": run, "two": run}, title="t")
         texts = [text.get_text() for axes in figure.get_axes() for text in axes.texts]
         assert texts.count("20 updates, 60 evaluations\n1 evaluation per sample") == 2

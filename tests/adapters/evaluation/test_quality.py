@@ -18,7 +18,7 @@ from benchmarks.methods import DATA, RESULTS, train
 from onestep_adapters.data import open_dataset
 from onestep_adapters.evaluation import Comparison, Row, evaluate_runs, from_json, make_report
 from onestep_adapters.evaluation.point_criteria import point_metrics, point_references
-from onestep_adapters.methods import PRESETS, find_preset
+from onestep_adapters.methods import METHODS, find_preset
 from onestep_adapters.metrics import toy_reference, toy_score
 from onestep_adapters.runs import start_run
 
@@ -94,7 +94,7 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize(("data", "method"), [(d, m) for d in DATA for m in PRESETS if m in published(d)])
+@pytest.mark.parametrize(("data", "method"), [(d, m) for d in DATA for m in METHODS if m in published(d)])
 def test_the_published_verdicts_come_out_again(data, method, runs, monkeypatch):
     monkeypatch.setenv("ONESTEP_TEACHERS", str(runs / "teachers"))
     trained = train(data, list(dict.fromkeys(["flow-matching", method])), runs)

@@ -35,11 +35,11 @@ def digits():
     from onestep_adapters.data.digits import load_digits
 
     train, validation, test = load_digits()
-    classifier = train_classifier(*train, validation_images=validation.images, validation_labels=validation.labels)
-    splits = ImageSplits(train.images, validation.images, train.labels)
+    classifier = train_classifier(*train, validation_images=validation.data, validation_labels=validation.labels)
+    splits = ImageSplits(train.data, validation.data, train.labels)
     measured = measure_references(splits=splits, classifier=classifier, generator=generator(), repeats=3)
     comparison = image_comparison(splits, classifier, measured["floor"])
-    return splits, classifier, image_references(measured), test.images, comparison
+    return splits, classifier, image_references(measured), test.data, comparison
 
 
 def measured(digits, samples, repeats=2, **settings):

@@ -39,9 +39,9 @@ def digits():
     from onestep_adapters.data.digits import load_digits
 
     train, validation, test = load_digits()
-    classifier = train_classifier(*train, validation_images=validation.images, validation_labels=validation.labels)
-    splits = ImageSplits(train.images, validation.images, train.labels)
-    return splits, classifier, test.images
+    classifier = train_classifier(*train, validation_images=validation.data, validation_labels=validation.labels)
+    splits = ImageSplits(train.data, validation.data, train.labels)
+    return splits, classifier, test.data
 
 
 def measured(digits, samples, repeats=2, **settings):
