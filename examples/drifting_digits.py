@@ -31,7 +31,7 @@ def train(encoder: str, *, steps: int, seed: int = 0) -> Run:
         Network("conv", width=16, depth=2),
         Guidance(max_alpha=max(SCALES), alpha_power=1.0, unguided_share=0.3, unconditional_samples=16),
         temperatures=(1.0,) if pixels else (0.3,),
-        relative=not pixels,
+        relative_temperatures=not pixels,
         encoder="pixels" if pixels else "random",
         positives=48,
     )

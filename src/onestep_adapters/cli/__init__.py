@@ -13,22 +13,22 @@ COMMANDS = {"train": train.main, "sample": sample.main, "evaluate": evaluate.mai
 
 _WIDTH = 2 + max(map(len, METHODS))
 
-HELP = f"""onestep: train one-step generators, sample them and measure them.
+HELP = f"""onestep: train one-step generators, draw samples and evaluate them.
 
-  onestep demo                               train on real digits; report and pictures (5 minutes)
-  onestep train METHOD [--data D] [options]  train into a run folder; --resume continues
-  onestep sample RUN [options]               samples of a run: arrays and a picture
-  onestep evaluate RUN [RUN ...] [options]   report: quality, cost, thresholds passed
+  onestep demo                               three methods on 8 x 8 digits; report and pictures (5 minutes)
+  onestep train METHOD [--data D] [options]  train and save in a run folder; --resume continues
+  onestep sample RUN [options]               draw samples of a run: arrays and a picture
+  onestep evaluate RUN [RUN ...] [options]   report: quality, cost, pass or fail against quality limits
 
-METHOD is one of
+METHOD is one of (-paper: the paper's settings instead of settings for small data)
 {chr(10).join(f"  {name:<{_WIDTH}}{method.summary}" for name, method in METHODS.items())}
 
-A first session:
+A first session (two minutes; the report is runs/first/report.md):
   onestep train meanflow --data 8gaussians --folder runs/first
   onestep sample runs/first
   onestep evaluate runs/first
 
-`onestep COMMAND --help` lists all options with their defaults."""
+`onestep COMMAND --help` lists all options with their defaults; for training, `onestep train METHOD --data D --help`."""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -18,11 +18,12 @@ class Options:
     """Where the demo writes, and how long it trains."""
 
     folder: Path = Path("runs/demo")
-    """Folder for runs, report and pictures; trainings that are complete there are not repeated."""
+    """Folder for runs, report and pictures; finished trainings found there are reused."""
     steps: int | None = attrs.field(default=None, validator=attrs.validators.optional([count, positive]))
-    """Training updates of each method, 1 or more, for a quick look; by default those of the presets."""
+    """Training updates of each method, 1 or more, for a quick look; by default each method's own number, as in onestep
+    train."""
     processes: Literal[1, 2] = 2
-    """Trainings at a time, of one thread each: 2, or 1 on a machine with one core."""
+    """Trainings in parallel, with one thread each: 2, or 1 on a machine with one core."""
     device: str = "auto"
     """Device: auto (a CUDA GPU if there is one, else the CPU), cpu, cuda, cuda:1, mps."""
 

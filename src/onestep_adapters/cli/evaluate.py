@@ -20,7 +20,7 @@ class Evaluate:
     """Which runs are measured, and how."""
 
     runs: Positional[tuple[Path, ...]]
-    """Folders of trained runs, all of one data set."""
+    """One or more folders of trained runs, all of one data set (required)."""
     baseline: Path | None = None
     """Folder of the many-step run that the others are compared with; by default the first flow-matching run given."""
     folder: Path | None = None
@@ -28,9 +28,9 @@ class Evaluate:
     split: Literal["test", "validation"] = "test"
     """Real images to compare with: test for a report, validation to choose options. 2-D toys have no splits."""
     repeats: int = attrs.field(default=5, validator=[count, positive])
-    """Independent draws of samples for the standard errors, 1 or more (2-D toys: 2 or more)."""
+    """Independent sets of samples, for means and standard errors; 1: no standard error (2-D toys: at least 2)."""
     seed: int = attrs.field(default=0, validator=count)
-    """Seed of samples and reference rows, 0 or more."""
+    """Seed of the samples and of the reference rows (real data, fitted Gaussian), 0 or more."""
     device: str = "auto"
     """Device: auto (a CUDA GPU if there is one, else the CPU), cpu, cuda, cuda:1, mps."""
 
@@ -41,7 +41,8 @@ def main(arguments: Sequence[str]) -> int:
         Evaluate,
         arguments,
         prog="onestep evaluate",
-        description="Report on trained runs: metrics beside reference rows, thresholds, training budgets.",
+        description="Report on trained runs: sample quality (distances, nearest neighbours, coverage), the same for "
+        "real data and for a fitted Gaussian, pass or fail against quality limits, and the training cost.",
     )
     use_threads()
     device = choose_device(chosen.device)

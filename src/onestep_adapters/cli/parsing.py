@@ -31,11 +31,17 @@ def options(kind: type[T] | Any, arguments: Sequence[str], *, prog: str, descrip
 
 @cache
 def _shown(kind: type, short: bool = True) -> type:
-    """A subclass whose annotations tell tyro the help of the options, and that nested ones have ``short`` names."""
+    """A subclass whose annotations tell tyro the help of the options, and that nested ones have ``short`` names.
+
+    A field with the metadata ``fixed`` is no option.
+    """
     hints, told = get_type_hints(kind, include_extras=True), _field_docstrings(kind)
     annotations: dict[str, Any] = {}
     for field in attrs.fields(kind):
         hint, nested = hints[field.name], _nested(hints[field.name])
+        if field.metadata.get("fixed"):
+            annotations[field.name] = tyro.conf.Suppress[hint]
+            continue
         if nested is None:
             annotations[field.name] = Annotated[hint, tyro.conf.arg(help=told.get(field.name))]
             continue

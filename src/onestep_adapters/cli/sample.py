@@ -26,9 +26,10 @@ class Sample:
     seed: int = attrs.field(default=0, validator=valid_count)
     """Seed of classes and noise, 0 or more."""
     alpha: float | None = None
-    """Guidance scale, for a drifting run trained with --max-alpha: 1 is no guidance, at most max-alpha."""
+    """Guidance scale, for a drifting run trained with --max-alpha above 1: from 1 (no guidance) to max-alpha. Default:
+    the scale of the run."""
     out: Path | None = None
-    """Files to write, without .npz and .png; by default samples.npz and samples.png in the run's folder."""
+    """Output path without extension; .npz and .png are added. Default: samples in the run's folder."""
     device: str = "auto"
     """Device: auto (a CUDA GPU if there is one, else the CPU), cpu, cuda, cuda:1, mps."""
 
@@ -39,7 +40,8 @@ def main(arguments: Sequence[str]) -> int:
         Sample,
         arguments,
         prog="onestep sample",
-        description="Samples of a run: arrays (.npz with `samples` and, with classes, `labels`) and a picture (.png).",
+        description="Draw samples of a run: arrays (.npz: `samples` [count, *shape] in the range of the data and, for "
+        "data with classes, `labels` [count]) and a picture (.png).",
     )
     use_threads()
     run = open_run(chosen.run, device=choose_device(chosen.device))

@@ -1,6 +1,7 @@
 """``onestep train METHOD``."""
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from onestep_adapters.cli.interrupts import Stopped, until_interrupted
 from onestep_adapters.cli.parsing import options
 from onestep_adapters.cli.progress import progress, track
 from onestep_adapters.cli.terminal import fail, say, use_threads
-from onestep_adapters.data import DATASETS, DEFAULT_DATASET, Dataset, open_dataset
+from onestep_adapters.data import DEFAULT_DATASET, TOYS, Dataset, open_dataset
 from onestep_adapters.devices import choose_device
 from onestep_adapters.methods import METHODS, Method, Preset, find_preset
 from onestep_adapters.methods.teacher import EXACT
@@ -16,18 +17,25 @@ from onestep_adapters.runs import Run, options_of_run, resume_or_start
 from onestep_adapters.training import latest_checkpoint, save_checkpoint
 from onestep_core.errors import ConfigError
 
-HELP = f"""Train a generator into a run folder.
+_METHODS = textwrap.fill(", ".join(METHODS), 108, subsequent_indent=" " * 12, break_on_hyphens=False)
+
+HELP = f"""Train a generator and save it in a run folder.
 
   onestep train METHOD [--data D] [--folder F] [--resume] [--device D] [options]
 
-  METHOD    {", ".join(METHODS)}
-  --data    {", ".join(DATASETS)} (default: {DEFAULT_DATASET}, or with --resume that of the run)
+  METHOD    {_METHODS}
+            (onestep --help says what each is)
+  --data    digits (8 x 8 images, ten classes) or a 2-D toy: {", ".join(TOYS)}
+            (default: {DEFAULT_DATASET}; with --resume the data of the run)
   --folder  folder of the run (default: runs/METHOD-DATA)
-  --resume  continue the run in the folder from its last checkpoint, with its own options; results are bit-identical to
-            an uninterrupted run
+  --resume  continue the run in the folder from its last checkpoint, with the options saved there; on the same machine
+            the result is bit-identical to an uninterrupted run. Other options than the saved ones are refused
   --device  auto (default: a CUDA GPU if there is one, else the CPU), cpu, cuda, cuda:1, mps
 
-`onestep train METHOD --data D --help` lists the method's own options, with their defaults for that data."""
+`onestep train METHOD --data D --help` lists the method's own options. Defaults depend on METHOD and D, and are chosen
+for small data; help texts give the papers' values. Words of the help texts: time t runs from 0 (data) to 1 (noise); a
+jump goes from a start time t to an end time s nearer to the data; a pair is a data sample with its noise; the gap of
+two scores is their difference; "code" is the code that a paper's authors released."""
 
 
 def _place(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -92,8 +100,8 @@ def main(arguments: Sequence[str]) -> int:
         type(default),
         rest,
         prog=f"onestep train {name}",
-        description=f"{preset.summary}; defaults for {data.name}. "
-        "Also: --data, --folder, --resume, --device (onestep train --help).",
+        description=f"{preset.summary}. Defaults are those for --data {data.name}. Time t runs from 0 (data) to 1 "
+        "(noise); a jump goes from a start time t to an end time s nearer to the data. More: onestep train --help.",
         default=default,
     )
     _used(rest, method)

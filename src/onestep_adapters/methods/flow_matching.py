@@ -33,12 +33,12 @@ class FlowMatching(Method):
     """Regress the velocity of a pair; sample by Heun's method."""
 
     uniform_share: float = attrs.field(default=0.5, validator=share)
-    """Share of training times that are uniform, 0 to 1; the others are logit-normal(0, 1)."""
+    """Fraction of training times that are uniform on (0, 1); the others are logit-normal(0, 1)."""
     coupling: Coupling = "independent"
-    """Which noise belongs to which data: independent (paper), optimal (nearest within a batch), or precomputed (nearest
-    among many pairs). Nearer pairs make the flow straighter."""
+    """Which noise is paired with which data sample. independent: random (papers). optimal: optimal-transport assignment
+    within a batch. precomputed: the same once, over thousands of samples. The last two give straighter trajectories."""
     sampling_steps: int = attrs.field(default=50, validator=positive)
-    """Heun steps of the sampler; each needs two network evaluations."""
+    """Heun steps from noise to data when samples are drawn; each needs two network evaluations."""
 
     @property
     def evaluations(self) -> int:
@@ -79,10 +79,11 @@ class Distillation(Method):
     """Options of the methods that learn from a flow-matching teacher."""
 
     teacher: FlowMatching = attrs.field(factory=FlowMatching)  # type: ignore[misc]
-    """Options of the teacher, which is trained first if no run with these options exists."""
+    """Options of the flow-matching teacher. A finished run with the same options is reused; otherwise the teacher is
+    trained first."""
     teacher_from: str = ""  # type: ignore[misc]
-    """Another teacher: the folder of a finished flow-matching run on the same data, or "exact" for the exact score of a
-    2-D toy with known modes. Empty: the teacher of the --teacher options."""
+    """Folder of a finished flow-matching run on the same data, to use as the teacher, or "exact" for the closed-form
+    score (8gaussians, unequal). The options --teacher.* are then not used. Empty: the teacher of --teacher.*."""
 
 
 IMAGE_TEACHER = FlowMatching(IMAGE_TRAINING, WIDE_IMAGE_NETWORK)
@@ -102,7 +103,7 @@ wide."""
 PRESETS = (
     Preset(
         "flow-matching",
-        "velocity, many steps: the baseline",
+        "flow matching, many steps: the baseline",
         IMAGE_TEACHER,
         POINT_TEACHER,
         "Sampled in 50 Heun steps of two evaluations. Half of the times are uniform, half logit-normal. More "

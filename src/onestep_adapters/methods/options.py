@@ -34,18 +34,18 @@ class Network:
     """Which backbone, and how large."""
 
     backbone: Literal["mlp", "conv", "dit"] = "mlp"
-    """Architecture. mlp: samples of any shape. conv, dit: images."""
+    """Architecture. mlp: samples of any shape. conv, dit: images only."""
     width: int = attrs.field(default=256, validator=positive)
-    """Hidden width: units (mlp), channels (conv), token size (dit)."""
+    """Hidden width: units (mlp), channels (conv), size of a token (dit)."""
     depth: int = attrs.field(default=3, validator=positive)
     """Number of residual blocks."""
     max_frequency: float = attrs.field(default=16.0, validator=positive)
-    """Largest angular frequency of the time embedding, in radians per unit of time; it bounds the derivative in
-    time."""
+    """Highest frequency of the time embedding, in radians per unit of time. Lower: more stable derivatives in time.
+    Higher: finer resolution of time."""
     fourier: int = attrs.field(default=0, validator=count)
-    """Number of random Fourier features of the sample, added to the input (mlp only); 0: none."""
+    """Number of random Fourier features of the sample, concatenated to the input (mlp only). 0: none."""
     condition: int = attrs.field(default=1, validator=[count, positive])
-    """Width of the embedding of times and class, as a multiple of the channels (conv only)."""
+    """Width of the time and class embedding, as a multiple of --width (conv only)."""
 
     def build(self, data: Dataset, times: int, generator: torch.Generator) -> nn.Module:
         """A network for ``data`` with 0, 1 or 2 times; initial weights from ``generator``, on the CPU.
@@ -84,17 +84,17 @@ class Training:
     """How long and how fast."""
 
     steps: int = attrs.field(default=2000, validator=positive)
-    """Number of updates."""
+    """Number of training updates in total."""
     batch: int = attrs.field(default=256, validator=positive)
-    """Samples in an update; for drifting, of all classes together."""
+    """Samples in one update (drifting: generated samples of all classes together)."""
     learning_rate: float = attrs.field(default=2e-3, validator=positive)
-    """Largest learning rate of AdamW; after the warm-up it decays to zero along a cosine."""
+    """Highest learning rate of AdamW. After the warm-up it falls to zero along a cosine."""
     warmup: int = attrs.field(default=50, validator=not_negative)
     """Updates in which the learning rate rises linearly from zero."""
     ema: float = attrs.field(default=0.995, validator=share)
     """Decay of the moving average of the weights, 0 to 1. The averaged network generates the samples."""
     clip: float = attrs.field(default=1.0, validator=positive)
-    """Largest gradient norm; larger gradients are scaled down to it."""
+    """Largest global norm of the gradient; a larger gradient is scaled down to it."""
     seed: int = 0
     """Seed of initial weights, data, noise and times."""
     checkpoint_every: int = attrs.field(default=500, validator=positive)

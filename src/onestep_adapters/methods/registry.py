@@ -63,6 +63,6 @@ def find_preset(name: str) -> Preset:
 
     Example:
         >>> find_preset("meanflow").summary
-        'average velocity, one step'
+        'MeanFlow: average velocity, one step'
     """
     return METHODS[choose(name, METHODS, "method")]

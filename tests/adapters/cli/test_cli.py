@@ -73,6 +73,7 @@ def test_the_help_of_an_option_is_its_docstring_on_one_line(capsys, monkeypatch)
     with pytest.raises(SystemExit):
         run("train", "dmd2", "--data", "8gaussians", "--help")
     shown = capsys.readouterr().out
+    shown = " ".join(shown.replace("│", " ").split())
     for kind in (DMD2, Network):
         told = _field_docstrings(kind)
         assert {a.name for a in attrs.fields(kind)} - {"training", "network"} <= told.keys()

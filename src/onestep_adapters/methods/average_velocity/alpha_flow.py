@@ -26,11 +26,11 @@ class AlphaFlow(EulerianMethod):
     adaptive power of 1 this is the released factor ``alpha``. The released code also clips the target to [-4, 4].
     """
 
-    schedule_end: float = attrs.field(default=1.0, validator=share)
-    """Share of the training after which alpha has its final value, 0 to 1; a sigmoid, close to it from 0.7 of that on.
-    Released code: 1."""
+    alpha_schedule_end: float = attrs.field(default=1.0, validator=share)
+    """Fraction of the training after which alpha, which falls from 1 (flow matching) along a sigmoid, has its final
+    value. At 0.7 of this fraction it is already close to it. Code: 1."""
     final_alpha: float = attrs.field(default=0.0, validator=share)
-    """Final alpha, 0 to 1. 0 is MeanFlow (released code)."""
+    """Final alpha, 0 to 1: size of the finite difference, as a fraction of the jump. 0: MeanFlow (code)."""
 
     @property
     def calls(self) -> int:
@@ -41,7 +41,7 @@ class AlphaFlow(EulerianMethod):
         """Weighted squared error of the average velocity; the log has ``alpha`` and both parts of the batch."""
         z, v, t, s, labels = self.drawn(context.prepared, generator)
         a = as_average_velocity(network, label=labels)
-        end = self.schedule_end * self.training.steps
+        end = self.alpha_schedule_end * self.training.steps
         alpha = alpha_schedule(context.state.step, begin=0, end=end, final=self.final_alpha)
         if alpha == 0:
             pair = meanflow_regression(a, z, v, t, s, moving=self.jumps, derivative=self.derivative(network, labels))
@@ -56,15 +56,15 @@ class AlphaFlow(EulerianMethod):
 PRESETS = (
     Preset(
         "alpha-flow",
-        "average velocity, from flow matching to MeanFlow, one step",
+        "alpha-Flow: training changes gradually from flow matching to MeanFlow",
         AlphaFlow(
-            IMAGE_TRAINING, IMAGE_NETWORK, adaptive_power=0.5, schedule_end=0.5, final_alpha=0.05, **COUPLED_JUMPS
+            IMAGE_TRAINING, IMAGE_NETWORK, adaptive_power=0.5, alpha_schedule_end=0.5, final_alpha=0.05, **COUPLED_JUMPS
         ),
         AlphaFlow(
             LONG_POINT_TRAINING,
             POINT_NETWORK,
             adaptive_power=0.5,
-            schedule_end=0.4,
+            alpha_schedule_end=0.4,
             final_alpha=0.01,
             **COUPLED_JUMPS,
         ),

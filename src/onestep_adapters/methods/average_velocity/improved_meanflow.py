@@ -45,7 +45,7 @@ class ImprovedMeanFlow(EulerianMethod):
 PRESETS = (
     Preset(
         "improved-meanflow",
-        "average velocity with a predicted tangent, one step",
+        "improved MeanFlow: the derivative follows the network's own velocity",
         ImprovedMeanFlow(IMAGE_TRAINING, IMAGE_NETWORK, adaptive_power=0.75, **COUPLED_JUMPS),
         ImprovedMeanFlow(LONG_POINT_TRAINING, POINT_NETWORK, adaptive_power=0.5, coupling="precomputed"),
         "Coupled pairs and an adaptive weight, as in meanflow. The tangent is the network's own velocity, which is "

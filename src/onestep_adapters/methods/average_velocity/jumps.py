@@ -47,17 +47,21 @@ class AverageVelocityMethod(Method):
 
     path: ClassVar[Path] = PATH
     interval_share: float = attrs.field(default=0.75, validator=share)
-    """Share of the batch with s < t, 0 to 1; the other pairs have s = t (flow matching)."""
+    """Fraction of the batch that trains on jumps (s < t); the rest has s = t, which is flow matching. MeanFlow's paper:
+    0.25."""
     uniform_share: float = attrs.field(default=1.0, validator=share)
-    """Share of training times that are uniform, 0 to 1; the others are logit-normal(time_mean, 1)."""
+    """Fraction of training times that are uniform on (0, 1); the others are logit-normal(time_mean, 1). MeanFlow's
+    paper: 0."""
     time_mean: float = 0.0
-    """Mean of the logit-normal times' logits. MeanFlow's paper: -0.4."""
+    """Mean of the logits of the logit-normal times; below 0 more times are near the data. Without effect if
+    --uniform-share is 1. MeanFlow's paper: -0.4."""
     stable_targets: int = attrs.field(default=0, validator=count)
-    """Data samples drawn beside each batch. The expected velocity given the state, over the batch and these, replaces
-    the pair's velocity and lowers the variance (https://arxiv.org/abs/2302.00670). 0: off (paper)."""
+    """Number of extra data samples in an update. The expected velocity given the state, over the batch and these
+    samples, replaces the pair's velocity and has lower variance (stable target field,
+    https://arxiv.org/abs/2302.00670). 0: off."""
     coupling: Coupling = "independent"
-    """Which noise belongs to which data: independent (paper), optimal (nearest within a batch), or precomputed (nearest
-    among many pairs). Nearer pairs make the flow straighter."""
+    """Which noise is paired with which data sample. independent: random (papers). optimal: optimal-transport assignment
+    within a batch. precomputed: the same once, over thousands of samples. The last two give straighter trajectories."""
 
     @property
     def jumps(self) -> int:
@@ -112,7 +116,7 @@ class AnyJumpMethod(AverageVelocityMethod):
     """Jumps between any two times, with a choice of those that matter most for sampling in one step."""
 
     full_jump_share: float = attrs.field(default=0.0, validator=share)
-    """Share of the pairs with s < t that jump from the noise end to the data end, as the sampler does. Paper: 0."""
+    """Fraction of the jumps that go from pure noise (t = 1) to the data (s = 0), as in one-step sampling. Papers: 0."""
 
     def __attrs_post_init__(self) -> None:
         if self.boundary_share + self.full_jump_share > 1 + 1e-9:
@@ -150,7 +154,8 @@ class JumpsToData(AnyJumpMethod):
     """As :class:`AnyJumpMethod`; a share of the jumps ends at the data."""
 
     data_end_share: float = attrs.field(default=0.0, validator=share)
-    """Share of the pairs with s < t whose jump ends at the data, where one-step sampling ends. Paper: 0."""
+    """Fraction of the jumps that end at the data (s = 0) and start at any time. Its sum with --full-jump-share is at
+    most 1. Papers: 0."""
 
     @property
     def boundary_share(self) -> float:
@@ -166,10 +171,10 @@ class EulerianMethod(JumpsToData):
     """
 
     adaptive_power: float = attrs.field(default=0.0, validator=not_negative)
-    """Exponent p of the adaptive weight 1 / (loss + adaptive_epsilon)^p on the summed squared error; 0: no weight.
-    MeanFlow's paper: 1."""
+    """Exponent p of the loss weight 1 / (loss + adaptive_epsilon)^p, with the squared error summed over the sample. 0:
+    no weight. MeanFlow's paper: 1."""
     adaptive_epsilon: float = attrs.field(default=0.01, validator=positive)
-    """Number added to the loss in the adaptive weight. MeanFlow's released code: 0.01."""
+    """Number added to the loss in that weight; without effect if --adaptive-power is 0. MeanFlow's code: 0.01."""
 
     def weight(self, raw: Tensor, z: Tensor) -> Tensor:
         """Weight of squared errors that were summed over a sample of ``z``: adaptive, or one over its size."""

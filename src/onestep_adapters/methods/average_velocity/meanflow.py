@@ -29,22 +29,24 @@ class MeanFlow(EulerianMethod):
     """Regress the average velocity onto the MeanFlow identity; sample by one jump."""
 
     teacher: FlowMatching | None = None  # type: ignore[misc]
-    """Teacher whose velocity replaces the pair's and whose weights the network starts from (MeanFlow distillation).
-    None: data alone (paper)."""
+    """Teacher whose velocity replaces that of the noise-data pair, and whose weights the network starts from (MeanFlow
+    distillation). Type teacher:flow-matching or teacher:none (data alone, paper) as the last argument;
+    teacher:flow-matching --help lists its options."""
     teacher_from: str = ""  # type: ignore[misc]
-    """Another teacher: the folder of a finished flow-matching run on the same data. Empty: that of --teacher, if
-    any."""
+    """Folder of a finished flow-matching run on the same data, to use as the teacher; the options --teacher.* are then
+    not used."""
     omega: float = attrs.field(default=1.0, validator=positive)
-    """Guidance: weight of the pair's velocity in the target; 1 - omega - kappa is the weight of the velocity without a
-    class. One evaluation then samples at guidance scale omega / (1 - kappa). 1 with kappa 0: no guidance."""
+    """Guidance: the target is omega (noise - data) + kappa (own velocity with class) + (1 - omega - kappa) (own
+    velocity without class); one evaluation then samples at guidance scale omega / (1 - kappa). 1 with kappa 0: no
+    guidance. Needs --label-dropout above 0."""
     kappa: float = attrs.field(default=0.0, validator=share)
-    """Guidance: weight of the network's own velocity of the class in the target, 0 to 1 (1 excluded)."""
+    """Guidance: kappa in the formula of --omega, at least 0 and below 1."""
     label_dropout: float = attrs.field(default=0.0, validator=share)
-    """Share of the labels that are replaced by "no class" in training, needed for guidance. Paper: 0.1."""
+    """Fraction of the labels replaced by "no class" in training, 0 to 1; needed for guidance. Paper: 0.1."""
     guidance_from: float = attrs.field(default=0.0, validator=share)
-    """Smallest time with guidance, 0 (data) to 1 (noise)."""
+    """Smallest time t with guidance, 0 (data) to 1 (noise)."""
     guidance_to: float = attrs.field(default=1.0, validator=share)
-    """Largest time with guidance, 0 (data) to 1 (noise)."""
+    """Largest time t with guidance, 0 (data) to 1 (noise)."""
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
@@ -126,7 +128,7 @@ _PAPER = {"adaptive_power": 1.0, "interval_share": 0.25, "uniform_share": 0.0, "
 PRESETS = (
     Preset(
         "meanflow",
-        "average velocity, one step",
+        "MeanFlow: average velocity, one step",
         MeanFlow(IMAGE_TRAINING, IMAGE_NETWORK, adaptive_power=0.5, coupling="precomputed"),
         MeanFlow(LONG_POINT_TRAINING, POINT_NETWORK, adaptive_power=0.5, coupling="precomputed"),
         "Learns from data alone. Images: an adaptive power of 0.5 with uniform times has the smallest energy "
@@ -138,7 +140,7 @@ PRESETS = (
     ),
     Preset(
         "meanflow-distillation",
-        "average velocity of a teacher's flow, one step",
+        "MeanFlow with a teacher's velocity in place of the pair's",
         MeanFlow(IMAGE_TRAINING, WIDE_IMAGE_NETWORK, adaptive_power=0.5, teacher=COUPLED_IMAGE_TEACHER),
         MeanFlow(POINT_TRAINING, POINT_NETWORK, teacher=COUPLED_POINT_TEACHER),
         "The teacher's velocity replaces the pair's, and training starts from the teacher's weights; the teacher "
@@ -147,7 +149,7 @@ PRESETS = (
     ),
     Preset(
         "meanflow-paper",
-        "average velocity with the paper's weight, times and share of pairs with s < t",
+        "MeanFlow with the paper's loss weight, time distribution and fraction of jumps",
         MeanFlow(IMAGE_TRAINING, IMAGE_NETWORK, **_PAPER),
         MeanFlow(LONG_POINT_TRAINING, POINT_NETWORK, **_PAPER),
         "Paper settings, with the number of updates of meanflow. Reported even when worse.",

@@ -6,7 +6,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from onestep_adapters.data import Draw
+from onestep_adapters.data import Coupling, Draw
 from onestep_adapters.methods.average_velocity.jumps import EulerianMethod
 from onestep_adapters.methods.flow_matching import COUPLED_POINT_TEACHER, IMAGE_TEACHER, FlowMatching
 from onestep_adapters.methods.method import Context, Loss
@@ -42,16 +42,24 @@ class RectifiedMeanFlow(EulerianMethod):
     """
 
     teacher: FlowMatching = attrs.field(factory=FlowMatching)  # type: ignore[misc]
-    """Options of the teacher that makes the pairs; it needs the student's network."""
+    """Options of the flow-matching teacher that makes the pairs of noise and sample. Its network options must equal the
+    student's. A finished run with the same options is reused; otherwise the teacher is trained first."""
     teacher_from: str = ""  # type: ignore[misc]
-    """Another teacher: the folder of a finished flow-matching run on the same data. Empty: that of --teacher."""
+    """Folder of a finished flow-matching run on the same data, to use as the teacher; the options --teacher.* are then
+    not used."""
     pairs: int = attrs.field(default=20_000, validator=positive)
-    """Largest number of pairs; never more than the samples of the whole training."""
+    """Number of pairs (noise, teacher's sample) that the teacher makes before training; fewer if steps x batch is
+    smaller."""
     solver_steps: int = attrs.field(default=10, validator=positive)
-    """Heun steps of the teacher for one pair."""
+    """Heun steps of the teacher from noise to data for each pair; each needs two evaluations."""
     exact_jump_share: float = attrs.field(default=0.0, validator=share)
-    """Share of the pairs with s = t that get the jump from noise to data instead. Its average velocity is known from
-    the pair (noise - data) and needs no derivative. Paper: 0."""
+    """Fraction of the samples with s = t that train on the full jump (t = 1, s = 0) instead. Its average velocity is
+    known exactly: noise - sample. Paper: 0."""
+
+    stable_targets: int = attrs.field(default=0, metadata={"fixed": True})
+    """Not used: the teacher makes the pairs."""
+    coupling: Coupling = attrs.field(default="independent", metadata={"fixed": True})
+    """Not used: the teacher makes the pairs."""
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
@@ -96,7 +104,7 @@ class RectifiedMeanFlow(EulerianMethod):
 PRESETS = (
     Preset(
         "rectified-meanflow",
-        "average velocity between noise and the teacher's samples, one step",
+        "MeanFlow on pairs of noise and a teacher's sample (Re-MeanFlow)",
         RectifiedMeanFlow(
             IMAGE_TRAINING,
             WIDE_IMAGE_NETWORK,

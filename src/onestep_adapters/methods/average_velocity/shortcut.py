@@ -28,8 +28,8 @@ class Shortcut(AverageVelocityMethod):
 
     path: ClassVar[Path] = reverse(PATH)
     halvings: int = attrs.field(default=7, validator=positive)
-    """Halvings of the jump length down to the shortest jump, which counts as the instantaneous velocity. Released code:
-    7, which is 1/128."""
+    """Jump lengths are 1, 1/2, ..., 1/2^halvings; the shortest counts as the instantaneous velocity. Code: 7, which is
+    1/128."""
     favour_long_jumps: bool = False
     """Give half of the jumps the two longest lengths (an option of the released code)."""
 
@@ -65,7 +65,7 @@ class Shortcut(AverageVelocityMethod):
 PRESETS = (
     Preset(
         "shortcut",
-        "average velocity at step sizes 1, 1/2, 1/4, ..., one step",
+        "shortcut model: a jump must equal two of half its length",
         Shortcut(
             IMAGE_TRAINING, WIDE_IMAGE_NETWORK, interval_share=0.6, coupling="precomputed", favour_long_jumps=True
         ),

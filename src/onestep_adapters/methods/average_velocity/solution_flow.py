@@ -37,10 +37,11 @@ class SolutionFlow(EulerianMethod):
     tends to ``t``. The released code has ``interval_share`` 0.25 and another weight.
     """
 
-    initial_step: float = attrs.field(default=0.1, validator=positive)
-    """Share of a jump between its two compared times at the start of the training, 0 to 1."""
-    final_step: float = attrs.field(default=0.002, validator=positive)
-    """The same share at the end of the training; in between it changes geometrically."""
+    initial_gap: float = attrs.field(default=0.1, validator=positive)
+    """Distance between the two compared times at the start of training, as a fraction of the jump t - s, above 0 to
+    1."""
+    final_gap: float = attrs.field(default=0.002, validator=positive)
+    """The same distance at the end of training; it changes geometrically in between."""
 
     @property
     def calls(self) -> int:
@@ -55,8 +56,8 @@ class SolutionFlow(EulerianMethod):
             context.state.step,
             begin=0,
             end=self.training.steps,
-            initial=self.initial_step,
-            final=self.final_step,
+            initial=self.initial_gap,
+            final=self.final_gap,
             ramp=exponential_ramp,
         )
         m = time_between(t, s, share=part)
@@ -72,12 +73,12 @@ class SolutionFlow(EulerianMethod):
 PRESETS = (
     Preset(
         "solution-flow",
-        "the solution of the flow's equation (SoFlow), one step",
+        "SoFlow: learns the solution of the flow's equation, without a derivative",
         SolutionFlow(
-            IMAGE_TRAINING, IMAGE_NETWORK, adaptive_power=0.5, initial_step=0.2, final_step=0.05, **COUPLED_JUMPS
+            IMAGE_TRAINING, IMAGE_NETWORK, adaptive_power=0.5, initial_gap=0.2, final_gap=0.05, **COUPLED_JUMPS
         ),
         SolutionFlow(
-            LONG_POINT_TRAINING, POINT_NETWORK, adaptive_power=0.5, initial_step=0.3, final_step=0.01, **COUPLED_JUMPS
+            LONG_POINT_TRAINING, POINT_NETWORK, adaptive_power=0.5, initial_gap=0.3, final_gap=0.01, **COUPLED_JUMPS
         ),
         "Half of the jumps end at the data. Coupled pairs and an adaptive weight, as in meanflow. The second state "
         "lies on a straight line from the first, a fixed share of the jump away: the error of this share remains.",

@@ -35,7 +35,7 @@ class SplitMeanFlow(JumpsToData):
 PRESETS = (
     Preset(
         "split-meanflow",
-        "average velocity that is consistent with itself, one step",
+        "SplitMeanFlow: a jump must equal two shorter ones; no derivative",
         SplitMeanFlow(IMAGE_TRAINING, IMAGE_NETWORK, **COUPLED_JUMPS),
         SplitMeanFlow(
             Training(steps=4000, batch=384, learning_rate=2.5e-3),

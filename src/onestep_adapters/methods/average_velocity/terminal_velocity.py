@@ -29,9 +29,11 @@ class TerminalVelocity(AnyJumpMethod):
     """
 
     noise_start_share: float = attrs.field(default=0.0, validator=share)
-    """Share of the pairs with s < t whose jump starts at the noise end, where one-step sampling starts. Paper: 0."""
+    """Fraction of the jumps that start at pure noise (t = 1), as in one-step sampling. Its sum with --full-jump-share
+    is at most 1. Paper: 0."""
     derivative_gradient: bool = True
-    """Backpropagate through the derivative (paper). Off: Lagrangian self-distillation, which costs less."""
+    """Backpropagate through the derivative with respect to the end time s (paper). Off: stop-gradient, Lagrangian
+    self-distillation, which costs less."""
 
     @property
     def boundary_share(self) -> float:
@@ -61,7 +63,7 @@ class TerminalVelocity(AnyJumpMethod):
 PRESETS = (
     Preset(
         "terminal-velocity",
-        "average velocity by terminal velocity matching (TVM), one step",
+        "terminal velocity matching (TVM): the velocity at the end of a jump is matched",
         TerminalVelocity(
             IMAGE_TRAINING, IMAGE_NETWORK, interval_share=0.5, coupling="precomputed", noise_start_share=0.5
         ),

@@ -36,33 +36,37 @@ class ConsistencyTraining(Method):
     m``."""
 
     sigma_data: float = attrs.field(default=0.5, validator=positive)
-    """Standard deviation of the data. The noise levels below are for data of 0.5 and scale with it."""
+    """Standard deviation of the data. All noise levels below are given for 0.5, as in EDM, and are multiplied by
+    sigma_data / 0.5."""
     sigma_min: float = attrs.field(default=0.002, validator=positive)
-    """Smallest noise level, where the function is the identity. Paper: 0.002."""
+    """Smallest noise level, where the consistency function is the identity, at sigma_data 0.5. Paper: 0.002."""
     sigma_max: float = attrs.field(default=80.0, validator=positive)
-    """Largest noise level, where sampling starts. Paper: 80."""
+    """Largest noise level, where sampling starts, at sigma_data 0.5. Paper: 80."""
     initial_intervals: int = attrs.field(default=10, validator=positive)
-    """Intervals of the noise grid at the start of the training. Paper: 10."""
+    """Intervals of the noise-level grid at the start of training. Paper: 10."""
     final_intervals: int = attrs.field(default=1280, validator=positive)
-    """Intervals of the noise grid at the end; the number doubles in between. Paper: 1280."""
+    """Largest number of intervals; the number doubles at equal parts of the training up to this. Paper: 1280."""
     log_noise_mean: float = -1.1
-    """Mean of the logarithm of the noise levels. Paper: -1.1."""
+    """Mean of ln(noise level), at sigma_data 0.5. iCT and ECT: -1.1."""
     log_noise_std: float = attrs.field(default=2.0, validator=positive)
-    """Standard deviation of the logarithm of the noise levels. Paper: 2."""
+    """Standard deviation of ln(noise level). iCT and ECT: 2."""
     distance: Literal["pseudo-huber", "squared"] = "pseudo-huber"
-    """Distance of the two answers. pseudo-huber (paper): close to the Euclidean norm. squared: minimised by the
-    mean."""
+    """Distance between the network's outputs at the two noise levels. pseudo-huber (paper): Euclidean for large errors,
+    squared for small ones. squared: minimised by the mean of possible targets."""
     huber_constant: float = attrs.field(default=0.00054, validator=positive)
-    """Constant of the pseudo-Huber distance, times the square root of the dimension. Paper: 0.00054."""
+    """c / sqrt(dimension) of the pseudo-Huber distance. Paper: 0.00054."""
     weight_power: float = attrs.field(default=1.0, validator=not_negative)
-    """Exponent p of the weight 1 / (t - m)^p, with t - m the difference of noise levels. Paper: 1; 0: no weight."""
+    """Exponent p of the loss weight 1 / (t - m)^p, where t > m are the two compared noise levels. 0: no weight. iCT and
+    ECT: 1."""
     target: Literal["online", "average"] = "online"
-    """Network that gives the target: online, the one in training (paper), or average, its moving average."""
+    """Network that gives the target, without gradient. online: the current weights (iCT, ECT). average: their moving
+    average."""
     stable_targets: int = attrs.field(default=0, validator=count)
-    """Data samples drawn beside each batch, for second states with lower variance. 0: off (paper)."""
+    """Number of extra data samples in an update, from which the less noisy state is computed with lower variance
+    (stable target field, https://arxiv.org/abs/2302.00670). 0: off."""
     coupling: Coupling = "independent"
-    """Which noise belongs to which data: independent (paper), optimal (nearest within a batch), or precomputed (nearest
-    among many pairs)."""
+    """Which noise is paired with which data sample. independent: random (papers). optimal: optimal-transport assignment
+    within a batch. precomputed: the same once, over thousands of samples. The last two give straighter trajectories."""
 
     def __attrs_post_init__(self) -> None:
         if not (self.initial_intervals <= self.final_intervals and self.sigma_min < self.sigma_max):
@@ -132,7 +136,7 @@ class ConsistencyTraining(Method):
 PRESETS = (
     Preset(
         "consistency-training",
-        "consistency between two noise levels of a pair (iCT), one step",
+        "consistency training (iCT) between two noise levels of the same data and noise",
         ConsistencyTraining(IMAGE_TRAINING, IMAGE_NETWORK, sigma_data=0.75, coupling="precomputed"),
         ConsistencyTraining(
             Training(steps=6000, batch=256, learning_rate=2e-3),

@@ -49,17 +49,22 @@ class ConsistencyTrajectory(Distillation):
     """
 
     solver_steps: int = attrs.field(default=2, validator=positive)
-    """Heun steps of the teacher from t to the middle time."""
+    """Heun steps of the teacher from the start time t to the intermediate time, where the target starts; each needs two
+    evaluations."""
     endpoint_share: float = attrs.field(default=0.25, validator=share)
-    """Share of the jumps that start at pure noise; the same share, drawn independently, ends at the data, 0 to 1."""
+    """Probability that a jump starts at pure noise and, independently, that it ends at the data, 0 to 1."""
     flow_matching_weight: float = attrs.field(default=1.0, validator=not_negative)
-    """Weight of the flow-matching term, after its gradient is balanced with that of the consistency term. Paper: 1."""
+    """Weight of the flow-matching loss, on top of an adaptive factor that gives it the gradient norm of the consistency
+    loss. Paper: 1."""
     adversarial_weight: float = attrs.field(default=0.0, validator=not_negative)
-    """Weight of the generator's adversarial term, balanced in the same way; 0: no discriminator. Paper: 1."""
+    """Weight of the GAN loss in the generator's update, on top of the same kind of factor. 0: no discriminator. Paper:
+    1."""
     adversarial_start: float = attrs.field(default=0.25, validator=share)
-    """Share of the training before the generator gets the adversarial term, 0 to 1."""
+    """Fraction of the training after which the generator gets the GAN loss, 0 to 1; only with --adversarial-weight
+    above 0."""
     r1_weight: float = attrs.field(default=0.1, validator=not_negative)
-    """Weight of the R1 penalty, the discriminator's squared gradient at the data."""
+    """Weight of the R1 penalty, the squared gradient of the discriminator at the data (gamma / 2 of its paper); only
+    with --adversarial-weight above 0."""
 
     @property
     def calls(self) -> int:
@@ -130,7 +135,7 @@ class ConsistencyTrajectory(Distillation):
 PRESETS = (
     Preset(
         "consistency-trajectory",
-        "a flow map by a teacher's solver (CTM without its adversary), one step",
+        "consistency trajectory model (CTM) without GAN loss: any jump, by a teacher's solver",
         ConsistencyTrajectory(
             Training(steps=1000, batch=64, learning_rate=2e-3),
             WIDE_IMAGE_NETWORK,
@@ -149,7 +154,7 @@ PRESETS = (
     ),
     Preset(
         "consistency-trajectory-adversarial",
-        "a flow map by a teacher's solver and a discriminator (CTM), one step",
+        "consistency trajectory model (CTM) with a discriminator",
         ConsistencyTrajectory(
             Training(steps=700, batch=64, learning_rate=2e-3),
             WIDE_IMAGE_NETWORK,

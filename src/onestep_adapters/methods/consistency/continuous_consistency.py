@@ -34,29 +34,34 @@ class ContinuousConsistency(Method):
     """sCM: the network follows the tangent of its own consistency function, with a teacher or without."""
 
     teacher: FlowMatching | None = None  # type: ignore[misc]
-    """Options of the teacher whose weights the network starts from (paper). None: random weights."""
+    """Teacher whose weights the network starts from (paper). Type teacher:flow-matching or teacher:none (random
+    weights) as the last argument; teacher:flow-matching --help lists its options."""
     teacher_from: str = ""  # type: ignore[misc]
-    """Another teacher: the folder of a finished flow-matching run on the same data. Empty: that of --teacher, if
-    any."""
+    """Folder of a finished flow-matching run on the same data, to use as the teacher; the options --teacher.* are then
+    not used."""
     distilled: bool = False
-    """Use the teacher's velocity instead of the pair's (sCD); without it (sCT) only the teacher's weights are used."""
+    """Use the teacher's velocity as the target (sCD). Off: sCT, where the teacher only gives the initial weights."""
     sigma_data: float = attrs.field(default=0.5, validator=positive)
-    """Standard deviation of the data and of the noise."""
+    """Standard deviation of the data and of the noise. Noise levels below are given for 0.5 and are multiplied by
+    sigma_data / 0.5."""
     log_noise_mean: float = -1.0
-    """Mean of the logarithm of the noise levels sigma_data tan(t), for data of 0.5. Paper: -1 (sCT), -0.8 (sCD)."""
+    """Mean of ln(sigma_data tan t), at sigma_data 0.5. Paper: -1 (sCT), -0.8 (sCD)."""
     log_noise_std: float = attrs.field(default=1.4, validator=positive)
-    """Standard deviation of the logarithm of the noise levels. Paper: 1.4 (sCT), 1.6 (sCD)."""
-    warmup_share: float = attrs.field(default=0.1, validator=share)
-    """Share of the training in which the second part of the tangent grows to its full size."""
+    """Standard deviation of ln(sigma_data tan t). Paper: 1.4 (sCT), 1.6 (sCD)."""
+    tangent_warmup_share: float = attrs.field(default=0.1, validator=share)
+    """Fraction of the training in which sCM's tangent warm-up factor r rises from 0 to 1."""
     normalize_tangent: bool = True
-    """Normalise tangents (paper). Without a teacher this moves the minimiser."""
+    """Divide the tangent by its norm plus a constant (paper): more stable. With the noisy tangents of sCT it biases the
+    solution."""
     prior_weight: bool = True
-    """Use the paper's weight 1 / (sigma_data tan(t))."""
+    """Use the paper's loss weight 1 / (sigma_data tan t)."""
     stable_targets: int = attrs.field(default=0, validator=count)
-    """Data samples drawn beside each batch, for velocities with lower variance. 0: off (paper)."""
+    """Number of extra data samples in an update. The expected velocity given the state, over the batch and these
+    samples, replaces the pair's velocity and has lower variance (stable target field,
+    https://arxiv.org/abs/2302.00670). 0: off."""
     coupling: Coupling = "independent"
-    """Which noise belongs to which data: independent (paper), optimal (nearest within a batch), or precomputed (nearest
-    among many pairs)."""
+    """Which noise is paired with which data sample. independent: random (papers). optimal: optimal-transport assignment
+    within a batch. precomputed: the same once, over thousands of samples. The last two give straighter trajectories."""
 
     def __attrs_post_init__(self) -> None:
         if self.distilled and self.teacher is None:
@@ -100,7 +105,7 @@ class ContinuousConsistency(Method):
 
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
         """Weighted squared error; ``raw`` is the error without weight."""
-        path, ramp = self.path, max(1, round(self.warmup_share * self.training.steps))
+        path, ramp = self.path, max(1, round(self.tangent_warmup_share * self.training.steps))
         drawn = context.prepared(self.training.batch, generator)
         normal = torch.randn(self.training.batch, generator=generator, device=generator.device)
         sigma = log_normal_times(normal, mean=self.log_noise_mean, std=self.log_noise_std) * (
@@ -139,7 +144,7 @@ class ContinuousConsistency(Method):
 PRESETS = (
     Preset(
         "continuous-consistency",
-        "consistency without a step size (sCM), one step",
+        "continuous-time consistency (sCM): no step size",
         ContinuousConsistency(IMAGE_TRAINING, WIDE_IMAGE_NETWORK, IMAGE_TEACHER, sigma_data=0.75),
         ContinuousConsistency(
             Training(steps=3500, batch=256, learning_rate=2e-3),

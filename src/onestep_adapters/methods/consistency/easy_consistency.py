@@ -47,30 +47,37 @@ class EasyConsistency(Distillation):
     """
 
     sigma_data: float = attrs.field(default=0.5, validator=positive)
-    """Standard deviation of the data. The noise levels below are for data of 0.5 and scale with it."""
-    stages: int = attrs.field(default=8, validator=positive)
-    """Number of stages of equal length; the gap t - m shrinks from stage to stage. Released code: 8."""
+    """Standard deviation of the data. All noise levels below are given for 0.5, as in EDM, and are multiplied by
+    sigma_data / 0.5."""
+    gap_stages: int = attrs.field(default=8, validator=positive)
+    """Number of equal parts of the training (TCM: of its first stage); in each the distance t - m of the two noise
+    levels is smaller. Code: 8."""
     stage_factor: float = attrs.field(default=2.0, validator=positive)
-    """Factor, above 1, by which the relative gap (t - m) / t shrinks from stage to stage. Released code: 2."""
+    """Factor, above 1, by which (t - m) / t shrinks from part to part (q of ECT). Code: 2."""
     gap_amplitude: float = attrs.field(default=8.0, validator=not_negative)
-    """Factor of the additional gap at small noise levels. Released code: 8."""
+    """k of ECT: the relative distance (t - m) / t is multiplied by 1 + k sigmoid(-noise level). 0: the same at every
+    noise level. Code: 8."""
     log_noise_mean: float = -1.1
-    """Mean of the logarithm of the noise levels. Released code: -1.1."""
+    """Mean of ln(noise level), at sigma_data 0.5. iCT and ECT: -1.1."""
     log_noise_std: float = attrs.field(default=2.0, validator=positive)
-    """Standard deviation of the logarithm of the noise levels. Released code: 2."""
+    """Standard deviation of ln(noise level). iCT and ECT: 2."""
     distance: Literal["l2", "pseudo-huber", "squared"] = "l2"
-    """Distance of the two answers. l2 (released code): Euclidean norm. squared: minimised by the mean."""
+    """Distance between the network's outputs at the two noise levels. l2 (code): Euclidean, not squared. squared:
+    minimised by the mean of possible targets. pseudo-huber: Euclidean for large errors, squared for small ones."""
     huber_constant: float = attrs.field(default=0.06, validator=positive)
-    """Constant of the pseudo-Huber distance."""
+    """c of the pseudo-Huber distance, not divided by sqrt(dimension); only with --distance pseudo-huber."""
     weight_power: float = attrs.field(default=1.0, validator=not_negative)
-    """Exponent p of the weight 1 / (t - m)^p, with t - m the difference of noise levels. Paper: 1; 0: no weight."""
+    """Exponent p of the loss weight 1 / (t - m)^p, where t > m are the two compared noise levels. 0: no weight. iCT and
+    ECT: 1."""
     target: Literal["online", "average"] = "online"
-    """Network that gives the target: online, the one in training (paper), or average, its moving average."""
+    """Network that gives the target, without gradient. online: the current weights (iCT, ECT). average: their moving
+    average."""
     stable_targets: int = attrs.field(default=0, validator=count)
-    """Data samples drawn beside each batch, for second states with lower variance. 0: off (paper)."""
+    """Number of extra data samples in an update, from which the less noisy state is computed with lower variance
+    (stable target field, https://arxiv.org/abs/2302.00670). 0: off."""
     coupling: Coupling = "independent"
-    """Which noise belongs to which data: independent (paper), optimal (nearest within a batch), or precomputed (nearest
-    among many pairs)."""
+    """Which noise is paired with which data sample. independent: random (papers). optimal: optimal-transport assignment
+    within a batch. precomputed: the same once, over thousands of samples. The last two give straighter trajectories."""
 
     @property
     def calls(self) -> int:
@@ -105,7 +112,7 @@ class EasyConsistency(Distillation):
         drawn = context.prepared(self.training.batch, generator)
         normal = torch.randn(self.training.batch, generator=generator, device=generator.device)
         sigma = log_normal_times(normal, mean=self.log_noise_mean, std=self.log_noise_std)
-        second = self.second_level(sigma, context.state.step * self.stages // steps)
+        second = self.second_level(sigma, context.state.step * self.gap_stages // steps)
         online = straight_consistency(network, drawn.labels)
         target = online if self.target == "online" else straight_consistency(context.state.ema, drawn.labels)
         raw, weight = self.compared(online, target, drawn, sigma, second)
@@ -137,7 +144,7 @@ class EasyConsistency(Distillation):
 PRESETS = (
     Preset(
         "easy-consistency",
-        "consistency training from a trained flow (ECT), one step",
+        "easy consistency tuning (ECT): starts from a trained flow-matching model",
         EasyConsistency(IMAGE_TRAINING, WIDE_IMAGE_NETWORK, IMAGE_TEACHER, sigma_data=0.75, coupling="precomputed"),
         EasyConsistency(LONG_POINT_TRAINING, POINT_NETWORK, COUPLED_POINT_TEACHER, coupling="optimal"),
         "Starts from the teacher's weights; numbers of the released code, coupled pairs.",

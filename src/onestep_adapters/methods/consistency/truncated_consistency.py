@@ -38,17 +38,17 @@ class TruncatedConsistency(EasyConsistency):
     """
 
     first_stage_share: float = attrs.field(default=0.5, validator=share)
-    """Share of the updates in the first stage, 0 to 1."""
+    """Fraction of the updates in stage 1 (all noise levels); stage 2 trains noise levels above --transition-noise."""
     transition_noise: float = attrs.field(default=1.0, validator=positive)
-    """Noise level that divides the stages, for data of 0.5. Paper: 1."""
+    """Noise level above which stage 2 trains, at sigma_data 0.5. Paper: 1."""
     transition_share: float = attrs.field(default=0.25, validator=share)
-    """Share of the second stage's samples at the transition. Paper: 0.25."""
+    """Fraction of a stage-2 batch exactly at --transition-noise (boundary loss), 0 to 1. Paper: 0.25."""
     transition_weight: float = attrs.field(default=0.1, validator=not_negative)
-    """Weight of the samples at the transition, against 1 for the mean of the others. Paper: 0.1."""
-    second_log_noise_mean: float = 0.0
-    """Mean of the logarithm of the second stage's noise levels, before those below the transition are cut off."""
-    second_log_noise_std: float = attrs.field(default=2.0, validator=positive)
-    """Standard deviation of the logarithm of the second stage's noise levels."""
+    """Weight of the boundary loss; the other loss has weight 1. Paper: 0.1."""
+    stage2_log_noise_mean: float = 0.0
+    """Mean of ln(noise level) in stage 2, before levels below the transition are cut off, at sigma_data 0.5."""
+    stage2_log_noise_std: float = attrs.field(default=2.0, validator=positive)
+    """Standard deviation of ln(noise level) in stage 2, before that cut."""
 
     def companions(self, data: Dataset, network: nn.Module, generator: torch.Generator) -> Mapping[str, Companion]:
         """The frozen copy of the first stage's result."""
@@ -75,8 +75,8 @@ class TruncatedConsistency(EasyConsistency):
         uniform = torch.rand(self.training.batch, generator=generator, device=generator.device)
         levels = truncated_log_normal_times(
             uniform,
-            mean=self.second_log_noise_mean,
-            std=self.second_log_noise_std,
+            mean=self.stage2_log_noise_mean,
+            std=self.stage2_log_noise_std,
             low=self.transition_noise,
             high=_LARGEST,
         )
@@ -87,7 +87,7 @@ class TruncatedConsistency(EasyConsistency):
         early = straight_consistency(frozen(context.companion(STAGE_TEACHER)), drawn.labels)
         learner = late if self.target == "online" else straight_consistency(context.state.ema, drawn.labels)
         target = truncated(learner, early, transition=transition)
-        raw, weight = self.compared(late, target, drawn, sigma, self.second_level(sigma, self.stages - 1))
+        raw, weight = self.compared(late, target, drawn, sigma, self.second_level(sigma, self.gap_stages - 1))
         weight = weight * separate_means(raw, edge, weight=self.transition_weight)
         return (raw * weight).mean(), {"raw": raw.mean()}
 
@@ -95,7 +95,7 @@ class TruncatedConsistency(EasyConsistency):
 PRESETS = (
     Preset(
         "truncated-consistency",
-        "consistency training with a second stage for large noise levels (TCM), one step",
+        "truncated consistency (TCM): ECT with a second stage for large noise levels",
         TruncatedConsistency(
             IMAGE_TRAINING, WIDE_IMAGE_NETWORK, IMAGE_TEACHER, sigma_data=0.75, coupling="precomputed"
         ),

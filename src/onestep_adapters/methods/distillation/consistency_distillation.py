@@ -28,14 +28,16 @@ class ConsistencyDistillation(Distillation):
     """CD: the teacher's Heun step between neighbours of a grid of times; the moving average gives the target."""
 
     intervals: int = attrs.field(default=18, validator=positive)
-    """Intervals of the uniform grid of times. Paper: 18 (noise levels)."""
+    """Intervals of the uniform grid of times on which the teacher makes its steps. More: smaller error, slower
+    learning. Paper: 18 noise levels of EDM, which are 17 intervals."""
     solver_steps: int = attrs.field(default=1, validator=positive)
-    """Heun steps of the teacher in an interval. Paper: 1."""
+    """Heun steps of the teacher in one interval; each needs two evaluations. Paper: 1."""
     target: Literal["average", "online"] = "average"
-    """Network that gives the target: average, the moving average (paper), or online, the one in training."""
+    """Network that gives the target, without gradient. average: moving average of the weights (paper). online: the
+    current weights."""
     distance: Distance = "squared"
-    """Distance of the two answers. squared: minimised by the mean. l2: Euclidean norm; sharper where the map is
-    steep."""
+    """Distance between the network's outputs at the two times. squared: minimised by the mean of possible targets. l2:
+    Euclidean, not squared; sharper."""
 
     @property
     def calls(self) -> int:
@@ -70,7 +72,7 @@ class ConsistencyDistillation(Distillation):
 PRESETS = (
     Preset(
         "consistency-distillation",
-        "consistency along a teacher's trajectories, one step",
+        "consistency distillation (CD) along a teacher's trajectories",
         ConsistencyDistillation(IMAGE_TRAINING, WIDE_IMAGE_NETWORK, COUPLED_IMAGE_TEACHER, intervals=8, distance="l2"),
         ConsistencyDistillation(LONG_POINT_TRAINING, POINT_NETWORK, COUPLED_POINT_TEACHER, intervals=8),
         "Eight intervals with the moving average as target; the network itself as target over eighteen intervals "

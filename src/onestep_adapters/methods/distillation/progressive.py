@@ -51,10 +51,11 @@ class Progressive(Distillation):
     """
 
     first_student_steps: int = 16
-    """Sampling steps of the first student, a power of two of at least 2; its teacher makes twice as many."""
+    """Sampling steps of the first student, a power of two of at least 2. Its teacher makes twice as many; each next
+    student makes half, down to 1."""
     distance: Distance = "squared"
-    """Distance of velocities. squared (paper): minimised by the mean. l2: Euclidean norm; sharper where the map is
-    steep."""
+    """Distance between predicted and target velocity. squared (paper): minimised by the mean of possible targets. l2:
+    Euclidean, not squared; sharper."""
 
     def __attrs_post_init__(self) -> None:
         if self.first_student_steps < 2 or self.first_student_steps & (self.first_student_steps - 1):
@@ -127,7 +128,7 @@ def _sampled(network: nn.Module, noise: Tensor, labels: Tensor | None, steps: in
 PRESETS = (
     Preset(
         "progressive",
-        "a student halves its teacher's steps until one is left",
+        "progressive distillation: each student halves the steps of its teacher",
         Progressive(IMAGE_TRAINING, WIDE_IMAGE_NETWORK, IMAGE_TEACHER),
         Progressive(LONG_POINT_TRAINING, POINT_NETWORK, COUPLED_POINT_TEACHER),
         "The last two stages are twice as long as the others. Points: the teacher learned optimally coupled pairs.",

@@ -41,16 +41,17 @@ class Reflow(Distillation):
     """
 
     pairs: int = attrs.field(default=20_000, validator=positive)
-    """Number of pairs."""
+    """Number of pairs (noise, teacher's sample) that the teacher makes before training."""
     solver_steps: int = attrs.field(default=25, validator=positive)
-    """Heun steps of the teacher for one pair."""
+    """Heun steps of the teacher from noise to data for each pair; each needs two evaluations."""
     uniform_share: float = attrs.field(default=1.0, validator=share)
-    """Share of training times that are uniform, 0 to 1; the others are logit-normal(0, 1). Paper: 1."""
+    """Fraction of training times that are uniform on (0, 1); the others are logit-normal(0, 1). Paper: 1."""
     noise_time_share: float = attrs.field(default=0.0, validator=share)
-    """Share of training times at the noise end, where one-step sampling starts, 0 to 1. Paper: 0 (rectified flow);
-    1 is knowledge distillation."""
+    """Fraction of training times at pure noise (t = 1), where one-step sampling starts. Paper: 0 (rectified flow); 1 is
+    knowledge distillation."""
     distance: Distance = "squared"
-    """Distance of velocities. squared (paper): minimised by the mean. l2: Euclidean norm."""
+    """Distance between predicted and target velocity. squared (paper): minimised by the mean of possible targets. l2:
+    Euclidean, not squared; sharper."""
 
     @property
     def calls(self) -> int:
@@ -93,7 +94,7 @@ class Reflow(Distillation):
 PRESETS = (
     Preset(
         "reflow",
-        "straight lines between noise and the teacher's samples, one step",
+        "rectified flow: straight lines between noise and a teacher's samples",
         Reflow(IMAGE_TRAINING, WIDE_IMAGE_NETWORK, IMAGE_TEACHER, noise_time_share=0.5, pairs=8000, distance="l2"),
         Reflow(POINT_TRAINING, POINT_NETWORK, COUPLED_POINT_TEACHER, noise_time_share=0.5),
         "Half of the training times are at the noise end, where the one step starts (paper: none). Images: the "

@@ -40,15 +40,17 @@ class Guidance:
     """Strength of a class against all classes; the generator takes it as an input."""
 
     max_alpha: float = 1.0
-    """Largest guidance scale in training, at least 1; 1: no guidance and no such input."""
+    """Largest guidance scale in training, at least 1. 1: no guidance, and no guidance input."""
     alpha_power: float = attrs.field(default=3.0, validator=not_negative)
-    """Guidance scales in training have a density proportional to alpha^-power, from 1 to max_alpha."""
+    """Guidance scales in training have a density proportional to alpha^-power on [1, max_alpha]; larger: more scales
+    near 1."""
     unguided_share: float = attrs.field(default=0.5, validator=share)
-    """Share of the guidance scales in training that are exactly 1, 0 to 1."""
+    """Fraction of the guidance scales in training that are exactly 1."""
     unconditional_samples: int = attrs.field(default=16, validator=positive)
-    """Real samples of any class that repel in each class; their weight follows from the scale."""
+    """Real samples of all classes, used as extra negatives of each class; their weight follows from the guidance
+    scale."""
     alpha: float = 1.0
-    """Guidance scale of the samples, 1 to max_alpha."""
+    """Guidance scale of the samples, 1 to max_alpha; onestep sample --alpha replaces it."""
 
     def __attrs_post_init__(self) -> None:
         if not 1 <= self.alpha <= self.max_alpha:
@@ -72,9 +74,10 @@ class Queue:
     """Positives from a queue of recent training samples instead of the whole data set."""
 
     queue_size: int = attrs.field(default=0, validator=not_negative)
-    """Samples kept of each class; 0: no queue. Released code: 128."""
+    """Real samples kept of each class, from which positives are drawn. 0: no queue; positives come from the whole data
+    set. Code: 128."""
     queue_pushes: int = attrs.field(default=64, validator=positive)
-    """Samples that enter the queue in each update."""
+    """Real samples, of all classes together, that enter the queue in each update; only with --queue-size above 0."""
 
 
 class _Real(NamedTuple):
@@ -98,25 +101,26 @@ class Drifting(Method):
     guidance: Guidance = Guidance()
     queue: Queue = Queue()
     field: Literal["mean-shift", "attraction-repulsion", "sinkhorn", "released"] = "mean-shift"
-    """Drift field. mean-shift: attraction and repulsion normalised separately. attraction-repulsion: normalised
-    together, over both axes. sinkhorn: the same with three iterations. released: that of the released ImageNet code,
-    always relative."""
+    """Normalisation of the kernel. mean-shift: over real and over generated samples separately. attraction-repulsion:
+    over both together, by rows and columns. sinkhorn: the same with three iterations. released: the ImageNet code; it
+    implies --relative-temperatures."""
     temperatures: tuple[float, ...] = (1.0,)
-    """Temperatures of the Laplace kernel, in units of the data; their fields are averaged. Released code: 0.02 0.05
-    0.2, normalised and summed."""
+    """Temperatures tau of the kernel exp(-|x - y| / tau), in units of the data (with --relative-temperatures: of the
+    mean distance). Their drifts are averaged. Code: 0.02 0.05 0.2, with --field released."""
     final_temperatures: tuple[float, ...] | None = None
-    """Temperatures at the end; they change geometrically, from coarse to fine. None: constant."""
+    """Temperatures at the end of training, one for each of --temperatures; they change geometrically in between. None:
+    constant."""
     cooling_share: float = attrs.field(default=1.0, validator=[share, positive])
-    """Share of the training in which the temperatures change; after it they are the final ones."""
-    relative: bool = False
-    """Measure temperatures and drift in units of the mean distance of each feature."""
+    """Fraction of the training in which the temperatures change; then they stay. Only with --final-temperatures."""
+    relative_temperatures: bool = False
+    """Divide distances by their mean, for each feature, so that temperatures and drift have no unit."""
     encoder: Literal["pixels", "random"] = "pixels"
-    """Features in which distances are measured. pixels: the sample itself. random: the sample and the features of a
-    random, frozen convolutional encoder, each with its own field; for images, with relative temperatures."""
+    """Features in which the drift is computed. pixels: the sample itself. random: pixels and features of a random,
+    frozen convolutional network, with one drift each; images only, needs --relative-temperatures."""
     positives: int = attrs.field(default=64, validator=positive)
-    """Real samples of each class in an update."""
+    """Real samples of each class in one update."""
     drift_scale: float = attrs.field(default=1.0, validator=not_negative)
-    """Factor of the drift."""
+    """Factor of the drift in the target x + scale * drift. Paper: 1."""
 
     def __attrs_post_init__(self) -> None:
         ends = self.final_temperatures or self.temperatures
@@ -128,7 +132,9 @@ class Drifting(Method):
         if self.field == RELEASED and self.final_temperatures is not None:
             raise ConfigError("the released field has fixed temperatures: leave final_temperatures out")
         if self.encoder != "pixels" and not self._relative:
-            raise ConfigError(f"features of encoder {self.encoder!r} differ in size: set relative, or field released")
+            raise ConfigError(
+                f"features of encoder {self.encoder!r} differ in size: set relative_temperatures, or field released"
+            )
         if 0 < self.queue.queue_size < self.positives:
             raise ConfigError(
                 f"a queue of {self.queue.queue_size} samples cannot give {self.positives} positives of a class: "
@@ -137,7 +143,7 @@ class Drifting(Method):
 
     @property
     def _relative(self) -> bool:
-        return self.relative or self.field == RELEASED
+        return self.relative_temperatures or self.field == RELEASED
 
     @property
     def calls(self) -> int:
@@ -297,7 +303,7 @@ _PAPER_TEMPERATURES = (0.02, 0.05, 0.2)
 PRESETS = (
     Preset(
         "drifting",
-        "a drift field of data and samples, one step",
+        "drifting model: a generator follows a kernel drift towards data, away from its own samples",
         Drifting(_IMAGES, IMAGE_NETWORK, temperatures=(1.0,)),
         Drifting(_POINTS, POINT_NETWORK, positives=512, temperatures=(0.4, 1.5), final_temperatures=(0.12, 0.5)),
         "Images: mean shift with one temperature, the best on the validation split. Points: two temperatures that "
@@ -306,7 +312,7 @@ PRESETS = (
     ),
     Preset(
         "drifting-paper",
-        "the drift field of the released code: three small temperatures, normalised forces",
+        "drifting with the normalised drift and three temperatures of the released code",
         Drifting(_IMAGES, IMAGE_NETWORK, field="released", temperatures=_PAPER_TEMPERATURES),
         Drifting(_POINTS, POINT_NETWORK, positives=512, field="released", temperatures=_PAPER_TEMPERATURES),
         "Paper settings, with the number of updates of drifting. Reported even when worse. On raw pixels samples "

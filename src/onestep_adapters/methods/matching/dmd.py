@@ -27,10 +27,11 @@ class ScoreGap(ScoreDistillation):
     """Options of the score gap, and the loss that follows it: DMD's and DMD2's."""
 
     normalize_gap: bool = True
-    """Divide the gap by the mean distance between sample and the teacher's expected data (paper)."""
+    """Divide the score gap (the difference of the two denoised samples) by the mean absolute difference between the
+    generated sample and the teacher's denoised one (DMD)."""
     gap_epsilon: float = attrs.field(default=0.0, validator=not_negative)
-    """Number added to that distance, in units of the data. It gives gaps of samples that the teacher hardly changes,
-    which are mostly errors, less weight. Paper: 0."""
+    """Number added to that divisor, in units of the data: it limits the gradient where the teacher hardly changes the
+    sample. Paper: 0."""
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
@@ -70,7 +71,8 @@ class DMD(ScoreGap):
     """Distribution matching distillation: the score gap and the teacher's pairs."""
 
     kernel_score: bool = False
-    """Use the batch itself as the samples' distribution (a kernel density) instead of a fake score that learns."""
+    """Estimate the generator's score from the batch itself, as if its samples were all the data; no fake score network,
+    and --fake-score-* have no effect."""
 
     @property
     def has_fake_score(self) -> bool:
@@ -93,7 +95,7 @@ MATCHING_POINT_TRAINING = Training(steps=2000, batch=256, learning_rate=1e-3)
 PRESETS = (
     Preset(
         "dmd",
-        "the score gap between teacher and samples, and the teacher's pairs (DMD), one step",
+        "DMD: difference of a teacher's and the samples' score, and regression onto the teacher's pairs",
         DMD(
             Training(steps=1000, batch=64, learning_rate=5e-4),
             WIDE_IMAGE_NETWORK,
@@ -124,7 +126,7 @@ PRESETS = (
     ),
     Preset(
         "dmd-paper",
-        "DMD with the paper's weight of pairs, times and updates",
+        "DMD with the paper's weight of the pairs, time distribution and updates of the fake score",
         DMD(
             Training(steps=1500, batch=64, learning_rate=5e-4),
             WIDE_IMAGE_NETWORK,

@@ -53,9 +53,10 @@ class DMD2(ScoreGap):
     """The score gap and an adversarial term; with another divergence than the reverse KL it is f-distill."""
 
     adversarial_weight: float = attrs.field(default=0.003, validator=not_negative)
-    """Weight of the generator's adversarial term; 0: no discriminator head. Released code (EDM): 0.003."""
+    """Weight of the GAN loss in the generator's update. 0: no discriminator head. DMD2's code (ImageNet-64): 0.003."""
     discriminator_weight: float = attrs.field(default=0.1, validator=not_negative)
-    """Weight of the discriminator's loss beside the fake score's. Released code (EDM): 0.01."""
+    """Weight of the discriminator's GAN loss in the update of the fake score network. DMD2's code (ImageNet-64):
+    0.01."""
     divergence: Literal[
         "reverse-kl",
         "forward-kl",
@@ -65,11 +66,11 @@ class DMD2(ScoreGap):
         "squared-hellinger",
         "jeffreys",
     ] = "reverse-kl"
-    """Divergence that the gap reduces: reverse-kl (DMD2), or another one (f-distill), which needs the head's logits for
-    the ratio of densities."""
+    """Divergence that the score gap reduces. reverse-kl: DMD2. Any other: f-distill; it needs --adversarial-weight
+    above 0, because the discriminator gives the ratio of densities."""
     sampling_steps: int = attrs.field(default=1, validator=[count, positive])
-    """Network evaluations for one sample. With several, training uses backward simulation: states that the generator's
-    own sampler produces."""
+    """Steps, which are network evaluations, of the generator for one sample. Above 1 it is trained on its own
+    intermediate samples (backward simulation)."""
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
@@ -197,7 +198,7 @@ _PAPER: dict[str, Any] = {"fake_score_updates": 5, "adversarial_weight": 0.003, 
 PRESETS = (
     Preset(
         "dmd2",
-        "the score gap and a discriminator head on the fake score (DMD2), one step",
+        "DMD2: score difference, with a discriminator head on the fake score network",
         _IMAGES,
         _POINTS,
         "Evaluating the generator at time 0.75 and a time power of 2.5 leave fewer samples between modes than the "
@@ -207,7 +208,7 @@ PRESETS = (
     ),
     Preset(
         "dmd2-paper",
-        "DMD2 with the paper's settings: no pairs, five updates of the fake score, the released weights of the head",
+        "DMD2 with the paper's times, five updates of the fake score and the code's GAN weights",
         DMD2(MATCHING_IMAGE_TRAINING, WIDE_IMAGE_NETWORK, IMAGE_TEACHER, **_PAPER),
         DMD2(MATCHING_POINT_TRAINING, SMOOTH_POINT_NETWORK, SMOOTH_POINT_TEACHER, **_PAPER),
         "Paper settings, with more network evaluations in training than dmd2 and far fewer updates than in the paper. "
@@ -215,7 +216,7 @@ PRESETS = (
     ),
     Preset(
         "f-distill",
-        "DMD2 with another divergence, here Jensen-Shannon (f-distill), one step",
+        "f-distill: DMD2 with another divergence, here Jensen-Shannon",
         attrs.evolve(_IMAGES, divergence="jensen-shannon"),
         attrs.evolve(_POINTS, divergence="jensen-shannon"),
         "The numbers of dmd2. For samples this good the head's logits are near zero, so that the divergence's "

@@ -37,18 +37,22 @@ class MomentMatching(Method):
     sigma_data: float = attrs.field(default=0.5, validator=positive)
     """Standard deviation of the data and of the noise."""
     group_size: int = attrs.field(default=4, validator=positive)
-    """Samples in a group, all of one class; it must divide the batch. Paper: 4."""
+    """Samples in one group, whose distribution is compared by MMD: same class and same times. It must divide the batch.
+    Paper: 4."""
     min_time: float = attrs.field(default=0.006, validator=positive)
-    """Smallest source time, below 0.5; the largest is 1 minus this."""
+    """Start times t are uniform on (min_time, 1 - min_time); above 0, below 0.5."""
     noise_ratio_step: float = attrs.field(default=160 / 2**12, validator=positive)
-    """Difference of the noise ratio sigma / alpha between the source and the middle time. Paper: 160 / 4096."""
+    """Decrease of the noise ratio sigma / alpha from the start time t to the intermediate time of the target. Paper:
+    160 / 4096 = 0.039."""
     weight_shift: float = 5.0
-    """Shift of the sigmoid in the weight. Paper: 5."""
+    """Shift b of the loss weight sigmoid(b - log signal-to-noise ratio); larger: more weight at small noise. Default of
+    this library: 5."""
     stable_targets: int = attrs.field(default=0, validator=count)
-    """Data samples drawn beside each batch, for second states with lower variance. 0: off (paper)."""
+    """Number of extra data samples in an update, from which the less noisy state is computed with lower variance
+    (stable target field, https://arxiv.org/abs/2302.00670). 0: off."""
     coupling: Coupling = "independent"
-    """Which noise belongs to which data: independent (paper), optimal (nearest within a batch), or precomputed (nearest
-    among many pairs)."""
+    """Which noise is paired with which data sample. independent: random (papers). optimal: optimal-transport assignment
+    within a batch. precomputed: the same once, over thousands of samples. The last two give straighter trajectories."""
 
     def __attrs_post_init__(self) -> None:
         if self.training.batch % self.group_size or not self.min_time < 0.5:
@@ -122,7 +126,7 @@ class MomentMatching(Method):
 PRESETS = (
     Preset(
         "moment-matching",
-        "jumps that agree as distributions (IMM), one step",
+        "inductive moment matching (IMM): groups of jumps agree in distribution (MMD)",
         MomentMatching(
             IMAGE_TRAINING,
             WIDE_IMAGE_NETWORK,

@@ -56,29 +56,33 @@ class ScoreDistillation(Distillation):
     """Options and updates of the methods that compare the teacher's score with that of the generator's samples."""
 
     pairs_weight: float = attrs.field(default=0.0, validator=not_negative)
-    """Weight of the regression onto the teacher's sample from the same noise. 0: off (DMD2, SiD). DMD's paper: 0.25."""
+    """Weight of the regression onto the teacher's samples from the same noise, after the phase of --pairs-only-share.
+    0: off (DMD2, SiD). DMD: 0.25."""
     pairs_only_share: float = attrs.field(default=0.0, validator=share)
-    """Share of the training, at its start, in which the generator learns from the teacher's pairs alone, 0 to 1."""
+    """Fraction of the training, at its start, in which the generator learns only from pairs of the teacher, 0 to 1.
+    Papers: 0."""
     pairs_distance: Distance = "squared"
-    """Distance of the generator's sample to the teacher's. squared: minimised by the mean. l2: Euclidean norm; fewer
-    samples between modes."""
+    """Distance between the generator's and the teacher's sample. squared: minimised by the mean of possible targets.
+    l2: Euclidean, not squared; fewer samples between modes."""
     pairs: int = attrs.field(default=5000, validator=[count, positive])
-    """Number of the teacher's pairs, where pairs are used."""
+    """Number of pairs (noise, teacher's sample) made before training; only with --pairs-weight or --pairs-only-share
+    above 0."""
     solver_steps: int = attrs.field(default=25, validator=[count, positive])
-    """Heun steps of the teacher for one pair."""
+    """Heun steps of the teacher from noise to data for each pair; each needs two evaluations."""
     fake_score_updates: int = attrs.field(default=5, validator=[count, positive])
-    """Updates of the fake score for one update of the generator. Paper: DMD 1, DMD2 5, SiD 1."""
+    """Updates of the fake score network before each update of the generator. DMD 1, DMD2 5, SiD 1."""
     fake_score_rate: float = attrs.field(default=1.0, validator=positive)
-    """Learning rate of the fake score, as a multiple of the generator's."""
+    """Learning rate of the fake score network, as a multiple of --learning-rate."""
     generator_time: float = attrs.field(default=1.0, validator=[share, positive])
-    """Time at which the generator is evaluated, above 0, at most 1 (pure noise; DMD, DMD2). SiD's paper: 5/6, where the
-    noise is five times the data."""
+    """Time t at which the generator is evaluated, above 0, at most 1; its input is t times the noise. 1: DMD, DMD2.
+    SiD: 5/6, where the noise is five times the data."""
     min_time: float = attrs.field(default=0.02, validator=share)
-    """Smallest time at which scores are compared, above 0. Paper: 0.02."""
+    """Smallest time at which the scores are compared, above 0 (data). DMD: 0.02."""
     max_time: float = attrs.field(default=0.98, validator=share)
-    """Largest time at which scores are compared, below 1. Paper: 0.98."""
+    """Largest time at which the scores are compared, below 1 (noise). DMD: 0.98."""
     time_power: float = attrs.field(default=1.0, validator=positive)
-    """Times are u**power, u uniform in [0, 1]; above 1 more times are near the data. Paper: 1."""
+    """Times are min_time + (max_time - min_time) u^power, u uniform on (0, 1); above 1 more times are near the data.
+    Papers: 1."""
 
     def __attrs_post_init__(self) -> None:
         if not 0 < self.min_time < self.max_time < 1:

@@ -18,7 +18,7 @@ class SiD(ScoreDistillation):
     """Score identity distillation: the gradient of the loss runs through both score networks."""
 
     alpha: float = attrs.field(default=1.2, validator=finite)
-    """Weight alpha of the score identity. Paper: 1.2 or 1."""
+    """Weight alpha of the squared score difference that is subtracted in SiD's loss. Paper: 1.2 or 1."""
 
     def score_loss(self, context: Context, samples: Tensor, z: Tensor, t: Tensor, labels: Tensor | None) -> Loss:
         """The score identity at noised samples."""
@@ -31,7 +31,7 @@ class SiD(ScoreDistillation):
 PRESETS = (
     Preset(
         "sid",
-        "score identities between teacher and samples (SiD), one step",
+        "SiD: score identity distillation",
         SiD(
             MATCHING_IMAGE_TRAINING,
             WIDE_IMAGE_NETWORK,
@@ -61,7 +61,7 @@ PRESETS = (
     ),
     Preset(
         "sid-paper",
-        "SiD with the paper's settings: no pairs, one update of the fake score, alpha 1.2",
+        "SiD with the paper's start time and one update of the fake score, without pairs",
         SiD(
             Training(steps=960, batch=64, learning_rate=5e-4),
             WIDE_IMAGE_NETWORK,

@@ -107,7 +107,7 @@ def test_an_encoder_needs_images_and_relative_temperatures():
     with pytest.raises(ConfigError, match="set relative"):
         options(encoder="random")
     with pytest.raises(ConfigError, match="needs images"):
-        trained("8gaussians", encoder="random", relative=True)
+        trained("8gaussians", encoder="random", relative_temperatures=True)
     with pytest.raises(ConfigError, match="cannot give 5 positives"):
         options(queue=Queue(queue_size=4))
 
@@ -115,7 +115,9 @@ def test_an_encoder_needs_images_and_relative_temperatures():
 @pytest.mark.parametrize("field", [*FIELDS, "released"])
 def test_every_field_trains_on_pixels_and_on_features(field):
     for encoder in ("pixels", "random"):
-        run, records = trained(steps=2, field=field, relative=True, encoder=encoder, temperatures=(0.1, 0.5))
+        run, records = trained(
+            steps=2, field=field, relative_temperatures=True, encoder=encoder, temperatures=(0.1, 0.5)
+        )
         assert all(record.loss > 0 for record in records)
         assert {"drift norm 0.1", "drift norm 0.5"} <= records[-1].logs.keys()
         assert drawn(run, 20)[0].isfinite().all()
