@@ -187,6 +187,8 @@ def test_a_method_has_its_members_in_the_same_order_and_its_presets_last(file):
 
 
 def test_every_method_file_is_in_the_registry():
-    from onestep_adapters.methods.registry import _FILES
+    from onestep_adapters.methods.registry import METHODS, _files
 
-    assert sorted(Path(file.__file__) for file in _FILES) == METHOD_FILES
+    found = {Path(file.__file__): file.PRESETS for file in _files() if hasattr(file, "PRESETS")}
+    assert sorted(found) == METHOD_FILES
+    assert [preset for presets in found.values() for preset in presets] == list(METHODS.values())

@@ -1,57 +1,29 @@
-"""All methods by their command-line names. Each method's file holds its presets; this file only collects them."""
+"""All methods by their command-line names. Each method's file ends with its presets; this file only collects them.
 
-from collections.abc import Mapping
+A file is found by where it stands: in this folder or in the folder of a family. It needs a name ``PRESETS``.
+"""
 
-from onestep_adapters.methods import flow_matching
-from onestep_adapters.methods.average_velocity import (
-    alpha_flow,
-    improved_meanflow,
-    meanflow,
-    rectified_meanflow,
-    shortcut,
-    solution_flow,
-    split_meanflow,
-    terminal_velocity,
-)
-from onestep_adapters.methods.consistency import (
-    consistency_training,
-    consistency_trajectory,
-    continuous_consistency,
-    easy_consistency,
-    truncated_consistency,
-)
-from onestep_adapters.methods.distillation import consistency_distillation, progressive, rectified_flow
-from onestep_adapters.methods.drifting import drifting
-from onestep_adapters.methods.matching import dmd, dmd2, moment_matching, sid
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from pkgutil import iter_modules
+from types import ModuleType
+
+from onestep_adapters.methods import average_velocity, consistency, distillation, drifting, flow_matching, matching
 from onestep_adapters.methods.presets import Preset
 from onestep_adapters.names import choose
 
-_FILES = (
-    flow_matching,
-    meanflow,
-    rectified_meanflow,
-    improved_meanflow,
-    alpha_flow,
-    split_meanflow,
-    shortcut,
-    terminal_velocity,
-    solution_flow,
-    rectified_flow,
-    progressive,
-    consistency_distillation,
-    consistency_training,
-    easy_consistency,
-    truncated_consistency,
-    continuous_consistency,
-    consistency_trajectory,
-    dmd,
-    dmd2,
-    sid,
-    moment_matching,
-    drifting,
-)
+FAMILIES = (average_velocity, consistency, distillation, matching, drifting)
+"""Folders of methods, in the order of the tables. Within a folder the order is that of the file names."""
 
-METHODS: Mapping[str, Preset] = {preset.name: preset for file in _FILES for preset in file.PRESETS}
+
+def _files() -> Iterator[ModuleType]:
+    yield flow_matching
+    for family in FAMILIES:
+        for _, name, _ in iter_modules(family.__path__, f"{family.__name__}."):
+            yield import_module(name)
+
+
+METHODS: Mapping[str, Preset] = {preset.name: preset for file in _files() for preset in getattr(file, "PRESETS", ())}
 """The presets of all methods by command-line name."""
 
 
