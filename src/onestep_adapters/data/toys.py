@@ -245,7 +245,7 @@ class ToyDataset:
 
     def __init__(self, name: str, distribution: Toy | None = None) -> None:
         self.distribution = TOYS[choose(name, TOYS, "2-D toy")] if distribution is None else distribution
-        self.name, self.title = name, f"the 2-D toy {name}"
+        self.name, self.title = name, f"2-D toy {name}"
 
     @property
     def modes(self) -> Modes | None:
