@@ -77,7 +77,7 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def fused_or_plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The fused kernel, or :func:`plain_attention` inside ``torch.func`` transforms and ``torch.compile``; see the module.
+    """The fused kernel, or :func:`plain_attention` inside ``torch.func`` or ``torch.compile``; see the module.
 
     Example:
         >>> x = torch.randn(1, 2, 3, 4)
@@ -153,7 +153,7 @@ class DiT(nn.Module):
         if width % heads or width % 4:
             raise ConfigError(f"width = {width}: expected a multiple of 4 and of heads = {heads}")
         if not ratio > 0:
-            raise ConfigError(f"ratio = {ratio!r}: expected a positive number, 4 by custom")
+            raise ConfigError(f"ratio = {ratio!r}: expected a positive number, usually 4")
         self.patch, self.rows, self.columns = patch, shape[1] // patch, shape[2] // patch
         self.condition = Conditioning(
             width, times=times, classes=classes, frequencies=frequencies, max_frequency=max_frequency
