@@ -49,7 +49,7 @@ def test_groups_are_different_samples_of_every_class():
     rows = (data.groups(4, seeded())[:, 0] / 2).long()
     assert torch.equal(LABELS[rows], torch.arange(3).repeat_interleave(4))
     assert len(rows.unique()) == 12
-    with pytest.raises(ConfigError, match="5 positives of every class were asked for; the smallest class has 4"):
+    with pytest.raises(ConfigError, match="cannot draw 5 positives of every class: the smallest class has 4"):
         data.groups(5, seeded())
     single = ArrayDataset("mine", (DATA, None)).groups(5, seeded())
     assert single.shape == (5, 2)

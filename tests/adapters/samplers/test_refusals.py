@@ -54,7 +54,7 @@ def test_grids_have_the_shapes_that_they_are_named_for():
         ([], "row"),
         (torch.tensor([[1.0, 0.0]]), "row"),
         ([0.0, 0.5, 1.0], "noise to data"),
-        ([1.0, 0.5, 0.5, 0.0], "less noisy"),
+        ([1.0, 0.5, 0.5, 0.0], "less noise"),
         ([1000.0, 500.0, 0.0], "no points"),
         ([1.0, -0.5], "no points"),
         ([1.0, math.nan, 0.0], "no points"),
