@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 TEACHERS = Path("runs/teachers")
-"""Folder of all teachers, relative to the current folder; the environment variable ``ONESTEP_TEACHERS`` sets another."""
+"""Folder of all teachers, in the current folder; overridden by the environment variable ``ONESTEP_TEACHERS``."""
 
 
 def teachers_home() -> Path:
