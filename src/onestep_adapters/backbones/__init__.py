@@ -1,4 +1,4 @@
-"""Networks in plain torch that every derivative of the core passes through."""
+"""Networks in plain torch. Every derivative of the core works on them."""
 
 from onestep_adapters.backbones.conditioning import Conditioning as Conditioning
 from onestep_adapters.backbones.convolutional import ConvNet as ConvNet

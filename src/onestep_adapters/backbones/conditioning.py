@@ -1,12 +1,14 @@
-"""From times and a class to the one vector that conditions a backbone.
+"""The conditioning vector of a backbone, computed from the times and the class.
 
-A time enters through sines and cosines of geometrically spaced angular frequencies, 1 to ``max_frequency``.
-Two numbers matter here. The largest frequency bounds the derivative in time: one-step objectives regress on
-``da/dt``, and the customary 1000 makes it noise. And the phases are formed in float32 at least, since
-bfloat16 resolves times to 0.4 %. The frequencies are recomputed at every call: a buffer would be converted
-by ``module.bfloat16()``, and ``torch.func.jvp`` refuses a data-parallel module that has one.
+A time is embedded by cosines and sines of geometrically spaced angular frequencies, from 1 to ``max_frequency``.
 
-With two times ``(t, s)`` the network sees ``t`` and ``t - s``, MeanFlow's better choice (table 1c,
+- The largest frequency limits the size of the derivative with respect to time. One-step objectives use ``da/dt`` in
+  their target; with the usual maximum of 1000 this derivative is very noisy.
+- The phases are computed in at least float32, because bfloat16 resolves times only to 0.4 %.
+- The frequencies are computed again at every call. A buffer would be converted by ``module.bfloat16()``, and
+  ``torch.func.jvp`` fails for a data-parallel module that has a buffer.
+
+With two times ``(t, s)`` the network receives ``t`` and ``t - s``. This was the best choice in MeanFlow (table 1c,
 https://arxiv.org/abs/2505.13447).
 """
 
@@ -29,8 +31,8 @@ def sinusoids(t: Time, *, count: int, max_frequency: float) -> Float[Tensor, "ba
 
     Args:
         t: times, ``[batch]``.
-        count: frequencies, at least 1.
-        max_frequency: the largest, in radians per unit of time, above 1.
+        count: number of frequencies, at least 1.
+        max_frequency: largest angular frequency, in radians per unit of time, above 1.
 
     Returns:
         ``[batch, 2 count]`` in at least float32.
@@ -46,10 +48,10 @@ def sinusoids(t: Time, *, count: int, max_frequency: float) -> Float[Tensor, "ba
 
 
 def at_least(minimum: int, **sizes: int) -> None:
-    """Check counts.
+    """Check that every size is an integer of at least ``minimum``.
 
     Raises:
-        ConfigError: for the first one that is not an integer of at least ``minimum``.
+        ConfigError: for the first size that is not.
 
     Example:
         >>> at_least(1, width=64, depth=2)
@@ -60,14 +62,14 @@ def at_least(minimum: int, **sizes: int) -> None:
 
 
 class Conditioning(nn.Module):
-    """``(*times, label) -> [batch, width]``: a small network of the times' sinusoids, plus a class embedding.
+    """``(*times, label) -> [batch, width]``: a small network on the sinusoids of the times, plus a class embedding.
 
     Args:
-        width: of the result.
-        times: how many times the network takes: 0 (a one-step generator), 1 or 2.
-        classes: number of classes, or ``None``; row ``classes`` of the embedding is the null class.
-        frequencies: sinusoids per time.
-        max_frequency: largest angular frequency, see the module.
+        width: size of the resulting vector.
+        times: number of times that the network takes: 0 (a one-step generator), 1 or 2.
+        classes: number of classes, or ``None``; the last row of the embedding (index ``classes``) means "no class".
+        frequencies: number of sinusoids per time.
+        max_frequency: largest angular frequency; see the module docstring.
 
     Raises:
         ConfigError: for a count or a frequency out of range.
@@ -105,7 +107,7 @@ class Conditioning(nn.Module):
         self.label = None if classes is None else nn.Embedding(classes + 1, width)
 
     def initialise(self, generator: torch.Generator | None) -> None:
-        """Draw the weights anew: Xavier for the times, standard deviation 0.02 for the classes."""
+        """Draw new weights: Xavier-uniform for the times, normal with standard deviation 0.02 for the classes."""
         for layer in self.time or ():
             if isinstance(layer, nn.Linear):
                 draw_linear(layer, generator)
@@ -113,23 +115,25 @@ class Conditioning(nn.Module):
             nn.init.normal_(self.label.weight, std=0.02, generator=generator)
 
     def forward(self, z: Tensor, times: tuple[Tensor, ...], label: Tensor | None) -> Tensor:
-        """``[batch, width]``; zeros where there is neither a time nor a class.
+        """The vector ``[batch, width]``; all zeros if the network has neither times nor classes.
 
         Args:
-            z: states; the batch, the device and the dtype are taken from them.
-            times: as many as configured, each ``[batch]``.
-            label: classes, ``[batch]``, ``classes`` meaning none; ``None`` means none for all.
+            z: states; the result has their batch size, device and dtype.
+            times: ``[batch]`` each; as many as the network was constructed with.
+            label: classes, ``[batch]``; the value ``classes`` means "no class". ``None`` means "no class" for all.
 
         Raises:
-            ConfigError: for another number of times, or a label that the network cannot use.
+            ConfigError: if the number of times is wrong, or a label is given to a network without classes.
         """
         if len(times) != self.times:
             raise ConfigError(
                 f"the network was called with {len(times)} times, expected {self.times}: construct it with "
-                f"times={len(times)}, or bind the other arguments"
+                f"times={len(times)}, or pass {self.times} times"
             )
         if label is not None and self.label is None:
-            raise ConfigError("a label came to an unconditional network: construct it with classes=, or drop the label")
+            raise ConfigError(
+                "a label was given to a network without classes: construct it with classes=, or leave the label out"
+            )
         condition = z.new_zeros(z.shape[0], self.width)
         if self.time is not None:
             # The second number is the duration of the jump.
@@ -146,7 +150,7 @@ class Conditioning(nn.Module):
 
 
 def draw_linear(layer: nn.Linear, generator: torch.Generator | None) -> None:
-    """Xavier-uniform weight and a zero bias, drawn from ``generator``.
+    """Draw a Xavier-uniform weight from ``generator`` and set the bias to zero.
 
     Example:
         >>> layer = nn.Linear(2, 2)
@@ -160,7 +164,7 @@ def draw_linear(layer: nn.Linear, generator: torch.Generator | None) -> None:
 
 
 def zero_linear(layer: nn.Linear) -> None:
-    """Zero weight and bias: what follows starts as nothing.
+    """Set weight and bias to zero, so that the output of the layer starts at zero.
 
     Example:
         >>> layer = nn.Linear(2, 2)

@@ -1,16 +1,19 @@
-"""A residual convolutional network for small images, with a linear map over all pixels in every block.
+"""A residual convolutional network for small images. Every block has a linear map over all pixels.
 
     h_0 = conv(z) + position
     u = conv(norm(h) * (1 + a) + b),    w = silu(u),    h <- h + conv(silu(w + M w))
     output = conv(norm(h))
 
-``conv`` is 3 x 3, ``norm`` the root-mean-square normalisation over channels without weights, ``(a, b)`` a linear
-function of ``silu(c)`` that starts at zero, ``c`` the vector of :mod:`~onestep_adapters.backbones.conditioning`,
-``condition`` times as wide as the convolutions, and ``M`` one ``height * width`` square matrix for every block and
-channel: every pixel sees every other, without attention, so every operation has a forward derivative, twice
-differentiable. It costs what one shared matrix would and holds most of the parameters, ``(height * width)^2`` a
-channel: 4,096 for 8 x 8, a million for 32 x 32, where :class:`~onestep_adapters.backbones.DiT` is the better choice.
-The last convolution starts at zero, so a fresh network is the zero velocity.
+- ``conv`` is a 3 x 3 convolution; ``norm`` is root-mean-square normalisation over the channels, without weights.
+- ``(a, b)`` is a linear function of ``silu(c)`` that starts at zero. ``c`` is the vector of
+  :mod:`~onestep_adapters.backbones.conditioning`; it is ``condition`` times as wide as the convolutions.
+- ``M`` is a square matrix over the ``height * width`` pixels, one for every block and channel. It connects all pixels
+  without attention. Therefore every operation has a forward-mode derivative and is twice differentiable.
+
+The matrices ``M`` take the same time as one shared matrix, but they hold most of the parameters:
+``(height * width)^2`` per channel, which is 4,096 for 8 x 8 and a million for 32 x 32. For larger images
+:class:`~onestep_adapters.backbones.DiT` is the better choice. The last convolution starts at zero, so a new network
+predicts zero.
 """
 
 from collections.abc import Sequence
@@ -31,18 +34,18 @@ class ConvNet(nn.Module):
     """``(z, *times, label=None) -> [batch, channels, height, width]``.
 
     Args:
-        shape: of one sample, (channels, height, width).
-        width: channels of the hidden layers.
-        depth: residual blocks.
+        shape: shape of one sample, (channels, height, width).
+        width: number of channels of the hidden layers.
+        depth: number of residual blocks.
         times: 0 (a one-step generator), 1 (a velocity) or 2 (an average velocity).
         classes: number of classes, or ``None``; label ``classes`` means "no class".
-        frequencies: sinusoids per time.
+        frequencies: number of sinusoids per time.
         max_frequency: largest angular frequency of a time.
-        condition: width of the condition in units of ``width``; diffusion networks with more channels have 4.
-        generator: of the initial weights; torch's default one where ``None``.
+        condition: width of the conditioning vector divided by ``width``; larger diffusion networks often use 4.
+        generator: draws the initial weights; ``None`` for torch's default generator.
 
     Raises:
-        ConfigError: for a shape or a size out of range.
+        ConfigError: if a shape or a size is out of range.
 
     Example:
         >>> network = ConvNet((1, 8, 8), width=16, depth=1, times=2, classes=10)
@@ -97,16 +100,17 @@ class ConvNet(nn.Module):
 
     @typed
     def forward(self, z: Sample, *times: Time, label: Labels | None = None) -> Sample:
-        """Values in the shape of ``z``.
+        """The prediction, in the shape of ``z``.
 
         Args:
             z: states, or noise for a one-step generator, ``[batch, channels, height, width]``.
-            times: as many as configured, each ``[batch]``.
-            label: classes, ``[batch]``; ``None`` means "no class". A class above ``classes`` is an
-                ``IndexError`` of the embedding on the CPU; it is not looked for on other devices.
+            times: ``[batch]`` each; as many as the network was constructed with.
+            label: classes, ``[batch]``; ``None`` means "no class". A label above ``classes`` raises
+                ``IndexError`` on the CPU; on other devices it is not checked.
 
         Raises:
-            ConfigError: for another sample shape or number of times, or a label without ``classes``.
+            ConfigError: if the sample shape or the number of times differs from the construction, or if a label is
+                given to a network without ``classes``.
         """
         check_shape(self.shape, z)
         condition = silu(self.condition(z, times, label))

@@ -1,9 +1,9 @@
-"""A score network with a head that reads its features: fake score and discriminator in one.
+"""A score network and a discriminator head on its features, in one module.
 
-The head sees what enters one layer of the score network, the last by default, as ``[batch, location, channel]``, and
-gives every location a logit. One pass gives both, and the gradient of the logits reaches the score network's
-parameters: in an adversarial game the two learn together, which is why the features have to be those of the *fake*
-score, that follows the generator, and not of a teacher, that was never shown its samples.
+The head takes the input of one layer of the score network (the last layer by default) as
+``[batch, location, channel]`` and returns one logit per location. One forward pass gives the score and the logits.
+The gradient of the logits reaches the parameters of the score network, so both are trained together. Use the *fake*
+score network here: it is trained on the samples of the generator. A teacher never saw these samples.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from onestep_core.errors import ConfigError
 
 
 class Judged(NamedTuple):
-    """What the score network says, in the shape of the state, and the head's logits, ``[batch, location]``."""
+    """The score network's prediction, in the shape of the state, and the head's logits, ``[batch, location]``."""
 
     prediction: Tensor
     logits: Tensor
@@ -27,17 +27,17 @@ class Critic(nn.Module):
     """``(z, t, label=None) -> Judged``.
 
     Args:
-        score: the network that is read, ``(z, *times, label=None) -> [batch, *shape]``.
-        width: channels of what enters ``layer``.
-        layer: name of a submodule of ``score`` that is called once a pass; its first input is read:
+        score: the score network, ``(z, *times, label=None) -> [batch, *shape]``.
+        width: number of channels of the input of ``layer``.
+        layer: name of a submodule of ``score`` that is called once per forward pass. The head uses its first input:
             ``[batch, channel]``, ``[batch, location, channel]`` or ``[batch, channel, height, width]``.
-        generator: of the head's weights. The last layer starts at zero: a fresh head knows nothing.
+        generator: draws the weights of the head. Its last layer starts at zero, so all logits start at zero.
 
     Raises:
-        ConfigError: if ``score`` has no such layer, or, at a call, the layer is not reached.
+        ConfigError: if ``score`` has no such layer; at a call, if the layer is not called exactly once.
 
     Source: Yin et al., Improved Distribution Matching Distillation, section 4.3, https://arxiv.org/abs/2405.14867;
-    there the bottleneck of a UNet is read.
+    there the head uses the bottleneck of a UNet.
 
     Example:
         >>> from onestep_adapters.backbones import MLP
@@ -53,14 +53,16 @@ class Critic(nn.Module):
         super().__init__()
         at_least(1, width=width)
         if layer not in dict(score.named_modules()):
-            raise ConfigError(f"{type(score).__name__} has no layer {layer!r}: name the one whose input is to be read")
+            raise ConfigError(
+                f"{type(score).__name__} has no layer {layer!r}: give the name of the layer whose input the head uses"
+            )
         self.score, self.layer = score, layer
         self.inner, self.outer = nn.Linear(width, width), nn.Linear(width, 1)
         draw_linear(self.inner, generator)
         zero_linear(self.outer)
 
     def forward(self, z: Tensor, *times: Tensor, label: Labels | None = None) -> Judged:
-        """Prediction and logits of one pass."""
+        """The prediction and the logits of one forward pass."""
         seen: list[Tensor] = []
 
         def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -72,12 +74,14 @@ class Critic(nn.Module):
         finally:
             handle.remove()
         if len(seen) != 1:
-            raise ConfigError(f"the layer {self.layer!r} was called {len(seen)} times in a pass: expected once")
+            raise ConfigError(
+                f"the layer {self.layer!r} was called {len(seen)} times in one forward pass: expected once"
+            )
         return Judged(prediction, self.outer(silu(self.inner(_located(seen[0])))).squeeze(-1))
 
 
 def _located(features: Tensor) -> Tensor:
-    """``[batch, location, channel]`` of a vector, of tokens or of an image of features."""
+    """Features as ``[batch, location, channel]``: from a vector, from tokens or from a feature map."""
     if features.ndim == 2:
         return features.unsqueeze(1)
     return features.flatten(2).transpose(1, 2) if features.ndim == 4 else features

@@ -5,12 +5,14 @@
     x = x + g2 * swiglu(norm(x) * (1 + a2) + b2)           swiglu(h) = (silu(h U) * h V) W
     output = unpatch((norm(x) * (1 + a) + b) W_out)
 
-Every ``a``, ``b``, ``g`` is a linear function of ``silu(c)`` that starts at zero (adaLN-zero), and so does
-``W_out``. Normalisations are root-mean-square without weights: ``torch.func.jvp`` of an affine LayerNorm
-does not compile. There is no buffer, so forward mode also passes a data-parallel wrapper.
+Every ``a``, ``b``, ``g`` is a linear function of ``silu(c)`` that starts at zero (adaLN-zero); ``c`` is the vector of
+:mod:`~onestep_adapters.backbones.conditioning`. ``W_out`` also starts at zero. ``norm`` is root-mean-square
+normalisation without weights, because ``torch.func.jvp`` of an affine LayerNorm does not compile. There is no buffer,
+so forward-mode differentiation also works inside a data-parallel wrapper.
 
-Attention. ``scaled_dot_product_attention`` has no forward derivative in its fast kernels, and one-step objectives
-need one. Three ways were timed, forward and backward, on two cores, heads of 64 (milliseconds):
+Attention. The fast kernels of ``scaled_dot_product_attention`` have no forward-mode derivative, and one-step
+objectives need one. The table compares three ways: milliseconds for forward and backward pass, two CPU cores, 64
+channels per head.
 
 ======  =====  =================  =========================
 tokens  fused  written out        fused, only its MATH form
@@ -21,9 +23,9 @@ tokens  fused  written out        fused, only its MATH form
 1024    272    864                911
 ======  =====  =================  =========================
 
-So :func:`fused_or_plain` calls the fused kernel wherever no derivative is being taken from outside and writes
-the product out inside ``torch.func`` transforms, forward-mode AD and ``torch.compile``, which cannot tell at
-trace time. A network that is compiled for plain training or sampling should be made with
+Therefore :func:`fused_or_plain` calls :func:`plain_attention` inside ``torch.func`` transforms, forward-mode AD and
+``torch.compile``, and the fused kernel everywhere else. (While ``torch.compile`` traces, it is not known whether a
+derivative will be taken.) To compile a network for plain training or sampling, construct it with
 ``attention=torch.nn.functional.scaled_dot_product_attention``.
 
 Source: Peebles and Xie, Scalable Diffusion Models with Transformers, section 3, https://arxiv.org/abs/2212.09748.
@@ -58,12 +60,12 @@ Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """``softmax(q k^T / sqrt(channel)) v``, written out: differentiable any number of times in any mode.
+    """``softmax(q k^T / sqrt(channel)) v``, as matrix products; differentiable any number of times in every mode.
 
     Args:
         q: queries, ``[batch, head, token, channel]``.
-        k: keys, likewise.
-        v: values, likewise.
+        k: keys, ``[batch, head, token, channel]``.
+        v: values, ``[batch, head, token, channel]``.
 
     Example:
         >>> x = torch.ones(1, 1, 3, 2)
@@ -75,7 +77,7 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def fused_or_plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The fused kernel, or :func:`plain_attention` where a derivative is taken or a graph compiled; see the module.
+    """The fused kernel, or :func:`plain_attention` inside ``torch.func`` or ``torch.compile``; see the module.
 
     Example:
         >>> x = torch.randn(1, 2, 3, 4)
@@ -88,7 +90,7 @@ def fused_or_plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _transformed() -> bool:
-    """Whether a ``torch.func`` transform or forward-mode AD is active; torch has no public question for either."""
+    """Whether a ``torch.func`` transform or forward-mode AD is active. Torch has no public function for this."""
     functorch = torch._C._functorch.peek_interpreter_stack()  # pyright: ignore
     return functorch is not None or getattr(forward_ad, "_current_level", -1) >= 0
 
@@ -97,24 +99,24 @@ class DiT(nn.Module):
     """``(z, *times, label=None) -> [batch, channels, height, width]``.
 
     Args:
-        shape: of one sample, (channels, height, width).
-        patch: side of a patch; divides height and width.
-        width: of a token; a multiple of ``heads``.
-        depth: blocks.
-        heads: of the attention.
-        ratio: hidden width of the feed-forward part over ``width``, before the 2/3 that SwiGLU's third
-            matrix costs.
+        shape: shape of one sample, (channels, height, width).
+        patch: side of a patch in pixels; it has to divide height and width.
+        width: number of channels of a token; a multiple of ``heads``.
+        depth: number of blocks.
+        heads: number of attention heads.
+        ratio: hidden width of the feed-forward part divided by ``width``. The hidden width is then multiplied by 2/3,
+            because SwiGLU has a third matrix.
         times: 0 (a one-step generator), 1 (a velocity) or 2 (an average velocity).
         classes: number of classes, or ``None``; label ``classes`` means "no class".
-        frequencies: sinusoids per time.
+        frequencies: number of sinusoids per time.
         max_frequency: largest angular frequency of a time.
-        attention: ``(q, k, v) -> values``.
-        generator: of the initial weights; torch's default one where ``None``.
+        attention: the attention function, ``(q, k, v) -> values``.
+        generator: draws the initial weights; ``None`` for torch's default generator.
 
-    Positions are learned and start as the sines and cosines of row and column.
+    Position embeddings are trained; they start as cosines and sines of row and column.
 
     Raises:
-        ConfigError: for a shape, patch or size that does not fit.
+        ConfigError: if a shape, the patch or a size is not valid.
 
     Example:
         >>> network = DiT((1, 8, 8), patch=2, width=32, depth=1, heads=2, times=1, classes=10)
@@ -151,7 +153,7 @@ class DiT(nn.Module):
         if width % heads or width % 4:
             raise ConfigError(f"width = {width}: expected a multiple of 4 and of heads = {heads}")
         if not ratio > 0:
-            raise ConfigError(f"ratio = {ratio!r}: expected a positive number, 4 by custom")
+            raise ConfigError(f"ratio = {ratio!r}: expected a positive number, usually 4")
         self.patch, self.rows, self.columns = patch, shape[1] // patch, shape[2] // patch
         self.condition = Conditioning(
             width, times=times, classes=classes, frequencies=frequencies, max_frequency=max_frequency
@@ -176,16 +178,17 @@ class DiT(nn.Module):
 
     @typed
     def forward(self, z: Sample, *times: Time, label: Labels | None = None) -> Sample:
-        """Values in the shape of ``z``.
+        """The prediction, in the shape of ``z``.
 
         Args:
             z: states, or noise for a one-step generator, ``[batch, channels, height, width]``.
-            times: as many as configured, each ``[batch]``.
-            label: classes, ``[batch]``; ``None`` means "no class". A class above ``classes`` is an
-                ``IndexError`` of the embedding on the CPU; it is not looked for on other devices.
+            times: ``[batch]`` each; as many as the network was constructed with.
+            label: classes, ``[batch]``; ``None`` means "no class". A label above ``classes`` raises
+                ``IndexError`` on the CPU; on other devices it is not checked.
 
         Raises:
-            ConfigError: for another sample shape or number of times, or a label without ``classes``.
+            ConfigError: if the sample shape or the number of times differs from the construction, or if a label is
+                given to a network without ``classes``.
         """
         check_shape(self.shape, z)
         condition = silu(self.condition(z, times, label))
@@ -228,7 +231,7 @@ def _normalised(x: Tensor) -> Tensor:
 
 
 def _positions(rows: int, columns: int, width: int) -> Tensor:
-    """Sines and cosines of the row and of the column, ``[rows * columns, width]``, frequencies pi down to pi / 100."""
+    """Cosines and sines of row and column, ``[rows * columns, width]``; frequencies from pi / 100 to pi."""
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
 
     def table(index: Tensor) -> Tensor:

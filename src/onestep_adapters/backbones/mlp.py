@@ -1,15 +1,19 @@
-"""A residual perceptron on flattened samples: the network for points in the plane and for tiny images.
+"""A residual multilayer perceptron on flattened samples, for 2-D points and very small images.
 
     h_0 = W_in [z, cos F z, sin F z]
     h_{k+1} = h_k + B_k silu(A_k norm(h_k) + C_k silu(c))
     output = W_out norm(h_depth)
 
-with ``c`` the vector of :mod:`~onestep_adapters.backbones.conditioning` and ``norm`` the root-mean-square
-normalisation without weights. ``F`` is there where ``fourier`` asks for it: a perceptron of few
-coordinates learns smooth functions first, and the map from noise to narrow modes is not smooth (Fourier features,
-Tancik et al., https://arxiv.org/abs/2006.10739; there ``F`` is fixed, here it starts at random and learns). As those of
-times, its phases are formed in float32 at least. Every operation has a forward derivative, twice differentiable, in the
-state and in every time. ``W_out`` starts at zero, so a fresh network is the zero velocity.
+``c`` is the vector of :mod:`~onestep_adapters.backbones.conditioning`; ``norm`` is root-mean-square normalisation
+without weights.
+
+``F`` is a matrix with ``fourier`` rows, used if ``fourier > 0`` (Fourier features, Tancik et al.,
+https://arxiv.org/abs/2006.10739; there ``F`` is fixed, here it starts random and is trained). On inputs of few
+dimensions a perceptron learns smooth functions first, but the map from noise to narrow modes is not smooth. The
+phases ``F z`` are computed in at least float32.
+
+Every operation has a forward-mode derivative and is twice differentiable, in the state and in every time. ``W_out``
+starts at zero, so a new network predicts zero.
 """
 
 import math
@@ -31,19 +35,19 @@ class MLP(nn.Module):
     """``(z, *times, label=None) -> [batch, *shape]``.
 
     Args:
-        shape: of one sample, without the batch.
-        width: of the hidden layers.
-        depth: residual blocks.
+        shape: shape of one sample, without the batch axis.
+        width: width of the hidden layers.
+        depth: number of residual blocks.
         times: 0 (a one-step generator), 1 (a velocity) or 2 (an average velocity).
         classes: number of classes, or ``None``; label ``classes`` means "no class".
-        frequencies: sinusoids per time.
+        frequencies: number of sinusoids per time.
         max_frequency: largest angular frequency of a time.
-        fourier: how many rows ``F`` has, each a cosine and a sine of the sample; 0 for none.
-        fourier_std: standard deviation of its initial entries, in radians per unit of the sample.
-        generator: of the initial weights; torch's default one where ``None``.
+        fourier: number of rows of ``F``; each gives one cosine and one sine of the sample. 0 for no Fourier features.
+        fourier_std: standard deviation of the initial entries of ``F``, in radians per unit of the sample.
+        generator: draws the initial weights; ``None`` for torch's default generator.
 
     Raises:
-        ConfigError: for an empty shape or a size out of range.
+        ConfigError: if the shape is empty or a size is out of range.
 
     Example:
         >>> network = MLP((2,), width=16, depth=1, times=2)
@@ -68,7 +72,7 @@ class MLP(nn.Module):
         super().__init__()
         self.shape = tuple(shape)
         if not self.shape:
-            raise ConfigError("shape = (): expected the axes of one sample, (2,) for points in the plane")
+            raise ConfigError("shape = (): expected the shape of one sample, for example (2,) for 2-D points")
         at_least(1, depth=depth, **{f"shape[{axis}]": size for axis, size in enumerate(self.shape)})
         at_least(0, fourier=fourier)
         if not (isinstance(fourier_std, int | float) and 0 < fourier_std < math.inf):
@@ -96,16 +100,17 @@ class MLP(nn.Module):
 
     @typed
     def forward(self, z: Sample, *times: Time, label: Labels | None = None) -> Sample:
-        """Values in the shape of ``z``.
+        """The prediction, in the shape of ``z``.
 
         Args:
             z: states, or noise for a one-step generator, ``[batch, *shape]``.
-            times: as many as configured, each ``[batch]``.
-            label: classes, ``[batch]``; ``None`` means "no class". A class above ``classes`` is an
-                ``IndexError`` of the embedding on the CPU; it is not looked for on other devices.
+            times: ``[batch]`` each; as many as the network was constructed with.
+            label: classes, ``[batch]``; ``None`` means "no class". A label above ``classes`` raises
+                ``IndexError`` on the CPU; on other devices it is not checked.
 
         Raises:
-            ConfigError: for another sample shape or number of times, or a label without ``classes``.
+            ConfigError: if the sample shape or the number of times differs from the construction, or if a label is
+                given to a network without ``classes``.
         """
         check_shape(self.shape, z)
         condition = silu(self.condition(z, times, label))
@@ -137,7 +142,7 @@ class _Block(nn.Module):
 
 
 def check_shape(shape: tuple[int, ...], z: Tensor) -> None:
-    """Compare a batch with the sample shape that a network was made for.
+    """Check that a batch has the sample shape that a network was constructed with.
 
     Raises:
         ConfigError: if they differ.
@@ -147,6 +152,6 @@ def check_shape(shape: tuple[int, ...], z: Tensor) -> None:
     """
     if tuple(z.shape[1:]) != shape:
         raise ConfigError(
-            f"a batch of shape {tuple(z.shape)} came, expected [batch, {', '.join(map(str, shape))}]: construct the "
+            f"got a batch of shape {tuple(z.shape)}, expected [batch, {', '.join(map(str, shape))}]: construct the "
             f"network with shape={tuple(z.shape[1:])}"
         )

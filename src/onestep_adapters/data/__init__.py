@@ -1,6 +1,6 @@
-"""Data sets as values: 2-D toys, tensors, real digits; queues of samples; couplings of data and noise.
+"""Data sets: 2-D toys, tensors, real digits; queues of samples; couplings of data and noise.
 
-:func:`open_dataset` opens one by name. The digits need scikit-learn, in :mod:`onestep_adapters.data.digits`.
+:func:`open_dataset` opens a data set by name. The digits (:mod:`onestep_adapters.data.digits`) need scikit-learn.
 """
 
 from onestep_adapters.data.arrays import ArrayDataset as ArrayDataset

@@ -1,4 +1,4 @@
-"""A data set from tensors: three splits, classes or none, grey levels or none."""
+"""A data set made from tensors, with three splits, and optionally with classes and grey levels."""
 
 from collections.abc import Callable
 
@@ -12,22 +12,23 @@ from onestep_core.errors import ConfigError
 class ArrayDataset:
     """Tensors as a data set.
 
-    Data with grey levels are *dequantised* for training: uniform noise as wide as the distance of two levels is added,
-    because whole numbers have no density. ``finish`` then rounds every method's samples to the levels again.
+    Data with grey levels are *dequantised* for training: uniform noise is added whose width is the distance of two grey
+    levels, because discrete values have no density. ``finish`` can round the generated samples to the levels again.
 
     Args:
         name: name of the data set.
         train: training samples ``[n, *shape]`` and classes ``[n]``, integers from 0, or ``None``.
-        validation: samples for choices; the training split where ``None``.
-        test: samples for the report; the validation split where ``None``.
-        kind: ``"images"`` or ``"points"``; by default images where a sample has three axes.
+        validation: samples for choosing options; ``None`` for the training split.
+        test: samples for the report; ``None`` for the validation split.
+        kind: ``"images"`` or ``"points"``; by default ``"images"`` if a sample has three axes.
         level: distance of two grey levels in the data's units; 0 for data without levels.
-        finish: applied to samples before they are judged; by default nothing.
+        finish: function applied to samples before they are evaluated; by default none.
         title: description for reports; the name by default.
 
     Raises:
-        ConfigError: if samples and labels differ in number, the splits differ in shape or in having labels, labels
-            are not integers from 0, a class has no training sample, or a split has a class of its own.
+        ConfigError: if the numbers of samples and labels differ; if the splits differ in shape; if only some splits
+            have labels; if labels are not integers from 0; if a class has no training sample; or if a split has a class
+            that the training split lacks.
 
     Source of dequantisation: Theis et al., A note on the evaluation of generative models, section 3.1,
     https://arxiv.org/abs/1511.01844.
@@ -67,13 +68,13 @@ class ArrayDataset:
             counts = train.labels.bincount(minlength=self.classes or 0)
             if missing := (counts == 0).nonzero().squeeze(1).tolist():
                 raise ConfigError(
-                    f"no training sample of the classes {missing} of {name}: expected samples of all classes from 0 to "
+                    f"{name} has no training sample of the classes {missing}: expected samples of every class, 0 to "
                     f"{len(counts) - 1}"
                 )
         self._devices: dict[torch.device, _Placed] = {}
 
     def batch(self, count: int, generator: torch.Generator, *, alike: int = 1) -> Batch:
-        """Training samples drawn with replacement, dequantised; every ``alike`` consecutive ones have one class."""
+        """Dequantised training samples with replacement; each ``alike`` consecutive samples have the same class."""
         placed = self._on(generator.device)
         index = torch.randint(len(placed.data), (count,), generator=generator, device=generator.device)
         if placed.labels is None:
@@ -87,12 +88,14 @@ class ArrayDataset:
         """``each`` different training samples of every class, dequantised; the samples of a class are contiguous.
 
         Raises:
-            ConfigError: if a class has fewer samples.
+            ConfigError: if a class has fewer than ``each`` samples.
         """
         placed = self._on(generator.device)
         smallest = int(placed.counts.min())
         if each > smallest:
-            raise ConfigError(f"{each} positives of every class were asked for; the smallest class has {smallest}")
+            raise ConfigError(
+                f"cannot draw {each} positives of every class: the smallest class has {smallest}; draw fewer"
+            )
         classes = placed.by_class.split(placed.counts.tolist())
         picks = [m[torch.randperm(len(m), generator=generator, device=m.device)[:each]] for m in classes]
         return self._dequantised(placed.data[torch.cat(picks)], generator)
@@ -109,23 +112,23 @@ class ArrayDataset:
         return placed.labels[torch.randint(len(placed.labels), (count,), generator=generator, device=generator.device)]
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Training samples drawn with replacement, finished."""
+        """Training samples drawn with replacement, without dequantisation."""
         data = self._splits["train"].data
         device = "cpu" if generator is None else generator.device
         return data.to(device)[torch.randint(len(data), (count,), generator=generator, device=device)]
 
     def split(self, name: SplitName) -> Batch:
-        """A whole split: finished samples and their classes.
+        """A whole split: samples and classes, without dequantisation.
 
         Raises:
-            ConfigError: for another name.
+            ConfigError: if there is no split of this name.
         """
         if name not in self._splits:
             raise ConfigError(f"no split is called {name!r}: expected 'train', 'validation' or 'test'")
         return self._splits[name]
 
     def finish(self, samples: Tensor) -> Tensor:
-        """The samples after the ``finish`` that the data set was made with."""
+        """Apply the ``finish`` function of the data set."""
         return samples if self._finish is None else self._finish(samples)
 
     def _dequantised(self, samples: Tensor, generator: torch.Generator) -> Tensor:
@@ -140,7 +143,7 @@ class ArrayDataset:
 
 
 class _Placed:
-    """The training split on one device, with its order by class."""
+    """The training split on one device, and its indices sorted by class."""
 
     def __init__(self, train: Batch, device: torch.device) -> None:
         self.data = train.data.to(device)
@@ -150,20 +153,20 @@ class _Placed:
 
 
 def _whole_labels(split: Batch) -> Batch:
-    """The split with labels that can be indices: an index of uint8 would be a mask."""
+    """The split with int64 labels, because torch treats a uint8 index as a mask."""
     return split if split.labels is None else Batch(split.data, split.labels.long())
 
 
 def _check(name: str, split: str, found: Batch, train: Batch) -> None:
-    """Refuse a split by itself, then one that does not fit the training split, which comes first."""
+    """Check a split, then compare it with the training split. The training split has to be checked first."""
     data, labels = found
     where = f"the {split} split of {name}"
     if not all(isinstance(part, Tensor) for part in (data, data if labels is None else labels)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f"{where} is {type(data).__name__}, {type(labels).__name__}: expected two tensors, or None")
     if data.ndim < 2 or len(data) == 0 or not data.is_floating_point():
         raise ConfigError(
-            f"{where} has data of shape {tuple(data.shape)} and {data.dtype}: expected floating-point samples "
-            "[n, *shape], at least one"
+            f"{where} has data of shape {tuple(data.shape)} and {data.dtype}: expected at least one sample, "
+            "floating point, [n, *shape]"
         )
     if data.shape[1:] != train.data.shape[1:]:
         raise ConfigError(
@@ -173,7 +176,7 @@ def _check(name: str, split: str, found: Batch, train: Batch) -> None:
     if (labels is None) != (train.labels is None):
         raise ConfigError(
             f"{where} has {'no labels' if labels is None else 'labels'}, the training split has "
-            f"{'none' if train.labels is None else 'labels'}: label every split, or none"
+            f"{'none' if train.labels is None else 'labels'}: give labels for every split, or for none"
         )
     if labels is None or train.labels is None:
         return
@@ -181,8 +184,8 @@ def _check(name: str, split: str, found: Batch, train: Batch) -> None:
     if labels.shape != data.shape[:1] or not whole or int(labels.min()) < 0:
         raise ConfigError(
             f"{where} has labels of shape {tuple(labels.shape)} and {labels.dtype} for {len(data)} samples: expected "
-            "one integer a sample, from 0"
+            "one integer per sample, from 0"
         )
     largest, known = int(labels.max()), int(train.labels.max())
     if largest > known:
-        raise ConfigError(f"{where} has class {largest}, the training split has 0 to {known}: expected its classes")
+        raise ConfigError(f"{where} has class {largest}: expected 0 to {known}, the classes of the training split")

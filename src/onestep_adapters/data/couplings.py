@@ -1,9 +1,9 @@
-"""Pairs of data and noise, and what a pair says about the flow.
+"""Pairs of data and noise, and the states and velocities computed from them.
 
-Without a teacher the flow is known through pairs: the velocity of a pair equals that of the flow on average, and the
-state of the same pair at a smaller noise level lies on the trajectory up to a random error. Both vary less where the
-expected data given the state, among more data than the pair's own, replaces the pair's data (stable targets,
-https://arxiv.org/abs/2302.00670).
+Without a teacher, training uses pairs. The velocity of a pair equals the velocity of the flow on average, and the state
+of the same pair at a smaller noise level lies on the trajectory up to a random error. *Stable targets* have a smaller
+variance: they replace the data of the pair by the expected data given the state, estimated from further data samples
+(https://arxiv.org/abs/2302.00670).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -20,26 +20,26 @@ from onestep_core.flow.paths import point_on_path
 from onestep_core.protocols import Path
 
 Coupling: TypeAlias = Literal["independent", "optimal", "precomputed"]
-"""Which noise belongs to which data.
+"""How noise is assigned to data.
 
-``independent``: any. ``optimal``: the assignment with the smallest total squared distance within a batch and a class
-(minibatch optimal transport, https://arxiv.org/abs/2302.00482). ``precomputed``: many pairs are made once, with the
-smallest distance within hundreds of samples of a class, more than a batch holds (https://arxiv.org/abs/2506.05526).
-The smaller the distances, the straighter the flow."""
+``independent``: at random. ``optimal``: the assignment with the smallest total squared distance within a batch and a
+class (minibatch optimal transport, https://arxiv.org/abs/2302.00482). ``precomputed``: many pairs are made once, before
+training, with the smallest total squared distance within hundreds of samples of a class; a batch has fewer
+(https://arxiv.org/abs/2506.05526). Smaller distances make the trajectories of the flow straighter."""
 
 Track: TypeAlias = Callable[[Iterable[Any], str, int], Iterator[Any]]
-"""``(items, title, total) -> items``: shows progress while it passes items through."""
+"""``(items, title, total) -> items``: returns the same items and shows the progress."""
 
 _IMAGES, _POINTS = (2**16, 512), (2**15, 1024)
-"""Precomputed pairs, and how many of a class are coupled together: the time grows with the square of that. For points
-the second number decides how near the pairs are, for images the first."""
+"""Number of precomputed pairs, and number of samples of a class that are coupled together. The total time grows with
+the square of the second number. For points the second number limits how close the pairs are, for images the first."""
 
 _NEAR = 1e-3
-"""Distance from the data end within which a time counts as the data end."""
+"""A time closer than this to the data end is treated as the data end."""
 
 
 def untracked(items: Iterable[Any], title: str, total: int) -> Iterator[Any]:
-    """The items, without a display.
+    """The items, without a progress display.
 
     Example:
         >>> list(untracked("ab", "letters", 2))
@@ -49,7 +49,7 @@ def untracked(items: Iterable[Any], title: str, total: int) -> Iterator[Any]:
 
 
 class Draw(NamedTuple):
-    """Data and noise ``[count, *shape]``, classes ``[count]`` or ``None``, and further data for stable targets."""
+    """Data and noise ``[count, *shape]``, classes ``[count]`` or ``None``, and ``further`` data for stable targets."""
 
     data: Tensor
     noise: Tensor
@@ -58,7 +58,7 @@ class Draw(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Pairs that were made once: data and noise ``[count, *shape]``, sorted by class, and classes or ``None``."""
+    """Precomputed pairs: data and noise ``[count, *shape]``, sorted by class, and classes ``[count]`` or ``None``."""
 
     data: Tensor
     noise: Tensor
@@ -66,19 +66,19 @@ class Pairs(NamedTuple):
 
 
 class Draws:
-    """Draws pairs of one data set: ``draws(count, generator) -> Draw``. Precomputed pairs are made here, once.
+    """Draws pairs from one data set: ``draws(count, generator) -> Draw``. The constructor makes precomputed pairs.
 
     Args:
         data: the data set.
         coupling: see :data:`Coupling`.
-        further: number of data samples beside each batch, for stable targets; they need independent pairs.
-        alike: how many consecutive pairs have one class, for losses of groups.
-        seed: of precomputed pairs: a run that is resumed makes the same ones.
-        track: shows the progress of precomputed pairs.
+        further: number of additional data samples per batch, for stable targets. Needs ``independent`` pairs.
+        alike: number of consecutive pairs that have the same class, for losses on groups.
+        seed: seed of precomputed pairs. A resumed run with the same seed makes the same pairs.
+        track: shows the progress while pairs are precomputed.
 
     Raises:
-        ConfigError: for ``further`` with another coupling.
-        MissingExtraError: for coupled pairs without scipy.
+        ConfigError: if ``further`` is given with another coupling than ``independent``.
+        MissingExtraError: if the coupling needs scipy and scipy is not installed.
 
     Example:
         >>> from onestep_adapters.data import open_dataset
@@ -98,14 +98,14 @@ class Draws:
     ) -> None:
         if further and coupling != "independent":
             raise ConfigError(
-                f"{further} further data samples with coupling = {coupling!r}: the expected data given a state are "
-                "known for independent pairs only; give one of the two"
+                f"{further} further data samples with coupling = {coupling!r}: the expected data given a state can be "
+                "estimated for independent pairs only; use either further samples or the coupling"
             )
         self._data, self._coupling, self._further, self._alike = data, coupling, further, alike
         self._pairs = _precomputed(data, seed, track) if coupling == "precomputed" else None
 
     def __call__(self, count: int, generator: torch.Generator) -> Draw:
-        """``count`` pairs, on the generator's device."""
+        """Draw ``count`` pairs on the generator's device."""
         if self._pairs is not None:
             self._pairs = Pairs(*(None if part is None else part.to(generator.device) for part in self._pairs))  # type: ignore[arg-type]
             return _drawn(self._pairs, count, generator, self._alike)
@@ -117,21 +117,21 @@ class Draws:
 
 
 def _optimal(data: Tensor, noise: Tensor, labels: Tensor | None, **keywords: int) -> Tensor:
-    # scipy is an extra: other couplings work without it.
+    # scipy is an optional dependency: other couplings work without it.
     from onestep_adapters.data.transport import optimal_noise
 
     return optimal_noise(data, noise, labels, **keywords)
 
 
 _MADE: "WeakKeyDictionary[Dataset, dict[int, Pairs]]" = WeakKeyDictionary()
-"""Precomputed pairs of each data set by seed: a student and its teacher share them."""
+"""Precomputed pairs of each data set, by seed. A student and its teacher use the same pairs."""
 
 
 def _precomputed(data: Dataset, seed: int, track: Track) -> Pairs:
     try:
         kept = _MADE.setdefault(data, {})
     except TypeError:
-        # An object that cannot be a weak key, a dataclass for example: each run makes its pairs.
+        # The object cannot be a weak key (a dataclass, for example), so every run makes its own pairs.
         kept = dict[int, Pairs]()
     if seed not in kept:
         kept[seed] = _made(data, seed, track)
@@ -139,7 +139,7 @@ def _precomputed(data: Dataset, seed: int, track: Track) -> Pairs:
 
 
 def _made(dataset: Dataset, seed: int, track: Track) -> Pairs:
-    """Pairs sorted by class. The same seed makes the same pairs; they are made on the CPU."""
+    """Make pairs, sorted by class, on the CPU. The same seed gives the same pairs."""
     generator = torch.Generator().manual_seed(seed)
     count, together = _POINTS if dataset.classes is None else _IMAGES
     data, labels = dataset.batch(count, generator)
@@ -167,7 +167,10 @@ def _drawn(pairs: Pairs, count: int, generator: torch.Generator, alike: int) -> 
 
 
 def velocity_at(drawn: Draw, t: Tensor, *, path: Path) -> tuple[Tensor, Tensor]:
-    """States at ``t`` and their velocities: those of the pairs, or the expected ones among all data of the class.
+    """States at ``t`` and their velocities.
+
+    Without ``further`` data the velocity is that of the pair. With ``further`` data it is the expected velocity given
+    the state, estimated from all drawn data of the same class.
 
     Example:
         >>> from onestep_core import Linear
@@ -182,9 +185,9 @@ def velocity_at(drawn: Draw, t: Tensor, *, path: Path) -> tuple[Tensor, Tensor]:
 
 
 def average_velocity_at(drawn: Draw, t: Tensor, *, path: Path) -> tuple[Tensor, Tensor]:
-    """As :func:`velocity_at`, with the pair's own velocity next to the data end.
+    """As :func:`velocity_at`, but very near the data end the velocity is always that of the pair.
 
-    There both are the same, and the expected velocity's formula divides by a number near zero.
+    Near the data end both velocities are equal, and the formula of the expected velocity divides by a number near zero.
     """
     z, v = path(drawn.data, drawn.noise, t)
     if drawn.further is None:
@@ -195,7 +198,10 @@ def average_velocity_at(drawn: Draw, t: Tensor, *, path: Path) -> tuple[Tensor, 
 
 
 def states_at(drawn: Draw, t: Tensor, m: Tensor, *, path: Path) -> tuple[Tensor, Tensor]:
-    """States at ``t`` and, on the same trajectories, at ``m``: those of the pairs, or by one step of DDIM from ``t``.
+    """States at ``t``, and states on the same trajectories at ``m``.
+
+    Without ``further`` data the state at ``m`` is that of the pair. With ``further`` data it is one DDIM step from
+    ``t`` with the expected data given the state.
 
     Example:
         >>> from onestep_core import Linear
@@ -216,7 +222,7 @@ def _expected(drawn: Draw, further: Batch, z: Tensor, t: Tensor, path: Path) -> 
 
 
 def _references(drawn: Draw, further: Batch) -> tuple[Tensor, Tensor | None]:
-    """The pairs' data and the further data together, and which of them have the class of which pair."""
+    """The data of the pairs and the further data, and a mask ``[pair, data]`` of equal classes."""
     references = torch.cat([drawn.data, further.data])
     if drawn.labels is None or further.labels is None:
         return references, None

@@ -1,8 +1,7 @@
-"""What a data set is: a value with a shape, perhaps classes, training draws, splits, and a finish for samples.
+"""The protocol of a data set: shape, classes, training samples, splits, and a final step for generated samples.
 
-Methods, runs and evaluation ask a data set for its members; nobody compares its name. A class of your own with these
-members works wherever a name of the command line does. :class:`~onestep_adapters.data.arrays.ArrayDataset` makes one
-from tensors.
+Methods, runs and evaluation use only these members and never compare names. Your own class with these members can be
+used in place of a built-in data set. :class:`~onestep_adapters.data.arrays.ArrayDataset` makes a data set from tensors.
 """
 
 from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
@@ -11,21 +10,21 @@ import torch
 from torch import Tensor
 
 Kind: TypeAlias = Literal["points", "images"]
-"""Kind of the samples. It selects the presets of a method and how samples are judged."""
+"""Kind of the samples. It selects the presets of a method and the metrics."""
 
 SplitName: TypeAlias = Literal["train", "validation", "test"]
-"""Train on ``train``, choose on ``validation``, read ``test`` once, in the report."""
+"""Train on ``train``, choose options on ``validation``, and use ``test`` only once, for the report."""
 
 
 class Batch(NamedTuple):
-    """Data ``[count, *shape]`` and classes ``[count]``, or ``None`` without classes."""
+    """Data ``[count, *shape]``, and classes ``[count]`` or ``None``."""
 
     data: Tensor
     labels: Tensor | None
 
 
 class Modes(NamedTuple):
-    """Round Gaussian modes of a mixture: ``means`` ``[modes, d]``, ``weights`` ``[modes]``, one standard deviation."""
+    """Modes of a mixture of isotropic Gaussians: ``means`` ``[modes, d]``, ``weights`` ``[modes]``, one ``std``."""
 
     means: Tensor
     weights: Tensor
@@ -34,16 +33,16 @@ class Modes(NamedTuple):
 
 @runtime_checkable
 class Dataset(Protocol):
-    """Data to learn from. Every method draws from the generator that it is given, on the generator's device."""
+    """Training data. Every method uses the given generator and returns tensors on the generator's device."""
 
     @property
     def name(self) -> str:
-        """Name, kept in the run's configuration. Teachers and their pairs are kept by it: other data, another name."""
+        """Name, saved in the configuration of a run. Saved teachers are found by it: give other data another name."""
         ...
 
     @property
     def title(self) -> str:
-        """Description for reports, in a few words."""
+        """Short description for reports."""
         ...
 
     @property
@@ -63,11 +62,11 @@ class Dataset(Protocol):
 
     @property
     def modes(self) -> Modes | None:
-        """The modes, if the distribution is a mixture of equally wide round Gaussians; else ``None``."""
+        """The modes, if the distribution is a mixture of isotropic Gaussians of equal width; else ``None``."""
         ...
 
     def batch(self, count: int, generator: torch.Generator, *, alike: int = 1) -> Batch:
-        """Training samples with their classes; every ``alike`` consecutive samples have one class."""
+        """``count`` training samples with classes. Each ``alike`` consecutive samples have the same class."""
         ...
 
     def groups(self, each: int, generator: torch.Generator) -> Tensor:
@@ -75,32 +74,32 @@ class Dataset(Protocol):
         ...
 
     def held_out(self, count: int, generator: torch.Generator) -> Tensor:
-        """At most ``count`` samples that no update sees, for monitors: fresh draws, or the validation split."""
+        """At most ``count`` samples for monitors, not used for training: new draws, or the validation split."""
         ...
 
     def labels(self, count: int, generator: torch.Generator) -> Tensor | None:
-        """Classes to generate, with the frequencies of the training data."""
+        """``count`` classes, drawn with the frequencies of the training data; ``None`` without classes."""
         ...
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Independent draws, finished: of the distribution, or of the training split with replacement."""
+        """Independent samples for evaluation: from the distribution, or from the training split with replacement."""
         ...
 
     def split(self, name: SplitName) -> Batch | None:
-        """A whole split, finished, on the CPU; ``None`` for a distribution that is drawn anew every time."""
+        """A whole split for evaluation, on the CPU; ``None`` for a distribution without a fixed set of samples."""
         ...
 
     def finish(self, samples: Tensor) -> Tensor:
-        """What the samples of every method go through before they are judged: rounding to grey levels, for example."""
+        """The final step applied to generated samples before evaluation, for example rounding to grey levels."""
         ...
 
 
 def members(kinds: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
-    """The place of one random member for each class asked for, where the members of a class are contiguous.
+    """The index of one random member for each class in ``kinds``, for data sorted by class.
 
     Args:
-        kinds: classes, ``[count]``.
-        counts: number of members of each class, ``[classes]``; at least one for each class asked for.
+        kinds: the wanted classes, ``[count]``.
+        counts: number of members of each class, ``[classes]``; at least 1 for each wanted class.
         generator: random generator.
 
     Example:

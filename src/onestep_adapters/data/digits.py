@@ -1,15 +1,16 @@
-"""Real images without a download: the 1,797 handwritten digits of 8 x 8 pixels inside scikit-learn.
+"""Real images without a download: the 1,797 handwritten digits of 8 x 8 pixels in scikit-learn.
 
 They are the test part of the UCI set "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak, 1998,
-https://doi.org/10.24432/C50P49). Pixels count 0 to 16 dots and become ``dots / 8 - 1``, in [-1, 1], exactly.
+https://doi.org/10.24432/C50P49). A pixel is a number of dots from 0 to 16. It is scaled to ``dots / 8 - 1``, in
+[-1, 1], which is exact in float32.
 
-Three fixed, disjoint splits, stratified: each class is shared out in the proportion 1097 : 350 : 350, the
-roundings falling to the classes with the largest remainders. Within a class the images stand in the order of
-the SHA-256 of seed and pixels, so that a split depends on no random number generator, no library version and
-not on the order in which the images come; a digest of the outcome is compared at every load. Each split is
-itself in that order, which mixes the classes.
+There are three fixed, disjoint, stratified splits of 1097, 350 and 350 images. Each class is divided in this proportion
+(largest remainder method). Within a class the images are sorted by the SHA-256 hash of seed and pixels. Therefore a
+split does not depend on a random number generator, a library version or the order of the images in scikit-learn. Every
+load compares a hash of the splits with the expected one. The images of a split are in the same hash order, which mixes
+the classes.
 
-Train on ``train``, choose on ``validation``, and read ``test`` once, in the report.
+Train on ``train``, choose options on ``validation``, and use ``test`` only once, for the report.
 """
 
 import hashlib
@@ -30,13 +31,13 @@ except ImportError as error:
     ) from error
 
 SIZES = (1097, 350, 350)
-"""Images for training, validation and test."""
+"""Numbers of images for training, validation and test."""
 
 SEED = b"onestep digits 1"
-"""Hashed with every image; another seed is another split."""
+"""Hashed together with every image; another seed gives other splits."""
 
 DIGEST = "7f3276b494cb9b3c0d8a6942317b995a0f08402293d3f99b6b838feb38c30d79"
-"""SHA-256 of the indices of the three splits, one after the other."""
+"""SHA-256 of the indices of the three splits."""
 
 
 class Splits(NamedTuple):
@@ -51,8 +52,8 @@ def load_digits() -> Splits:
     """The three splits of 1,097, 350 and 350 images, the same on every machine.
 
     Raises:
-        OneStepError: if the installed scikit-learn carries other images.
-        MissingExtraError: at the import of this module, without scikit-learn.
+        OneStepError: if the installed scikit-learn contains other images.
+        MissingExtraError: when this module is imported without scikit-learn.
 
     Example:
         >>> splits = load_digits()
@@ -66,17 +67,17 @@ def load_digits() -> Splits:
     digest = hashlib.sha256(str(parts).encode()).hexdigest()
     if digest != DIGEST:
         raise OneStepError(
-            f"the digits of this scikit-learn split to {digest[:12]}, expected {DIGEST[:12]}: its data differ, and "
-            "results would not compare with published ones; install another version"
+            f"the splits of this scikit-learn's digits have the hash {digest[:12]}, expected {DIGEST[:12]}: the images "
+            "differ and results would not be comparable; install another version of scikit-learn"
         )
     images = (pixels.float() / 8 - 1)[:, None]
     return Splits(*(Batch(images[part], labels[part]) for part in parts))
 
 
 def quantize(images: Tensor) -> Tensor:
-    """The nearest of the 17 grey levels ``k / 8 - 1`` that real digits have, after clamping to [-1, 1].
+    """Clamp to [-1, 1], then round to the nearest of the 17 grey levels ``k / 8 - 1`` of the real digits.
 
-    A measurement that compares distances would otherwise tell samples from data by their digits after the point.
+    Without rounding, a metric that compares distances could separate samples from data by their small decimals alone.
 
     Args:
         images: of any shape and floating dtype.
@@ -89,7 +90,7 @@ def quantize(images: Tensor) -> Tensor:
 
 
 def digits_dataset() -> ArrayDataset:
-    """The digits as a data set: dequantised for training, samples rounded to the 17 grey levels.
+    """The digits as a data set: dequantised for training; generated samples are rounded to the 17 grey levels.
 
     Example:
         >>> digits_dataset().shape
@@ -105,7 +106,7 @@ def digits_dataset() -> ArrayDataset:
 
 
 def _split(pixels: Tensor, labels: Tensor) -> list[list[int]]:
-    """Indices of the three splits; see the module."""
+    """Indices of the three splits; see the module docstring."""
     keys = [hashlib.sha256(SEED + bytes(image.flatten().tolist())).digest() for image in pixels]
     order = sorted(range(len(keys)), key=lambda index: (keys[index], index))
     members = [[index for index in order if labels[index] == digit] for digit in range(10)]
@@ -120,13 +121,13 @@ def _split(pixels: Tensor, labels: Tensor) -> list[list[int]]:
 
 
 def _shares(sizes: list[int]) -> list[tuple[int, int, int]]:
-    """How many images of each class go to each split; rows sum to ``sizes``, columns to ``SIZES``."""
+    """Number of images of each class in each split; rows sum to ``sizes``, columns to ``SIZES``."""
     held_out = [_apportion(sizes, total) for total in SIZES[1:]]
     return [(size - v - t, v, t) for size, v, t in zip(sizes, *held_out, strict=True)]
 
 
 def _apportion(sizes: list[int], total: int) -> list[int]:
-    """``total`` in proportion to ``sizes``, by largest remainders; ties go to the smaller class number."""
+    """Divide ``total`` in proportion to ``sizes`` (largest remainder method; ties go to the smaller class number)."""
     whole = sum(sizes)
     counts = [size * total // whole for size in sizes]
     remainders = sorted(range(len(sizes)), key=lambda i: (-(sizes[i] * total % whole), i))

@@ -1,16 +1,16 @@
-"""Queues of real samples, class by class: where drifting gets many positives of every class from small batches.
+"""Queues of real samples, one for each class. Drifting draws many positives of every class from them.
 
-    push        the oldest samples of a class make room for the newest
-    positives   of every class asked for, different samples, drawn evenly from all that its queue holds
-    unconditional   the same from one queue over all classes, for the negatives of guidance
+    push            append new samples; the oldest samples of a full queue are removed
+    positives       different samples of every wanted class, drawn uniformly from the queue of the class
+    unconditional   different samples of any class, drawn uniformly from one more queue, for the negatives of guidance
 
-A batch of a loader holds a few samples of some classes; a drift needs dozens of each. All classes are one tensor, so
-that a push or a draw is a few indexing operations on any device, whatever the number of classes. A class that holds
-too little is an error that names it, or, where ``repeat=True`` says so, is drawn from with replacement; an empty one
-is always an error. Nothing is ever made up.
+A batch from a data loader has few samples of some classes, but a drift needs dozens of samples of each class. All
+classes are stored in one tensor. So a push or a draw takes a few indexing operations on any device, for any number of
+classes. If a class has too few samples, the error names the class; with ``repeat=True`` its samples are drawn with
+replacement instead. An empty class is always an error.
 
-A queue is a module: ``.to(device)`` moves it, its state is two tensors a ring and belongs into the checkpoint
-(``companions={"queue": not_trained(queue)}``), after which a resumed run draws what the uninterrupted one would have.
+A queue is a module: ``.to(device)`` moves it. Its state is two tensors per :class:`Rings`. Put it into the checkpoint
+(``companions={"queue": not_trained(queue)}``); then a resumed run draws the same samples as a run without interruption.
 """
 
 from collections.abc import Sequence
@@ -22,17 +22,17 @@ from onestep_core.errors import ConfigError
 
 
 class Rings(nn.Module):
-    """Ring buffers of one capacity and one shape, one a row.
+    """Ring buffers with the same capacity and sample shape; each row is one buffer.
 
     Args:
-        rows: how many, at least 1.
-        capacity: samples in each, at least 1.
-        shape: of one sample.
-        dtype: of the samples.
-        device: of the samples; generators of draws live there too.
+        rows: number of buffers, at least 1.
+        capacity: number of samples per buffer, at least 1.
+        shape: shape of one sample.
+        dtype: dtype of the samples.
+        device: device of the samples; generators for draws have to be on this device.
 
     Raises:
-        ConfigError: if there would be no row or no place.
+        ConfigError: if ``rows`` or ``capacity`` is below 1.
 
     Example:
         >>> rings = Rings(2, 3, ())
@@ -61,15 +61,16 @@ class Rings(nn.Module):
 
     @property
     def counts(self) -> Tensor:
-        """Samples that each row holds, ``[rows]``."""
+        """Number of samples in each row, ``[rows]``."""
         return self.pushed.clamp(max=self.samples.shape[1])
 
     @torch.no_grad()
     def push(self, samples: Tensor, rows: Tensor) -> None:
-        """Append ``samples`` ``[n, *shape]`` to their ``rows`` ``[n]``, in order; the oldest of a full row go.
+        """Append ``samples`` ``[n, *shape]`` to ``rows`` ``[n]``, in order; a full row drops its oldest samples.
 
         Raises:
-            ConfigError: if shapes do not fit, a row does not exist, or fractions came to a queue of integers.
+            ConfigError: if shapes do not fit, a row does not exist, or floating-point samples are given to a queue of
+                integers.
         """
         count, capacity = self.samples.shape[:2]
         if samples.shape[1:] != self.samples.shape[2:] or rows.shape != samples.shape[:1]:
@@ -79,7 +80,9 @@ class Rings(nn.Module):
             )
         kept = self.samples.dtype
         if samples.is_floating_point() and not kept.is_floating_point:
-            raise ConfigError(f"samples of {samples.dtype} for a queue of {kept}: they would be rounded; convert them")
+            raise ConfigError(
+                f"samples of {samples.dtype} for a queue of {kept} would be rounded: convert the samples first"
+            )
         self._known(rows)
         rows, order = rows.long().sort(stable=True)
         arriving = torch.bincount(rows, minlength=count)
@@ -90,21 +93,21 @@ class Rings(nn.Module):
         self.pushed += arriving
 
     def draw(self, rows: Tensor, each: int, *, repeat: bool, generator: torch.Generator | None, kind: str) -> Tensor:
-        """``each`` samples of every row in ``rows``, ``[len(rows) * each, *shape]``, a row's contiguous.
+        """``each`` samples of every row in ``rows``, ``[len(rows) * each, *shape]``, those of a row contiguous.
 
         Raises:
-            ConfigError: if a row does not exist, holds fewer than ``each`` and ``repeat`` is not set, or nothing.
+            ConfigError: if a row does not exist or is empty, or has fewer than ``each`` samples without ``repeat``.
         """
         self._known(rows)
         counts, capacity = self.counts[rows], self.samples.shape[1]
         if each < 1:
-            raise ConfigError(f"{each} samples were asked for: expected at least one")
+            raise ConfigError(f"cannot draw {each} samples: expected at least one")
         short = counts < (1 if repeat else each)
         if bool(short.any()):
             found = {int(row): int(count) for row, count in zip(rows[short], counts[short], strict=True)}
             raise ConfigError(
-                f"{each} samples were asked for where a {kind} holds fewer, {kind}: samples {found}: push more first, "
-                "ask for fewer, or draw with repeat=True from those that hold any"
+                f"a {kind} has fewer than {each} samples (number of samples by {kind}: {found}): push more first, draw "
+                "fewer, or draw with repeat=True if there is at least one sample"
             )
         keys = torch.rand(len(rows), capacity, generator=generator, device=self.samples.device)
         empty = torch.arange(capacity, device=keys.device) >= counts[:, None]
@@ -118,7 +121,7 @@ class Rings(nn.Module):
     def _known(self, rows: Tensor) -> None:
         last = len(self.pushed) - 1
         if not isinstance(rows, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigError(f"classes as a {type(rows).__name__}: expected a tensor of integers, 0 to {last}")
+            raise ConfigError(f"classes given as {type(rows).__name__}: expected a tensor of integers, 0 to {last}")
         if rows.dtype.is_floating_point or rows.dtype.is_complex or rows.dtype == torch.bool:
             raise ConfigError(f"labels of {rows.dtype}: expected integers, 0 to {last}")
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) <= last:
@@ -126,22 +129,22 @@ class Rings(nn.Module):
 
 
 class SampleQueue(nn.Module):
-    """The newest samples of every class, and the newest of all.
+    """The newest samples of every class, and the newest samples of all classes together.
 
     Args:
-        shape: of one sample.
-        classes: how many; 1 where the data have none.
-        capacity: samples kept of each class; 128 in the released training.
-        unconditional: samples kept whatever their class, 0 for none; 1,000 in the released training.
-        dtype: of the samples.
-        device: of the samples; generators of draws live there too.
+        shape: shape of one sample.
+        classes: number of classes; 1 for data without classes.
+        capacity: number of samples kept for each class; 128 in the released code.
+        unconditional: number of samples kept for all classes together, 0 for none; 1,000 in the released code.
+        dtype: dtype of the samples.
+        device: device of the samples; generators for draws have to be on this device.
 
     Raises:
-        ConfigError: for a count out of range.
+        ConfigError: if a number is out of range.
 
     Source: Deng et al., Generative Modeling via Drifting, appendix A, https://arxiv.org/abs/2602.04770;
-    lambertae/drifting, ``memory_bank.py``. There a class that holds too little is drawn from with replacement and an
-    empty one gives zeros.
+    lambertae/drifting, ``memory_bank.py``. There a class with too few samples is drawn from with replacement, and an
+    empty class gives zeros.
 
     Example:
         >>> queue = SampleQueue((2,), classes=3, capacity=8, unconditional=16)
@@ -168,23 +171,23 @@ class SampleQueue(nn.Module):
 
     @property
     def counts(self) -> Tensor:
-        """Samples that are kept of each class, ``[classes]``."""
+        """Number of samples kept for each class, ``[classes]``."""
         return self.by_class.counts
 
     @property
     def total(self) -> int:
-        """Samples that are kept whatever their class."""
+        """Number of samples kept in the queue of all classes."""
         return 0 if self.of_all is None else int(self.of_all.counts)
 
     def push(self, samples: Tensor, labels: Tensor | None = None) -> None:
-        """Take in real samples ``[n, *shape]`` with their classes ``[n]``; without labels all are of class 0.
+        """Append real samples ``[n, *shape]`` with their classes ``[n]``; without labels all have class 0.
 
         Raises:
-            ConfigError: if shapes do not fit, a class does not exist, or labels lack although there are classes.
+            ConfigError: if shapes do not fit, a class does not exist, or labels are missing for several classes.
         """
         if labels is None:
             if len(self.counts) > 1:
-                raise ConfigError(f"samples without labels came to a queue of {len(self.counts)} classes: give labels")
+                raise ConfigError(f"samples without labels for a queue of {len(self.counts)} classes: give labels")
             labels = torch.zeros(len(samples), dtype=torch.int64, device=samples.device)
         self.by_class.push(samples, labels)
         if self.of_all is not None:
@@ -201,13 +204,13 @@ class SampleQueue(nn.Module):
         """``each`` different samples of every class, the classes contiguous: ``[classes * each, *shape]``.
 
         Args:
-            each: how many, at least 1.
-            classes: which, and in which order, ``[group]``; all in theirs by default.
-            repeat: a class that holds fewer, but some, is drawn from with replacement.
-            generator: of the draw; torch's default one where ``None``.
+            each: number of samples per class, at least 1.
+            classes: the wanted classes in the wanted order, ``[group]``; by default all classes from 0.
+            repeat: if a class has at least one but fewer than ``each`` samples, draw with replacement.
+            generator: random generator; ``None`` for torch's default generator.
 
         Raises:
-            ConfigError: if a class holds fewer than ``each``, with ``repeat`` if it holds nothing.
+            ConfigError: if a class has fewer than ``each`` samples; with ``repeat``, if a class is empty.
         """
         rows = torch.arange(len(self.counts), device=self.counts.device) if classes is None else classes
         return self.by_class.draw(rows, each, repeat=repeat, generator=generator, kind="class")
@@ -215,10 +218,10 @@ class SampleQueue(nn.Module):
     def unconditional(
         self, each: int, *, groups: int = 1, repeat: bool = False, generator: torch.Generator | None = None
     ) -> Tensor:
-        """``each`` different samples of any class for every one of ``groups``: ``[groups * each, *shape]``.
+        """``each`` different samples of any class for each of ``groups``: ``[groups * each, *shape]``.
 
         Raises:
-            ConfigError: as :meth:`positives`, or if the queue keeps none.
+            ConfigError: as :meth:`positives`, or if the queue was made with ``unconditional=0``.
         """
         if self.of_all is None:
             raise ConfigError("this queue keeps no unconditional samples: construct it with unconditional=1000")

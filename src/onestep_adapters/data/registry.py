@@ -9,7 +9,7 @@ from onestep_adapters.names import choose
 
 
 def _digits() -> Dataset:
-    # scikit-learn is an extra: it is imported only by those who ask for the digits.
+    # scikit-learn is an optional dependency: it is imported only when the digits are opened.
     from onestep_adapters.data.digits import digits_dataset
 
     return digits_dataset()
@@ -19,18 +19,18 @@ DATASETS: Mapping[str, Callable[[], Dataset]] = {
     "digits": _digits,
     **{name: partial(ToyDataset, name) for name in TOYS},
 }
-"""How to open each data set."""
+"""A function that opens each data set, by name."""
 
 DEFAULT_DATASET = next(iter(DATASETS))
-"""The data set of a command that names none."""
+"""The data set of a command without ``--data``."""
 
 
 def open_dataset(name: str) -> Dataset:
-    """The data set of a command-line name.
+    """Open a data set by its command-line name.
 
     Raises:
-        ConfigError: for an unknown name, with the nearest ones.
-        MissingExtraError: for ``digits`` without scikit-learn.
+        ConfigError: if the name is unknown; the message lists the most similar names.
+        MissingExtraError: if ``digits`` is opened and scikit-learn is not installed.
 
     Example:
         >>> open_dataset("checkerboard").shape

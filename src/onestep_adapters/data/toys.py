@@ -1,10 +1,10 @@
-"""2-D toys: distributions on the plane that are drawn anew for every batch.
+"""2-D toys: distributions on R^2, with new samples for every batch.
 
-A distribution is frozen configuration with ``sample(count, *, generator) -> [count, 2]``, float32 on the generator's
-device, and ``modes``: those of a mixture of equally wide round Gaussians, else ``None``. All have a scale near 1 to 2,
-the scale of the noise.
+A distribution is an immutable object with a method ``sample(count, *, generator) -> [count, 2]``, float32 on the
+generator's device, and an attribute ``modes``: the modes of a mixture of isotropic Gaussians of equal width, else
+``None``. Every toy has a scale of about 1 to 2, similar to the noise.
 
-:data:`TOYS` maps the names of the command line to distributions with their default constants.
+:data:`TOYS` maps command-line names to distributions with default numbers.
 """
 
 import math
@@ -20,7 +20,7 @@ from onestep_adapters.names import choose
 from onestep_core.validators import not_negative, open_share, positive
 
 DARK_SQUARES = ((0, 0), (0, 2), (1, 1), (1, 3), (2, 0), (2, 2), (3, 1), (3, 3))
-"""Column and row of the checkerboard's squares that carry mass."""
+"""Column and row of the squares of the checkerboard that have probability mass."""
 
 
 def _device(generator: torch.Generator | None) -> torch.device:
@@ -43,10 +43,10 @@ def _mixture(means: Tensor, weights: Tensor, std: float, count: int, generator: 
 
 @attrs.frozen
 class EightGaussians:
-    """Eight equal round Gaussians on a circle.
+    """Mixture of eight isotropic Gaussians of equal weight, with means on a circle.
 
     Args:
-        radius: of the circle.
+        radius: radius of the circle.
         std: standard deviation of each mode, per coordinate.
 
     Raises:
@@ -63,13 +63,13 @@ class EightGaussians:
 
     @property
     def means(self) -> Tensor:
-        """Centres, counter-clockwise from the positive x axis, ``[8, 2]``."""
+        """Means, counter-clockwise from the positive x axis, ``[8, 2]``."""
         angle = torch.arange(8, device="cpu") * (math.pi / 4)
         return self.radius * torch.stack([angle.cos(), angle.sin()], dim=1)
 
     @property
     def weights(self) -> Tensor:
-        """Masses, all 1/8, ``[8]``."""
+        """Weights of the modes, all 1/8, ``[8]``."""
         return torch.full((8,), 1 / 8, device="cpu")
 
     @property
@@ -78,19 +78,19 @@ class EightGaussians:
         return Modes(self.means, self.weights, self.std)
 
     def sample(self, count: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Independent draws, ``[count, 2]``; torch's default generator where ``None``."""
+        """Independent samples, ``[count, 2]``; ``generator=None`` uses torch's default generator."""
         return _mixture(self.means, self.weights, self.std, count, generator)
 
 
 @attrs.frozen
 class UnequalMixture:
-    """Two round Gaussians of unequal mass, at ``(-distance / 2, 0)`` and ``(distance / 2, 0)``.
+    """Two isotropic Gaussians of unequal weight, with means ``(-distance / 2, 0)`` and ``(distance / 2, 0)``.
 
-    The test of masses: a generator that covers both modes can still get their shares wrong.
+    It tests the weights of modes: a generator can cover both modes with wrong weights.
 
     Args:
-        first_weight: mass of the left mode, strictly between 0 and 1.
-        distance: between the means.
+        first_weight: weight of the left mode, strictly between 0 and 1.
+        distance: distance between the means.
         std: standard deviation of each mode, per coordinate.
 
     Raises:
@@ -107,12 +107,12 @@ class UnequalMixture:
 
     @property
     def means(self) -> Tensor:
-        """Centres, left then right, ``[2, 2]``."""
+        """Means, left then right, ``[2, 2]``."""
         return torch.tensor([[-self.distance / 2, 0.0], [self.distance / 2, 0.0]], device="cpu")
 
     @property
     def weights(self) -> Tensor:
-        """Masses, left then right, ``[2]``."""
+        """Weights of the modes, left then right, ``[2]``."""
         return torch.tensor([self.first_weight, 1 - self.first_weight], device="cpu")
 
     @property
@@ -121,16 +121,16 @@ class UnequalMixture:
         return Modes(self.means, self.weights, self.std)
 
     def sample(self, count: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Independent draws, ``[count, 2]``; torch's default generator where ``None``."""
+        """Independent samples, ``[count, 2]``; ``generator=None`` uses torch's default generator."""
         return _mixture(self.means, self.weights, self.std, count, generator)
 
 
 @attrs.frozen
 class Checkerboard:
-    """Uniform on the eight dark squares of a four by four board on ``[-extent, extent]^2``.
+    """Uniform on the eight dark squares of a 4 x 4 checkerboard on ``[-extent, extent]^2``.
 
     Args:
-        extent: half of the board's side.
+        extent: half of the side of the board.
 
     Raises:
         ConfigError: if it is not positive.
@@ -145,7 +145,7 @@ class Checkerboard:
     modes: ClassVar[None] = None
 
     def sample(self, count: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Independent draws, ``[count, 2]``; torch's default generator where ``None``."""
+        """Independent samples, ``[count, 2]``; ``generator=None`` uses torch's default generator."""
         device = _device(generator)
         squares = torch.tensor(DARK_SQUARES, dtype=torch.float32, device=device)
         square = torch.randint(len(DARK_SQUARES), (count,), generator=generator, device=device)
@@ -158,7 +158,7 @@ class SwissRoll:
     """A spiral ``(a / a_max) (cos a, sin a) radius`` with ``a`` uniform on [1.5 pi, 4.5 pi], plus Gaussian noise.
 
     Args:
-        radius: of the outer end.
+        radius: distance of the outer end from the origin.
         std: standard deviation of the noise, per coordinate.
 
     Raises:
@@ -174,7 +174,7 @@ class SwissRoll:
     modes: ClassVar[None] = None
 
     def sample(self, count: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Independent draws, ``[count, 2]``; torch's default generator where ``None``."""
+        """Independent samples, ``[count, 2]``; ``generator=None`` uses torch's default generator."""
         turn = (1 + 2 * _uniform(count, generator)) / 3
         angle = 4.5 * math.pi * turn
         curve = self.radius * turn[:, None] * torch.stack([angle.cos(), angle.sin()], dim=1)
@@ -183,9 +183,9 @@ class SwissRoll:
 
 @attrs.frozen
 class TwoMoons:
-    """Two interleaved half circles of equal mass, centred on the origin, plus Gaussian noise.
+    """Two interleaved half circles of equal weight, plus Gaussian noise; the mean is the origin.
 
-    The upper one has its centre at ``(-1/2, -1/4) scale``, the lower one at ``(1/2, 1/4) scale``.
+    The centre of the upper half circle is ``(-1/2, -1/4) scale``, that of the lower one ``(1/2, 1/4) scale``.
 
     Args:
         scale: radius of the half circles.
@@ -204,7 +204,7 @@ class TwoMoons:
     modes: ClassVar[None] = None
 
     def sample(self, count: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Independent draws, ``[count, 2]``; torch's default generator where ``None``."""
+        """Independent samples, ``[count, 2]``; ``generator=None`` uses torch's default generator."""
         angle = math.pi * _uniform(count, generator)
         side = 1 - 2 * (_uniform(count, generator) < 0.5).float()
         moon = torch.stack([angle.cos() - 0.5, angle.sin() - 0.25], dim=1)
@@ -220,18 +220,19 @@ TOYS: Mapping[str, Toy] = {
     "two-moons": TwoMoons(),
     "unequal": UnequalMixture(),
 }
-"""The distributions by their names on the command line."""
+"""The distributions by command-line name."""
 
 
 class ToyDataset:
-    """A 2-D toy as a data set: fresh draws at every update, no classes.
+    """A 2-D toy as a data set: new samples at every update, no classes.
 
     Args:
         name: key of :data:`TOYS`, or a name for a distribution of your own.
-        distribution: ``sample(count, *, generator) -> [count, d]`` and ``modes``; :data:`TOYS` by default.
+        distribution: an object with ``sample(count, *, generator) -> [count, 2]`` and ``modes``; by default
+            ``TOYS[name]``.
 
     Raises:
-        ConfigError: for an unknown name without a distribution, with the nearest names.
+        ConfigError: if the name is unknown and no distribution is given; the message lists the most similar names.
 
     Example:
         >>> data = ToyDataset("8gaussians")
@@ -249,31 +250,31 @@ class ToyDataset:
 
     @property
     def modes(self) -> Modes | None:
-        """The distribution's modes, if it is a mixture of round Gaussians."""
+        """The modes of the distribution if it is a mixture of isotropic Gaussians of equal width, else ``None``."""
         return self.distribution.modes
 
     def batch(self, count: int, generator: torch.Generator, *, alike: int = 1) -> Batch:
-        """Fresh draws."""
+        """``count`` new samples."""
         return Batch(self.sample(count, generator), None)
 
     def groups(self, each: int, generator: torch.Generator) -> Tensor:
-        """One group: ``each`` fresh draws."""
+        """One group of ``each`` new samples, because there are no classes."""
         return self.sample(each, generator)
 
     def held_out(self, count: int, generator: torch.Generator) -> Tensor:
-        """Fresh draws."""
+        """``count`` new samples."""
         return self.sample(count, generator)
 
     def labels(self, count: int, generator: torch.Generator) -> None:
-        """No classes."""
+        """``None``: there are no classes."""
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Fresh draws."""
+        """``count`` new samples."""
         return self.distribution.sample(count, generator=generator)
 
     def split(self, name: SplitName) -> None:
-        """No splits: every draw is new."""
+        """``None``: there is no fixed set of samples."""
 
     def finish(self, samples: Tensor) -> Tensor:
-        """The samples, unchanged."""
+        """Return the samples unchanged."""
         return samples

@@ -1,4 +1,4 @@
-"""Couplings of data and noise that make a flow straighter: optimal transport within a batch."""
+"""Optimal transport within a batch: a coupling of data and noise with straighter trajectories."""
 
 import torch
 from torch import Tensor
@@ -14,28 +14,28 @@ except ImportError as error:
 
 
 def optimal_noise(data: Tensor, noise: Tensor, labels: Tensor | None = None, *, size: int = 128) -> Tensor:
-    """The noise in the order that brings data and noise nearest to one another, in squared distance.
+    """Reorder the noise so that the total squared distance between data and noise is smallest.
 
         argmin over permutations p of  sum_i |data_i - noise_p(i)|^2
 
-    Pairs of an independent batch cross one another and their velocities average to a curved flow. These pairs do not,
-    up to what a batch can know, and the flow's velocity changes less on the way. Given enough samples the marginals
-    stay those of data and noise. With classes the order changes within a class only, so that noise and class stay
-    independent.
+    The straight lines of independent pairs cross each other, and the mean of their velocities is a curved flow. The
+    lines of these pairs cross less, so the velocity changes less along a trajectory. For large batches the marginal
+    distributions of data and noise do not change. With classes, noise is only exchanged within a class, so noise and
+    class stay independent.
 
     Args:
-        data: ``[batch, *shape]``.
-        noise: of the same shape.
+        data: samples, ``[batch, *shape]``.
+        noise: of the same shape as ``data``.
         labels: classes, ``[batch]``, or ``None``.
-        size: at most so many samples, next to one another in the batch, share their noise: the time grows with the
-            cube of it.
+        size: largest number of consecutive samples that exchange their noise. The time of one assignment grows with
+            the cube of ``size``.
 
     Returns:
         A permutation of ``noise`` along the batch, ``[batch, *shape]``.
 
     Raises:
         ConfigError: if the two shapes differ, or ``size`` is not positive.
-        MissingExtraError: at the import of this module, without scipy.
+        MissingExtraError: when this module is imported without scipy.
 
     Source: Pooladian et al., Multisample Flow Matching, https://arxiv.org/abs/2304.14772; Tong et al., Improving and
     Generalizing Flow-Based Generative Models with Minibatch Optimal Transport, https://arxiv.org/abs/2302.00482.
@@ -45,7 +45,7 @@ def optimal_noise(data: Tensor, noise: Tensor, labels: Tensor | None = None, *, 
         tensor([0.2000, 0.9000])
     """
     if data.shape != noise.shape:
-        raise ConfigError(f"data {tuple(data.shape)} and noise {tuple(noise.shape)}: expected one shape")
+        raise ConfigError(f"data {tuple(data.shape)} and noise {tuple(noise.shape)}: expected one shape for both")
     if size < 1:
         raise ConfigError(f"size = {size}: expected at least one sample")
     ordered = noise.clone()

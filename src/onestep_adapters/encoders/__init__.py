@@ -1,4 +1,4 @@
-"""Encoders: functions from samples to features by name, each ``[batch, location, channel]``."""
+"""Encoders: functions from samples to a dictionary of features, each ``[batch, location, channel]``."""
 
 from onestep_adapters.encoders.convolutional import RandomConvolutions as RandomConvolutions
 from onestep_adapters.encoders.pixels import joined as joined

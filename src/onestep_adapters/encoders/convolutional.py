@@ -1,12 +1,13 @@
-"""A random frozen convolutional encoder: features of neighbourhoods, without any training.
+"""A convolutional encoder with random, fixed weights. It is not trained.
 
     h_0 = x,    h_{k+1} = norm(leaky(conv(h_k)))        conv: 3 x 3, stride 2, orthogonal rows, no bias
 
-``norm`` divides every location by the root mean square of its channels. Stage ``k`` gives every location's vector,
-``stage_k`` ``[batch, location, channel]``, and mean and standard deviation over the locations, ``moments_k``
-``[batch, 1, 2 channel]``. Nothing learns: gradients reach the images, never a weight. Such features change less than
-pixels do when an image is shifted a little, which is all that is claimed; encoders that were trained make far better
-images (Deng et al., table on encoders, https://arxiv.org/abs/2602.04770).
+``norm`` divides the vector of every location by the root mean square of its channels. Stage ``k`` gives two features:
+``stage_k``, the vectors of all locations, ``[batch, location, channel]``; and ``moments_k``, the mean and the standard
+deviation over the locations, ``[batch, 1, 2 channel]``. Gradients reach the images, but no weight.
+
+These features change less than pixels when an image is shifted a little. Trained encoders lead to much better images
+(Deng et al., table on encoders, https://arxiv.org/abs/2602.04770).
 """
 
 from itertools import pairwise
@@ -24,13 +25,13 @@ class RandomConvolutions(nn.Module):
     """``images [batch, channels, height, width] -> {"stage_1": ..., "moments_1": ..., ...}``.
 
     Args:
-        channels: of the images.
-        width: channels of the first stage; each further stage has twice as many.
-        depth: stages; each halves height and width, rounding up.
-        generator: of the weights; torch's default one where ``None``.
+        channels: number of channels of the images.
+        width: number of channels of the first stage; every next stage has twice as many.
+        depth: number of stages; each halves height and width, rounded up.
+        generator: draws the weights; ``None`` for torch's default generator.
 
     Raises:
-        ConfigError: for a size below 1; at a call, if the images have other channels.
+        ConfigError: if a size is below 1; at a call, if the images have another number of channels.
 
     Example:
         >>> encoder = RandomConvolutions(1, width=16, generator=torch.Generator().manual_seed(0))
@@ -53,7 +54,7 @@ class RandomConvolutions(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Features of ``x`` by name."""
+        """The features of ``x``, as a dictionary by name."""
         expected = self.stages[0].weight.shape[1]  # type: ignore[union-attr]
         if x.ndim != 4 or x.shape[1] != expected:
             raise ConfigError(f"images of shape {tuple(x.shape)}: expected [batch, {expected}, height, width]")

@@ -1,4 +1,4 @@
-"""Samples as their own features, and several encoders as one."""
+"""Pixels as features, and a function that joins several encoders into one."""
 
 from torch import Tensor
 
@@ -7,7 +7,7 @@ from onestep_core.protocols import Features
 
 
 def pixels(x: Tensor) -> dict[str, Tensor]:
-    """The whole sample as one location: ``{"pixels": [batch, 1, size]}``.
+    """The flattened sample as a single location: ``{"pixels": [batch, 1, size]}``.
 
     Example:
         >>> import torch
@@ -18,10 +18,10 @@ def pixels(x: Tensor) -> dict[str, Tensor]:
 
 
 def joined(*encoders: Features) -> Features:
-    """The features of all encoders together.
+    """One encoder that returns the features of all given encoders.
 
     Raises:
-        ConfigError: at a call, if two of them give a feature of one name.
+        ConfigError: at a call, if two encoders return a feature with the same name.
 
     Example:
         >>> import torch
@@ -35,7 +35,7 @@ def joined(*encoders: Features) -> Features:
         for encoder in encoders:
             found = dict(encoder(x))
             if twice := sorted(features.keys() & found.keys()):
-                raise ConfigError(f"two encoders give features called {twice}: rename those of one")
+                raise ConfigError(f"two encoders return features called {twice}: rename the features of one encoder")
             features |= found
         return features
 

@@ -1,7 +1,7 @@
 """Methods: each connects an objective with its times and weights, a network and a sampler.
 
-A method is a frozen value of options with the members of :class:`Method`, in the same order in every file. Its presets,
-by kind of data, stand at the end of its file; :data:`METHODS` collects them by command-line name.
+A method is an immutable object of options with the members of :class:`Method`, in the same order in every file. Its
+presets for each kind of data are at the end of its file; :data:`METHODS` collects them by command-line name.
 """
 
 from onestep_adapters.methods.average_velocity.alpha_flow import AlphaFlow as AlphaFlow

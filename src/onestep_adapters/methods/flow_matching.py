@@ -25,7 +25,7 @@ from onestep_core import flow_matching_regression, mse
 from onestep_core.validators import positive, share
 
 PREVIEW_STEPS = 10
-"""Heun steps while the samples are measured during training."""
+"""Number of Heun steps for samples that are measured during training."""
 
 
 @attrs.frozen
@@ -55,7 +55,7 @@ class FlowMatching(Method):
         return self.network.build(data, 1, generator)
 
     def prepare(self, context: Context) -> Draws:
-        """The pairs, coupled if asked for."""
+        """Make the draws of training pairs, with the chosen coupling."""
         return Draws(context.data, self.coupling, seed=self.training.seed, track=context.track)
 
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
@@ -89,13 +89,13 @@ class Distillation(Method):
 IMAGE_TEACHER = FlowMatching(IMAGE_TRAINING, WIDE_IMAGE_NETWORK)
 """Teacher of images; the baseline itself."""
 COUPLED_IMAGE_TEACHER = FlowMatching(IMAGE_TRAINING, WIDE_IMAGE_NETWORK, coupling="precomputed")
-"""Teacher of images that learned coupled pairs: its flow is straighter, and it gives no score."""
+"""Teacher of images, trained on coupled pairs: its flow is straighter, but it gives no score."""
 POINT_TEACHER = FlowMatching(POINT_TRAINING, POINT_NETWORK)
 """Teacher of points; the baseline itself."""
 COUPLED_POINT_TEACHER = FlowMatching(
     Training(steps=4000, batch=256, learning_rate=2e-3), POINT_NETWORK, coupling="optimal"
 )
-"""Teacher of points that learned coupled pairs."""
+"""Teacher of points, trained on coupled pairs."""
 SMOOTH_POINT_TEACHER = FlowMatching(Training(steps=6000, batch=256, learning_rate=2e-3), SMOOTH_POINT_NETWORK)
 """Teacher of scores for points, without Fourier features; trained longer: after 3,000 updates its modes are 12 % too
 wide."""

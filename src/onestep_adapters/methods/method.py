@@ -1,8 +1,8 @@
-"""What a method is: options that build, prepare, train and sample a generator.
+"""The base class of methods: options with functions that build, prepare, train and sample a generator.
 
 Every method file has the same members in the same order: options, ``build`` (and ``companions``), ``prepare``, ``loss``
-(and ``turns``), ``sample``, then its presets. :class:`Method` has a default for what most methods do not need, so that
-runs and commands ask a member and never probe for one.
+(and ``turns``), ``sample``, then its presets. :class:`Method` has defaults for members that most methods do not need,
+so that runs and commands can use every member of every method.
 """
 
 from abc import ABC, abstractmethod
@@ -27,16 +27,16 @@ Loss: TypeAlias = tuple[Tensor, Mapping[str, "float | Tensor"]]
 
 @attrs.define(eq=False)
 class Context:
-    """What a method trains with; given to ``prepare`` once and to ``loss`` at every update.
+    """Everything that a method uses for training; given to ``prepare`` once and to ``loss`` at every update.
 
     Attributes:
         data: the data set.
         state: the run's state. It changes during training: ``state.ema`` is the current average, ``state.step`` the
             number of updates made.
-        teacher: what the method learns from, or ``None``.
-        cache: folder for what is computed with this teacher once and used again, or ``None``.
-        track: shows progress of what ``prepare`` computes.
-        prepared: what ``prepare`` returned.
+        teacher: the teacher, or ``None``.
+        cache: folder for results that are computed once with this teacher and used again, or ``None``.
+        track: shows the progress of ``prepare``.
+        prepared: the result of ``prepare``.
     """
 
     data: Dataset
@@ -58,7 +58,9 @@ class Context:
             ConfigError: if there is none.
         """
         if self.teacher is None:
-            raise ConfigError("this method learns from a teacher and got none: train it by a Run, which provides one")
+            raise ConfigError(
+                "this method learns from a teacher and got none: train it with a Run, which provides the teacher"
+            )
         return self.teacher
 
     def companion(self, name: str) -> Any:
@@ -105,12 +107,12 @@ class Method(ABC):
         return {}
 
     def prepare(self, context: Context) -> Any:
-        """What happens once, before the first update: weights of a teacher, pairs. ``context.prepared`` keeps it."""
+        """Called once before the first update: weights of a teacher, pairs. The result is ``context.prepared``."""
         return None
 
     @abstractmethod
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
-        """The loss of one update, and numbers to log. ``network`` is the one that learns."""
+        """The loss of one update, and numbers to log. ``network`` is the trained network."""
 
     def turns(self, context: Context) -> Sequence[Turn]:
         """Updates of companions before each update of the network, with their losses."""
@@ -121,14 +123,14 @@ class Method(ABC):
         """Samples from standard normal noise ``[count, *shape]``, of the classes ``labels`` ``[count]``."""
 
     def check_teacher(self, teacher: Teacher) -> None:  # noqa: B027
-        """Refuse a teacher that this method cannot use.
+        """Raise an error if this method cannot use the teacher.
 
         Raises:
             ConfigError: with the reason.
         """
 
     def with_alpha(self, alpha: float) -> Self:
-        """The same method, sampling at guidance scale ``alpha``.
+        """The same method with guidance scale ``alpha`` for sampling.
 
         Raises:
             ConfigError: if the network takes no guidance scale, or was not trained at this one.
@@ -136,9 +138,9 @@ class Method(ABC):
         raise ConfigError(f"{type(self).__name__} takes no guidance scale for sampling: leave alpha out")
 
     def with_seed(self, seed: int) -> Self:
-        """The same method, trained from another seed; a teacher keeps its own."""
+        """The same method with another seed; the seed of a teacher is not changed."""
         return attrs.evolve(self, training=attrs.evolve(self.training, seed=seed))
 
     def previewed(self) -> Self:
-        """The same method with a cheaper sampler, for curves during training; the same sampler by default."""
+        """The same method with a faster sampler, for curves during training; the same sampler by default."""
         return self

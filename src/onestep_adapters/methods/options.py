@@ -1,4 +1,4 @@
-"""Options that every method has: the network and the training. Plain numbers and words, kept as JSON in the run."""
+"""Options that every method has: the network and the training. Numbers and strings, saved as JSON in the run."""
 
 from functools import partial
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -128,7 +128,7 @@ def check_names(options: Any) -> None:
 
 
 def from_dict(kind: type[T], values: dict[str, Any]) -> T:
-    """An attrs class from what ``attrs.asdict`` and JSON made of it.
+    """An attrs object from the dictionary of ``attrs.asdict``, after JSON.
 
     Raises:
         ConfigError: for an option that the class does not have, or a value of another type or out of range.

@@ -28,10 +28,10 @@ METHODS: Mapping[str, Preset] = {preset.name: preset for file in _files() for pr
 
 
 def find_preset(name: str) -> Preset:
-    """The preset of a command-line name.
+    """The presets of a method by its command-line name.
 
     Raises:
-        ConfigError: for an unknown one, with the nearest names.
+        ConfigError: if the name is unknown; the message lists the most similar names.
 
     Example:
         >>> find_preset("meanflow").summary

@@ -1,4 +1,4 @@
-"""Students: how a network takes over a teacher's weights, before the first update and at every stage.
+"""Students: copy a teacher's weights into a network, before the first update and at every stage.
 
 A teacher is a velocity on the linear path with one time. A student with the same times gets all of its weights. One
 with a second time gets the weights that fit; the columns of the second time are zero, so that the student starts as the
@@ -16,7 +16,7 @@ from onestep_adapters.training import Companion, TrainingState, not_trained
 from onestep_core.errors import ConfigError
 
 STAGE_TEACHER = "stage_teacher"
-"""Name of the companion that a stage learns from."""
+"""Name of the companion that is the teacher of a stage."""
 
 
 @torch.no_grad()
@@ -53,7 +53,7 @@ def take_over(student: nn.Module, teacher: nn.Module) -> None:
 
 
 def start_from_teacher(context: Context) -> None:
-    """Before the first update the network and its average become the teacher. A resumed run is left as it is.
+    """Before the first update, copy the teacher into the network and its average. A resumed run is not changed.
 
     Raises:
         ConfigError: without a teacher, or with one of another network.
@@ -70,7 +70,7 @@ def stage_companion(network: nn.Module) -> Mapping[str, Companion]:
 
 
 def begin_stage(state: TrainingState, stage_teacher: nn.Module, source: nn.Module) -> None:
-    """A stage begins: its teacher, the network and the average become ``source``.
+    """Start a stage: copy ``source`` into its teacher, the network and the average.
 
     Args:
         state: of the run.

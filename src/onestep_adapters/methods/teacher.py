@@ -21,12 +21,12 @@ from onestep_core.protocols import Denoiser, Velocity
 T = TypeVar("T")
 
 EXACT = "exact"
-"""The word for the exact teacher where a run folder may stand."""
+"""The value of ``teacher_from`` for the exact teacher, instead of a run folder."""
 
 
 @attrs.frozen(eq=False)
 class Teacher:
-    """What a method learns from. Velocities and expected data are those of the linear path, noise at time 1.
+    """A teacher: what a method learns from. Velocities and expected data are those of the linear path, noise at time 1.
 
     Attributes:
         velocity: ``labels -> velocity``, a function of ``(z, t)``.
@@ -81,7 +81,7 @@ def network_teacher(module: nn.Module, *, coupling: Coupling = "independent", ke
 
 
 def exact_teacher(data: Dataset) -> Teacher:
-    """The exact denoiser of a mixture of round Gaussians as a teacher; no network, so no student can start from it.
+    """The exact denoiser of a mixture of isotropic Gaussians as a teacher; no network, so no student can start from it.
 
     Raises:
         ConfigError: for a data set without known modes, or with classes.

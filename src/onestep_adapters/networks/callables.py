@@ -1,4 +1,4 @@
-"""Modules as the callables of the core: conditions are bound, the output's meaning, units and shape are settled."""
+"""Wrappers that turn a module into a callable of the core: they bind conditions and fix meaning, units and shape."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ def with_condition(module: Callable[..., Any], *args: Any, **condition: Any) -> 
     Args:
         module: a module or any callable.
         args: appended to the positional arguments.
-        condition: keyword arguments: labels, text embeddings, masks; their batch is that of ``z``.
+        condition: keyword arguments, for example labels, text embeddings, masks; with the batch size of ``z``.
 
     Example:
         >>> scaled = with_condition(lambda z, t, *, label: z * label[:, None], label=torch.tensor([2.0]))
@@ -38,13 +38,13 @@ def _tensor(output: Any) -> Tensor:
 def _checked(output: Any, z: Tensor) -> Tensor:
     if not isinstance(output, Tensor):
         raise ConfigError(
-            f"the network returned a {type(output).__name__}, expected a tensor: choose the part that is meant with "
+            f"the network returned a {type(output).__name__}, expected a tensor: select the tensor with "
             "`output=`, for example output=lambda result: result.sample"
         )
     if output.shape != z.shape:
         raise ConfigError(
-            f"the network returned {tuple(output.shape)} for a state {tuple(z.shape)}, expected equal shapes: drop "
-            "extra channels (a learned variance, for one) with `output=`"
+            f"the network returned shape {tuple(output.shape)} for a state of shape {tuple(z.shape)}, expected equal "
+            "shapes: remove extra channels (for example a learned variance) with `output=`"
         )
     return output
 
@@ -60,8 +60,8 @@ def as_velocity(
 
     Args:
         module: called with ``z`` of ``[batch, *shape]`` and one time ``[batch]``.
-        time_scale: factor from the path's unit of time to the network's: 1000 for most diffusion
-            transformers. The output stays a velocity per unit of the *path's* time.
+        time_scale: the network receives ``time_scale`` times the path's time; 1000 for most diffusion transformers. The
+            output has to be a velocity per unit of the *path's* time.
         output: picks the tensor from what the module returns.
         condition: keyword arguments of the module, as in :func:`with_condition`.
 
@@ -117,7 +117,7 @@ def as_flow_map(
     output: Callable[[Any], Tensor] = _tensor,
     **condition: Any,
 ) -> FlowMap:
-    """``(z, t, s) -> output(module(z, time_scale t, time_scale s))``, the state at ``s``, predicted directly.
+    """``(z, t, s) -> output(module(z, time_scale t, time_scale s))``: the network predicts the state at ``s`` directly.
 
     For a network that predicts an average velocity use ``flow.flow_map_from_average_velocity``.
 
@@ -131,8 +131,8 @@ def as_flow_map(
         ConfigError: at a call, if the output is no tensor of the shape of ``z``.
 
     Example:
-        >>> still = as_flow_map(lambda z, t, s: (z, None), output=lambda pair: pair[0])
-        >>> still(torch.ones(1, 2), torch.ones(1), torch.zeros(1))
+        >>> identity = as_flow_map(lambda z, t, s: (z, None), output=lambda pair: pair[0])
+        >>> identity(torch.ones(1, 2), torch.ones(1), torch.zeros(1))
         tensor([[1., 1.]])
     """
 
@@ -145,14 +145,14 @@ def as_flow_map(
 def as_one_step(average_velocity: AverageVelocity, *, path: Path) -> OneStepGenerator:
     """``noise -> z + (data_time - noise_time) a(z, noise_time, data_time)`` with ``z = path.prior(noise)``.
 
-    One evaluation of the network: a jump from the path's noise end to its data end.
+    The network is evaluated once: a jump from the path's noise end to its data end.
 
     Args:
         average_velocity: ``(z, t, s) -> mean velocity``.
         path: gives the two ends and the state at the noise end.
 
     Returns:
-        A function of standard normal noise, ``[batch, *shape]``, in at least float32.
+        A function of standard normal noise ``[batch, *shape]``; it returns samples of this shape in at least float32.
 
     Example:
         >>> from onestep_core.flow import Linear

@@ -1,14 +1,14 @@
-"""Counting of network evaluations."""
+"""Count network evaluations."""
 
 from collections.abc import Callable
 from typing import Any
 
 
 class Counted:
-    """A callable that counts its calls; also made by :func:`count_calls`.
+    """A callable that counts its calls; :func:`count_calls` makes one.
 
     Attributes:
-        calls: number of calls so far, whatever their batch; assign 0 to start again.
+        calls: number of calls so far, for any batch size. Assign 0 to count from the beginning.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -16,16 +16,16 @@ class Counted:
         self.calls = 0
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Count, then call."""
+        """Increase ``calls`` by one, then call the function."""
         self.calls += 1
         return self._function(*args, **kwargs)
 
 
 def count_calls(function: Callable[..., Any]) -> Counted:
-    """``function`` with a number of network evaluations, ``.calls``.
+    """Wrap ``function``; the attribute ``.calls`` is the number of network evaluations.
 
-    A call is one evaluation of the whole batch. A call inside ``torch.func.jvp`` counts once, although it
-    costs about two.
+    One call is one evaluation of the whole batch. A call inside ``torch.func.jvp`` counts as one, although it takes
+    about the time of two.
 
     Example:
         >>> network = count_calls(lambda z: z + 1)

@@ -1,4 +1,4 @@
-"""Dropout that two evaluations share."""
+"""The same dropout mask in two evaluations."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,30 +12,30 @@ from onestep_core.errors import ConfigError
 def shared_dropout(
     online: Callable[..., Any], target: Callable[..., Any] | None = None
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """A pair of callables of which the second draws what the first drew: one dropout mask for a consistency pair.
+    """Two callables that use the same dropout masks: the online side and the target side of a consistency pair.
 
-    With masks of their own the two sides of a consistency pair differ even where the network is consistent, and the
-    difference does not shrink with the time between them; every published recipe that uses dropout shares it.
+    With two different masks the two sides differ even for a consistent network, and the difference does not get smaller
+    as the two times get closer. All published methods that use dropout therefore use the same mask.
 
-    The first callable remembers the state of torch's generators before it evaluates ``online``. The second puts
-    that state back, evaluates ``target``, and leaves the generators as it found them: a training step advances them
-    by the one evaluation of ``online``. The generators are those of the CPU and of every device on which a
-    parameter, a buffer or an argument lies. Other sources of randomness (numpy, python, a generator that a module
-    owns) are not repeated.
+    The first callable stores the state of torch's generators and evaluates ``online``. The second callable restores the
+    stored state, evaluates ``target``, and then sets the generators back to the state before its call. So a training
+    step advances the generators only by the evaluation of ``online``. This covers the generator of the CPU and of every
+    device that holds a parameter, a buffer or an argument. Other sources of randomness (numpy, python, a generator
+    inside a module) are not repeated.
 
-    Both evaluations must draw in the same order and shape: the same architecture in the same mode, so a moving
-    average stays in training mode here. Without dropout nothing happens but the copy of a state. Compile the
-    modules, not the pair.
+    Both evaluations have to draw in the same order and with the same shapes: use the same architecture in the same
+    mode. A moving average (EMA) of the weights therefore has to be in training mode here. Without dropout the only
+    effect is a copy of the generator state. Compile the modules, not the two callables.
 
     Args:
-        online: a module, or a callable that runs one.
-        target: what is evaluated with the same masks; ``online`` itself where ``None`` (iCT, ECT).
+        online: a module, or a callable that calls one.
+        target: the module that is evaluated with the same masks; ``None`` for ``online`` itself (iCT, ECT).
 
     Returns:
-        ``(online, target)``, to be called in this order. Conditions are bound afterwards.
+        ``(online, target)``; call them in this order. Bind conditions after this function.
 
     Raises:
-        ConfigError: at a call of the second before the first.
+        ConfigError: if the second callable is called before the first.
 
     Source: Song and Dhariwal, Improved Techniques for Training Consistency Models, section 3.1,
     https://arxiv.org/abs/2310.14189.
@@ -58,7 +58,7 @@ def shared_dropout(
 
     def second(*args: Any, **kwargs: Any) -> Any:
         if not remembered:
-            raise ConfigError("the second callable of a pair came first: call the online one before the target")
+            raise ConfigError("the target was called first: call the online callable before the target")
         before = _states(remembered)
         _restore(remembered)
         try:
@@ -70,7 +70,7 @@ def shared_dropout(
 
 
 def _generators(modules: Iterable[nn.Module], arguments: Iterable[Any]) -> set[torch.device]:
-    """The devices that may be drawn on; a ``meta`` device has no generator."""
+    """The devices whose generators may be used; a ``meta`` device has no generator."""
     tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
     tensors += [argument for argument in arguments if isinstance(argument, Tensor)]
     return {torch.device("cpu")} | {tensor.device for tensor in tensors if tensor.device.type != "meta"}

@@ -10,17 +10,17 @@ from onestep_core.errors import ConfigError
 
 
 def frozen(module: nn.Module) -> Callable[..., Any]:
-    """``module`` with parameters and buffers detached at every call: the gradient passes to the input only.
+    """``module`` with parameters and buffers detached at every call: gradients reach only the input.
 
-    Nothing is copied, so the callable follows a module that goes on training (an EMA, a fake
-    score). A forward-mode tangent stops at the parameters too. Nothing else about the module changes:
-    dropout, and batch normalisation's running statistics, act as its mode says.
+    Nothing is copied: if the module is trained further (an EMA, a fake score), the callable uses the new weights.
+    Forward-mode tangents of the parameters are also removed. Dropout and the running statistics of batch normalisation
+    still depend on the training or evaluation mode of the module.
 
     Args:
-        module: a module. Conditions are bound afterwards: ``with_condition(frozen(module), label=y)``.
+        module: a module. Bind conditions after this function: ``with_condition(frozen(module), label=y)``.
 
     Raises:
-        ConfigError: if it is not a module; a closure's parameters cannot be found.
+        ConfigError: if it is not an ``nn.Module``, because the parameters of a closure cannot be found.
 
     Example:
         >>> linear, z = nn.Linear(2, 2), torch.ones(1, 2, requires_grad=True)

@@ -1,4 +1,4 @@
-"""Runs: a method on a data set, trained into a folder, resumed from it, sampled from it; their teachers are kept."""
+"""Runs: train a method on a data set into a folder, resume it, sample from it. Trained teachers are saved for reuse."""
 
 from onestep_adapters.runs.folders import open_run as open_run
 from onestep_adapters.runs.folders import options_of_run as options_of_run

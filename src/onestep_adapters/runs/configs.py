@@ -1,4 +1,4 @@
-"""The configuration that a run's folder holds: method, data, options."""
+"""The configuration saved in the folder of a run: method, data, options."""
 
 import json
 from typing import Any
@@ -12,7 +12,7 @@ from onestep_core.errors import ConfigError
 
 
 def config_of(name: str, data: str, options: Method) -> dict[str, Any]:
-    """The configuration of a run.
+    """The configuration of a run, as a dictionary.
 
     Example:
         >>> from onestep_adapters.methods import FlowMatching
@@ -23,22 +23,22 @@ def config_of(name: str, data: str, options: Method) -> dict[str, Any]:
 
 
 def options_in(config: dict[str, Any]) -> Method:
-    """The options that a configuration holds.
+    """The options in a configuration.
 
     Raises:
-        ConfigError: for a method or an option that this version does not know.
-        KeyError: for a configuration of something else.
+        ConfigError: if this version does not know the method or an option.
+        KeyError: if it is not the configuration of a run.
     """
     return from_dict(type(find_preset(config["method"]).images), config["options"])
 
 
 def asked(config: dict[str, Any]) -> dict[str, Any]:
-    """What the user asked for, as JSON keeps it: method, data, options."""
+    """The user's part of a configuration, in the form of JSON: method, data, options."""
     return json.loads(json.dumps({name: config.get(name) for name in ("method", "data", "options")}))
 
 
 def completed(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration with defaults for options it lacks; unchanged where this version cannot read it."""
+    """The configuration with default values for missing options; unchanged if this version cannot read it."""
     try:
         options = options_in(config)
     except (KeyError, ConfigError):
@@ -47,7 +47,7 @@ def completed(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def differences(given: dict[str, Any], saved: dict[str, Any]) -> str:
-    """Options that differ between two configurations, by their dotted names."""
+    """A text that lists the options that differ between two configurations, by their dotted names."""
 
     def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -57,5 +57,8 @@ def differences(given: dict[str, Any], saved: dict[str, Any]) -> str:
 
     one, other = (flat(json.loads(json.dumps(config.get("options") or {}))) for config in (given, saved))
     names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
-    told = [f"{name} is {other.get(name, 'absent')} there, {one.get(name, 'absent')} here" for name in names]
+    told = [
+        f"{name} is {other.get(name, 'absent')} in the folder, {one.get(name, 'absent')} in your options"
+        for name in names
+    ]
     return "; ".join(told) or "the options are the same"

@@ -18,18 +18,18 @@ from onestep_adapters.training import CheckpointError, latest_checkpoint, load_c
 from onestep_core.errors import ConfigError, OneStepError
 
 BASELINE = "flow-matching"
-"""Name of the method that teachers are trained by."""
+"""Name of the method that trains teachers."""
 
 
 class _Resolved(NamedTuple):
-    """A teacher, the options with the teacher's own, and the run that trains it."""
+    """A teacher, the method's options including those of the teacher, and the run that trains the teacher."""
 
     teacher: Teacher | None
     options: Method
     run: Run | None = None
     folder: Path | None = None
     weights: str = ""
-    """Hash of the weights of a teacher that was not trained by its options; it is kept in the run's configuration."""
+    """Hash of the weights of a teacher that the caller gave (object or folder); saved in the run's configuration."""
 
 
 def start_run(
@@ -40,18 +40,18 @@ def start_run(
     teacher: Teacher | Run | None = None,
     device: torch.device | str = "cpu",
 ) -> Run:
-    """A fresh run.
+    """Make a new run.
 
     Args:
-        name: of the method, as on the command line.
+        name: name of the method, as on the command line.
         data: name of a data set, or an object of your own with the members of :class:`~onestep_adapters.data.Dataset`.
-        options: of the method; the preset for this kind of data by default.
-        teacher: an object to learn from, instead of the one that the options describe; or the run with exactly the
+        options: options of the method; by default the preset for this kind of data.
+        teacher: a teacher object, used instead of the teacher that the options describe; or a run with exactly the
             teacher's options, which is trained first if it is not finished.
-        device: where network and training live.
+        device: device of the network and of training.
 
     Raises:
-        ConfigError: for an unknown name, with the nearest ones, or a teacher that does not fit.
+        ConfigError: if a name is unknown (the message lists the most similar names), or the teacher does not fit.
 
     Example:
         >>> run = start_run("drifting", "8gaussians")
@@ -71,13 +71,13 @@ def open_run(
     teacher: Teacher | Run | None = None,
     device: torch.device | str = "cpu",
 ) -> Run:
-    """The run in ``folder``, at its latest checkpoint.
+    """Load the run in ``folder`` from its latest checkpoint.
 
     Args:
-        folder: of the run.
-        data: the data set, for a run on an object of your own.
-        teacher: the teacher, for a run that learned from an object of your own; needed to train further.
-        device: where network and training live.
+        folder: folder of the run.
+        data: the data set, if the run used a data set object of your own.
+        teacher: the teacher, if the run used a teacher object of your own. Needed only for further training.
+        device: device of the network and of training.
 
     Raises:
         CheckpointError: if the folder is not a run, or its checkpoint is damaged.
@@ -94,14 +94,14 @@ def open_run(
     resolved, missing = _Resolved(None, options), ""
     finished = found.step >= options.training.steps
     if not finished and _learned_from_object(found.config, options, teacher):
-        missing = "it learned from a teacher object: give the same one, open_run(folder, teacher=...)"
+        missing = "it was trained with a teacher object: give the same one, open_run(folder, teacher=...)"
     elif not finished:
         try:
             resolved = _resolve(options, data, teacher, device)
             if _other_weights(found.config, resolved):
                 resolved, missing = _Resolved(None, options), f"{_place(options, data)} holds another teacher now"
         except OneStepError as error:
-            # Sampling works without the teacher; only further training needs it, and says why it is not there.
+            # Sampling works without the teacher. Only further training needs it, and then raises this message.
             missing = f"its teacher is not in {_place(options, data)} any more, or cannot be read ({error})"
     run = _loaded(_fresh(name, data, resolved, device), folder, found.config)
     run.missing_teacher = missing
@@ -109,7 +109,7 @@ def open_run(
 
 
 def options_of_run(folder: str | os.PathLike[str]) -> tuple[str, str, Method]:
-    """Method, name of the data and options of the run in ``folder``.
+    """Name of the method, name of the data set, and options of the run in ``folder``.
 
     Raises:
         CheckpointError: if the folder is not a run.
@@ -120,7 +120,7 @@ def options_of_run(folder: str | os.PathLike[str]) -> tuple[str, str, Method]:
         return config["method"], config["data"], options_in(config)
     except KeyError as error:
         raise CheckpointError(
-            f"{folder} holds a checkpoint that no method of this library wrote: its config lacks {error}; "
+            f"{folder} holds a checkpoint that was not written by a method of this library: its config lacks {error}; "
             "train with `onestep train`, or load it with onestep_adapters.training.load_checkpoint"
         ) from error
 
@@ -135,42 +135,41 @@ def resume_or_start(
     teacher: Teacher | Run | None = None,
     device: torch.device | str = "cpu",
 ) -> Run:
-    """The run to train into ``folder``: a fresh one, or with ``resume`` the one that is there.
+    """The run to train into ``folder``: a new run, or with ``resume=True`` the saved run if there is one.
 
-    A saved run that lacks an option counts as one with the option's default.
+    If the saved configuration lacks an option, the option has its default value.
 
     Raises:
-        CheckpointError: if the folder holds a run and ``resume`` is off, or a run with other options, or is a file.
+        CheckpointError: if the folder holds a run and ``resume`` is false; if the saved run has other options; or if
+            ``folder`` is a file.
     """
     if Path(folder).is_file():
-        raise CheckpointError(f"{folder} is a file: train into another --folder")
+        raise CheckpointError(f"{folder} is a file: choose another --folder")
     data = open_dataset(data) if isinstance(data, str) else data
     if not (Path(folder).exists() and latest_checkpoint(folder) is not None):
         return start_run(name, data, options, teacher=teacher, device=device)
     if not resume:
-        raise CheckpointError(
-            f"{folder} already holds a run: continue it with --resume, or train into another --folder"
-        )
+        raise CheckpointError(f"{folder} already holds a run: continue it with --resume, or choose another --folder")
     found = read_run(folder)
     config = completed(found.config)
     check_names(options)
-    # A finished run learns nothing more: its teacher may be gone.
+    # A finished run is not trained further, so it does not need its teacher.
     finished = found.step >= options.training.steps
     if not finished and _learned_from_object(config, options, teacher):
-        raise CheckpointError(f"{folder} learned from a teacher object: give the same one, teacher=...")
+        raise CheckpointError(f"{folder} was trained with a teacher object: give the same one, teacher=...")
     resolved = _Resolved(None, options) if finished else _resolve(options, data, teacher, device)
     if _other_weights(config, resolved):
         raise CheckpointError(
-            f"{folder} learned from another teacher than the one that is in {_place(options, data)} now: put that one "
-            "back, or train into another --folder"
+            f"{folder} was trained with another teacher than the one that is now in {_place(options, data)}: put that "
+            "one back, or choose another --folder"
         )
     run = _fresh(name, data, resolved, device)
     if asked(run.state.config) != asked(config):
         same = (found.method, found.config.get("data")) == (name, data.name)
         told = f"; {differences(run.state.config, config)}" if same else ""
         raise CheckpointError(
-            f"{folder} holds {found.method} on {found.config.get('data')}, and {name} on {data.name} was asked "
-            f"for{told}: give the options that the run has, or train into another --folder"
+            f"{folder} holds {found.method} on {found.config.get('data')}, and you want {name} on {data.name}{told}: "
+            "use the options of the saved run, or choose another --folder"
         )
     return _loaded(run, folder, found.config)
 
@@ -198,18 +197,18 @@ def _fresh(name: str, data: Dataset, resolved: _Resolved, device: torch.device |
 
 
 def _loaded(run: Run, folder: str | os.PathLike[str], config: dict[str, Any]) -> Run:
-    """The run at its latest checkpoint; its config stays as it was saved, whatever options have been added since."""
+    """Load the latest checkpoint. The config stays as saved, even if this version has more options."""
     run.state.config = config
     load_checkpoint(folder, run.state)
     return run
 
 
 def _resolve(options: Method, data: Dataset, given: Teacher | Run | None, device: torch.device | str) -> _Resolved:
-    """The teacher of a run; see :mod:`onestep_adapters.runs.teachers`."""
+    """Find the teacher of a run; the rules are in :mod:`onestep_adapters.runs.teachers`."""
     chosen = options.teacher_from
     if isinstance(given, Run):
         if given.options != options.teacher:
-            raise ConfigError("the teacher's run has other options than the method's teacher: give both the same")
+            raise ConfigError("the run given as teacher has other options than options.teacher: give both the same")
         return _checked(_Resolved(_teacher_of(given, given.state.config), options, given))
     if given is not None:
         options.check_teacher(given)
@@ -234,11 +233,11 @@ def _resolve(options: Method, data: Dataset, given: Teacher | Run | None, device
 
 
 def _with_teacher(options: Method, teacher: FlowMatching | None) -> Method:
-    """Options that say that there is a teacher, for methods that may do without one."""
+    """Set the option ``teacher`` of a method that can be trained with or without a teacher."""
     if options.teacher is not None:
         return options
     if "teacher" not in attrs.fields_dict(type(options)):
-        raise ConfigError(f"{type(options).__name__} learns from data alone: leave the teacher out")
+        raise ConfigError(f"{type(options).__name__} learns from data alone: leave teacher= out")
     return attrs.evolve(options, teacher=teacher or FlowMatching(network=options.network))  # type: ignore[call-arg]
 
 
@@ -252,25 +251,25 @@ def _finished_teacher(folder: str, data: Dataset, device: torch.device | str) ->
     found = open_run(folder, data=data if data_name == data.name else None, device=device)
     if found.name != BASELINE:
         raise ConfigError(
-            f"{folder} is a run of {found.name!r}: a teacher predicts the velocity of the linear path, so give a run "
-            f"of {BASELINE!r}"
+            f"{folder} is a run of {found.name!r}: a teacher has to predict the velocity of the linear path, so give a "
+            f"run of {BASELINE!r}"
         )
     if found.data.name != data.name:
         raise ConfigError(
-            f"{folder} learned {found.data.name}, samples of {found.data.shape} in {found.data.classes or 'no'} "
-            f"classes; {data.name} has samples of {data.shape} in {data.classes or 'no'} classes: give a teacher of "
-            "the same data"
+            f"{folder} learned {found.data.name}, with samples of shape {found.data.shape} and "
+            f"{found.data.classes or 'no'} classes; {data.name} has samples of shape {data.shape} and "
+            f"{data.classes or 'no'} classes: give a teacher that was trained on the same data"
         )
     if not found.finished:
         raise ConfigError(
             f"{folder} stopped at {found.state.step} of {found.options.training.steps} updates: finish the teacher "
-            f"first, by onestep train {BASELINE} --resume"
+            f"first, with onestep train {BASELINE} --resume"
         )
     return found
 
 
 def _checked(resolved: _Resolved) -> _Resolved:
-    """Refuse a teacher from whose weights the student cannot start, before anything is trained."""
+    """Before training, check that the student can start from the teacher's weights, if it has to."""
     options, teacher = resolved.options, resolved.teacher
     if teacher is None or not options.starts_from_teacher:
         return resolved
@@ -286,7 +285,7 @@ def _checked(resolved: _Resolved) -> _Resolved:
 
 
 def _alike(student: Network, teacher: Network) -> str:
-    """How the command line makes the two networks the same."""
+    """The command-line options that make the two networks the same."""
     theirs = attrs.asdict(teacher)
     differing = {name: value for name, value in attrs.asdict(student).items() if value != theirs[name]}
     words = [f"--{name.replace('_', '-')} {theirs[name]}" for name in differing]
@@ -295,7 +294,7 @@ def _alike(student: Network, teacher: Network) -> str:
 
 
 def _learned_from_object(config: dict[str, Any], options: Method, given: Teacher | Run | None) -> bool:
-    """Whether the run learned from an object that the caller has to give again, and did not."""
+    """Whether the run was trained with a teacher object and the caller did not give it again."""
     return given is None and not options.teacher_from and "teacher_weights" in config
 
 
@@ -305,7 +304,7 @@ def _other_weights(config: dict[str, Any], resolved: _Resolved) -> bool:
 
 
 def _place(options: Method, data: Dataset) -> str:
-    """Where the teacher of a run is looked for."""
+    """The place where the teacher of a run is expected."""
     if options.teacher_from:
         return options.teacher_from
     return "its folder" if options.teacher is None else str(teacher_folder(data.name, attrs.asdict(options.teacher)))
@@ -318,6 +317,6 @@ def _same_data(folder: str | os.PathLike[str], name: str, data: Dataset | None) 
         return open_dataset(name)
     if data.name != name:
         raise ConfigError(
-            f"{folder} is a run on {name!r}, the data set given is {data.name!r}: give the run's own data"
+            f"{folder} is a run on {name!r}, the data set given is {data.name!r}: give the data set of the run"
         )
     return data

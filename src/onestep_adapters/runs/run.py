@@ -1,4 +1,4 @@
-"""A run: a method on a data set, with the state of its training and its teacher."""
+"""A run: a method on a data set, with its training state and its teacher."""
 
 import os
 import time
@@ -19,18 +19,19 @@ from onestep_core.errors import ConfigError
 
 @attrs.define(eq=False)
 class Run:
-    """A method on a data set, with the state of its training. Made by :func:`~onestep_adapters.runs.start_run`.
+    """A method on a data set, with its training state. :func:`~onestep_adapters.runs.start_run` makes one.
 
     Attributes:
         name: name of the method, as on the command line.
         options: the method with its options.
         data: the data set.
-        state: network, average, optimiser, generator, step.
-        teacher: what the method learns from, or ``None``.
-        teacher_run: the run that trains the teacher before the first update, if it is trained here.
-        teacher_folder: where that run is kept.
-        cache: folder for what is computed once with the teacher, or ``None``.
-        missing_teacher: why the teacher is not there, for a run that can be sampled but not trained further.
+        state: network, moving average of its weights, optimiser, random generator, step.
+        teacher: the teacher, or ``None``.
+        teacher_run: the run that trains the teacher before the first update, or ``None``.
+        teacher_folder: folder of ``teacher_run``.
+        cache: folder for results that are computed once with the teacher, or ``None``.
+        missing_teacher: if not empty, the reason why the teacher is missing. Such a run can generate samples, but
+            cannot be trained further.
     """
 
     name: str
@@ -45,34 +46,34 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Wall-clock seconds of the updates made so far."""
+        """Wall-clock time of all updates so far, in seconds."""
         return sum(entry["seconds"] for entry in self.state.history)
 
     @property
     def finished(self) -> bool:
-        """Whether every update was made."""
+        """Whether all updates are done."""
         return self.state.step >= self.options.training.steps
 
     @property
     def device(self) -> torch.device:
-        """Device of the network and of everything that training makes."""
+        """Device of the network and of training."""
         return self.state.generator.device
 
     def updates(
         self, folder: str | os.PathLike[str] | None = None, *, track: Track = untracked
     ) -> Iterator[StepRecord]:
-        """Train to the end and yield one record for each update; with ``folder``, checkpoints are written there.
+        """Train to the last update and yield one record for each update.
 
         A teacher that is not finished is trained first, without records; use :meth:`teaching` to show its progress.
 
         Args:
-            folder: of the checkpoints; ``None`` for none.
-            track: shows the progress of what is prepared before the first update.
+            folder: folder for checkpoints; ``None`` writes no checkpoints.
+            track: shows the progress of the preparation before the first update.
 
         Raises:
-            TrainingError: if a loss is not finite; state and checkpoints are those of the last good update.
+            TrainingError: if a loss is not finite; state and checkpoints stay at the last finite update.
             CheckpointError: if ``folder`` holds another run.
-            ConfigError: if the teacher is not there.
+            ConfigError: if the teacher is missing.
         """
         if self.finished:
             return iter(())
@@ -95,16 +96,16 @@ class Run:
         )
 
     def prepared(self, track: Track = untracked) -> Context:
-        """What the method trains with, after its ``prepare``. The teacher has to be finished."""
+        """The context that the loss uses, after the method's ``prepare``. The teacher has to be finished."""
         context = Context(self.data, self.state, self.teacher, self.cache, track)
         context.prepared = self.options.prepare(context)
         return context
 
     def teaching(self, *, track: Track = untracked) -> Iterator[StepRecord]:
-        """Train the teacher to its end, one record for each update, into the folder where teachers are kept.
+        """Train the teacher to its last update, into ``teacher_folder``, and yield one record for each update.
 
         Args:
-            track: shows the progress of what is prepared before the first update.
+            track: shows the progress of the preparation before the first update.
         """
         teacher = self.teacher_run
         if teacher is not None and not (teacher.finished or self.finished):
@@ -114,13 +115,15 @@ class Run:
     def samples(
         self, count: int, *, generator: torch.Generator, labels: Tensor | None = None, chunk: int = 250
     ) -> tuple[Tensor, Tensor | None]:
-        """``count`` finished samples of the averaged network, and their classes, on the generator's device.
+        """Generate ``count`` samples with the averaged weights. Returns samples and classes, on the generator's device.
+
+        ``finish`` of the data set has been applied to the samples.
 
         Args:
             count: number of samples, at least 1.
-            generator: of classes and noise; a generator on the CPU gives the same noise for every device.
+            generator: draws classes and noise. A generator on the CPU gives the same noise for every device.
             labels: classes to generate, ``[count]``; by default drawn with the frequencies of the training data.
-            chunk: samples in one evaluation of the network.
+            chunk: number of samples in one network evaluation.
 
         Raises:
             ConfigError: if ``count`` is not positive, or labels do not fit.
@@ -150,19 +153,19 @@ class Run:
         return self.data.finish(torch.cat(parts).to(generator.device)), labels
 
     def guided(self, alpha: float) -> "Run":
-        """The same run, sampling at guidance scale ``alpha``; the state is shared.
+        """The same run with guidance scale ``alpha`` for sampling; both runs share the state.
 
         Raises:
-            ConfigError: if the method takes no scale, or this run was not trained at this one.
+            ConfigError: if the method has no guidance scale, or this run was not trained at this scale.
         """
         return attrs.evolve(self, options=self.options.with_alpha(alpha))
 
     def previewed(self) -> "Run":
-        """The same run with a cheaper sampler, for curves during training; the state is shared."""
+        """The same run with a faster sampler, for curves during training; both runs share the state."""
         return attrs.evolve(self, options=self.options.previewed())
 
     def milliseconds_per_1000(self) -> float:
-        """Time to generate 1,000 samples, the shortest of three."""
+        """Milliseconds to generate 1,000 samples; the shortest of three measurements."""
         times = []
         for seed in range(3):
             start = time.perf_counter()

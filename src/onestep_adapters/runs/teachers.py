@@ -1,12 +1,12 @@
-"""Where the teacher of a run comes from. It is resolved once, into a value.
+"""How the teacher of a run is found. The first rule that applies is used:
 
-1. An object that the caller gives.
+1. The caller gives an object.
 2. ``teacher_from="exact"``: the exact score of a 2-D toy with known modes.
 3. ``teacher_from=FOLDER``: a finished run of flow matching on the same data.
-4. Otherwise: a run with the options ``teacher``, trained here before the first update and kept for other runs.
+4. Otherwise: a run with the options ``teacher``. It is trained before the first update and saved for other runs.
 
-The folder of a teacher that is trained here is named by a hash of data and options: changed options give another
-teacher, and an interrupted one continues.
+In case 4 the name of the folder has a hash of data and options. Other options therefore give another teacher, and
+interrupted training of a teacher is resumed.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 TEACHERS = Path("runs/teachers")
-"""Folder of the teachers, relative to the current folder; the environment variable ``ONESTEP_TEACHERS`` replaces it."""
+"""Folder of all teachers, in the current folder; overridden by the environment variable ``ONESTEP_TEACHERS``."""
 
 
 def teachers_home() -> Path:
@@ -37,7 +37,7 @@ def teacher_folder(data: str, options: dict[str, Any]) -> Path:
 
     Args:
         data: name of the data set.
-        options: of the teacher, as ``attrs.asdict`` gives them; how it is sampled does not change the name.
+        options: options of the teacher, as ``attrs.asdict`` gives them; sampling options do not change the name.
 
     Example:
         >>> one, other = (teacher_folder("digits", {"coupling": "optimal", "sampling_steps": n}) for n in (10, 50))
@@ -48,7 +48,7 @@ def teacher_folder(data: str, options: dict[str, Any]) -> Path:
 
 
 def cache_key(config: dict[str, Any]) -> str:
-    """Name of what is computed with a teacher, from the config of its run; how it is sampled does not change it.
+    """Name of the cache of a teacher, from the config of its run; sampling options do not change it.
 
     Example:
         >>> cache_key({"method": "flow-matching", "data": "digits", "options": {}})[:7]
@@ -58,7 +58,7 @@ def cache_key(config: dict[str, Any]) -> str:
 
 
 def cache_folder(key: str) -> Path | None:
-    """The folder for what is computed with a teacher, by its key; ``None`` for an empty key.
+    """The folder for results computed with a teacher, from its key; ``None`` for an empty key.
 
     Example:
         >>> cache_folder("") is None
@@ -68,7 +68,7 @@ def cache_folder(key: str) -> Path | None:
 
 
 def weights_hash(module: nn.Module) -> str:
-    """Twelve hexadecimal digits of a network's weights: of their names, types and bits.
+    """A hash of a network's weights (names, dtypes, shapes and bits), twelve hexadecimal digits.
 
     Example:
         >>> one, other = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
@@ -84,7 +84,7 @@ def weights_hash(module: nn.Module) -> str:
 
 
 def _trained(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that determine the weights: all but how the teacher is sampled."""
+    """The options that affect the weights: all except the sampling options."""
     return {name: value for name, value in options.items() if name != "sampling_steps"}
 
 

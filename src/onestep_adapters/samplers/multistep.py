@@ -1,15 +1,16 @@
 """Sampling a trained flow map or consistency function in several evaluations.
 
-Every sampler takes the network, the states ``z`` at the first time, the grid of times and the path, and returns
-states at the last time. ``z`` is ``path.prior(noise)`` to start from noise, or any state to start in the middle. A
-grid is a sequence or tensor of times from noise to data, ``[steps + 1]``; each interval costs one evaluation.
+Every sampler takes the network, the states ``z`` at the first time, the grid of times and the path. It returns the
+states at the last time. To start from noise, pass ``z = path.prior(noise)``; to start in the middle, pass any state. A
+grid is a sequence or tensor of times from noise to data, ``[steps + 1]``; each interval costs one network evaluation.
 
-The stochastic ones are one loop, :func:`noised_multistep`: jump below the next time, and go back up to it with
-fresh noise. Where the jump lands is all that distinguishes them: on the next time itself (:func:`multistep`), on the
-data (:func:`consistency_multistep`), or in between (:func:`gamma_multistep` in ``gamma``).
+The stochastic samplers share one loop, :func:`noised_multistep`: jump to a time with less noise than the next time of
+the grid, then add fresh noise up to the next time. They differ only in where the jump ends: at the next time itself
+(:func:`multistep`), at the data end (:func:`consistency_multistep`), or in between (:func:`gamma_multistep` in
+``gamma``).
 
-Nothing is drawn, gradients are kept, and ``torch.no_grad()`` is the caller's. To save time compile the network, not
-the sampler: the grid is read on the host.
+The samplers draw no random numbers and keep gradients; use ``torch.no_grad()`` yourself. To save time compile the
+network, not the sampler: the sampler reads the grid on the CPU.
 """
 
 import torch
@@ -33,16 +34,16 @@ from onestep_core.typing import Sample, typed
 
 @typed
 def multistep(flow_map: FlowMap, z: Sample, times: Times, *, path: Path) -> Sample:
-    """``z <- X(z, t, s)`` from each time of a grid to the next: deterministic, ``steps`` evaluations.
+    """``z <- X(z, t, s)`` from each time of a grid to the next; deterministic, ``steps`` evaluations.
 
-    With the two ends as the grid this is one-step sampling. A solver step is a flow map too:
+    If the grid is the two ends of the path, this is one-step sampling. A solver step is also a flow map:
     ``multistep(partial(ddim, denoiser, path=path), z, times, path=path)`` is DDIM over a grid.
 
     Args:
-        flow_map: ``(z, t, s) -> state at s``; of an average velocity, ``flow.flow_map_from_average_velocity``.
+        flow_map: ``(z, t, s) -> state at s``. For an average velocity use ``flow.flow_map_from_average_velocity``.
         z: states at the first time, ``[batch, *shape]``.
         times: from noise to data, ``[steps + 1]``.
-        path: to check the grid against. For the other direction, from data to noise, use ``flow.integrate``.
+        path: used to check the grid. For the other direction, from data to noise, use ``flow.integrate``.
 
     Returns:
         States at the last time, ``[batch, *shape]``.
@@ -73,31 +74,34 @@ def noised_multistep(
     noise: Noise | None,
     renoise: Renoise = transition,
 ) -> Sample:
-    """``z <- X(z, t_i, m_i)``, then noise from ``m_i`` up to ``t_{i+1}``: the loop of all stochastic samplers here.
+    """``z <- X(z, t_i, m_i)``, then noise from ``m_i`` up to ``t_{i+1}``: the loop of all stochastic samplers.
 
-    No noise is asked for where ``m_i`` is ``t_{i+1}``. Times are free otherwise: a grid that goes up again restarts.
+    A step with ``m_i = t_{i+1}`` needs no noise. The times may have any order; a grid whose noise level rises again is
+    Restart sampling.
 
     Args:
-        flow_map: ``(z, t, s) -> state at s``, called once an interval; or a solver step.
+        flow_map: ``(z, t, s) -> state at s``, called once per interval; or a solver step.
         z: states at the first time, ``[batch, *shape]``.
-        times: where the jumps start, and where the last noise leads, ``[steps + 1]``.
-        landings: where the jumps land, ``[steps]``; not noisier than the next time.
+        times: start times of the jumps, then the last time, ``[steps + 1]``.
+        landings: times at which the jumps end, ``[steps]``; none has more noise than the next time.
         path: gives ``alpha`` and ``sigma``.
-        noise: draws ``[steps, batch, *shape]``, or ``(step, like) -> draw``; the draw of step ``i`` follows its jump.
-        renoise: ``flow.renoise``, which knows the noise that a state still carries, or ``flow.renoise_clean``.
+        noise: draws ``[steps, batch, *shape]``, or a function ``(step, like) -> draw``; draw ``i`` is used after jump
+            ``i``.
+        renoise: ``flow.renoise`` takes into account the noise that is already in the state; ``flow.renoise_clean``
+            treats the state as clean data.
 
     Returns:
         States at the last time, ``[batch, *shape]``.
 
     Raises:
-        ConfigError: if there is not one landing a step, a point is not on the path, a landing is noisier than the
-            time that follows it, or noise is needed and absent.
+        ConfigError: if there is not one landing per step, a time is not on the path, a landing has more noise than the
+            time that follows it, or noise is needed but missing.
 
     Source: Kim et al., Consistency Trajectory Models (gamma-sampling), https://arxiv.org/abs/2310.02279; Xu et al.,
-    Restart Sampling (a grid that goes up again), https://arxiv.org/abs/2306.14878.
+    Restart Sampling (a grid whose noise level rises again), https://arxiv.org/abs/2306.14878.
 
     Example:
-        All the way down, back up to where noise and data are even, and down again:
+        Jump to the data end, add noise up to ``t = 0.5``, and jump to the data end again:
 
         >>> from onestep_core.flow import Linear
         >>> noise = torch.zeros(2, 1, 2)
@@ -127,28 +131,29 @@ def consistency_multistep(
     noise: Noise | None,
     renoise: Renoise = transition,
 ) -> Sample:
-    """``x = f(z, t_i)``, then noise up to ``t_{i+1}``: needs the data end of a flow map only, ``steps`` evaluations.
+    """``x = f(z, t_i)``, then noise up to ``t_{i+1}``. Needs only a consistency function; ``steps`` evaluations.
 
-    With an exact function every step returns the law of the data, so more of them repair errors and add none. On
-    EDM's path the estimate counts as a state at ``sigma_min`` and gets the variance ``t^2 - sigma_min^2``, as in the
-    released code; ``renoise=flow.renoise_clean`` takes it for clean data and adds ``t^2``.
+    With an exact consistency function, the result of every step has the distribution of the data. More steps then
+    correct earlier errors and add none. On EDM's path the estimate is treated as a state at ``sigma_min``: noise of
+    variance ``t^2 - sigma_min^2`` is added, as in the released code. ``renoise=flow.renoise_clean`` treats the estimate
+    as clean data and adds the variance ``t^2``.
 
     Args:
-        consistency: ``(z, t) -> state at the data end``; of a flow map, ``flow.consistency_from_flow_map``.
+        consistency: ``(z, t) -> state at the data end``. For a flow map use ``flow.consistency_from_flow_map``.
         z: states at the first time, ``[batch, *shape]``.
-        times: from noise to data, ``[steps + 1]``; ends at ``path.data_time`` for samples. After the last evaluation no
-            noise is added then; with an end above it the state is noised up to there, as the released code does.
+        times: from noise to data, ``[steps + 1]``. For samples end at ``path.data_time``: then no noise is added after
+            the last evaluation. If the last time has noise, noise is added up to it, as in the released code.
         path: gives ``alpha``, ``sigma`` and the data end.
-        noise: draws ``[steps, batch, *shape]``, or ``(step, like) -> draw``; the draw of step ``i`` follows its
-            evaluation. The last is not needed where the grid ends at the data end exactly.
-        renoise: see above.
+        noise: draws ``[steps, batch, *shape]``, or a function ``(step, like) -> draw``; draw ``i`` is used after
+            evaluation ``i``. The last draw is not needed if the grid ends exactly at the data end.
+        renoise: ``flow.renoise`` or ``flow.renoise_clean``, see above.
 
     Returns:
         States at the last time, ``[batch, *shape]``, in at least float32.
 
     Raises:
-        ConfigError: if the grid has fewer than two times, leaves the path, or does not run from noise to data, or
-            ends below the data end; if noise is needed and absent.
+        ConfigError: if the grid has fewer than two times, leaves the path, does not run from noise to data, or has
+            less noise at its last time than the path's data end; if noise is needed but missing.
 
     Source: Song et al., Consistency Models, algorithm 1, https://arxiv.org/abs/2303.01469; openai/consistency_models,
     ``stochastic_iterative_sampler``.
@@ -180,19 +185,19 @@ def backward_simulation(
     noise: Noise | None,
     renoise: Renoise = transition,
 ) -> Sample:
-    """The states in which a sampler of several steps meets its own function at ``times[-1]``, without a graph.
+    """The states at ``times[-1]`` that a multi-step sampler reaches by its own earlier steps; without a graph.
 
-    A student of several steps is trained on these: the step that is trained takes what the steps before it left, as in
-    sampling. On *data* with noise, the forward process, it would be trained where it is never asked, and its own errors
-    would never be corrected.
+    A multi-step student is trained on these states, because during sampling every step starts from the result of the
+    step before. Noised *data* would be a different input distribution, and the student would not learn to correct its
+    own errors.
 
     Args:
         consistency: the student, ``(z, t) -> state at the data end``.
         z: states at the first time, ``[batch, *shape]``.
-        times: of the sampler, from the noise end to the time in question, at least one: the states ``z`` themselves.
-        path: see :func:`consistency_multistep`, as for the other arguments and the errors.
-        noise: see there; the last draw is needed here.
-        renoise: see there.
+        times: of the sampler, from the noise end to the wanted time. With a single time the result is ``z``.
+        path: as in :func:`consistency_multistep`; this function also raises the same errors.
+        noise: as in :func:`consistency_multistep`, but the last draw is always needed.
+        renoise: as in :func:`consistency_multistep`.
 
     Returns:
         States at the last time, ``[batch, *shape]``, in at least float32.

@@ -1,8 +1,8 @@
-"""Sampling by solving the probability-flow equation ``dz/dt = v(z, t)``: the many-step yardstick.
+"""Sampling by solving the probability-flow equation ``dz/dt = v(z, t)``: the many-step baseline.
 
-Network evaluations: ``steps`` times those of the method, so ``steps`` with ``flow.euler`` and ``2 * steps`` with
-``flow.heun``; ``networks.count_calls`` counts them. As in :mod:`~onestep_adapters.samplers.one_step`, nothing is
-drawn and ``no_grad`` is the caller's.
+Network evaluations: ``steps`` with ``flow.euler``, ``2 * steps`` with ``flow.heun``; ``networks.count_calls`` counts
+them. As in :mod:`~onestep_adapters.samplers.one_step`, no random numbers are drawn and gradients are kept; use
+``torch.no_grad()`` yourself.
 """
 
 from functools import partial
@@ -19,7 +19,7 @@ from onestep_core.typing import Sample, typed
 
 @runtime_checkable
 class Method(Protocol):
-    """A solver step with its velocity as first argument: ``flow.euler``, ``flow.heun`` or one's own."""
+    """A solver step with its velocity as first argument: ``flow.euler``, ``flow.heun`` or a function of your own."""
 
     def __call__(self, velocity: Velocity, z: Tensor, t: Tensor, s: Tensor, /) -> Tensor:
         """The state at ``s``."""
@@ -28,26 +28,26 @@ class Method(Protocol):
 
 @typed
 def sample_ode(velocity: Velocity, noise: Sample, *, path: Path, steps: int, method: Method = heun) -> Sample:
-    """Follow ``velocity`` from the path's noise end to its data end on ``steps`` equal steps.
+    """Integrate ``velocity`` from the path's noise end to its data end in ``steps`` equal steps.
 
     Args:
-        velocity: ``(z, t) -> dz/dt``; called ``2 * steps`` times by the default method.
-        noise: standard normal, ``[batch, *shape]``; the start is ``sigma(noise_time) noise``.
-        path: gives the ends and the scale of the noise.
-        steps: at least 1. On a noise-level path equal steps waste most of them: use ``flow.integrate`` with
-            ``flow.karras_grid``.
-        method: ``(velocity, z, t, s) -> z``.
+        velocity: ``(z, t) -> dz/dt``; called ``2 * steps`` times with the default method.
+        noise: standard normal, ``[batch, *shape]``; the initial state is ``sigma(noise_time) noise``.
+        path: gives the two ends and the scale of the noise.
+        steps: number of steps, at least 1. On a path whose time is the noise level, equal steps are inefficient: use
+            ``flow.integrate`` with ``flow.karras_grid`` there.
+        method: solver step, ``(velocity, z, t, s) -> state at s``.
 
     Returns:
         Samples, ``[batch, *shape]``, in at least float32.
 
     Raises:
-        ConfigError: if there is no step, or an end of the path is infinite.
+        ConfigError: if ``steps`` is below 1, or an end of the path is infinite.
 
     Source: Karras et al., Elucidating the Design Space, algorithm 1, https://arxiv.org/abs/2206.00364.
 
     Example:
-        A velocity that leads every state to 3:
+        A velocity that moves every state to 3:
 
         >>> import torch
         >>> from onestep_core.flow import Linear, euler

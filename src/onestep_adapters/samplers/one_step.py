@@ -1,10 +1,10 @@
 """Sampling in one network evaluation.
 
-A network of average velocities is evaluated once, at the path's noise end, and jumps to the data end. A
-drifting or distilled generator *is* its own sampler: ``samples = generator(noise)``.
+A network that predicts an average velocity is evaluated once, at the path's noise end; the jump ends at the data end.
+A drifting or distilled generator needs no sampler: ``samples = generator(noise)``.
 
-Samplers are pure: they draw nothing, keep gradients (distribution matching trains through them) and leave
-``torch.no_grad()`` or ``torch.inference_mode()`` to the caller, who should enter one to sample without a graph.
+Samplers draw no random numbers and keep gradients, because distribution matching trains through them. To sample without
+a graph, use ``torch.no_grad()`` or ``torch.inference_mode()`` yourself.
 """
 
 from onestep_adapters.networks import as_one_step

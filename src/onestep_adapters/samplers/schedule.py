@@ -1,7 +1,7 @@
-"""What every sampler here shares: its grid of times and its noise.
+"""Checks of time grids, and noise, for all samplers.
 
-A grid is configuration, so it is looked at once, on the host: a tensor on another device is read back. Noise is
-an argument: draws that somebody made, or a function that makes them.
+A grid is checked once, on the CPU; a tensor on another device is copied to the CPU. Noise is an argument: a tensor of
+draws, or a function that draws.
 """
 
 import math
@@ -17,14 +17,14 @@ from onestep_core.precision import full
 from onestep_core.protocols import Path, Times
 
 Noise: TypeAlias = Float[Tensor, "draws batch *shape"] | Callable[[int, Tensor], Tensor]
-"""Draws ``[draws, batch, *shape]``, of which step ``i`` takes ``noise[i]``, or ``(step, like) -> draw``."""
+"""Draws ``[draws, batch, *shape]``, step ``i`` uses ``noise[i]``; or a function ``(step, like) -> draw``."""
 
 _TOLERANCE = 1e-6
-"""Of angles, in radians: a float32 rounding of pi/2 is no error."""
+"""Tolerance of angles, in radians: pi/2 rounded to float32 is accepted."""
 
 
 class Grid(NamedTuple):
-    """``times [steps + 1]`` on the host, and whether the last has no noise at all."""
+    """``times [steps + 1]`` on the CPU, and whether the last time has no noise at all."""
 
     times: Tensor
     clean: bool
@@ -36,21 +36,21 @@ class Grid(NamedTuple):
 
 
 class Points(NamedTuple):
-    """``times`` on the host in the precision of the states, and their place between data (0) and noise (pi/2)."""
+    """``times`` on the CPU in the precision of the states, and ``angle = atan2(sigma, alpha)``: data 0, noise pi/2."""
 
     times: Tensor
     angle: Tensor
 
 
 def checked_points(times: Times, z: Tensor, *, path: Path) -> Points:
-    """Times of a path, ``[points]``, in any order.
+    """The times ``[points]``, in any order, after a check that they lie on the path.
 
     Raises:
-        ConfigError: if there is none, or one is no point of the path (``alpha`` or ``sigma`` negative or not finite).
+        ConfigError: if there is no time, or a time is not on the path (``alpha`` or ``sigma`` negative or not finite).
     """
     points = torch.as_tensor(times, dtype=full(z).dtype, device="cpu").detach()
     if points.ndim != 1 or len(points) < 1:
-        raise ConfigError(f"times of shape {tuple(points.shape)}: expected a row of them, [points]")
+        raise ConfigError(f"times of shape {tuple(points.shape)}: expected one axis, [points]")
     alpha, sigma = path.coefficients(points.double())
     angle = torch.atan2(sigma, alpha)
     inside = alpha.isfinite() & sigma.isfinite() & (angle > -_TOLERANCE) & (angle < math.pi / 2 + _TOLERANCE)
@@ -63,37 +63,37 @@ def checked_points(times: Times, z: Tensor, *, path: Path) -> Points:
 
 
 def checked_grid(times: Times, z: Tensor, *, path: Path) -> Grid:
-    """``times`` in the precision of ``z``, from noise to data.
+    """``times`` in the precision of ``z``, after a check that they run from noise to data.
 
     Raises:
-        ConfigError: as :func:`checked_points`; if there are fewer than two times, or one is not less noisy than the
-            one before.
+        ConfigError: as :func:`checked_points`; if there are fewer than two times, or a time does not have less noise
+            than the time before.
     """
     points, angle = checked_points(times, z, path=path)
     if len(points) < 2 or not bool((angle.diff() < 0).all()):
         raise ConfigError(
-            f"the grid {points.tolist()} does not run from noise to data: expected at least two times, each less noisy "
-            f"than the one before, from {path.noise_time} towards {path.data_time}"
+            f"the grid {points.tolist()} does not run from noise to data: expected at least two times, each with less "
+            f"noise than the one before, from {path.noise_time} towards {path.data_time}"
         )
     return Grid(points, bool(path.coefficients(points[-1:].double())[1] == 0))
 
 
 def checked_landings(landings: Times, then: Points, z: Tensor, *, path: Path) -> Tensor:
-    """One landing for each time of ``then``, to which noise leads back up.
+    """One landing for each time of ``then``; noise is added from the landing up to that time.
 
     Raises:
-        ConfigError: as :func:`checked_points`; if their numbers differ, or a landing is noisier than what follows.
+        ConfigError: as :func:`checked_points`; if their numbers differ, or a landing has more noise than its time.
     """
     points, angle = checked_points(landings, z, path=path)
     if points.shape != then.times.shape:
         raise ConfigError(
-            f"{len(points)} landings for {len(then.times)} steps: expected one landing a step, [steps] beside times "
-            "[steps + 1]"
+            f"{len(points)} landings for {len(then.times)} steps: expected one landing per step: landings [steps] "
+            "and times [steps + 1]"
         )
     if bool((angle > then.angle + _TOLERANCE).any()):
         raise ConfigError(
-            f"landings {points.tolist()} before the times {then.times.tolist()}: expected no landing noisier than the "
-            "time that follows it; noise only leads up"
+            f"landings {points.tolist()} before the times {then.times.tolist()}: expected no landing with more noise "
+            "than the time that follows it, because a step can only add noise"
         )
     return points
 
@@ -104,20 +104,21 @@ def at(time: Tensor, z: Tensor) -> Tensor:
 
 
 def drawing(noise: Noise | None, wanted: Sequence[bool]) -> Callable[[int, Tensor], Tensor]:
-    """``(step, like) -> draw`` from either form of ``noise``, for the steps that want one.
+    """A function ``(step, like) -> draw`` from either form of ``noise``; ``wanted`` says which steps need a draw.
 
     Raises:
-        ConfigError: if a step wants noise and there is none, or fewer draws than its number.
+        ConfigError: if a step needs noise and ``noise`` is ``None`` or has too few draws.
     """
     last = max((step for step, want in enumerate(wanted) if want), default=-1)
     if isinstance(noise, Tensor):
         if noise.shape[0] <= last:
             raise ConfigError(
-                f"{noise.shape[0]} draws of noise given: expected at least {last + 1}, step {last} takes noise[{last}]"
+                f"{noise.shape[0]} draws of noise given: expected at least {last + 1}, because step {last} uses "
+                f"noise[{last}]"
             )
         return lambda step, like: noise[step].to(like)
     if noise is None and last >= 0:
-        raise ConfigError(f"no noise for step {last}: expected draws, or noise=standard_normal(generator)")
+        raise ConfigError(f"no noise for step {last}: give a tensor of draws, or noise=standard_normal(generator)")
     return noise if noise is not None else _none
 
 
@@ -126,10 +127,10 @@ def _none(step: int, like: Tensor) -> Tensor:
 
 
 def standard_normal(generator: torch.Generator | None = None) -> Callable[[int, Tensor], Tensor]:
-    """``(step, like) -> randn``: fresh noise for a sampler, as ``noise=standard_normal(generator)``.
+    """A function ``(step, like) -> randn``: fresh noise for a sampler, ``noise=standard_normal(generator)``.
 
     Args:
-        generator: source of randomness, on the device of the samples; torch's default one where ``None``.
+        generator: random generator on the device of the samples; ``None`` for torch's default generator.
 
     Example:
         >>> draw = standard_normal(torch.Generator().manual_seed(0))

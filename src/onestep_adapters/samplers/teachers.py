@@ -1,13 +1,15 @@
-"""Many-step samplers of a denoiser: for teachers, and for the yardstick that a one-step method is held to.
+"""Many-step samplers that use a denoiser: for teachers, and for the baselines of one-step methods.
 
-The interface is that of :mod:`~onestep_adapters.samplers.multistep`: network, states, grid, path. A denoiser of
-another network is one conversion away (``flow.denoiser_from_velocity``, ``flow.denoiser_from_noise``), its
-estimates are clamped by ``flow.clamped``, and grids come from ``flow.karras_grid``, ``flow.polyexponential_grid``,
-``flow.vp_grid`` on EDM's path and ``flow.uniform_grid`` on any.
+The arguments are those of :mod:`~onestep_adapters.samplers.multistep`: network, states, grid, path.
 
-Grids that end at a clean time (``sigma = 0``) take their last step with ``flow.ddim``, where the second-order steps are
-not defined; that step needs one evaluation. On a path whose noise end has no signal (linear, trigonometric),
-``flow.dpm_2`` has to start a little below it.
+- Other networks are converted to a denoiser by ``flow.denoiser_from_velocity`` or ``flow.denoiser_from_noise``.
+- ``flow.clamped`` clamps the estimates of a denoiser.
+- Grids: ``flow.karras_grid``, ``flow.polyexponential_grid`` and ``flow.vp_grid`` on EDM's path;
+  ``flow.uniform_grid`` on every path.
+
+Second-order steps are not defined for a step to a clean time (``sigma = 0``). If the grid ends at a clean time, the
+last step uses ``flow.ddim``, with one evaluation. If the path's noise end has no signal (linear, trigonometric),
+``flow.dpm_2`` has to start at a time with slightly less noise.
 """
 
 import math
@@ -37,12 +39,12 @@ def sample_denoiser(
     high: float = math.inf,
     noise_scale: float = 1.0,
 ) -> Sample:
-    """EDM's sampler: before a step the noise may be raised, then ``step`` leads to the next time.
+    """EDM's sampler: noise may be added before a step, then ``step`` computes the state at the next time.
 
-    Without ``churn`` it is deterministic and solves the probability flow. With it, the noise ratio ``sigma / alpha``
-    grows by the factor ``1 + min(churn / steps, sqrt(2) - 1)`` wherever it lies in ``[low, high]``. Evaluations:
-    ``steps`` with ``flow.ddim``; ``2 steps`` with ``flow.denoised_heun`` or ``flow.dpm_2``, one less where the grid
-    ends clean.
+    With ``churn = 0`` the sampler is deterministic and solves the probability-flow equation. With ``churn > 0`` the
+    noise ratio ``sigma / alpha`` is multiplied by ``1 + min(churn / steps, sqrt(2) - 1)`` before every step at which it
+    lies in ``[low, high]``. Evaluations: ``steps`` with ``flow.ddim``; ``2 steps`` with ``flow.denoised_heun`` or
+    ``flow.dpm_2``, and one less if the grid ends at a clean time.
 
     Args:
         denoiser: ``(z, t) -> expected data``.
@@ -50,19 +52,19 @@ def sample_denoiser(
         times: from noise to data, ``[steps + 1]``.
         path: gives ``alpha`` and ``sigma``.
         step: ``flow.denoised_heun`` (EDM's), ``flow.ddim`` (Euler's on EDM's path) or ``flow.dpm_2``.
-        noise: draws ``[steps, batch, *shape]``, or ``(step, like) -> draw``; the draw of step ``i`` comes before it,
-            and is asked for only where the noise is raised.
-        churn: EDM's ``S_churn``, summed over the steps; 0 for none.
-        low: ``S_tmin``, a noise ratio.
-        high: ``S_tmax``, a noise ratio.
-        noise_scale: ``S_noise``, the standard deviation of the added noise; slightly above 1 in EDM.
+        noise: draws ``[steps, batch, *shape]``, or a function ``(step, like) -> draw``; draw ``i`` is used before
+            step ``i``, and only at steps that add noise.
+        churn: EDM's ``S_churn``, the total over all steps; 0 adds no noise.
+        low: EDM's ``S_tmin``, the smallest noise ratio at which noise is added.
+        high: EDM's ``S_tmax``, the largest noise ratio at which noise is added.
+        noise_scale: EDM's ``S_noise``, the standard deviation of the added noise; slightly above 1 in EDM.
 
     Returns:
         States at the last time, ``[batch, *shape]``, in at least float32.
 
     Raises:
         ConfigError: if the grid has fewer than two times, leaves the path, or does not run from noise to data; if
-            ``churn`` is negative, or noise is needed and absent.
+            ``churn`` is negative, or noise is needed but missing.
 
     Source: Karras et al., Elucidating the Design Space, algorithms 1 and 2, https://arxiv.org/abs/2206.00364.
 
@@ -91,23 +93,23 @@ def sample_denoiser(
 def sample_ancestral(
     denoiser: Denoiser, z: Sample, times: Times, *, path: Path, noise: Noise | None, eta: float = 1.0
 ) -> Sample:
-    """``flow.ancestral`` over a grid: DDPM's posterior at ``eta = 1``, DDIM at 0. ``steps`` evaluations.
+    """``flow.ancestral`` over a grid: DDPM's posterior for ``eta = 1``, DDIM for ``eta = 0``. ``steps`` evaluations.
 
     Args:
         denoiser: ``(z, t) -> expected data``.
         z: states at the first time, ``[batch, *shape]``.
         times: from noise to data, ``[steps + 1]``.
         path: gives ``alpha`` and ``sigma``.
-        noise: draws ``[steps, batch, *shape]``, or ``(step, like) -> draw``; none is asked for at ``eta = 0`` or for
-            a step to a clean time.
-        eta: share of the posterior's standard deviation, not negative.
+        noise: draws ``[steps, batch, *shape]``, or a function ``(step, like) -> draw``; not needed if ``eta = 0``, or
+            for a step to a clean time.
+        eta: factor of the posterior's standard deviation, at least 0.
 
     Returns:
         States at the last time, ``[batch, *shape]``, in at least float32.
 
     Raises:
         ConfigError: if the grid has fewer than two times, leaves the path, or does not run from noise to data; if
-            noise is needed and absent, or ``eta`` is negative.
+            noise is needed but missing, or ``eta`` is negative.
 
     Source: Song et al., Denoising Diffusion Implicit Models, eq. 12 and 16, https://arxiv.org/abs/2010.02502;
     crowsonkb/k-diffusion, ``sample_euler_ancestral``.
@@ -131,9 +133,9 @@ def sample_ancestral(
 
 @typed
 def sample_dpmpp_2m(denoiser: Denoiser, z: Sample, times: Times, *, path: Path) -> Sample:
-    """DPM-Solver++(2M) over a grid: second order at one evaluation a step, ``steps`` in all.
+    """DPM-Solver++(2M) over a grid: second order with one evaluation per step, ``steps`` in total.
 
-    The first step, and the last where it ends clean, are of first order.
+    The first step is of first order; so is the last step if it ends at a clean time.
 
     Args:
         denoiser: ``(z, t) -> expected data``.

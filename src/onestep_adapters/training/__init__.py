@@ -1,4 +1,4 @@
-"""Training that can be interrupted: state, companions, loop, average, checkpoint."""
+"""Training that can be interrupted and resumed: state, companions, loop, moving average, checkpoint."""
 
 from onestep_adapters.training.checkpoint import load_checkpoint as load_checkpoint
 from onestep_adapters.training.checkpoint import save_checkpoint as save_checkpoint

@@ -1,14 +1,14 @@
-"""Checkpoints that survive a crash at any instant, and say clearly what is wrong with one that did not.
+"""Checkpoints. A crash at any time leaves a complete checkpoint, and the errors say what is damaged.
 
     folder/step-000500.safetensors    tensors: network.*, ema.*, optimizer.*, generator.state, and for each companion
                                       companion.NAME.* and companion_optimizer.NAME.*
     folder/step-000500.json           format, step, method, config, history, how each companion is trained; what the
                                       optimisers keep beside tensors; size and sha256 of the file of tensors
-    folder/latest.json                which of them counts
+    folder/latest.json                names the current checkpoint
 
-Every file is written beside its name, flushed to the disk and moved into place, the pointer last; only then
-are the files of the previous checkpoint removed. Whatever interrupts this, ``latest.json`` names a complete
-checkpoint. Nothing here is unpickled.
+Every file is first written under a temporary name, flushed to the disk and then renamed; ``latest.json`` is the last
+one. After that the files of the previous checkpoint are removed. So ``latest.json`` always names a complete
+checkpoint, also after an interruption. Nothing is unpickled.
 """
 
 import hashlib
@@ -43,11 +43,11 @@ except ImportError as error:
 
 
 def save_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> Path:
-    """Write ``state`` as the folder's latest checkpoint; the previous one stays readable until this one is.
+    """Save ``state`` as the latest checkpoint of the folder. The previous one is kept until the new one is complete.
 
     Args:
-        folder: made where absent.
-        state: left as it is.
+        folder: created if it does not exist.
+        state: not changed.
 
     Returns:
         The checkpoint's JSON file.
@@ -68,7 +68,7 @@ def save_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> Pat
     check_folder(folder, state)
     stem, previous = f"step-{state.step:06d}", latest_checkpoint(folder)
     if previous is not None and previous.stem == stem:
-        # Its files are the ones that count until the pointer moves.
+        # These files are the current checkpoint until latest.json is replaced.
         stem += "-again"
     tensors, optimizers = _collect(state)
     data = save(tensors)
@@ -96,17 +96,17 @@ def save_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> Pat
 
 
 def load_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> TrainingState:
-    """Put the folder's latest checkpoint into ``state``, bit for bit; on an error ``state`` is left as it was.
+    """Load the folder's latest checkpoint into ``state``, bit-identical; after an error ``state`` is unchanged.
 
     Args:
         folder: as given to :func:`save_checkpoint`.
-        state: built as the saved one was, on any device; ``read_run(folder)`` says how that was.
+        state: built like the saved one, on any device; ``read_run(folder)`` returns the saved configuration.
 
     Returns:
         ``state``, restored in place.
 
     Raises:
-        CheckpointError: for an absent, foreign, damaged or different run; the message says which.
+        CheckpointError: if the folder holds no run, another run or a damaged checkpoint; the message says which.
 
     Example:
         >>> import tempfile
@@ -168,13 +168,13 @@ def _tensors(folder: Path, description: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _modules(state: TrainingState) -> dict[str, nn.Module]:
-    """The modules of a state, by what the names of their tensors begin with."""
+    """The modules of a state, by the prefix of their tensors' names."""
     companions = {f"companion.{name}": companion.module for name, companion in state.companions.items()}
     return {"network": state.network, "ema": state.ema, **companions}
 
 
 def _optimizers(state: TrainingState) -> dict[str, tuple[Optimizer, dict[str, nn.Module]]]:
-    """The optimisers of a state, by what the names of their tensors begin with, and the modules that each updates."""
+    """The optimisers of a state, by the prefix of their tensors' names, with the modules that each updates."""
     found = {"optimizer": (state.optimizer, _modules(state))}
     for name, companion in state.companions.items():
         if companion.optimizer is not None:
@@ -232,7 +232,7 @@ def _compare(file: Path, part: str, saved: dict[str, Tensor], module: nn.Module)
 
 
 def _load_optimizers(optimizers: dict[str, Optimizer], contents: dict[str, dict[str, Any]]) -> None:
-    """Load every optimiser, or, if one of them refuses, none."""
+    """Load all optimisers, or none if one of them fails."""
     before = {part: optimizer.state_dict() for part, optimizer in optimizers.items()}
     try:
         for part, optimizer in optimizers.items():

@@ -1,12 +1,12 @@
-"""Companions: modules that belong to a run beside its network and are saved with it.
+"""Companions: further modules of a run, saved together with its network.
 
-There are three kinds, by how they learn:
+There are three kinds, by how they are trained:
 
     trained_in_turns    by a loss and an optimiser of its own, before each update of the network (a fake score)
     trained_jointly     in the network's own update, by the same loss and optimiser (a discriminator)
     not_trained         not at all; it is only saved and loaded (the teacher of a stage, a queue of samples)
 
-The average of a run (EMA) is of the network alone.
+Only the network has a moving average (EMA).
 """
 
 import math
@@ -22,13 +22,13 @@ from onestep_core.errors import ConfigError
 
 @attrs.define(eq=False)
 class Companion:
-    """A module that belongs to a run beside its network and is saved with it.
+    """A further module of a run, saved together with the network.
 
     Made by :func:`trained_in_turns`, :func:`trained_jointly` or :func:`not_trained`.
 
     Attributes:
         module: any module.
-        optimizer: of the module's parameters, for one that is trained in turns; ``None`` otherwise.
+        optimizer: optimiser of the module's parameters if it is trained in turns, else ``None``.
         joint: whether the optimiser of the network updates this module too.
     """
 
@@ -38,7 +38,7 @@ class Companion:
 
     @property
     def trained(self) -> Literal["in turns", "jointly", "never"]:
-        """How the module learns."""
+        """How the module is trained."""
         if self.optimizer is not None:
             return "in turns"
         return "jointly" if self.joint else "never"

@@ -21,7 +21,7 @@ LossStep: TypeAlias = Callable[[nn.Module, torch.Generator], tuple[Tensor, Mappi
 
 
 class TrainingError(OneStepError):
-    """Training cannot go on; the message names step, method, cause and the last good checkpoint."""
+    """Training cannot continue. The message names step, method, cause and the last good checkpoint."""
 
 
 class Descent(NamedTuple):
@@ -46,19 +46,19 @@ def descend(
     """One step of ``optimizer`` along the negative gradient of ``loss_step(network, state.generator)``.
 
     Args:
-        state: of the run; its generator is moved on.
-        network: the module in turn: the network of the state or a companion.
-        optimizer: of that module's parameters.
+        state: state of the run; its generator advances.
+        network: the module to update: the network of the state or a companion.
+        optimizer: optimiser of this module's parameters.
         loss_step: gives the loss and the logs.
-        learning_rate: at ``state.step``.
+        learning_rate: learning rate at ``state.step``.
         clip: largest gradient norm, or ``None``.
-        folder: of the checkpoints, for the error.
-        turn: steps made before in this update of the run, by any optimiser.
+        folder: folder of the checkpoints, for the error message.
+        turn: number of optimiser steps already made in this update of the run.
 
     Raises:
         ConfigError: for a learning rate out of range, or a loss or a log that is not one number.
-        TrainingError: before any parameter is touched and with the generator as it was, as
-            :func:`~onestep_adapters.training.train` says.
+        TrainingError: as described in :func:`~onestep_adapters.training.train`. No parameter has changed then, and
+            the generator has its state from before the step.
     """
     rate = learning_rate(state.step)
     if not (math.isfinite(rate) and rate >= 0):
@@ -95,16 +95,16 @@ def descend(
 
 @contextlib.contextmanager
 def own_randomness(state: TrainingState, turn: int = 0) -> Iterator[None]:
-    """Inside, torch's global generator is seeded from the run's: dropout draws the same after a resumption, and
-    differently in every turn of an update.
+    """Inside, torch's global generator is seeded from the generator of the run. So dropout draws the same masks
+    after a resume, and different masks in every turn of an update.
 
-    The run's generator is not moved on, and the global one is restored afterwards.
+    The run's generator does not advance, and the global generator is restored afterwards.
     """
     device = state.generator.device
     twin = torch.Generator(device=device)
     twin.set_state(state.generator.get_state())
     seed = [int(torch.randint(2**62, (), generator=twin, device=device)) for _ in range(turn + 1)][-1] + state.step
-    # Only what is put back is seeded: torch.manual_seed would move the generators of every device.
+    # Only the generators that are restored are seeded: torch.manual_seed would change those of every device.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""Averages of a network over its updates."""
+"""Moving averages (EMA) of the weights of a network."""
 
 from collections.abc import Callable
 
@@ -13,9 +13,9 @@ def update_ema(ema: nn.Module, network: nn.Module, *, decay: float) -> None:
     """``average <- decay average + (1 - decay) value`` for every parameter; buffers are copied. In place.
 
     Args:
-        ema: holds the average; same layout as ``network``.
-        network: left as it is.
-        decay: in [0, 1]; 0 copies the network, 1 leaves the average alone.
+        ema: module with the average; same architecture as ``network``.
+        network: not changed.
+        decay: in [0, 1]; 0 copies the network, 1 keeps the average unchanged.
 
     Raises:
         ConfigError: if the decay is out of range or the two modules differ in their tensors.
@@ -61,7 +61,7 @@ def constant_decay(decay: float) -> Callable[[int], float]:
 
 
 def warmed_decay(decay: float) -> Callable[[int], float]:
-    """``i -> min(decay, (1 + i) / (10 + i))``: a short memory first, so that the initial weights are forgotten.
+    """``i -> min(decay, (1 + i) / (10 + i))``: a smaller decay at the start, so that the initial weights are forgotten.
 
     Raises:
         ConfigError: if the decay is not in [0, 1).

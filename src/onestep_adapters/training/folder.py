@@ -1,4 +1,4 @@
-"""The folder of a run: which checkpoint counts, and what it says about itself."""
+"""The folder of a run: its current checkpoint, and the description in it."""
 
 import json
 import os
@@ -13,20 +13,20 @@ FORMAT = 2
 """Version of the layout; a checkpoint of another version is refused."""
 
 POINTER = "latest.json"
-"""The file that names the checkpoint that counts."""
+"""The file that names the current checkpoint."""
 
 OURS = re.compile(
     r"step-\d+(-again)?\.(safetensors|json)(\.([0-9a-f]{16}\.)?partial)?|latest\.json\.([0-9a-f]{16}\.)?partial"
 )
-"""Files that a save may remove: earlier checkpoints, and what interrupted saves left."""
+"""Files that a save may remove: earlier checkpoints and the remains of interrupted saves."""
 
 
 class CheckpointError(OneStepError):
-    """A checkpoint that cannot be read, or must not be written; says what was found and what to do."""
+    """A checkpoint cannot be read, or must not be written. The message says what was found and what to do."""
 
 
 class SavedRun(NamedTuple):
-    """What a checkpoint says about its run, without its tensors."""
+    """The description of a run in a checkpoint, without tensors."""
 
     method: str
     step: int

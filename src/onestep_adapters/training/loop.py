@@ -1,18 +1,18 @@
 """The loop: turns of the companions, the network's update, average, checkpoint.
 
-One update of a run without turns is ``network <- network - rate grad loss_step``. A fake score has to keep up with a
-generator that moves: with a :class:`Turn`, its updates come before each update of the network,
+One update of a run without turns is ``network <- network - rate grad loss_step``. A fake score has to follow a
+generator that changes. With a :class:`Turn`, it is updated before each update of the network:
 
     for r in 1 .. updates:    companion <- companion - rate' grad turn.loss_step
     network <- network - rate grad loss_step;    average <- ...
 
-The gradients that the loss of one module leaves in another are cleared before the update ends. It costs less not to
-compute them: ``networks.frozen(companion)`` lets the gradient pass to the samples and to no parameter.
+If the loss of one module gives gradients in another module, they are cleared before the update ends. It is faster not
+to compute them: with ``networks.frozen(companion)`` gradients reach the samples, but no parameter.
 
-The loop is a generator. The caller's ``for`` sees a record after every update and may print, evaluate or stop. A loop
-that is left early, or a process that is killed, is resumed from the latest checkpoint with bit-identical results, on
-the same machine and build, provided that every loss draws from the generator that it is given or, as dropout does,
-from torch's global one, which ``train`` seeds from it.
+The loop is a generator. Your ``for`` loop gets a record after every update and can print, evaluate or stop. A run that
+was stopped or killed is resumed from the latest checkpoint. The results are bit-identical on the same machine and
+build, if every loss draws from the generator that it is given, or from torch's global generator, as dropout does
+(``train`` seeds it from the run's generator).
 """
 
 import os
@@ -116,13 +116,13 @@ def train(
         logs too, under names that begin with its own: ``fake_score_loss``, ``fake_score_gradient_norm``.
 
     Raises:
-        ConfigError: at once for arguments out of range, or a turn of what is no companion trained in turns; during
-            the run for a loss that is not 0-d.
-        CheckpointError: at once, if the folder holds another run or is further on.
-        TrainingError: during the run, before any parameter of the module in turn is touched, if the loss or the norm
-            of its gradient is not finite or no parameter has a gradient. Checkpoints are those of whole updates. The
-            state is that after the last good update, except that companions may have had turns since (and except
-            buffers that ``loss_step`` changes itself).
+        ConfigError: at the call, if an argument is out of range, or a turn names no companion that is trained in
+            turns; during the run, if a loss is not 0-d.
+        CheckpointError: at the call, if the folder holds another run or a later step of this run.
+        TrainingError: during the run, if a loss or its gradient norm is not finite, or no parameter has a gradient.
+            It is raised before the parameters of the module are changed. Checkpoints only hold complete updates. The
+            state is that after the last good update, but companions may already have been updated in this update
+            (and ``loss_step`` may have changed buffers).
 
     Example:
         >>> import torch
@@ -193,7 +193,7 @@ def train(
 
 
 def _take(turn: Turn, state: TrainingState, folder: str | os.PathLike[str] | None, made: int) -> Descent:
-    """All updates of a turn; the last of them. ``made`` updates of other turns came before."""
+    """Make all updates of a turn and return the last one. ``made`` updates of other turns were made before."""
     module, optimizer = _trained_in(turn, state)
     descents = [
         descend(

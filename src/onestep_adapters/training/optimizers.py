@@ -1,12 +1,12 @@
-"""What an optimiser keeps between updates, as named tensors and JSON, for every optimiser.
+"""The state of any optimiser between updates, as named tensors and JSON.
 
-    optimizer.network.first.weight.exp_avg    a tensor; the parameter that it belongs to is in its name
-    {"class": "AdamW", "groups": [...],       JSON; "params" are names, and where the optimiser keeps a tensor stands
+    optimizer.network.first.weight.exp_avg    a tensor; its name contains the name of its parameter
+    {"class": "AdamW", "groups": [...],       JSON; "params" are names; a tensor is replaced by
      "state": {...}, "other": {...}}          {"tensor": its name, "shape": [...]}; "other" belongs to no parameter
 
-Everything is taken from the optimiser's own ``state_dict`` as it is. ``torch.distributed.checkpoint.state_dict`` would
-do the same for an optimiser that has made an update; one that has not, it first updates once with zero gradients. Adam
-would then count a step that was never made, so that a saved run would not go on as one that was not saved.
+Everything comes unchanged from the optimiser's own ``state_dict``. ``torch.distributed.checkpoint.state_dict`` does the
+same after the first update, but before it, it makes one update with zero gradients. Adam would then count a step that
+was never made, and a saved run would give other results than a run that was not saved.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,12 +29,12 @@ class Saved(NamedTuple):
 
 
 def optimizer_state(optimizer: Optimizer, part: str, modules: Mapping[str, nn.Module]) -> Saved:
-    """What ``optimizer`` keeps between updates.
+    """The state that ``optimizer`` keeps between updates.
 
     Args:
-        optimizer: left as it is.
-        part: begins the names of the tensors.
-        modules: whose parameters the optimiser has, by what the names of these parameters begin with.
+        optimizer: not changed.
+        part: prefix of the names of the tensors.
+        modules: the modules whose parameters the optimiser updates, by the prefix of the parameters' names.
 
     Raises:
         CheckpointError: if the optimiser keeps something that is neither a tensor nor plain data.
@@ -69,14 +69,14 @@ def decoded(
     optimizer: Optimizer,
     modules: Mapping[str, nn.Module],
 ) -> dict[str, Any]:
-    """What ``load_state_dict`` of the optimiser takes.
+    """The argument for the optimiser's ``load_state_dict``.
 
     Args:
-        file: for the errors.
+        file: name of the file, for error messages.
         part: as given to :func:`optimizer_state`.
-        description: of :func:`optimizer_state`, read from JSON.
-        tensors: those of the optimiser, by their full names.
-        optimizer: left as it is.
+        description: the description that :func:`optimizer_state` made, read from JSON.
+        tensors: tensors of the optimiser, by their full names.
+        optimizer: not changed.
         modules: as given to :func:`optimizer_state`.
 
     Raises:
@@ -119,10 +119,10 @@ def decoded(
 
 
 def load_into(optimizer: Optimizer, content: dict[str, Any]) -> None:
-    """``optimizer.load_state_dict(content)``, without its rounding.
+    """``optimizer.load_state_dict(content)`` without rounding.
 
-    That function casts what is kept for a parameter to the parameter's type: a float32 number of NAdam or ASGD beside
-    bfloat16 weights would lose digits.
+    That function converts the state of a parameter to the parameter's dtype. With bfloat16 weights, a float32 number of
+    NAdam or ASGD would lose digits.
     """
     optimizer.load_state_dict(content)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]

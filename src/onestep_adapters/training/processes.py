@@ -1,4 +1,4 @@
-"""Several trainings at a time, each in a process of its own."""
+"""Run several trainings at the same time, each in its own process."""
 
 import multiprocessing
 import pickle
@@ -11,30 +11,31 @@ import torch
 from onestep_core.errors import OneStepError
 
 _PATIENCE = 1.0
-"""Seconds between looks at whether a silent process still lives."""
+"""Seconds between two checks whether a process without output is alive."""
 
 
 class _End(NamedTuple):
-    """The last word of a process; the error that stopped it, if one did."""
+    """The last message of a process; it has the error that stopped the process, if there was one."""
 
     error: Exception | None
 
 
 def side_by_side(jobs: Sequence[Callable[[], Iterator[Any]]]) -> Iterator[Any]:
-    """What the iterators of ``jobs`` yield, as it comes; each runs in a process of its own with one thread.
+    """Yield the results of the iterators ``jobs`` in order of arrival; each runs in its own process with one thread.
 
-    For small networks that is faster than one training after another in several threads: an operation of a fraction
-    of a millisecond is not worth dividing. Processes are spawned, so jobs and what they yield must pickle, and a
-    script that calls this needs the guard ``if __name__ == "__main__":``. Leaving the iteration ends the processes.
+    For small networks this is faster than one training after another with several threads, because operations of less
+    than a millisecond gain nothing from several threads. Processes are spawned. Therefore the jobs and their results
+    have to be picklable, and your script needs the guard ``if __name__ == "__main__":``. The processes end when the
+    iteration ends.
 
     Raises:
-        OneStepError: if a process dies without a word; whatever a job raises is raised here.
+        OneStepError: if a process dies without an error message. An exception of a job is raised here again.
 
     Example:
         >>> sorted(side_by_side([]))
         []
     """
-    # Pickled here: the queues of multiprocessing would hand tensors over as shared memory, a file each.
+    # Pickled here, because the queues of multiprocessing would put every tensor into a file of shared memory.
     context = multiprocessing.get_context("spawn")
     said: Any = context.Queue()
     processes = [
@@ -52,8 +53,8 @@ def side_by_side(jobs: Sequence[Callable[[], Iterator[Any]]]) -> Iterator[Any]:
                 dead = next((i for i in running if not processes[i].is_alive() and said.empty()), None)
                 if dead is not None:
                     raise OneStepError(
-                        f"process {dead} of {len(jobs)} ended without a word, exit code {processes[dead].exitcode}: "
-                        "killed, or out of memory; what it saved stays"
+                        f"process {dead} of {len(jobs)} ended without an error message, exit code "
+                        f"{processes[dead].exitcode}: killed, or out of memory; what it saved stays"
                     ) from None
                 continue
             if not isinstance(item, _End):
@@ -75,7 +76,7 @@ def _work(said: Any, index: int, job: bytes) -> None:
             said.put((index, item))
     except KeyboardInterrupt:
         return
-    except Exception as error:  # whatever it is, the parent raises it
+    except Exception as error:  # every exception is raised again in the parent process
         said.put((index, _End(error)))
     else:
         said.put((index, _End(None)))

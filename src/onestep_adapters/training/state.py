@@ -1,4 +1,4 @@
-"""What a training run is between two updates: everything that a checkpoint has to hold."""
+"""The state of a training run between two updates: everything that is saved in a checkpoint."""
 
 import copy
 import json
@@ -16,18 +16,18 @@ from onestep_core.errors import ConfigError
 
 @attrs.define(eq=False)
 class TrainingState:
-    """A run between two updates. Mutable: :func:`~onestep_adapters.training.train` updates it in place.
+    """The state of a run between two updates. Mutable: :func:`~onestep_adapters.training.train` updates it in place.
 
     Attributes:
-        method: name of what is trained; a checkpoint of another method is refused.
-        network: the module that learns.
-        ema: a module of the same layout, the average of ``network`` over the updates.
-        optimizer: of the parameters of ``network``, then of those companions that are trained jointly.
+        method: name of the trained method; a checkpoint of another method raises an error.
+        network: the trained module.
+        ema: a module of the same architecture with the moving average of the weights of ``network``.
+        optimizer: optimiser of the parameters of ``network``, then of the companions that are trained jointly.
         generator: the only source of randomness of the run.
         step: updates made so far.
-        history: one dictionary an update, as recorded by ``train``; JSON.
-        config: what built the run; JSON.
-        companions: other modules of the run, by name; saved with it.
+        history: one dictionary per recorded update, see ``history_every`` of ``train``; JSON.
+        config: the configuration that the run was built from; JSON.
+        companions: further modules of the run, by name; saved with it.
 
     Example:
         >>> state = new_state("flow matching", nn.Linear(2, 2), learning_rate=1e-3, seed=0)
@@ -61,7 +61,7 @@ def new_state(
 
     Args:
         method: name of what is trained.
-        network: trained in place; its weights are the caller's to draw, its mode is left alone.
+        network: trained in place; its initial weights and its mode (training or evaluation) are not changed here.
         learning_rate: of the first update, unless ``train`` is given a schedule; positive.
         betas: AdamW's, each in [0, 1).
         weight_decay: AdamW's, per unit of learning rate, not negative.

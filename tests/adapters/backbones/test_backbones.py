@@ -227,7 +227,7 @@ def test_one_call_counted():
         (lambda: DiT((1, 8, 8), ratio=0.0), "ratio"),
         (lambda: mlp(times=1)(torch.ones(2, 4), torch.ones(2)), "shape=.4,"),
         (lambda: dit(times=2)(torch.ones(2, 2, 4, 6), torch.ones(2)), "1 times, expected 2"),
-        (lambda: mlp(times=0)(torch.ones(2, 3), label=torch.ones(2).long()), "unconditional"),
+        (lambda: mlp(times=0)(torch.ones(2, 3), label=torch.ones(2).long()), "without classes"),
     ],
 )
 def test_errors_say_what_to_do(make, message):

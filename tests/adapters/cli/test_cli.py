@@ -302,15 +302,15 @@ def test_training_again_needs_a_word(trained, capsys):
 
 
 def test_a_run_goes_on_with_its_own_options(trained, capsys):
-    """And its own data; what else is asked for is named, and nothing is lost."""
+    """And its own data; the error names what differs, and nothing is lost."""
     assert run("train", "meanflow", "--folder", trained, "--resume") == 0
     assert "complete: 3 of 3" in capsys.readouterr().out
     assert run("train", "meanflow", "--folder", trained, "--resume", "--steps", 5) == 2
-    assert "training.steps is 3 there, 5 here" in capsys.readouterr().err
+    assert "training.steps is 3 in the folder, 5 in your options" in capsys.readouterr().err
     assert run("train", "meanflow", "--data", "unequal", "--folder", trained, "--resume") == 2
-    assert "holds meanflow on 8gaussians, and meanflow on unequal was asked for" in capsys.readouterr().err
+    assert "holds meanflow on 8gaussians, and you want meanflow on unequal" in capsys.readouterr().err
     assert run("train", "shortcut", "--data", "8gaussians", "--folder", trained, "--resume") == 2
-    assert "holds meanflow on 8gaussians, and shortcut on 8gaussians was asked for" in capsys.readouterr().err
+    assert "holds meanflow on 8gaussians, and you want shortcut on 8gaussians" in capsys.readouterr().err
 
 
 def test_numbers_that_cannot_be_drawn_from(trained, capsys):

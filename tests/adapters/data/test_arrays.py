@@ -49,7 +49,7 @@ def test_groups_are_different_samples_of_every_class():
     rows = (data.groups(4, seeded())[:, 0] / 2).long()
     assert torch.equal(LABELS[rows], torch.arange(3).repeat_interleave(4))
     assert len(rows.unique()) == 12
-    with pytest.raises(ConfigError, match="5 positives of every class were asked for; the smallest class has 4"):
+    with pytest.raises(ConfigError, match="cannot draw 5 positives of every class: the smallest class has 4"):
         data.groups(5, seeded())
     single = ArrayDataset("mine", (DATA, None)).groups(5, seeded())
     assert single.shape == (5, 2)
@@ -74,16 +74,16 @@ def test_grey_levels_are_dequantised_for_training_and_only_there():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ArrayDataset("mine", (DATA, LABELS * 2)), r"no training sample of the classes \[1, 3\] of mine"),
+        (lambda: ArrayDataset("mine", (DATA, LABELS * 2)), r"mine has no training sample of the classes \[1, 3\]"),
         (lambda: ArrayDataset("mine", (DATA, LABELS - 1)), "from 0"),
-        (lambda: ArrayDataset("mine", (DATA, LABELS.float())), "one integer a sample"),
+        (lambda: ArrayDataset("mine", (DATA, LABELS.float())), "one integer per sample"),
         (lambda: ArrayDataset("mine", (DATA, LABELS[:5])), r"labels of shape \(5,\)"),
         (lambda: ArrayDataset("mine", (DATA, LABELS[:, None])), r"labels of shape \(12, 1\)"),
-        (lambda: ArrayDataset("mine", (DATA, LABELS > 0)), "one integer a sample"),
+        (lambda: ArrayDataset("mine", (DATA, LABELS > 0)), "one integer per sample"),
         (lambda: ArrayDataset("mine", (DATA[:0], None)), "at least one"),
         (lambda: ArrayDataset("mine", (DATA[:0], LABELS[:0])), "at least one"),
-        (lambda: ArrayDataset("mine", (DATA[:, 0], None)), r"expected floating-point samples \[n, \*shape\]"),
-        (lambda: ArrayDataset("mine", (DATA.long(), None)), "expected floating-point"),
+        (lambda: ArrayDataset("mine", (DATA[:, 0], None)), r"floating point, \[n, \*shape\]"),
+        (lambda: ArrayDataset("mine", (DATA.long(), None)), "floating point"),
         (
             lambda: ArrayDataset("mine", (DATA, None), (DATA[:, :1], None)),
             r"validation split of mine has samples of \(1,\)",
@@ -92,7 +92,7 @@ def test_grey_levels_are_dequantised_for_training_and_only_there():
         (lambda: ArrayDataset("mine", (DATA, None), None, (DATA, LABELS)), "has labels, the training split has none"),
         (
             lambda: ArrayDataset("mine", (DATA, LABELS), (DATA, LABELS + 3)),
-            "has class 5, the training split has 0 to 2",
+            "has class 5: expected 0 to 2, the classes of the training split",
         ),
         (lambda: ArrayDataset("mine", (DATA.numpy(), None)), "is ndarray, NoneType: expected two tensors"),
         (lambda: ArrayDataset("mine", (DATA, LABELS.tolist())), "is Tensor, list: expected two tensors"),

@@ -42,7 +42,7 @@ def test_other_digits_are_refused(monkeypatch):
     changed = digits.datasets.load_digits()
     changed.images[5, 3, 3] = 15 - changed.images[5, 3, 3]
     monkeypatch.setattr(digits.datasets, "load_digits", lambda: changed)
-    with pytest.raises(OneStepError, match="would not compare"):
+    with pytest.raises(OneStepError, match="would not be comparable"):
         digits.load_digits()
 
 

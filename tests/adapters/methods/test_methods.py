@@ -148,7 +148,7 @@ def test_a_method_that_learns_from_a_teacher_says_so_where_there_is_none(method)
 
 
 def test_labels_reach_the_network():
-    """A conditional run asked for one class and for another, from the same noise, gives different samples."""
+    """A conditional run generates different samples of two classes from the same noise."""
     run = start_run("drifting", "digits", tiny("drifting", "digits", steps=5))
     list(run.updates())
     noise = torch.randn(4, 1, 8, 8, generator=seeded())

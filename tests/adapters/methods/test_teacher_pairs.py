@@ -21,7 +21,7 @@ def context_of(data, velocity, cache=None):
 
 @pytest.mark.parametrize("data", ["8gaussians", "digits"])
 def test_pairs_are_what_a_teacher_makes_of_the_noise(data):
-    """A constant velocity shifts the noise, whatever the solver; the noise is the same when it is asked for again."""
+    """A constant velocity shifts the noise, for any number of solver steps; the same seed gives the same noise."""
 
     def ends(velocity):
         return teacher_pairs(context_of(data, velocity), count=30, solver_steps=3, seed=4)

@@ -46,7 +46,7 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
     list(resume_or_start(tmp_path, "meanflow", "8gaussians", options, resume=False).updates(tmp_path))
     with pytest.raises(CheckpointError, match="--resume"):
         resume_or_start(tmp_path, "meanflow", "8gaussians", options, resume=False)
-    with pytest.raises(CheckpointError, match=r"training\.steps is 3 there, 9 here"):
+    with pytest.raises(CheckpointError, match=r"training\.steps is 3 in the folder, 9 in your options"):
         resume_or_start(tmp_path, "meanflow", "8gaussians", tiny("meanflow", steps=9), resume=True)
 
 
@@ -63,7 +63,7 @@ def test_a_run_that_lacks_an_option_resumes_with_its_default(tmp_path):
     list(run.updates(tmp_path))
     assert resume_or_start(tmp_path, "meanflow", "8gaussians", options, resume=True).finished
     other = attrs.evolve(options, network=attrs.evolve(NETWORK, fourier=8))
-    with pytest.raises(CheckpointError, match=r"asked for; network\.fourier is 0 there, 8 here:"):
+    with pytest.raises(CheckpointError, match=r"; network\.fourier is 0 in the folder, 8 in your options:"):
         resume_or_start(tmp_path, "meanflow", "8gaussians", other, resume=True)
 
 

@@ -85,8 +85,8 @@ def test_a_run_folder_is_a_teacher(method, tmp_path, new_teachers):
     ("make", "error", "words"),
     [
         (lambda path: str(path / "nothing"), CheckpointError, "does not exist|is not a run|no folder"),
-        (lambda path: trained(path / "run", "drifting"), ConfigError, "predicts the velocity"),
-        (lambda path: trained(path / "run", data="digits"), ConfigError, "teacher of the same data"),
+        (lambda path: trained(path / "run", "drifting"), ConfigError, "predict the velocity"),
+        (lambda path: trained(path / "run", data="digits"), ConfigError, "teacher that was trained on the same data"),
         (lambda path: trained(path / "run", data="unequal"), ConfigError, "learned unequal"),
         (lambda path: trained(path / "run", steps=1), ConfigError, "finish the teacher"),
         (lambda path: trained(path / "run", coupling="optimal"), ConfigError, "independent pairs only"),

@@ -29,7 +29,7 @@ def test_samplers_call_the_network_as_often_as_they_say(name):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_given_draws_and_a_callable_give_the_same(name):
-    """The draw of a step is known by its number, whatever other steps ask for; only stochastic samplers ask."""
+    """The draw of a step depends only on the number of the step; only stochastic samplers draw."""
     _, sample = SAMPLERS[name]
     z, draws, asked = normal(0, 6, 3), normal(1, 4, 6, 3), []
 

@@ -60,7 +60,7 @@ def test_multistep_of_the_exact_map_is_the_exact_map(path):
 
 @each_path
 def test_churn_raises_the_noise_ratio_within_its_limits(path):
-    """By ``min(churn / steps, sqrt(2) - 1)``; the added noise has the scale asked for."""
+    """By ``min(churn / steps, sqrt(2) - 1)``; the added noise has the given scale."""
     times = at_ratios(path, 4.0, 2.0, 0.5)
     up = flow.times_with_more_noise(times, growth=0.25, path=path, low=1.0, high=3.0)
     torch.testing.assert_close(flow.noise_ratio(up, path=path), torch.tensor([4.0, 2.5, 0.5], dtype=F64))

@@ -51,10 +51,10 @@ def test_grids_have_the_shapes_that_they_are_named_for():
     ("times", "message"),
     [
         ([1.0], "two"),
-        ([], "row"),
-        (torch.tensor([[1.0, 0.0]]), "row"),
+        ([], "expected one axis"),
+        (torch.tensor([[1.0, 0.0]]), "expected one axis"),
         ([0.0, 0.5, 1.0], "noise to data"),
-        ([1.0, 0.5, 0.5, 0.0], "less noisy"),
+        ([1.0, 0.5, 0.5, 0.0], "less noise"),
         ([1000.0, 500.0, 0.0], "no points"),
         ([1.0, -0.5], "no points"),
         ([1.0, math.nan, 0.0], "no points"),
@@ -111,14 +111,14 @@ def test_missing_noise_is_refused(name):
         (lambda z: sample_denoiser(None_, z, TIMES, path=LINE, churn=-4.0), "growth = -1"),
         (lambda z: sample_ancestral(None_, z, TIMES, path=LINE, noise=standard_normal(), eta=-1.0), "eta = -1"),
         (lambda z: flow.clamped(None_, low=1.0, high=1.0), "low < high"),
-        (lambda z: noised_multistep(None_, z, [1.0, 0.5, 0.0], [0.2], path=LINE, noise=None), "one landing a step"),
-        (lambda z: noised_multistep(None_, z, [1.0, 0.5], [0.7], path=LINE, noise=None), "no landing noisier"),
-        (lambda z: noised_multistep(None_, z, [1.0], [], path=LINE, noise=None), "row"),
+        (lambda z: noised_multistep(None_, z, [1.0, 0.5, 0.0], [0.2], path=LINE, noise=None), "one landing per step"),
+        (lambda z: noised_multistep(None_, z, [1.0, 0.5], [0.7], path=LINE, noise=None), "no landing with more noise"),
+        (lambda z: noised_multistep(None_, z, [1.0], [], path=LINE, noise=None), "expected one axis"),
         (
             lambda z: consistency_multistep(
                 None_, z, flow.karras_grid(3), path=flow.VarianceExploding(), noise=standard_normal()
             ),
-            "no landing noisier",
+            "no landing with more noise",
         ),
         (lambda z: flow.karras_times([0, 40], steps=40), "40"),
         (lambda z: flow.karras_times([0], steps=1), "1 steps"),

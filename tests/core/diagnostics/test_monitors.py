@@ -25,12 +25,12 @@ CONDITIONAL, NULL = (0.4, 0.6), (0.6, 0.4)
 
 
 def guided(alpha):
-    """Masses of ``alpha p_c - (alpha - 1) p_null``, a law for alpha up to 3."""
+    """Masses of ``alpha p_c - (alpha - 1) p_null``, a distribution for alpha up to 3."""
     return tuple(alpha * c - (alpha - 1) * n for c, n in zip(CONDITIONAL, NULL, strict=True))
 
 
 def test_the_deficit_is_the_negative_mass():
-    """Of two well separated modes it is the negative weight; inside the range where a law exists it is zero."""
+    """Of two well separated modes it is the negative weight; where a distribution exists it is zero."""
     null = modes(NULL).sample(20_000, generator=torch.Generator().manual_seed(0))
     zero = torch.zeros(len(null), dtype=F64)
     ratio = modes(CONDITIONAL).log_density(null, zero, path=Linear()) - modes(NULL).log_density(

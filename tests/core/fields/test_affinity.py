@@ -56,7 +56,7 @@ WHOLE = {
     "energy": energy_field,
     **{f"gradient_{name}": partial(kernel_gradient_field, kernel=kernel) for name, kernel in KERNEL_GRADIENTS.items()},
 }
-"""Fields of weighted empirical laws: a weight is a repetition."""
+"""Fields of weighted empirical distributions: a weight is a repetition."""
 
 
 def draw(*shape: int, seed: int = 0, dtype: torch.dtype = F64) -> Tensor:
@@ -151,7 +151,7 @@ def test_a_radial_kernel_of_your_own_is_swept():
 
 @pytest.mark.parametrize("temperatures", [(30.0,), (100.0, 2.0)])
 def test_the_released_penalty_of_self_pairs_is_the_same_swept_and_dense(temperatures, monkeypatch):
-    """At temperatures at which a sample still sees itself."""
+    """At temperatures at which a sample has weight on itself."""
     x, y = draw(21, 12), draw(17, 12, seed=1)
     swept = released_drift(x, y, temperatures=temperatures)
     monkeypatch.setattr(streamed_distances, "may_sweep", lambda *tensors: False)

@@ -37,7 +37,7 @@ WHOLE = {
     "energy": energy_field,
     **{f"gradient_{name}": partial(kernel_gradient_field, kernel=kernel) for name, kernel in KERNEL_GRADIENTS.items()},
 }
-"""Fields of weighted empirical laws: a weight is a repetition."""
+"""Fields of weighted empirical distributions: a weight is a repetition."""
 
 
 def draw(*shape: int, seed: int = 0, dtype: torch.dtype = F64) -> Tensor:

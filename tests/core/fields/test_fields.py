@@ -51,7 +51,7 @@ WHOLE = {
     "energy": energy_field,
     **{f"gradient_{name}": partial(kernel_gradient_field, kernel=kernel) for name, kernel in KERNEL_GRADIENTS.items()},
 }
-"""Fields of weighted empirical laws: a weight is a repetition."""
+"""Fields of weighted empirical distributions: a weight is a repetition."""
 
 
 def draw(*shape: int, seed: int = 0, dtype: torch.dtype = F64) -> Tensor:
@@ -109,7 +109,7 @@ def test_factors_scale_the_two_parts(base):
 
 
 def decay(field, counts: list[int], draws: int) -> float:
-    """The slope of the field's size between independent sets of one law."""
+    """The slope of the field's size between independent sets of one distribution."""
     sizes = [
         math.sqrt(
             sum(rms(field(*(draw(n, 2, seed=3 * s + i) for i in range(3))).field) ** 2 for s in range(draws)) / draws
@@ -203,7 +203,7 @@ def test_a_compact_kernel_is_blind_to_the_relative_mass_of_modes():
 
 
 def test_mass_escapes_while_the_field_vanishes():
-    """A tenth of the samples far away: an unnormalised field and the MMD's fade, though the laws do not approach."""
+    """A tenth of the samples far away: unnormalised fields and the MMD's vanish, but the distributions differ."""
     positives = draw(45, 2)
     fading = {
         "unnormalised": partial(drift_field, kernel=SHARP, coupling=unnormalized),

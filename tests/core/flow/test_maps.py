@@ -1,4 +1,4 @@
-"""Flow maps: conversions, foreign time arguments, identities and their limits."""
+"""Flow maps: conversions, other conventions of time arguments, identities and their limits."""
 
 import math
 from functools import partial

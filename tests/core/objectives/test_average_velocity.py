@@ -292,7 +292,7 @@ def test_the_gradient_at_a_perturbed_average_velocity_points_back(name, dim, pat
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
 def test_agreeing_with_itself_is_no_anchor(share):
-    """A flow that stands still, and one of another velocity, have no loss: SplitMeanFlow needs flow matching."""
+    """A flow without motion, and one of another velocity, have no loss: SplitMeanFlow needs flow matching."""
     p = problem(flow.Linear(), 2)
     m = flow.time_between(p.t, p.s, share=share)
     for still in (lambda z, t, s: 0 * z, lambda z, t, s: torch.ones_like(z)):

@@ -161,7 +161,7 @@ def test_score_identity_has_its_value_for_every_alpha(path, alpha):
 
 @each_path
 def test_score_identity_with_alpha_one_half_has_half_of_the_fisher_divergences_gradient(path):
-    """The fake score held still, against the divergence differentiated with a fake score that follows."""
+    """A fixed fake score, compared with the divergence differentiated with a fake score that depends on the samples."""
     parameters = generator()
     samples, z, t, weights = noised(parameters, path)
     real, fake = (partial(law.denoiser, path=path) for law in (REAL, fake_law(parameters)))
@@ -193,7 +193,7 @@ def test_score_identity_passes_its_gradient_through_both_denoisers():
 
 
 def test_a_kernel_in_place_of_the_fake_network_is_drifting_by_mean_shift():
-    """Both laws by a Gaussian kernel: the gap of denoised samples is the mean-shift field where the noise led."""
+    """Gaussian kernels for both distributions: the gap is the mean-shift field at the noised samples."""
     path, sigma = one.VarianceExploding(0.0, 80.0), 0.7
     data, samples, noise = torch.randn(3, 12, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
     t = torch.full((12,), sigma, dtype=F64)

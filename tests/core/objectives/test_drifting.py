@@ -120,12 +120,12 @@ CONDITIONAL, NULL = (0.4, 0.6), (0.6, 0.4)
 
 
 def guided(alpha):
-    """Masses of ``alpha p_c - (alpha - 1) p_null``, a law for alpha up to 3."""
+    """Masses of ``alpha p_c - (alpha - 1) p_null``, a distribution for alpha up to 3."""
     return tuple(alpha * c - (alpha - 1) * n for c, n in zip(CONDITIONAL, NULL, strict=True))
 
 
 def mean_field(own, alpha, *, count=1500, seed=0, temperature=0.6):
-    """The field at fixed places when the generated law is ``own``: averages of a small cloud's repulsion."""
+    """The field at fixed places when the generated distribution is ``own``: averages of a small cloud's repulsion."""
     generator = torch.Generator().manual_seed(seed)
     samples, positives, null = (
         modes(weights).sample(count, generator=generator) for weights in (own, CONDITIONAL, NULL)
@@ -144,7 +144,7 @@ def mean_field(own, alpha, *, count=1500, seed=0, temperature=0.6):
 
 @pytest.mark.parametrize("alpha", [1.0, 1.5, 2.5])
 def test_the_guided_field_is_balanced_where_the_oracle_says(alpha):
-    """At ``q = alpha p_c - (alpha - 1) p_null`` it vanishes, at the conditional law itself it does not."""
+    """At ``q = alpha p_c - (alpha - 1) p_null`` it vanishes, at the conditional distribution itself it does not."""
     there = mean_field(guided(alpha), alpha).abs().max()
     assert float(there) < 0.08
     if alpha > 1:

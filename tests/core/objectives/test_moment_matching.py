@@ -168,7 +168,7 @@ def test_one_particle_and_a_long_length_is_a_known_distance(kernel, distance, fa
 def test_a_long_gaussian_length_sees_means_alone(particles):
     """``h^2`` times the loss tends to the squared distance of the groups' means: first moments, the paper's view of CT.
 
-    A short one sees more: particles that sit together on the right mean are told apart from ones that are spread.
+    A short one separates more: particles at the right mean in one place differ from particles that are spread.
     """
     made, wanted = clouds(2 * particles, 3)
     means = [x.unflatten(0, (2, particles)).mean(1) for x in (made, wanted)]
@@ -251,7 +251,7 @@ def test_pairs_leave_one_particle_s_bias_over_their_number(mixture, name):
 
 
 def test_a_wrong_map_is_seen_in_the_population():
-    """Not zero in expectation: what is left of large groups is the discrepancy of the two laws."""
+    """Not zero in expectation: for large groups it tends to the discrepancy of the two distributions."""
     path, count = LINE, 1024
     data = TWO_MODES.sample(count, generator=torch.Generator().manual_seed(0))
     noise = strategies.normal(1, *data.shape)

@@ -20,10 +20,10 @@ from onestep_core.validators import share
 
 @attrs.frozen
 class AlphaFlow(EulerianMethod):
-    """From flow matching over the whole jump (alpha = 1) to MeanFlow (alpha = 0); sample by one jump.
+    """Train from flow matching over the whole jump (alpha = 1) to MeanFlow (alpha = 0); sample by one jump.
 
     The loss of a pair with ``s < t`` is divided by ``alpha``, so that its gradient tends to MeanFlow's; with an
-    adaptive power of 1 this is the released factor ``alpha``. The released code also clips the target to [-4, 4].
+    adaptive power of 1 this is the factor ``alpha`` of the released code, which also clips the target to [-4, 4].
     """
 
     alpha_schedule_end: float = attrs.field(default=1.0, validator=share)
@@ -47,7 +47,7 @@ class AlphaFlow(EulerianMethod):
             pair = meanflow_regression(a, z, v, t, s, moving=self.jumps, derivative=self.derivative(network, labels))
         else:
             pair = alpha_flow_regression(a, a, z, v, t, s, alpha=alpha)
-        # The residual of a jump is alpha times one that tends to MeanFlow's; the weight belongs to that one.
+        # The residual of a jump, divided by alpha, tends to MeanFlow's residual; the weight is that of the latter.
         unit = torch.where(t == s, 1.0, alpha or 1.0)
         raw = squared_l2(*pair) / unit.square()
         return (raw * unit * self.weight(raw, z)).mean(), {"alpha": alpha, **part_losses(raw, self.jumps)}

@@ -1,4 +1,4 @@
-"""Improved MeanFlow: MeanFlow whose derivative runs along the network's own instantaneous velocity."""
+"""Improved MeanFlow: MeanFlow with the derivative along the network's own instantaneous velocity."""
 
 import attrs
 import torch

@@ -1,4 +1,4 @@
-"""What the methods of an average velocity share: training pairs with two times, the network, sampling by one jump.
+"""Shared by all methods of an average velocity: training pairs with two times, the network, sampling by one jump.
 
 A batch has two parts. Its first pairs have ``s < t`` (in units of the path: the target time is nearer to the data); on
 the others ``s = t``, where the average velocity is the instantaneous one and flow matching trains it.
@@ -73,7 +73,7 @@ class AverageVelocityMethod(Method):
         return self.network.build(data, 2, generator)
 
     def prepare(self, context: Context) -> Any:
-        """The pairs, coupled if asked for."""
+        """Make the draws of training pairs, with the chosen coupling."""
         return self.draws(context)
 
     def draws(self, context: Context) -> Draws:
@@ -113,7 +113,7 @@ class AverageVelocityMethod(Method):
 
 @attrs.frozen
 class AnyJumpMethod(AverageVelocityMethod):
-    """Jumps between any two times, with a choice of those that matter most for sampling in one step."""
+    """Jumps between any two times; a share can start or end at a boundary, as the jump of one-step sampling does."""
 
     full_jump_share: float = attrs.field(default=0.0, validator=share)
     """Fraction of the jumps that go from pure noise (t = 1) to the data (s = 0), as in one-step sampling. Papers: 0."""
@@ -143,8 +143,8 @@ class AnyJumpMethod(AverageVelocityMethod):
     def at_boundary(self, time: Tensor) -> TimePair:
         """Jumps from ``time`` to the data end.
 
-        The times are drawn like one time, not like the later of two: where a derivative carries the target from the
-        data end to the noise end, a distribution that favours late times lets errors grow.
+        The times are drawn from the distribution of one time, not from that of the later of two times. A derivative
+        carries the target from the data end to the noise end, and with many late times the errors grow.
         """
         return TimePair(time, torch.full_like(time, self.path.data_time))
 

@@ -68,14 +68,14 @@ class MeanFlow(EulerianMethod):
 
     @property
     def calls(self) -> int:
-        """Network evaluations in one update: value, forward-mode pass, the teacher's, and those of guidance."""
+        """Network evaluations in one update: value, forward-mode pass, teacher, and guidance."""
         return 2 + (self.teacher is not None) + self.guided + (self.kappa != 0)
 
     def build(self, data: Dataset, generator: torch.Generator) -> nn.Module:
         """The average-velocity network.
 
         Raises:
-            ConfigError: for dropped labels without classes.
+            ConfigError: if labels are dropped and the data have no classes.
         """
         if self.label_dropout and data.classes is None:
             raise ConfigError(
@@ -111,7 +111,7 @@ class MeanFlow(EulerianMethod):
     def _guided(
         self, network: nn.Module, z: Tensor, v: Tensor, t: Tensor, labels: Tensor, null: Tensor, *, active: Tensor
     ) -> Tensor:
-        """The guided velocity for labels that were kept and times inside the interval; else the pair's."""
+        """The guided velocity for kept labels and times inside the interval; elsewhere that of the pair."""
         if not self.guided:
             return v
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Rectified MeanFlow: the average velocity between noise and the samples that a teacher makes of it."""
+"""Rectified MeanFlow: the average velocity between noise and the teacher's samples from this noise."""
 
 from typing import NamedTuple
 
@@ -71,7 +71,7 @@ class RectifiedMeanFlow(EulerianMethod):
 
     @property
     def calls(self) -> int:
-        """Network evaluations in one update: value and forward-mode pass. The teacher's are made before."""
+        """Network evaluations in one update: value and forward-mode pass. The teacher is evaluated before training."""
         return 2
 
     def prepare(self, context: Context) -> _Prepared:

@@ -1,4 +1,4 @@
-"""SoFlow: the solution of the flow's equation stays constant along its trajectory; the step of the check shrinks."""
+"""SoFlow: the solution of the flow's equation is constant along a trajectory; the time step shrinks."""
 
 import attrs
 import torch

@@ -1,4 +1,4 @@
-"""SplitMeanFlow: one jump equals two, divided anywhere, beside flow matching."""
+"""SplitMeanFlow: one jump equals two jumps, split at any time; plus flow matching."""
 
 import attrs
 import torch

@@ -1,4 +1,4 @@
-"""Terminal velocity matching: the end of a jump moves with the velocity at that end; flow matching where s = t."""
+"""Terminal velocity matching: the derivative of a jump at its end is the velocity there; flow matching for s = t."""
 
 import attrs
 import torch

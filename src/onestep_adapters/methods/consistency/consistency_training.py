@@ -1,4 +1,4 @@
-"""Consistency training (iCT): a network is its own target, between two noise levels of one pair."""
+"""Consistency training (iCT): the network gives its own target, at a second noise level of the same pair."""
 
 from functools import partial
 from typing import Literal
@@ -105,12 +105,12 @@ class ConsistencyTraining(Method):
         return consistency(conditioned, sigma_data=self.sigma_data, sigma_min=self.path.sigma_min)
 
     def prepare(self, context: Context) -> Draws:
-        """The pairs, coupled if asked for."""
+        """Make the draws of training pairs, with the chosen coupling."""
         seed = self.training.seed
         return Draws(context.data, self.coupling, further=self.stable_targets, seed=seed, track=context.track)
 
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
-        """Weighted distance of the answers at two noise levels; ``raw`` is the distance without weight."""
+        """Weighted distance of the outputs at two noise levels; ``raw`` is the distance without weight."""
         path, total = self.path, max(self.training.steps, (self.final_intervals // self.initial_intervals).bit_length())
         drawn = context.prepared(self.training.batch, generator)
         points = doubling_points(
@@ -152,7 +152,7 @@ PRESETS = (
             coupling="precomputed",
         ),
         "Images: iCT's numbers, noise levels scaled to the data, coupled pairs. From random weights and with so few "
-        "updates, samples do not always show the class that was asked for, and are too far from the data (density "
+        "updates, samples do not always show the requested class, and are too far from the data (density "
         "below 0.8). Points: iCT's numbers do not converge in so few updates. Used instead: few intervals and the "
         "moving average as target (the first consistency training), coupled pairs, and a larger pseudo-Huber "
         "constant; with a squared distance samples lie between the modes.",

@@ -33,7 +33,7 @@ from onestep_core.protocols import FlowMap
 from onestep_core.validators import not_negative, positive, share
 
 DISCRIMINATOR = "discriminator"
-"""Name of the companion; it learns in the network's own update."""
+"""Name of the companion; it is trained in the network's own update."""
 
 
 def _map(network: Callable[..., Tensor], labels: Tensor | None) -> FlowMap:
@@ -42,7 +42,7 @@ def _map(network: Callable[..., Tensor], labels: Tensor | None) -> FlowMap:
 
 @attrs.frozen
 class ConsistencyTrajectory(Distillation):
-    """Soft consistency by the teacher's solver, a flow-matching term and, if asked for, a hinge discriminator.
+    """Soft consistency by the teacher's solver, a flow-matching term and an optional hinge discriminator.
 
     The map is ``z + (s - t) a(z, t, s)``, the paper's Euler form on the linear path; its denoising term there is flow
     matching of ``a(z, t, t)``.
@@ -68,7 +68,7 @@ class ConsistencyTrajectory(Distillation):
 
     @property
     def calls(self) -> int:
-        """Network evaluations in one update: two of the network, three of its average, two a solver step."""
+        """Network evaluations in one update: two of the network, three of its average, two per solver step."""
         return 5 + 2 * self.solver_steps + 4 * (self.adversarial_weight > 0)
 
     def build(self, data: Dataset, generator: torch.Generator) -> nn.Module:

@@ -31,7 +31,7 @@ from onestep_core.validators import count, positive, share
 
 @attrs.frozen
 class ContinuousConsistency(Method):
-    """sCM: the network follows the tangent of its own consistency function, with a teacher or without."""
+    """sCM: the target uses the tangent of the network's own consistency function; with or without a teacher."""
 
     teacher: FlowMatching | None = None  # type: ignore[misc]
     """Teacher whose weights the network starts from (paper). Type teacher:flow-matching or teacher:none (random
@@ -82,11 +82,11 @@ class ContinuousConsistency(Method):
 
     @property
     def path(self) -> Trigonometric:
-        """The trigonometric path, with noise as wide as the data."""
+        """The trigonometric path; the noise has the standard deviation of the data."""
         return Trigonometric(self.sigma_data)
 
     def build(self, data: Dataset, generator: torch.Generator) -> nn.Module:
-        """The network of states of unit variance and times."""
+        """The network as a function of states with unit variance and times."""
         return self.network.build(data, 1, generator)
 
     def scaled_velocity(self, network: nn.Module, labels: Tensor | None) -> Velocity:
@@ -131,7 +131,7 @@ class ContinuousConsistency(Method):
         return (raw * weight).mean(), {"raw": raw.mean()}
 
     def _on_this_path(self, velocity: Velocity) -> Velocity:
-        """A velocity on the linear path as ``F(z, t)`` here."""
+        """A velocity on the linear path, converted to ``F(z, t)``."""
         moved = velocity_on_path(velocity, source=PATH, target=self.path)
         return lambda z, t, /: moved(z, t) / self.sigma_data
 

@@ -104,7 +104,7 @@ class EasyConsistency(Distillation):
         return Draws(context.data, self.coupling, further=self.stable_targets, seed=seed, track=context.track)
 
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
-        """Weighted distance of the answers at two noise levels; ``raw`` is the distance without weight."""
+        """Weighted distance of the outputs at two noise levels; ``raw`` is the distance without weight."""
         return self.tuning(context, network, generator, self.training.steps)
 
     def tuning(self, context: Context, network: nn.Module, generator: torch.Generator, steps: int) -> Loss:
@@ -125,7 +125,7 @@ class EasyConsistency(Distillation):
     def compared(
         self, online: ConsistencyFunction, target: ConsistencyFunction, drawn: Draw, sigma: Tensor, second: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Distances of the answers at two noise levels of each pair, and their weights, ``[batch]``."""
+        """Distances of the outputs at two noise levels of each pair, and their weights, ``[batch]``."""
         huber = partial(pseudo_huber, c=self.unit * self.huber_constant)
         distances = {"l2": l2, "pseudo-huber": huber, "squared": squared_l2}
         t, m = self.time(sigma), self.time(second)

@@ -30,11 +30,11 @@ _LARGEST = 80.0
 
 @attrs.frozen
 class TruncatedConsistency(EasyConsistency):
-    """TCM: easy consistency tuning; then a frozen copy keeps the small noise levels and the network learns the large.
+    """TCM: easy consistency tuning; then a frozen copy is used at small noise, and the network learns large noise.
 
-    The second stage starts from the average of the first and spends nothing below ``transition_noise``. Some of its
-    samples lie at the transition, where the frozen copy's answer is the target. The gap is that of the first stage's
-    end.
+    The second stage starts from the average of the first and does not train below ``transition_noise``. Some of its
+    samples are at the transition, where the output of the frozen copy is the target. The gap between the two noise
+    levels is that at the end of the first stage.
     """
 
     first_stage_share: float = attrs.field(default=0.5, validator=share)
@@ -62,7 +62,7 @@ class TruncatedConsistency(EasyConsistency):
         return self.draws(context)
 
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
-        """Weighted distance of the answers at two noise levels; ``raw`` is the distance without weight."""
+        """Weighted distance of the outputs at two noise levels; ``raw`` is the distance without weight."""
         state, first = context.state, round(self.first_stage_share * self.training.steps)
         if state.step < first:
             return self.tuning(context, network, generator, max(first, 1))

@@ -1,4 +1,4 @@
-"""Consistency distillation (CD): a teacher's solver makes the second state, and both must have one end."""
+"""Consistency distillation (CD): a teacher's solver computes the second state; both states map to the same data."""
 
 from typing import Literal
 
@@ -41,7 +41,7 @@ class ConsistencyDistillation(Distillation):
 
     @property
     def calls(self) -> int:
-        """Network evaluations in one update: prediction, target, and two of the teacher a solver step."""
+        """Network evaluations in one update: prediction, target, and two of the teacher per solver step."""
         return 2 + 2 * self.solver_steps
 
     def build(self, data: Dataset, generator: torch.Generator) -> nn.Module:
@@ -54,7 +54,7 @@ class ConsistencyDistillation(Distillation):
         return Draws(context.data)
 
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
-        """Distance of the answers at two neighbouring times."""
+        """Distance of the outputs at two neighbouring times."""
         data, noise, labels, _ = context.prepared(self.training.batch, generator)
         index = torch.randint(self.intervals, (len(data),), generator=generator, device=generator.device)
         t, _, m = progressive_times(index, self.intervals, levels=lambda fraction: uniform_levels(fraction, path=PATH))

@@ -38,7 +38,7 @@ from onestep_core.errors import ConfigError
 from onestep_core.fields import energy_distance
 
 _SCORED = 2000
-"""Samples in a stage's score."""
+"""Number of samples for the score of a stage."""
 
 
 @attrs.frozen
@@ -82,7 +82,7 @@ class Progressive(Distillation):
         return Draws(context.data)
 
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
-        """Distance of the student's step and the teacher's two steps; a stage begins from the average of the last."""
+        """Distance of the student's step and the teacher's two steps; a stage starts from the last average."""
         state, steps = context.state, self.student_steps(context.state.step)
         if state.step and steps < self.student_steps(state.step - 1):
             begin_stage(state, context.companion(STAGE_TEACHER), state.ema)

@@ -34,10 +34,10 @@ class _Prepared(NamedTuple):
 
 @attrs.frozen
 class Reflow(Distillation):
-    """Learn the straight lines between noise and what a teacher makes of it; sample by one Euler step.
+    """Learn the straight lines between noise and the teacher's samples from this noise; sample by one Euler step.
 
-    The pairs are made before the first update, by ``2 solver_steps`` evaluations of the teacher each, and kept beside
-    the teacher for other runs. With ``noise_time_share`` 1 only the noise end is trained: knowledge distillation.
+    The pairs are made before the first update, by ``2 solver_steps`` evaluations of the teacher each, and saved
+    for other runs with this teacher. With ``noise_time_share`` 1 only the noise end is trained: knowledge distillation.
     """
 
     pairs: int = attrs.field(default=20_000, validator=positive)
@@ -60,7 +60,7 @@ class Reflow(Distillation):
 
     @property
     def starts_from_teacher(self) -> bool:
-        """No: the student starts from random weights, so its network may be another one."""
+        """Always false: the student starts from random weights, so its network can be different."""
         return False
 
     def build(self, data: Dataset, generator: torch.Generator) -> nn.Module:

@@ -29,7 +29,7 @@ from onestep_core.protocols import Features, Field
 from onestep_core.validators import not_negative, positive, share
 
 _UNCONDITIONAL = 1000
-"""Unconditional samples in a queue, as in the released code."""
+"""Number of unconditional samples in a queue, as in the released code."""
 
 QUEUE = "queue"
 """Name of the companion that keeps samples."""
@@ -37,7 +37,7 @@ QUEUE = "queue"
 
 @attrs.frozen
 class Guidance:
-    """Strength of a class against all classes; the generator takes it as an input."""
+    """Guidance: the strength of a class relative to all classes. The generator takes it as an input."""
 
     max_alpha: float = 1.0
     """Largest guidance scale in training, at least 1. 1: no guidance, and no guidance input."""
@@ -65,7 +65,7 @@ class Guidance:
         return self.max_alpha > 1
 
     def as_time(self, alpha: Tensor) -> Tensor:
-        """``log alpha / log max_alpha``, in [0, 1]: the network's input in the place of a time."""
+        """``log alpha / log max_alpha``, in [0, 1]: the network's input instead of a time."""
         return alpha.log() / math.log(self.max_alpha)
 
 
@@ -152,7 +152,7 @@ class Drifting(Method):
 
     @property
     def monitors(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Numbers that the training display shows."""
+        """Names of the numbers that the training display shows."""
         return monitor_names(self.temperatures)
 
     def build(self, data: Dataset, generator: torch.Generator) -> nn.Module:
@@ -210,7 +210,7 @@ class Drifting(Method):
         return _Prepared(self.features(context.data, device), monitors)
 
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
-        """The drifting loss, summed over features, and the monitors, which change while it does not."""
+        """The drifting loss, summed over features, and the monitors. The loss itself does not show progress."""
         data, (encode, monitors) = context.data, context.prepared
         groups, device = data.classes or 1, generator.device
         each = max(2, self.training.batch // groups)

@@ -19,7 +19,7 @@ from onestep_core import (
 from onestep_core.protocols import Drift, Field
 
 RELEASED = "released"
-"""The algorithm of the released ImageNet training; it has its own units and normalisation."""
+"""The algorithm of the released ImageNet code; it has its own units and normalisation."""
 
 
 def _mean_shift(temperature: float) -> Field:

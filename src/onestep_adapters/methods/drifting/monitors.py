@@ -1,10 +1,10 @@
-"""Numbers that show the progress of a drifting generator. Its loss shows none: it is constant by construction.
+"""Numbers that show the progress of a drifting generator. Its loss does not: it is constant by construction.
 
 Every update: the drift norm of every temperature, and the spread of the samples relative to the data, by class. Every
 ``EVERY`` updates: the effective number of positives that attract a sample, the share of samples attracted by one alone,
-the held-out energy distance, the error of the mode masses where the modes are known, and the mass that guidance asks
-for and that no distribution has. One update later: the displacement that the update caused for the same noise, compared
-with the one that the field asked for.
+the held-out energy distance, the error of the mode masses where the modes are known, and the guidance deficit
+(negative mass in the target of guidance). One update later: the displacement that the update caused for the same noise, compared
+with the field.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +33,7 @@ EVERY = 20
 """Updates between two values of the expensive monitors."""
 
 HELD_OUT = 512
-"""Held-out samples at most."""
+"""Largest number of held-out samples."""
 
 ENERGY = "energy distance"
 """Held-out energy distance; 0 if the distributions are equal."""
@@ -50,7 +50,7 @@ COSINE = "update cosine"
 LENGTH = "update length"
 """Length of that change, divided by the length of the field."""
 DEFICIT = "guidance deficit"
-"""Mass that guidance asks for and that no distribution has."""
+"""Guidance deficit: negative mass in the target of guidance, which no distribution can have."""
 
 Encoded = Callable[[], Mapping[str, Tensor]]
 """Features of the network's current samples from the noise of an earlier update."""
@@ -72,7 +72,7 @@ def monitor_names(temperatures: Sequence[float]) -> tuple[str, ...]:
 
 
 class _Seen(NamedTuple):
-    """One feature's clouds and its field, as the objective saw them."""
+    """The sample sets of one feature and its field, as used in the objective."""
 
     samples: Tensor
     positives: Tensor
@@ -81,7 +81,7 @@ class _Seen(NamedTuple):
 
 
 class _Asked(NamedTuple):
-    """What the objective saw in one update, by feature, and a function for features of the same noise later."""
+    """The records of one update by feature, and a function that computes features of the same noise later."""
 
     seen: dict[str, _Seen]
     again: Encoded
@@ -139,7 +139,7 @@ class DriftMonitors:
 
         Args:
             step: updates made so far.
-            samples: what the generator made, ``[batch, *shape]``.
+            samples: generated samples, ``[batch, *shape]``.
             positives: real samples, ``[positive, *shape]``.
             temperature: the smallest one, now.
             alpha: guidance scales of the groups, ``[group]``, or ``None``.
@@ -159,7 +159,7 @@ class DriftMonitors:
         return numbers
 
     def _spread(self, samples: Tensor, positives: Tensor) -> Tensor:
-        """Within each class: differences between classes must not hide that one class has collapsed."""
+        """Computed within each class, so that differences between classes do not hide the collapse of one class."""
         pairs = zip(samples.chunk(self._groups), positives.chunk(self._groups), strict=True)
         return torch.stack([spread(mine, theirs) for mine, theirs in pairs]).mean()
 

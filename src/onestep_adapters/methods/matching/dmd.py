@@ -1,4 +1,4 @@
-"""DMD: a generator follows the gap between the teacher's score and its samples' score, beside the teacher's pairs."""
+"""DMD: a generator follows the gap between the teacher's score and its samples' score; plus the teacher's pairs."""
 
 from functools import partial
 
@@ -39,7 +39,7 @@ class ScoreGap(ScoreDistillation):
             raise ConfigError(f"gap_epsilon = {self.gap_epsilon} without normalize_gap, which it belongs to: give 0")
 
     def score_loss(self, context: Context, samples: Tensor, z: Tensor, t: Tensor, labels: Tensor | None) -> Loss:
-        """Squared distance of the samples to themselves plus the gap, which does not depend on them."""
+        """Squared distance of the samples to a target without gradient: the samples plus the gap."""
         real = context.required_teacher().denoiser(labels)
         fake = self.fake(context, samples, z, t, labels)
         normalizer = partial(denoising_error, epsilon=self.gap_epsilon) if self.normalize_gap else None

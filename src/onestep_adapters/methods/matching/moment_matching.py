@@ -1,4 +1,4 @@
-"""Inductive moment matching (IMM): small groups of jumps agree as distributions."""
+"""Inductive moment matching (IMM): small groups of jumps should have the same distribution."""
 
 from functools import partial
 
@@ -68,7 +68,7 @@ class MomentMatching(Method):
 
     @property
     def path(self) -> NoiseScaled:
-        """The linear path with noise as wide as the data."""
+        """The linear path; the noise has the standard deviation of the data."""
         return NoiseScaled(PATH, self.sigma_data)
 
     def build(self, data: Dataset, generator: torch.Generator) -> nn.Module:
@@ -83,7 +83,7 @@ class MomentMatching(Method):
         return simple_edm_scalings(t, s, path=self.path, sigma_data=self.sigma_data)
 
     def prepare(self, context: Context) -> Draws:
-        """The pairs. A group has one class: its comparison as a set does not see classes."""
+        """The pairs. A group has one class, because the comparison of two sets ignores classes."""
         return Draws(
             context.data,
             self.coupling,
@@ -94,7 +94,7 @@ class MomentMatching(Method):
         )
 
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
-        """Weighted squared maximum mean discrepancy of the groups; ``raw`` is it without weight."""
+        """Weighted squared maximum mean discrepancy of the groups; ``raw`` is the same without weight."""
         groups, size = self.training.batch // self.group_size, torch.Size(context.data.shape).numel()
         drawn = context.prepared(self.training.batch, generator)
         latest = sample_uniform(
@@ -144,7 +144,7 @@ PRESETS = (
             coupling="precomputed",
         ),
         "Images: 128 steps over the noise levels instead of 4,096, which needs more updates (samples then did not "
-        "show the class that was asked for), groups of eight, coupled pairs. Points: the same steps and groups of "
+        "show the requested class), groups of eight, coupled pairs. Points: the same steps and groups of "
         "sixteen; groups of 64 were not better. The remaining error: 5 % of the samples lie between modes.",
     ),
 )

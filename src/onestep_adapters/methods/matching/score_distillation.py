@@ -1,9 +1,9 @@
-"""What DMD, DMD2 and SiD share: a generator, a fake score that learns its samples in turns, and the teacher's pairs.
+"""Shared by DMD, DMD2 and SiD: a generator, a fake score trained in turns on its samples, and the teacher's pairs.
 
-The fake score starts as the teacher; so does the generator, unless its network is another. The generator is evaluated
-at ``generator_time`` with pure noise as its state; its expected data are the samples. One update consists of
+The fake score starts from the teacher's weights; so does the generator if it has the same network. The generator is
+evaluated at ``generator_time`` with pure noise as its state; its expected data are the samples. One update consists of
 ``fake_score_updates`` updates of the fake score and one of the generator. The history has both losses and
-``fake_score_calibration``: the slope of samples on what the fake score expects of them, 1 where it keeps up.
+``fake_score_calibration``: the slope of a regression of samples on the fake score's expected data, 1 if it is right.
 """
 
 from abc import abstractmethod
@@ -163,7 +163,7 @@ class ScoreDistillation(Distillation):
         return Pairs(noise, data, labels)
 
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
-        """The loss of the generator: pairs alone at first, then the scores, with the pairs beside them."""
+        """The loss of the generator: first only the pairs, then the scores and the pairs."""
         pairs: Pairs | None = context.prepared
         if pairs is not None and context.state.step < round(self.pairs_only_share * self.training.steps):
             total = self._pairs_loss(network, pairs, generator)
@@ -196,7 +196,7 @@ class ScoreDistillation(Distillation):
         return (turn,)
 
     def fake_score_loss(self, context: Context, module: nn.Module, generator: torch.Generator) -> Loss:
-        """Flow matching of the generator's samples; with a head, its discriminator loss beside it."""
+        """Flow matching on the generator's samples; with a head, plus its discriminator loss."""
         with torch.no_grad():
             samples, labels = self.generated(context.data, context.state.network, generator)
         t = self._times(len(samples), generator, 0.0, 1.0)

@@ -64,7 +64,7 @@ def test_an_update_of_the_generator_leaves_no_gradient_in_the_fake_score():
 
 
 def test_a_student_of_several_steps_is_trained_on_its_own_samples(monkeypatch):
-    """Its later steps get what its earlier ones left, and no data with noise: the data are never asked for."""
+    """Its later steps start from the results of its earlier steps, not from noised data: it never draws data."""
     run, context, options = game(tiny(adversarial_weight=0.0, sampling_steps=3))
     seen = []
     monkeypatch.setattr(type(run.data), "batch", lambda *_: pytest.fail("data came into the generator's update"))
@@ -88,7 +88,7 @@ def test_a_student_of_several_steps_is_trained_on_its_own_samples(monkeypatch):
 
 
 def test_backward_simulation_is_the_beginning_of_the_sampler():
-    """The state where a sampler of three steps is asked for the third time, and no graph."""
+    """The input of the third step of a three-step sampler, without a graph."""
     student = nn.Linear(2, 2)
     z, noise, times = torch.randn(5, 2), torch.randn(3, 5, 2), [1.0, 0.7, 0.3]
     asked = []

@@ -52,7 +52,7 @@ def test_calibration_is_one_for_an_exact_denoiser_and_shows_which_way_another_is
 
 
 def test_a_fake_score_is_trained_on_the_generator_s_samples_alone(monkeypatch):
-    """Its loss asks for no data, and leaves no gradient in the generator."""
+    """Its loss draws no data, and leaves no gradient in the generator."""
     run, context, options = game(tiny(adversarial_weight=0.0))
     monkeypatch.setattr(type(run.data), "batch", lambda *_: pytest.fail("data came into the fake score's update"))
     loss, logs = options.fake_score_loss(context, fake_score(run), seeded())
