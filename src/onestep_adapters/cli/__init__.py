@@ -20,7 +20,7 @@ HELP = f"""onestep: train one-step generators, draw samples and evaluate them.
   onestep sample RUN [options]               draw samples of a run: arrays and a picture
   onestep evaluate RUN [RUN ...] [options]   report: quality, cost, pass or fail against quality limits
 
-METHOD is one of (-paper: the paper's settings instead of settings for small data)
+METHOD is one of (-paper: the named settings of the paper instead of those for small data)
 {chr(10).join(f"  {name:<{_WIDTH}}{method.summary}" for name, method in METHODS.items())}
 
 A first session (two minutes; the report is runs/first/report.md):

@@ -29,13 +29,18 @@ HELP = f"""Train a generator and save it in a run folder.
             (default: {DEFAULT_DATASET}; with --resume the data of the run)
   --folder  folder of the run (default: runs/METHOD-DATA)
   --resume  continue the run in the folder from its last checkpoint, with the options saved there; on the same machine
-            the result is bit-identical to an uninterrupted run. Other options than the saved ones are refused
+            the result is bit-identical to an uninterrupted run. METHOD is given again; other options than the saved ones
+            are refused. Without --resume a folder that holds a run is refused
   --device  auto (default: a CUDA GPU if there is one, else the CPU), cpu, cuda, cuda:1, mps
 
-`onestep train METHOD --data D --help` lists the method's own options. Defaults depend on METHOD and D, and are chosen
-for small data; help texts give the papers' values. Words of the help texts: time t runs from 0 (data) to 1 (noise); a
-jump goes from a start time t to an end time s nearer to the data; a pair is a data sample with its noise; the gap of
-two scores is their difference; "code" is the code that a paper's authors released."""
+`onestep train METHOD --data D --help` lists the method's own options. Defaults depend on METHOD and D and are chosen for
+small data; the help gives the papers' values. Words of the help:
+  time t    runs from 0 (data) to 1 (noise). In consistency-training, easy- and truncated-consistency t and m are noise
+            levels; in continuous-consistency t is an angle
+  jump      goes from a start time t to an end time s nearer to the data
+  pair      a data sample with its noise; a teacher's pair is noise and the sample that the teacher makes of it
+  score gap the difference of two scores
+  code      what the authors of a paper released"""
 
 
 def _place(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

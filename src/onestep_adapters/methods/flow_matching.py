@@ -36,9 +36,11 @@ class FlowMatching(Method):
     """Fraction of training times that are uniform on (0, 1); the others are logit-normal(0, 1)."""
     coupling: Coupling = "independent"
     """Which noise is paired with which data sample. independent: random (papers). optimal: optimal-transport assignment
-    within a batch. precomputed: the same once, over thousands of samples. The last two give straighter trajectories."""
+    within a batch and a class. precomputed: the same, made once before training over 65,536 pairs (images) or 32,768
+    (points). The last two give straighter trajectories."""
     sampling_steps: int = attrs.field(default=50, validator=positive)
-    """Heun steps from noise to data when samples are drawn; each needs two network evaluations."""
+    """Heun steps from noise to data when samples are drawn; each needs two network evaluations. Of a teacher it has no
+    effect on the student."""
 
     @property
     def evaluations(self) -> int:
@@ -79,11 +81,13 @@ class Distillation(Method):
     """Options of the methods that learn from a flow-matching teacher."""
 
     teacher: FlowMatching = attrs.field(factory=FlowMatching)  # type: ignore[misc]
-    """Options of the flow-matching teacher. A finished run with the same options is reused; otherwise the teacher is
-    trained first."""
+    """Options of the flow-matching teacher. A finished teacher with the same options in runs/teachers is reused;
+    otherwise it is trained first and kept there. A method that starts from the teacher's weights needs the same network
+    options for both."""
     teacher_from: str = ""  # type: ignore[misc]
-    """Folder of a finished flow-matching run on the same data, to use as the teacher, or "exact" for the closed-form
-    score (8gaussians, unequal). The options --teacher.* are then not used. Empty: the teacher of --teacher.*."""
+    """Folder of a finished flow-matching run on the same data, to use as the teacher, or, for reflow and for dmd, dmd2
+    and sid without pairs, "exact": the closed-form score (8gaussians, unequal). The options --teacher.* are then not
+    used. Empty: the teacher of --teacher.*."""
 
 
 IMAGE_TEACHER = FlowMatching(IMAGE_TRAINING, WIDE_IMAGE_NETWORK)

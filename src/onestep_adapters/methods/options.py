@@ -45,7 +45,7 @@ class Network:
     fourier: int = attrs.field(default=0, validator=count)
     """Number of random Fourier features of the sample, concatenated to the input (mlp only). 0: none."""
     condition: int = attrs.field(default=1, validator=[count, positive])
-    """Width of the time and class embedding, as a multiple of --width (conv only)."""
+    """Width of the time and class embedding, as a multiple of this network's width (conv only)."""
 
     def build(self, data: Dataset, times: int, generator: torch.Generator) -> nn.Module:
         """A network for ``data`` with 0, 1 or 2 times; initial weights from ``generator``, on the CPU.
@@ -84,9 +84,10 @@ class Training:
     """How long and how fast."""
 
     steps: int = attrs.field(default=2000, validator=positive)
-    """Number of training updates in total."""
+    """Number of updates of the network that generates the samples, in total (progressive: of all students together).
+    Updates of a fake score are extra."""
     batch: int = attrs.field(default=256, validator=positive)
-    """Samples in one update (drifting: generated samples of all classes together)."""
+    """Samples in one update."""
     learning_rate: float = attrs.field(default=2e-3, validator=positive)
     """Highest learning rate of AdamW. After the warm-up it falls to zero along a cosine."""
     warmup: int = attrs.field(default=50, validator=not_negative)
@@ -94,7 +95,7 @@ class Training:
     ema: float = attrs.field(default=0.995, validator=share)
     """Decay of the moving average of the weights, 0 to 1. The averaged network generates the samples."""
     clip: float = attrs.field(default=1.0, validator=positive)
-    """Largest global norm of the gradient; a larger gradient is scaled down to it."""
+    """Largest global norm of the gradient, above 0; a larger gradient is scaled down to it."""
     seed: int = 0
     """Seed of initial weights, data, noise and times."""
     checkpoint_every: int = attrs.field(default=500, validator=positive)

@@ -33,8 +33,8 @@ class MeanFlow(EulerianMethod):
     distillation). Type teacher:flow-matching or teacher:none (data alone, paper) as the last argument;
     teacher:flow-matching --help lists its options."""
     teacher_from: str = ""  # type: ignore[misc]
-    """Folder of a finished flow-matching run on the same data, to use as the teacher; the options --teacher.* are then
-    not used."""
+    """Folder of a finished flow-matching run on the same data, to use as the teacher; it implies teacher:flow-matching,
+    and the options --teacher.* are then not used."""
     omega: float = attrs.field(default=1.0, validator=positive)
     """Guidance: the target is omega (noise - data) + kappa (own velocity with class) + (1 - omega - kappa) (own
     velocity without class); one evaluation then samples at guidance scale omega / (1 - kappa). 1 with kappa 0: no

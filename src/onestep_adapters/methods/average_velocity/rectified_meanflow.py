@@ -53,8 +53,8 @@ class RectifiedMeanFlow(EulerianMethod):
     solver_steps: int = attrs.field(default=10, validator=positive)
     """Heun steps of the teacher from noise to data for each pair; each needs two evaluations."""
     exact_jump_share: float = attrs.field(default=0.0, validator=share)
-    """Fraction of the samples with s = t that train on the full jump (t = 1, s = 0) instead. Its average velocity is
-    known exactly: noise - sample. Paper: 0."""
+    """Fraction of the samples with s = t that train on the full jump (t = 1, s = 0) instead of on flow matching. Its
+    average velocity is known exactly: noise - sample. Paper: 0."""
 
     stable_targets: int = attrs.field(default=0, metadata={"fixed": True})
     """Not used: the teacher makes the pairs."""

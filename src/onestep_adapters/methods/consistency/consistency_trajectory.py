@@ -49,8 +49,8 @@ class ConsistencyTrajectory(Distillation):
     """
 
     solver_steps: int = attrs.field(default=2, validator=positive)
-    """Heun steps of the teacher from the start time t to the intermediate time, where the target starts; each needs two
-    evaluations."""
+    """Heun steps of the teacher from the start time t to a random time between t and s, where the target starts; each
+    needs two evaluations."""
     endpoint_share: float = attrs.field(default=0.25, validator=share)
     """Probability that a jump starts at pure noise and, independently, that it ends at the data, 0 to 1."""
     flow_matching_weight: float = attrs.field(default=1.0, validator=not_negative)
@@ -135,7 +135,7 @@ class ConsistencyTrajectory(Distillation):
 PRESETS = (
     Preset(
         "consistency-trajectory",
-        "consistency trajectory model (CTM) without GAN loss: any jump, by a teacher's solver",
+        "consistency trajectory model (CTM) without GAN loss: jumps between any two times",
         ConsistencyTrajectory(
             Training(steps=1000, batch=64, learning_rate=2e-3),
             WIDE_IMAGE_NETWORK,

@@ -37,15 +37,16 @@ class ContinuousConsistency(Method):
     """Teacher whose weights the network starts from (paper). Type teacher:flow-matching or teacher:none (random
     weights) as the last argument; teacher:flow-matching --help lists its options."""
     teacher_from: str = ""  # type: ignore[misc]
-    """Folder of a finished flow-matching run on the same data, to use as the teacher; the options --teacher.* are then
-    not used."""
+    """Folder of a finished flow-matching run on the same data, to use as the teacher; it implies teacher:flow-matching,
+    and the options --teacher.* are then not used."""
     distilled: bool = False
     """Use the teacher's velocity as the target (sCD). Off: sCT, where the teacher only gives the initial weights."""
     sigma_data: float = attrs.field(default=0.5, validator=positive)
     """Standard deviation of the data and of the noise. Noise levels below are given for 0.5 and are multiplied by
     sigma_data / 0.5."""
     log_noise_mean: float = -1.0
-    """Mean of ln(sigma_data tan t), at sigma_data 0.5. Paper: -1 (sCT), -0.8 (sCD)."""
+    """Mean of ln(sigma_data tan t), at sigma_data 0.5; t is an angle here, 0 (data) to pi/2 (noise). Paper: -1 (sCT),
+    -0.8 (sCD)."""
     log_noise_std: float = attrs.field(default=1.4, validator=positive)
     """Standard deviation of ln(sigma_data tan t). Paper: 1.4 (sCT), 1.6 (sCD)."""
     tangent_warmup_share: float = attrs.field(default=0.1, validator=share)
@@ -58,10 +59,11 @@ class ContinuousConsistency(Method):
     stable_targets: int = attrs.field(default=0, validator=count)
     """Number of extra data samples in an update. The expected velocity given the state, over the batch and these
     samples, replaces the pair's velocity and has lower variance (stable target field,
-    https://arxiv.org/abs/2302.00670). 0: off."""
+    https://arxiv.org/abs/2302.00670). 0: off. Only with --coupling independent; samples of the same class."""
     coupling: Coupling = "independent"
     """Which noise is paired with which data sample. independent: random (papers). optimal: optimal-transport assignment
-    within a batch. precomputed: the same once, over thousands of samples. The last two give straighter trajectories."""
+    within a batch and a class. precomputed: the same, made once before training over 65,536 pairs (images) or 32,768
+    (points). The last two give straighter trajectories."""
 
     def __attrs_post_init__(self) -> None:
         if self.distilled and self.teacher is None:

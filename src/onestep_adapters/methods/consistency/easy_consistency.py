@@ -53,10 +53,11 @@ class EasyConsistency(Distillation):
     """Number of equal parts of the training (TCM: of its first stage); in each the distance t - m of the two noise
     levels is smaller. Code: 8."""
     stage_factor: float = attrs.field(default=2.0, validator=positive)
-    """Factor, above 1, by which (t - m) / t shrinks from part to part (q of ECT). Code: 2."""
+    """Factor q, above 1, by which (t - m) / t shrinks from part to part: it is q^-k in part k = 1, 2, ..., before
+    --gap-amplitude. Code: 2."""
     gap_amplitude: float = attrs.field(default=8.0, validator=not_negative)
-    """k of ECT: the relative distance (t - m) / t is multiplied by 1 + k sigmoid(-noise level). 0: the same at every
-    noise level. Code: 8."""
+    """k of ECT: the relative distance (t - m) / t is multiplied by 1 + k sigmoid(-noise level), the noise level at
+    sigma_data 0.5. 0: the same at every noise level. Code: 8."""
     log_noise_mean: float = -1.1
     """Mean of ln(noise level), at sigma_data 0.5. iCT and ECT: -1.1."""
     log_noise_std: float = attrs.field(default=2.0, validator=positive)
@@ -65,19 +66,22 @@ class EasyConsistency(Distillation):
     """Distance between the network's outputs at the two noise levels. l2 (code): Euclidean, not squared. squared:
     minimised by the mean of possible targets. pseudo-huber: Euclidean for large errors, squared for small ones."""
     huber_constant: float = attrs.field(default=0.06, validator=positive)
-    """c of the pseudo-Huber distance, not divided by sqrt(dimension); only with --distance pseudo-huber."""
+    """c of the pseudo-Huber distance, not divided by sqrt(dimension) as in consistency-training; only with --distance
+    pseudo-huber."""
     weight_power: float = attrs.field(default=1.0, validator=not_negative)
     """Exponent p of the loss weight 1 / (t - m)^p, where t > m are the two compared noise levels. 0: no weight. iCT and
     ECT: 1."""
     target: Literal["online", "average"] = "online"
     """Network that gives the target, without gradient. online: the current weights (iCT, ECT). average: their moving
-    average."""
+    average with the decay --ema."""
     stable_targets: int = attrs.field(default=0, validator=count)
     """Number of extra data samples in an update, from which the less noisy state is computed with lower variance
-    (stable target field, https://arxiv.org/abs/2302.00670). 0: off."""
+    (stable target field, https://arxiv.org/abs/2302.00670). 0: off. Only with --coupling independent; samples of the
+    same class."""
     coupling: Coupling = "independent"
     """Which noise is paired with which data sample. independent: random (papers). optimal: optimal-transport assignment
-    within a batch. precomputed: the same once, over thousands of samples. The last two give straighter trajectories."""
+    within a batch and a class. precomputed: the same, made once before training over 65,536 pairs (images) or 32,768
+    (points). The last two give straighter trajectories."""
 
     @property
     def calls(self) -> int:

@@ -33,8 +33,8 @@ class ConsistencyDistillation(Distillation):
     solver_steps: int = attrs.field(default=1, validator=positive)
     """Heun steps of the teacher in one interval; each needs two evaluations. Paper: 1."""
     target: Literal["average", "online"] = "average"
-    """Network that gives the target, without gradient. average: moving average of the weights (paper). online: the
-    current weights."""
+    """Network that gives the target, without gradient. average: moving average of the weights with the decay --ema
+    (paper). online: the current weights."""
     distance: Distance = "squared"
     """Distance between the network's outputs at the two times. squared: minimised by the mean of possible targets. l2:
     Euclidean, not squared; sharper."""

@@ -51,7 +51,7 @@ class Progressive(Distillation):
     """
 
     first_student_steps: int = 16
-    """Sampling steps of the first student, a power of two of at least 2. Its teacher makes twice as many; each next
+    """Euler steps of the first student, a power of two of at least 2. Its teacher makes twice as many; each next
     student makes half, down to 1."""
     distance: Distance = "squared"
     """Distance between predicted and target velocity. squared (paper): minimised by the mean of possible targets. l2:

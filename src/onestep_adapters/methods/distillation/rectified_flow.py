@@ -45,7 +45,8 @@ class Reflow(Distillation):
     solver_steps: int = attrs.field(default=25, validator=positive)
     """Heun steps of the teacher from noise to data for each pair; each needs two evaluations."""
     uniform_share: float = attrs.field(default=1.0, validator=share)
-    """Fraction of training times that are uniform on (0, 1); the others are logit-normal(0, 1). Paper: 1."""
+    """Of the training times that are not at pure noise (--noise-time-share), the fraction that is uniform on (0, 1);
+    the others are logit-normal(0, 1). Paper: 1."""
     noise_time_share: float = attrs.field(default=0.0, validator=share)
     """Fraction of training times at pure noise (t = 1), where one-step sampling starts. Paper: 0 (rectified flow); 1 is
     knowledge distillation."""

@@ -47,8 +47,8 @@ class Guidance:
     unguided_share: float = attrs.field(default=0.5, validator=share)
     """Fraction of the guidance scales in training that are exactly 1."""
     unconditional_samples: int = attrs.field(default=16, validator=positive)
-    """Real samples of all classes, used as extra negatives of each class; their weight follows from the guidance
-    scale."""
+    """Real samples of all classes, used as extra negatives of each class; their weight follows from the guidance scale.
+    Only with --max-alpha above 1."""
     alpha: float = 1.0
     """Guidance scale of the samples, 1 to max_alpha; onestep sample --alpha replaces it."""
 
@@ -105,15 +105,16 @@ class Drifting(Method):
     over both together, by rows and columns. sinkhorn: the same with three iterations. released: the ImageNet code; it
     implies --relative-temperatures."""
     temperatures: tuple[float, ...] = (1.0,)
-    """Temperatures tau of the kernel exp(-|x - y| / tau), in units of the data (with --relative-temperatures: of the
-    mean distance). Their drifts are averaged. Code: 0.02 0.05 0.2, with --field released."""
+    """Temperatures tau of the kernel exp(-|x - y| / tau), with the Euclidean distance of whole samples, in units of the
+    data (with --relative-temperatures: of the mean distance). Smaller: only close samples act. Their drifts are
+    averaged. Code: 0.02 0.05 0.2, with --field released."""
     final_temperatures: tuple[float, ...] | None = None
     """Temperatures at the end of training, one for each of --temperatures; they change geometrically in between. None:
     constant."""
     cooling_share: float = attrs.field(default=1.0, validator=[share, positive])
     """Fraction of the training in which the temperatures change; then they stay. Only with --final-temperatures."""
     relative_temperatures: bool = False
-    """Divide distances by their mean, for each feature, so that temperatures and drift have no unit."""
+    """Divide distances by their mean, for each feature map of --encoder; the drift is then in units of this mean."""
     encoder: Literal["pixels", "random"] = "pixels"
     """Features in which the drift is computed. pixels: the sample itself. random: pixels and features of a random,
     frozen convolutional network, with one drift each; images only, needs --relative-temperatures."""
@@ -312,7 +313,7 @@ PRESETS = (
     ),
     Preset(
         "drifting-paper",
-        "drifting with the normalised drift and three temperatures of the released code",
+        "drifting with the field and the three temperatures of the released code",
         Drifting(_IMAGES, IMAGE_NETWORK, field="released", temperatures=_PAPER_TEMPERATURES),
         Drifting(_POINTS, POINT_NETWORK, positives=512, field="released", temperatures=_PAPER_TEMPERATURES),
         "Paper settings, with the number of updates of drifting. Reported even when worse. On raw pixels samples "

@@ -69,8 +69,8 @@ class DMD2(ScoreGap):
     """Divergence that the score gap reduces. reverse-kl: DMD2. Any other: f-distill; it needs --adversarial-weight
     above 0, because the discriminator gives the ratio of densities."""
     sampling_steps: int = attrs.field(default=1, validator=[count, positive])
-    """Steps, which are network evaluations, of the generator for one sample. Above 1 it is trained on its own
-    intermediate samples (backward simulation)."""
+    """Steps, which are network evaluations, of the generator for one sample, at equally spaced times from
+    --generator-time to 0. Above 1 it is trained on its own intermediate samples (backward simulation)."""
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
@@ -208,7 +208,7 @@ PRESETS = (
     ),
     Preset(
         "dmd2-paper",
-        "DMD2 with the paper's times, five updates of the fake score and the code's GAN weights",
+        "DMD2 with the paper's generator time, five updates of the fake score, the code's GAN weights",
         DMD2(MATCHING_IMAGE_TRAINING, WIDE_IMAGE_NETWORK, IMAGE_TEACHER, **_PAPER),
         DMD2(MATCHING_POINT_TRAINING, SMOOTH_POINT_NETWORK, SMOOTH_POINT_TEACHER, **_PAPER),
         "Paper settings, with more network evaluations in training than dmd2 and far fewer updates than in the paper. "

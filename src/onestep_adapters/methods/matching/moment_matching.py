@@ -42,17 +42,18 @@ class MomentMatching(Method):
     min_time: float = attrs.field(default=0.006, validator=positive)
     """Start times t are uniform on (min_time, 1 - min_time); above 0, below 0.5."""
     noise_ratio_step: float = attrs.field(default=160 / 2**12, validator=positive)
-    """Decrease of the noise ratio sigma / alpha from the start time t to the intermediate time of the target. Paper:
-    160 / 4096 = 0.039."""
+    """Decrease of the noise ratio t / (1 - t) from the start time t to the intermediate time of the target. Larger:
+    fewer and coarser steps to learn. Paper: 160 / 4096 = 0.039."""
     weight_shift: float = 5.0
-    """Shift b of the loss weight sigmoid(b - log signal-to-noise ratio); larger: more weight at small noise. Default of
-    this library: 5."""
+    """Shift b of the loss weight sigmoid(b - log signal-to-noise ratio); larger: more weight at small noise."""
     stable_targets: int = attrs.field(default=0, validator=count)
     """Number of extra data samples in an update, from which the less noisy state is computed with lower variance
-    (stable target field, https://arxiv.org/abs/2302.00670). 0: off."""
+    (stable target field, https://arxiv.org/abs/2302.00670). 0: off. Only with --coupling independent; samples of the
+    same class."""
     coupling: Coupling = "independent"
     """Which noise is paired with which data sample. independent: random (papers). optimal: optimal-transport assignment
-    within a batch. precomputed: the same once, over thousands of samples. The last two give straighter trajectories."""
+    within a batch and a class. precomputed: the same, made once before training over 65,536 pairs (images) or 32,768
+    (points). The last two give straighter trajectories."""
 
     def __attrs_post_init__(self) -> None:
         if self.training.batch % self.group_size or not self.min_time < 0.5:

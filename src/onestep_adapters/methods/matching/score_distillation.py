@@ -75,7 +75,7 @@ class ScoreDistillation(Distillation):
     """Learning rate of the fake score network, as a multiple of --learning-rate."""
     generator_time: float = attrs.field(default=1.0, validator=[share, positive])
     """Time t at which the generator is evaluated, above 0, at most 1; its input is t times the noise. 1: DMD, DMD2.
-    SiD: 5/6, where the noise is five times the data."""
+    SiD: 5/6, where the coefficient of the noise, t, is five times that of the data, 1 - t."""
     min_time: float = attrs.field(default=0.02, validator=share)
     """Smallest time at which the scores are compared, above 0 (data). DMD: 0.02."""
     max_time: float = attrs.field(default=0.98, validator=share)

@@ -61,7 +61,7 @@ PRESETS = (
     ),
     Preset(
         "sid-paper",
-        "SiD with the paper's start time and one update of the fake score, without pairs",
+        "SiD with the paper's generator time and one update of the fake score, without pairs",
         SiD(
             Training(steps=960, batch=64, learning_rate=5e-4),
             WIDE_IMAGE_NETWORK,
