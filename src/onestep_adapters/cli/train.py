@@ -29,12 +29,12 @@ HELP = f"""Train a generator and save it in a run folder.
             (default: {DEFAULT_DATASET}; with --resume the data of the run)
   --folder  folder of the run (default: runs/METHOD-DATA)
   --resume  continue the run in the folder from its last checkpoint, with the options saved there; on the same machine
-            the result is bit-identical to an uninterrupted run. METHOD is given again; other options than the saved ones
-            are refused. Without --resume a folder that holds a run is refused
+            the result is bit-identical to an uninterrupted run. METHOD is given again; other options than the saved
+            ones are refused. Without --resume a folder that holds a run is refused
   --device  auto (default: a CUDA GPU if there is one, else the CPU), cpu, cuda, cuda:1, mps
 
-`onestep train METHOD --data D --help` lists the method's own options. Defaults depend on METHOD and D and are chosen for
-small data; the help gives the papers' values. Words of the help:
+`onestep train METHOD --data D --help` lists the method's own options. Defaults depend on METHOD and D and are chosen
+for small data; the help gives the papers' values. Words of the help:
   time t    runs from 0 (data) to 1 (noise). In consistency-training, easy- and truncated-consistency t and m are noise
             levels; in continuous-consistency t is an angle
   jump      goes from a start time t to an end time s nearer to the data
