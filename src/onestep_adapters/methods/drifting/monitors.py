@@ -3,8 +3,8 @@
 Every update: the drift norm of every temperature, and the spread of the samples relative to the data, by class. Every
 ``EVERY`` updates: the effective number of positives that attract a sample, the share of samples attracted by one alone,
 the held-out energy distance, the error of the mode masses where the modes are known, and the guidance deficit
-(negative mass in the target of guidance). One update later: the displacement that the update caused for the same noise, compared
-with the field.
+(negative mass in the target of guidance). One update later: the displacement that the update caused for the same
+noise, compared with the field.
 """
 
 from collections.abc import Callable, Mapping, Sequence
