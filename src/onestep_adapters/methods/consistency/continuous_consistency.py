@@ -157,8 +157,8 @@ PRESETS = (
             log_noise_mean=0.0,
             log_noise_std=1.8,
         ),
-        "Images: sCT from a teacher's weights, as in the paper; from random weights samples did not show the class "
-        "that was asked for. Points: sCD with more large noise levels. The same start with coupled pairs instead of "
+        "Images: sCT from a teacher's weights, as in the paper; from random weights samples did not show the "
+        "requested class. Points: sCD with more large noise levels. The same start with coupled pairs instead of "
         "the teacher's velocity leaves modes 25 % too wide, random weights 100 %.",
     ),
 )
