@@ -1,6 +1,7 @@
 """Which file may import which, how large rooms and files are, and the shape of a method; read from the sources."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,9 +32,15 @@ def label(file):
     return str(file.relative_to(SOURCE))
 
 
+@cache
+def parsed(file):
+    return ast.parse(file.read_text())
+
+
+@cache
 def imports(file, *, nested=False):
     """Dotted names that a file imports; with ``nested``, those inside functions only."""
-    tree = ast.parse(file.read_text())
+    tree = parsed(file)
     inside = {
         id(node)
         for function in ast.walk(tree)
@@ -162,7 +169,7 @@ def test_nothing_is_compared_with_the_name_of_a_data_set(file):
     from onestep_adapters.data import DATASETS
 
     names = set(DATASETS)
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(parsed(file)):
         if isinstance(node, ast.Compare | ast.MatchValue):
             assert not strings(node) & names, f"{label(file)}:{node.lineno}"
         if isinstance(node, ast.Dict) and room(file, ADAPTERS) != "data":
@@ -175,7 +182,7 @@ METHOD_FILES = [file for file in modules(ADAPTERS / "methods") if "\nPRESETS = "
 
 @pytest.mark.parametrize("file", METHOD_FILES, ids=label)
 def test_a_method_has_its_members_in_the_same_order_and_its_presets_last(file):
-    tree = ast.parse(file.read_text())
+    tree = parsed(file)
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
             defined = [part.name for part in node.body if isinstance(part, ast.FunctionDef)]

@@ -1,4 +1,4 @@
-"""What importing the core costs, in processor time, which other work on the machine does not change; what it loads."""
+"""What importing the core costs beside importing torch, in processor time of one process; what it loads."""
 
 import json
 import subprocess
@@ -8,13 +8,15 @@ import onestep_core
 
 SCRIPT = """
 import json, sys, time
-import numpy, torch, attrs, beartype, jaxtyping, einops
-import torch.func, torch.utils._pytree
+start = time.process_time()
+import torch, torch.func, torch.utils._pytree
+rival = time.process_time() - start
+import numpy, attrs, beartype, jaxtyping, einops
 before = set(sys.modules)
 start = time.process_time()
 import onestep_core
 seconds = time.process_time() - start
-print(json.dumps([seconds, sorted({m.split(".")[0] for m in set(sys.modules) - before})]))
+print(json.dumps([seconds / rival, sorted({m.split(".")[0] for m in set(sys.modules) - before})]))
 """
 
 
@@ -33,7 +35,7 @@ def test_importing_the_core_is_cheap_and_alone():
         "attr",
     }
     assert all(set(modules) <= allowed for _, modules in runs), runs
-    assert min(seconds for seconds, _ in runs) < 0.1
+    assert min(share for share, _ in runs) < 0.1, runs
 
 
 def test_every_public_name_is_listed_once():

@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     Example:
         >>> main(["--help"]).bit_length()  # doctest: +ELLIPSIS
-        onestep: one-step generators, trained, sampled and measured.
+        onestep: train one-step generators, draw samples and evaluate them.
         ...
         0
     """

@@ -20,6 +20,7 @@ def with_condition(module: Callable[..., Any], *args: Any, **condition: Any) -> 
         condition: keyword arguments, for example labels, text embeddings, masks; with the batch size of ``z``.
 
     Example:
+        >>> import torch
         >>> scaled = with_condition(lambda z, t, *, label: z * label[:, None], label=torch.tensor([2.0]))
         >>> scaled(torch.ones(1, 2), torch.zeros(1))
         tensor([[2., 2.]])
@@ -69,6 +70,7 @@ def as_velocity(
         ConfigError: at a call, if the output is no tensor of the shape of ``z``.
 
     Example:
+        >>> import torch
         >>> velocity = as_velocity(lambda z, t: {"v": z * t[:, None]}, time_scale=1000.0, output=lambda r: r["v"])
         >>> velocity(torch.ones(1, 2), torch.ones(1))
         tensor([[1000., 1000.]])
@@ -99,6 +101,7 @@ def as_average_velocity(
         ConfigError: at a call, if the output is no tensor of the shape of ``z``.
 
     Example:
+        >>> import torch
         >>> average = as_average_velocity(lambda z, t, s: z)
         >>> average(torch.ones(1, 2), torch.ones(1), torch.zeros(1))
         tensor([[1., 1.]])
@@ -131,6 +134,7 @@ def as_flow_map(
         ConfigError: at a call, if the output is no tensor of the shape of ``z``.
 
     Example:
+        >>> import torch
         >>> identity = as_flow_map(lambda z, t, s: (z, None), output=lambda pair: pair[0])
         >>> identity(torch.ones(1, 2), torch.ones(1), torch.zeros(1))
         tensor([[1., 1.]])
@@ -155,6 +159,7 @@ def as_one_step(average_velocity: AverageVelocity, *, path: Path) -> OneStepGene
         A function of standard normal noise ``[batch, *shape]``; it returns samples of this shape in at least float32.
 
     Example:
+        >>> import torch
         >>> from onestep_core.flow import Linear
         >>> generate = as_one_step(lambda z, t, s: z - 3.0, path=Linear())
         >>> generate(torch.ones(1, 2))

@@ -28,6 +28,7 @@ def count_calls(function: Callable[..., Any]) -> Counted:
     about the time of two.
 
     Example:
+        >>> import torch
         >>> network = count_calls(lambda z: z + 1)
         >>> _ = network(torch.zeros(1)), network(torch.zeros(1))
         >>> network.calls

@@ -2,7 +2,7 @@
 
 A method passes with ``score <= max(2 * that of the baseline, 0.03) + 2 se``, mode masses within 0.05 and every mode's
 standard deviation within 20 %. The ordinary run trains one seed on 8 Gaussians: the baseline, which has to pass its own
-thresholds, and three methods for a part of their updates, of which score and masses have to pass. The thorough run
+thresholds, and two methods for a part of their updates, of which score and masses have to pass. The thorough run
 trains every method of the published tables as they did and asks for their verdicts: a pass, or the misses that they
 explain. With ``ONESTEP_RUNS`` the runs are kept in that folder, and complete ones are not trained again.
 """
@@ -22,7 +22,7 @@ from onestep_adapters.methods import METHODS, find_preset
 from onestep_adapters.metrics import toy_reference, toy_score
 from onestep_adapters.runs import start_run
 
-SHORTER = {"drifting": 2500, "rectified-meanflow": 1500, "consistency-distillation": 1500}
+SHORTER = {"drifting": 2500, "rectified-meanflow": 1500}
 
 
 def shortened(options, steps):
