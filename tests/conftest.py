@@ -8,6 +8,8 @@ os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("ONESTEP_TEST_THREADS", 
 import pytest
 import torch
 
+from tests.slow import function_of, slow
+
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 # The first multi-threaded vector-math call of a process can be inexact (pytorch#188792); make it here.
 torch.ones(1).sqrt()
@@ -16,8 +18,13 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """The tests that train come first, so that no worker is left alone with one at the end."""
+    """Mark the slow tests of ``tests/slow.txt``; those that train come first, so that no worker ends alone with one."""
+    listed = slow()
+    for item in items:
+        if function_of(item.nodeid) in listed:
+            item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: item.path.name != "test_quality.py")
 
 

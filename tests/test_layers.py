@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.slow import slow
+
 SOURCE = Path(__file__).parent.parent / "src"
 CORE = SOURCE / "onestep_core"
 ADAPTERS = SOURCE / "onestep_adapters"
@@ -199,3 +201,12 @@ def test_every_method_file_is_in_the_registry():
     found = {Path(file.__file__): file.PRESETS for file in _files() if hasattr(file, "PRESETS")}
     assert sorted(found) == METHOD_FILES
     assert [preset for presets in found.values() for preset in presets] == list(METHODS.values())
+
+
+def test_slow_tests_exist():
+    """``tests/slow.txt`` names functions that are there; after a rename it is measured anew (``tests/slow.py``)."""
+    root = SOURCE.parent
+    for name in slow():
+        file, _, function = name.partition("::")
+        assert (root / file).is_file(), name
+        assert file.startswith("src/") or f"def {function}(" in (root / file).read_text(), name
