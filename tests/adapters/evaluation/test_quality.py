@@ -2,8 +2,8 @@
 
 A method passes with ``score <= max(2 * that of the baseline, 0.03) + 2 se``, mode masses within 0.05 and every mode's
 standard deviation within 20 %. The ordinary run trains one seed on 8 Gaussians: the baseline, which has to pass its own
-thresholds, and two methods for a part of their updates, of which score and masses have to pass. The thorough run
-trains every method of the published tables as they did and asks for their verdicts: a pass, or the misses that they
+thresholds, and drifting for a part of its updates, of which score and masses have to pass. The thorough run trains
+every method of the published tables as they did and asks for their verdicts: a pass, or the misses that they
 explain. With ``ONESTEP_RUNS`` the runs are kept in that folder, and complete ones are not trained again.
 """
 
