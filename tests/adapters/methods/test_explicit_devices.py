@@ -38,7 +38,7 @@ OTHER_OPTIONS = [
     ("reflow", "unequal", {"teacher_from": "exact"}),
     *(("f-distill", "8gaussians", {**NO_PAIRS, "divergence": name}) for name in DIVERGENCES),
     *(("drifting", "8gaussians", {"field": name}) for name in FIELDS),
-    ("drifting", "digits", {"encoder": "random", "relative": True}),
+    ("drifting", "digits", {"encoder": "random", "relative_temperatures": True}),
     ("drifting", "digits", {"queue": Queue(10, 30), "guidance": Guidance(max_alpha=2.0, unconditional_samples=4)}),
     ("drifting", "digits", {"guidance": Guidance(max_alpha=2.0, unconditional_samples=4)}),
     ("drifting", "unequal", {"final_temperatures": None}),
