@@ -1,5 +1,6 @@
 """A data set made from tensors, with three splits, and optionally with classes and grey levels."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -17,7 +18,8 @@ class ArrayDataset:
 
     Args:
         name: name of the data set.
-        train: training samples ``[n, *shape]`` and classes ``[n]``, integers from 0, or ``None``.
+        train: training samples ``[n, *shape]``, kept in torch's default floating type, and classes ``[n]``, integers
+            from 0, or ``None``.
         validation: samples for choosing options; ``None`` for the training split.
         test: samples for the report; ``None`` for the validation split.
         kind: ``"images"`` or ``"points"``; by default ``"images"`` if a sample has three axes.
@@ -53,14 +55,21 @@ class ArrayDataset:
         finish: Callable[[Tensor], Tensor] | None = None,
         title: str = "",
     ) -> None:
+        for found in (train, validation, test):
+            if isinstance(found, Tensor):
+                raise ConfigError(f"a tensor as a split of {name}: expected Batch(data, labels), or Batch(data, None)")
         given = {"train": train, "validation": validation or train, "test": test or validation or train}
         splits = {split: Batch(*found) for split, found in given.items()}
         for split, found in splits.items():
             _check(name, split, found, splits["train"])
-        self._splits: dict[str, Batch] = {split: _whole_labels(found) for split, found in splits.items()}
+        self._splits: dict[str, Batch] = {split: _kept(found) for split, found in splits.items()}
         train = self._splits["train"]
         self.name, self.title = name, title or name
         self.shape = tuple(train.data.shape[1:])
+        if kind not in ("points", "images", None) or not 0 <= level < math.inf:
+            raise ConfigError(
+                f"kind = {kind!r}, level = {level!r} of {name}: expected points or images, and a level of zero or more"
+            )
         self.kind: Kind = kind or ("images" if len(self.shape) == 3 else "points")
         self.classes = None if train.labels is None else int(train.labels.max()) + 1
         self._level, self._finish = level, finish
@@ -94,7 +103,8 @@ class ArrayDataset:
         smallest = int(placed.counts.min())
         if each > smallest:
             raise ConfigError(
-                f"cannot draw {each} positives of every class: the smallest class has {smallest}; draw fewer"
+                f"cannot draw {each} positives of every class: the smallest class has {smallest}; draw fewer "
+                "(for drifting: --positives)"
             )
         classes = placed.by_class.split(placed.counts.tolist())
         picks = [m[torch.randperm(len(m), generator=generator, device=m.device)[:each]] for m in classes]
@@ -152,9 +162,10 @@ class _Placed:
         self.counts, self.by_class = kinds.bincount(), kinds.argsort(stable=True)
 
 
-def _whole_labels(split: Batch) -> Batch:
-    """The split with int64 labels, because torch treats a uint8 index as a mask."""
-    return split if split.labels is None else Batch(split.data, split.labels.long())
+def _kept(split: Batch) -> Batch:
+    """The split in torch's default floating type, with int64 labels: torch treats a uint8 index as a mask."""
+    data = split.data.to(torch.get_default_dtype())
+    return Batch(data, None if split.labels is None else split.labels.long())
 
 
 def _check(name: str, split: str, found: Batch, train: Batch) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from onestep_adapters.evaluation.judges import judge_of
 from onestep_adapters.evaluation.report import Report, make_report
 from onestep_adapters.evaluation.rows import Cost, Row
-from onestep_adapters.methods import FlowMatching, find_preset
+from onestep_adapters.methods import METHODS, FlowMatching
 from onestep_adapters.methods.teacher import EXACT
 from onestep_adapters.runs import Run
 from onestep_core.errors import ConfigError
@@ -49,7 +49,7 @@ def evaluate_runs(
                 draws=found.draws,
                 breakdown=found.breakdown,
                 cost=cost_of(run, milliseconds_per_1000=found.milliseconds_per_1000),
-                notes=find_preset(run.name).notes if found.metrics is not None else "samples that are not finite",
+                notes=_notes(run) if found.metrics is not None else "samples that are not finite",
             )
         )
     return make_report(
@@ -91,6 +91,11 @@ def cost_of(run: Run, *, milliseconds_per_1000: float | None = None) -> Cost:
         training_seconds=run.seconds,
         milliseconds_per_1000=milliseconds_per_1000,
     )
+
+
+def _notes(run: Run) -> str:
+    """The reasons for the preset; nothing for a method of a user's own."""
+    return METHODS[run.name].notes if run.name in METHODS else ""
 
 
 def _teacher_budget(run: Run) -> tuple[int, int] | None:

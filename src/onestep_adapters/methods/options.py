@@ -96,7 +96,7 @@ class Training:
     """Decay of the moving average of the weights, 0 to 1. The averaged network generates the samples."""
     clip: float = attrs.field(default=1.0, validator=positive)
     """Largest global norm of the gradient, above 0; a larger gradient is scaled down to it."""
-    seed: int = 0
+    seed: int = attrs.field(default=0, validator=count)
     """Seed of initial weights, data, noise and times."""
     checkpoint_every: int = attrs.field(default=500, validator=positive)
     """Updates between two checkpoints."""

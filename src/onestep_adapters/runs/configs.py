@@ -22,14 +22,14 @@ def config_of(name: str, data: str, options: Method) -> dict[str, Any]:
     return {"method": name, "data": data, "options": attrs.asdict(options)}
 
 
-def options_in(config: dict[str, Any]) -> Method:
+def options_in(config: dict[str, Any], kind: type[Method] | None = None) -> Method:
     """The options in a configuration.
 
     Raises:
         ConfigError: if this version does not know the method or an option.
         KeyError: if it is not the configuration of a run.
     """
-    return from_dict(type(find_preset(config["method"]).images), config["options"])
+    return from_dict(type(find_preset(config["method"]).images) if kind is None else kind, config["options"])
 
 
 def asked(config: dict[str, Any]) -> dict[str, Any]:

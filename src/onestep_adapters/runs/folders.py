@@ -1,6 +1,7 @@
 """Runs and their folders: start a run, open one, resume one."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,7 +9,17 @@ import attrs
 import torch
 
 from onestep_adapters.data import DATASETS, Dataset, open_dataset
-from onestep_adapters.methods import FlowMatching, Method, Network, Teacher, exact_teacher, find_preset, network_teacher
+from onestep_adapters.devices import choose_device
+from onestep_adapters.methods import (
+    METHODS,
+    FlowMatching,
+    Method,
+    Network,
+    Teacher,
+    exact_teacher,
+    find_preset,
+    network_teacher,
+)
 from onestep_adapters.methods.options import check_names
 from onestep_adapters.methods.teacher import EXACT
 from onestep_adapters.runs.configs import asked, completed, config_of, differences, options_in
@@ -58,8 +69,9 @@ def start_run(
         >>> run.samples(5, generator=torch.Generator().manual_seed(0))[0].shape
         torch.Size([5, 2])
     """
-    data = open_dataset(data) if isinstance(data, str) else data
+    data = _dataset(data)
     options = find_preset(name).options(data) if options is None else options
+    _check_kind(name, options)
     check_names(options)
     return _fresh(name, data, _resolve(options, data, teacher, device), device)
 
@@ -67,6 +79,7 @@ def start_run(
 def open_run(
     folder: str | os.PathLike[str],
     *,
+    method: type[Method] | None = None,
     data: Dataset | None = None,
     teacher: Teacher | Run | None = None,
     device: torch.device | str = "cpu",
@@ -75,6 +88,7 @@ def open_run(
 
     Args:
         folder: folder of the run.
+        method: the class of the options, if the run trained a method of your own.
         data: the data set, if the run used a data set object of your own.
         teacher: the teacher, if the run used a teacher object of your own. Needed only for further training.
         device: device of the network and of training.
@@ -89,7 +103,7 @@ def open_run(
         ...
         onestep_adapters.training.folder.CheckpointError: /nowhere does not exist...
     """
-    name, data_name, options = options_of_run(folder)
+    name, data_name, options = options_of_run(folder, method)
     found, data = read_run(folder), _same_data(folder, data_name, data)
     resolved, missing = _Resolved(None, options), ""
     finished = found.step >= options.training.steps
@@ -99,7 +113,9 @@ def open_run(
         try:
             resolved = _resolve(options, data, teacher, device)
             if _other_weights(found.config, resolved):
-                resolved, missing = _Resolved(None, options), f"{_place(options, data)} holds another teacher now"
+                given = "the teacher given is not the one that it learned from"
+                there = f"{_place(options, data)} holds another teacher now"
+                resolved, missing = _Resolved(None, options), there if teacher is None else given
         except OneStepError as error:
             # Sampling works without the teacher. Only further training needs it, and then raises this message.
             missing = f"its teacher is not in {_place(options, data)} any more, or cannot be read ({error})"
@@ -108,7 +124,7 @@ def open_run(
     return run
 
 
-def options_of_run(folder: str | os.PathLike[str]) -> tuple[str, str, Method]:
+def options_of_run(folder: str | os.PathLike[str], method: type[Method] | None = None) -> tuple[str, str, Method]:
     """Name of the method, name of the data set, and options of the run in ``folder``.
 
     Raises:
@@ -117,7 +133,7 @@ def options_of_run(folder: str | os.PathLike[str]) -> tuple[str, str, Method]:
     """
     config: dict[str, Any] = read_run(folder).config
     try:
-        return config["method"], config["data"], options_in(config)
+        return config["method"], config["data"], options_in(config, method)
     except KeyError as error:
         raise CheckpointError(
             f"{folder} holds a checkpoint that was not written by a method of this library: its config lacks {error}; "
@@ -145,7 +161,7 @@ def resume_or_start(
     """
     if Path(folder).is_file():
         raise CheckpointError(f"{folder} is a file: choose another --folder")
-    data = open_dataset(data) if isinstance(data, str) else data
+    data = _dataset(data)
     if not (Path(folder).exists() and latest_checkpoint(folder) is not None):
         return start_run(name, data, options, teacher=teacher, device=device)
     if not resume:
@@ -174,8 +190,42 @@ def resume_or_start(
     return _loaded(run, folder, found.config)
 
 
+def _dataset(data: str | Dataset) -> Dataset:
+    """The data set of a name, or the object itself.
+
+    Raises:
+        ConfigError: for what is no data set, or a name that cannot be part of a file name.
+    """
+    if isinstance(data, str):
+        return open_dataset(data)
+    if not isinstance(data, Dataset):
+        raise ConfigError(
+            f"a {type(data).__name__} as data: expected the name of a data set, or an object with the members of "
+            "onestep_adapters.data.Dataset, such as ArrayDataset(name, Batch(data, labels))"
+        )
+    if not re.fullmatch(r"\w[\w .+-]*", data.name):
+        raise ConfigError(
+            f"a data set is called {data.name!r}: expected letters, digits, spaces and . _ + - (a "
+            "folder of its teachers has that name)"
+        )
+    return data
+
+
+def _check_kind(name: str, options: Method) -> None:
+    """Refuse options of another method than the name says; a name of your own may have any options."""
+    if not isinstance(options, Method):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"a {type(options).__name__} as options: expected those of a method, such as MeanFlow()")
+    expected = type(METHODS[name].images) if name in METHODS else Method
+    if not isinstance(options, expected):
+        raise ConfigError(
+            f"options of {type(options).__name__} for the method {name!r}: expected those of {expected.__name__}, or "
+            "another name"
+        )
+
+
 def _fresh(name: str, data: Dataset, resolved: _Resolved, device: torch.device | str) -> Run:
     options, training = resolved.options, resolved.options.training
+    device = choose_device(str(device))
     generator = torch.Generator().manual_seed(training.seed)
     network = options.build(data, generator)
     companions = options.companions(data, network, generator)
@@ -206,7 +256,17 @@ def _loaded(run: Run, folder: str | os.PathLike[str], config: dict[str, Any]) ->
 def _resolve(options: Method, data: Dataset, given: Teacher | Run | None, device: torch.device | str) -> _Resolved:
     """Find the teacher of a run; the rules are in :mod:`onestep_adapters.runs.teachers`."""
     chosen = options.teacher_from
+    if given is not None and not isinstance(given, Teacher | Run):
+        raise ConfigError(
+            f"a {type(given).__name__} as teacher: expected network_teacher(module), exact_teacher(data) or a run of "
+            f"{BASELINE!r}"
+        )
     if isinstance(given, Run):
+        if given.data.name != data.name or given.data.shape != data.shape:
+            raise ConfigError(
+                f"the teacher's run is on {given.data.name}, samples of {given.data.shape}; the student's data are "
+                f"{data.name}, samples of {data.shape}: give a teacher of the same data"
+            )
         if given.options != options.teacher:
             raise ConfigError("the run given as teacher has other options than options.teacher: give both the same")
         return _checked(_Resolved(_teacher_of(given, given.state.config), options, given))
@@ -263,7 +323,7 @@ def _finished_teacher(folder: str, data: Dataset, device: torch.device | str) ->
     if not found.finished:
         raise ConfigError(
             f"{folder} stopped at {found.state.step} of {found.options.training.steps} updates: finish the teacher "
-            f"first, with onestep train {BASELINE} --resume"
+            f"first, with onestep train {BASELINE} --folder {folder} --resume"
         )
     return found
 

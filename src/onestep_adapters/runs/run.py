@@ -128,20 +128,23 @@ class Run:
         Raises:
             ConfigError: if ``count`` is not positive, or labels do not fit.
         """
-        if count < 1:
-            raise ConfigError(f"count = {count}: expected at least one sample")
+        if not isinstance(count, int) or not isinstance(chunk, int) or min(count, chunk) < 1:
+            raise ConfigError(f"count = {count}, chunk = {chunk}: expected whole numbers, at least one sample")
         classes = self.data.classes
         if labels is None:
             labels = self.data.labels(count, generator)
-        elif classes is None or labels.shape != (count,):
+        elif not isinstance(labels, Tensor) or classes is None or labels.shape != (count,):
+            shape = tuple(labels.shape) if isinstance(labels, Tensor) else f"a {type(labels).__name__}"
             raise ConfigError(
-                f"labels of shape {tuple(labels.shape)} for {count} samples of {self.data.name}, which has "
+                f"labels of shape {shape} for {count} samples of {self.data.name}, which has "
                 f"{classes or 'no'} classes: expected one label for each sample, or none"
             )
-        elif labels.is_floating_point() or not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        elif labels.is_floating_point() or labels.dtype == torch.bool or not _within(labels, classes):
             raise ConfigError(
                 f"labels {labels.unique().tolist()} of {self.data.name}: expected integers, 0 to {classes - 1}"
             )
+        else:
+            labels = labels.long()
         # All noise is drawn at once, so that samples do not depend on the chunk.
         noise = torch.randn(count, *self.data.shape, generator=generator, device=generator.device)
         there = None if labels is None else labels.to(self.device)
@@ -172,3 +175,7 @@ class Run:
             self.samples(1000, generator=torch.Generator().manual_seed(seed))
             times.append(time.perf_counter() - start)
         return 1e3 * min(times)
+
+
+def _within(labels: Tensor, classes: int) -> bool:
+    return 0 <= int(labels.min()) <= int(labels.max()) < classes

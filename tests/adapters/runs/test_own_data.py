@@ -4,11 +4,13 @@ import attrs
 import pytest
 import torch
 
-from onestep_adapters.data import Dataset
-from onestep_adapters.methods import METHODS, exact_teacher
+from onestep_adapters.data import ArrayDataset, Batch, Dataset
+from onestep_adapters.evaluation import evaluate_runs
+from onestep_adapters.methods import METHODS, MeanFlow, Training, exact_teacher
 from onestep_adapters.runs import open_run, resume_or_start, start_run
 from onestep_core.errors import ConfigError
 from tests.adapters.datasets import OWN, Line, images, points
+from tests.adapters.evaluation.stand_ins import OneCall
 from tests.adapters.tiny import assert_same_weights, drawn, seeded, small, tiny, trained_to
 
 pytestmark = pytest.mark.usefixtures("new_teachers")
@@ -111,3 +113,44 @@ def test_precomputed_pairs_of_an_object_that_cannot_be_a_key():
     run = start_run("meanflow", data, options)
     list(run.updates())
     assert run.finished
+
+
+def test_a_method_of_ones_own_is_trained_evaluated_and_opened(tmp_path):
+    """Under a name that no preset has."""
+    options = OneCall(Training(steps=4, batch=20, checkpoint_every=2))
+    run = start_run("mine", "8gaussians", options)
+    list(run.updates(tmp_path))
+    opened = open_run(tmp_path, method=OneCall)
+    assert opened.options == options
+    assert opened.finished
+    assert [row.label for row in evaluate_runs([opened], repeats=2).rows] == ["mine"]
+    with pytest.raises(ConfigError, match="no method is called 'mine'"):
+        open_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: start_run("drifting", torch.zeros(3, 2)), "a Tensor as data"),
+        (lambda: start_run("drifting", ArrayDataset("../a/b", Batch(torch.randn(9, 2), None))), "is called '../a/b'"),
+        (lambda: start_run("drifting", "8gaussians", MeanFlow()), "options of MeanFlow for the method 'drifting'"),
+        (lambda: start_run("reflow", "8gaussians", teacher="exact"), "a str as teacher"),
+        (lambda: start_run("meanflow", "8gaussians", device="nope"), "device 'nope' cannot be used"),
+        (lambda: ArrayDataset("x", torch.zeros(9, 2)), "a tensor as a split of x"),
+        (lambda: ArrayDataset("x", Batch(torch.randn(9, 2), None), level=-1.0), "level = -1.0"),
+        (lambda: ArrayDataset("x", Batch(torch.randn(9, 2), None), kind="sound"), "kind = 'sound'"),
+        (
+            lambda: start_run("reflow", "8gaussians", teacher=start_run("flow-matching", "checkerboard")),
+            "the teacher's run is on checkerboard",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_at_once(make, told):
+    with pytest.raises(ConfigError, match=told):
+        make()
+
+
+def test_double_precision_data_are_trained_in_the_default_type():
+    data = ArrayDataset("x", Batch(torch.randn(50, 2).double(), None))
+    run = start_run("flow-matching", data, tiny("flow-matching"))
+    assert len(list(run.updates())) == run.options.training.steps
