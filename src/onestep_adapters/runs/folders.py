@@ -113,7 +113,7 @@ def open_run(
         try:
             resolved = _resolve(options, data, teacher, device)
             if _other_weights(found.config, resolved):
-                given = "the teacher given is not the one that it learned from"
+                given = "it learned from another teacher than the object given"
                 there = f"{_place(options, data)} holds another teacher now"
                 resolved, missing = _Resolved(None, options), there if teacher is None else given
         except OneStepError as error:
