@@ -111,15 +111,15 @@ class DMD2(ScoreGap):
         adversarial = non_saturating_generator(fake.logits).mean()
         return self.adversarial_weight * adversarial, {"adversarial": adversarial}
 
-    def head_loss(
-        self, context: Context, module: nn.Module, logits: Tensor, t: Tensor, generator: torch.Generator
-    ) -> Loss:
-        """The non-saturating loss of the discriminator on noised data and samples, weighted."""
+    def fake_score_loss(self, context: Context, module: nn.Module, generator: torch.Generator) -> Loss:
+        """Flow matching on the generator's samples; with a head, plus its weighted discriminator loss."""
+        loss, logs, t, logits = self.matched(context, module, generator)
+        if logits is None:
+            return loss, logs
         data, labels = context.data.batch(len(t), generator)
         noised, _ = PATH(data, torch.randn(data.shape, generator=generator, device=generator.device), t)
-        real = module(noised, t, label=labels).logits
-        discriminator = non_saturating_discriminator(real, logits).mean()
-        return self.discriminator_weight * discriminator, {"discriminator": discriminator}
+        discriminator = non_saturating_discriminator(module(noised, t, label=labels).logits, logits).mean()
+        return loss + self.discriminator_weight * discriminator, {**logs, "discriminator": discriminator}
 
     def generated(self, data: Dataset, network: nn.Module, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """A batch of samples of one random step of the generator; its own sampler makes the steps before."""

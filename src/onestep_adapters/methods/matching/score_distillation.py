@@ -51,6 +51,15 @@ class FakeScore(NamedTuple):
     logits: Tensor | None
 
 
+class Matched(NamedTuple):
+    """The fake score's flow-matching loss and logs; its times and, with a head, its logits on the samples."""
+
+    loss: Tensor
+    logs: dict[str, Tensor]
+    t: Tensor
+    logits: Tensor | None
+
+
 @attrs.frozen
 class ScoreDistillation(Distillation):
     """Options and updates of the methods that compare the teacher's score with that of the generator's samples."""
@@ -196,26 +205,21 @@ class ScoreDistillation(Distillation):
         return (turn,)
 
     def fake_score_loss(self, context: Context, module: nn.Module, generator: torch.Generator) -> Loss:
-        """Flow matching on the generator's samples; with a head, plus its discriminator loss."""
+        """Flow matching on the generator's samples."""
+        matched = self.matched(context, module, generator)
+        return matched.loss, matched.logs
+
+    def matched(self, context: Context, module: nn.Module, generator: torch.Generator) -> Matched:
+        """Flow matching of the fake score on the generator's samples, and its head's logits on them."""
         with torch.no_grad():
             samples, labels = self.generated(context.data, context.state.network, generator)
         t = self._times(len(samples), generator, 0.0, 1.0)
         z, v = PATH(samples, torch.randn(samples.shape, generator=generator, device=generator.device), t)
         prediction, logits = _outputs(module(z, t, label=labels))
         pair = flow_matching_regression(lambda z, t: prediction, z, v, t)
-        matching = mse(*pair).mean()
+        loss = mse(*pair).mean()
         denoised = data_from_velocity(z, pair.prediction, t, path=PATH)
-        logs = {"matching": matching, "calibration": calibration(denoised, samples)}
-        if logits is None:
-            return matching, logs
-        added, more = self.head_loss(context, module, logits, t, generator)
-        return matching + added, {**logs, **more}
-
-    def head_loss(
-        self, context: Context, module: nn.Module, logits: Tensor, t: Tensor, generator: torch.Generator
-    ) -> Loss:
-        """The weighted loss of a discriminator head, given its logits on samples."""
-        raise NotImplementedError
+        return Matched(loss, {"matching": loss, "calibration": calibration(denoised, samples)}, t, logits)
 
     def generated(self, data: Dataset, network: nn.Module, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """A batch of the generator's samples, and their classes."""
