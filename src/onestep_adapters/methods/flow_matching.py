@@ -58,7 +58,7 @@ class FlowMatching(Method):
 
     def prepare(self, context: Context) -> Draws:
         """Make the draws of training pairs, with the chosen coupling."""
-        return Draws(context.data, self.coupling, seed=self.training.seed, track=context.track)
+        return context.draws(self.coupling)
 
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
         """Mean squared error of the velocity."""

@@ -14,7 +14,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from onestep_adapters.data import Dataset
+from onestep_adapters.data import Coupling, Dataset, Draws
 from onestep_adapters.data.couplings import Track, untracked
 from onestep_adapters.methods.options import Network, Training
 from onestep_adapters.methods.teacher import Teacher
@@ -62,6 +62,11 @@ class Context:
                 "this method learns from a teacher and got none: train it with a Run, which provides the teacher"
             )
         return self.teacher
+
+    def draws(self, coupling: Coupling = "independent", *, further: int = 0, alike: int = 1) -> Draws:
+        """How batches of pairs are drawn; arguments as for :class:`~onestep_adapters.data.Draws`."""
+        seed = self.state.generator.initial_seed()
+        return Draws(self.data, coupling, further=further, alike=alike, seed=seed, track=self.track)
 
     def companion(self, name: str) -> Any:
         """The module of a companion, for example ``context.companion("fake_score")``."""

@@ -79,8 +79,7 @@ class AverageVelocityMethod(Method):
 
     def draws(self, context: Context) -> Draws:
         """How a batch of pairs is drawn."""
-        seed = self.training.seed
-        return Draws(context.data, self.coupling, further=self.stable_targets, seed=seed, track=context.track)
+        return context.draws(self.coupling, further=self.stable_targets)
 
     @abstractmethod
     def times(self, count: int, generator: torch.Generator) -> TimePair:

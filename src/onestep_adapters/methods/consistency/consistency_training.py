@@ -108,8 +108,7 @@ class ConsistencyTraining(Method):
 
     def prepare(self, context: Context) -> Draws:
         """Make the draws of training pairs, with the chosen coupling."""
-        seed = self.training.seed
-        return Draws(context.data, self.coupling, further=self.stable_targets, seed=seed, track=context.track)
+        return context.draws(self.coupling, further=self.stable_targets)
 
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
         """Weighted distance of the outputs at two noise levels; ``raw`` is the distance without weight."""

@@ -84,8 +84,7 @@ class ConsistencyTrajectory(Distillation):
     def prepare(self, context: Context) -> Draws:
         """The teacher's weights; pairs with the teacher's coupling, so that flow matching trains the same flow."""
         start_from_teacher(context)
-        coupling, seed = context.required_teacher().coupling, self.training.seed
-        return Draws(context.data, coupling, seed=seed, track=context.track)
+        return context.draws(context.required_teacher().coupling)
 
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
         """Consistency, flow matching and adversarial terms; the log has each."""

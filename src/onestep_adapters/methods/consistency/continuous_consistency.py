@@ -102,8 +102,7 @@ class ContinuousConsistency(Method):
         """The teacher's weights, if there is a teacher; the pairs."""
         if self.teacher is not None:
             start_from_teacher(context)
-        seed = self.training.seed
-        return Draws(context.data, self.coupling, further=self.stable_targets, seed=seed, track=context.track)
+        return context.draws(self.coupling, further=self.stable_targets)
 
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
         """Weighted squared error; ``raw`` is the error without weight."""

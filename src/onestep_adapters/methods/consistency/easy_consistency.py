@@ -104,8 +104,7 @@ class EasyConsistency(Distillation):
 
     def draws(self, context: Context) -> Draws:
         """How a batch of pairs is drawn."""
-        seed = self.training.seed
-        return Draws(context.data, self.coupling, further=self.stable_targets, seed=seed, track=context.track)
+        return context.draws(self.coupling, further=self.stable_targets)
 
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
         """Weighted distance of the outputs at two noise levels; ``raw`` is the distance without weight."""

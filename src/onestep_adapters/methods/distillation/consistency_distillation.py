@@ -51,7 +51,7 @@ class ConsistencyDistillation(Distillation):
     def prepare(self, context: Context) -> Draws:
         """The teacher's weights; independent pairs."""
         start_from_teacher(context)
-        return Draws(context.data)
+        return context.draws()
 
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
         """Distance of the outputs at two neighbouring times."""

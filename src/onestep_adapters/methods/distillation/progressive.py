@@ -79,7 +79,7 @@ class Progressive(Distillation):
         if context.state.step == 0:
             module = context.required_teacher().required_module()
             begin_stage(context.state, context.companion(STAGE_TEACHER), module)
-        return Draws(context.data)
+        return context.draws()
 
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
         """Distance of the student's step and the teacher's two steps; a stage starts from the last average."""

@@ -85,14 +85,7 @@ class MomentMatching(Method):
 
     def prepare(self, context: Context) -> Draws:
         """The pairs. A group has one class, because the comparison of two sets ignores classes."""
-        return Draws(
-            context.data,
-            self.coupling,
-            further=self.stable_targets,
-            alike=self.group_size,
-            seed=self.training.seed,
-            track=context.track,
-        )
+        return context.draws(self.coupling, further=self.stable_targets, alike=self.group_size)
 
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
         """Weighted squared maximum mean discrepancy of the groups; ``raw`` is the same without weight."""
