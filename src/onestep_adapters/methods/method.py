@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from onestep_adapters.data import Coupling, Dataset, Draws
 from onestep_adapters.data.couplings import Track, untracked
+from onestep_adapters.encoders.encoder import Encoder
 from onestep_adapters.methods.options import Network, Training
 from onestep_adapters.methods.teacher import Teacher
 from onestep_adapters.training import Companion, TrainingState, Turn
@@ -37,6 +38,7 @@ class Context:
         cache: folder for results that are computed once with this teacher and used again, or ``None``.
         track: shows the progress of ``prepare``.
         prepared: the result of ``prepare``.
+        encoder: the encoder that ``encoder_from`` of the options names, or ``None``.
     """
 
     data: Dataset
@@ -45,6 +47,7 @@ class Context:
     cache: Path | None = None
     track: Track = untracked
     prepared: Any = None
+    encoder: Encoder | None = None
 
     @property
     def device(self) -> torch.device:
@@ -84,6 +87,10 @@ class Method(ABC):
     """Options of the flow-matching teacher that is trained first, or ``None`` for a method without a teacher."""
     teacher_from: ClassVar[str] = ""
     """Another teacher than that of ``teacher``'s options: a run folder, or ``"exact"``; empty for none."""
+    encoder_from: ClassVar[str] = ""
+    """Encoder whose features the method uses: a run folder or the name of a pretrained network; empty for none."""
+    generates: ClassVar[bool] = True
+    """Whether the network generates samples; false for the pretraining of an encoder."""
     monitors: ClassVar[tuple[str, ...]] = ()
     """Logged numbers that the training display shows instead of the loss, where the loss says nothing about
     progress."""
@@ -123,9 +130,13 @@ class Method(ABC):
         """Updates of companions before each update of the network, with their losses."""
         return ()
 
+    def noise_shape(self, data: Dataset) -> tuple[int, ...]:
+        """Shape of the noise of one sample; that of the data by default."""
+        return tuple(data.shape)
+
     @abstractmethod
     def sample(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
-        """Samples from standard normal noise ``[count, *shape]``, of the classes ``labels`` ``[count]``."""
+        """Samples from standard normal noise ``[count, *noise_shape]``, of the classes ``labels`` ``[count]``."""
 
     def check_teacher(self, teacher: Teacher) -> None:  # noqa: B027
         """Raise an error if this method cannot use the teacher.

@@ -1,46 +1,29 @@
 """Runs and their folders: start a run, open one, resume one."""
 
 import os
-import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import attrs
 import torch
 
-from onestep_adapters.data import DATASETS, Dataset, open_dataset
+from onestep_adapters.data import Dataset
 from onestep_adapters.devices import choose_device
-from onestep_adapters.methods import (
-    METHODS,
-    FlowMatching,
-    Method,
-    Network,
-    Teacher,
-    exact_teacher,
-    find_preset,
-    network_teacher,
-)
+from onestep_adapters.methods import METHODS, Method, Teacher, find_preset
 from onestep_adapters.methods.options import check_names
-from onestep_adapters.methods.teacher import EXACT
 from onestep_adapters.runs.configs import asked, completed, config_of, differences, options_in
+from onestep_adapters.runs.datasets import data_of_run, dataset_of
+from onestep_adapters.runs.resolution import (
+    BASELINE,
+    Resolved,
+    learned_from_object,
+    other_weights,
+    resolve,
+    teacher_place,
+)
 from onestep_adapters.runs.run import Run
-from onestep_adapters.runs.teachers import cache_folder, cache_key, teacher_folder, weights_hash
+from onestep_adapters.runs.teachers import cache_folder
 from onestep_adapters.training import CheckpointError, latest_checkpoint, load_checkpoint, new_state, read_run
 from onestep_core.errors import ConfigError, OneStepError
-
-BASELINE = "flow-matching"
-"""Name of the method that trains teachers."""
-
-
-class _Resolved(NamedTuple):
-    """A teacher, the method's options including those of the teacher, and the run that trains the teacher."""
-
-    teacher: Teacher | None
-    options: Method
-    run: Run | None = None
-    folder: Path | None = None
-    weights: str = ""
-    """Hash of the weights of a teacher that the caller gave (object or folder); saved in the run's configuration."""
 
 
 def start_run(
@@ -69,7 +52,7 @@ def start_run(
         >>> run.samples(5, generator=torch.Generator().manual_seed(0))[0].shape
         torch.Size([5, 2])
     """
-    data = _dataset(data)
+    data = dataset_of(data)
     options = find_preset(name).options(data) if options is None else options
     _check_kind(name, options)
     check_names(options)
@@ -104,21 +87,21 @@ def open_run(
         onestep_adapters.training.folder.CheckpointError: /nowhere does not exist...
     """
     name, data_name, options = options_of_run(folder, method)
-    found, data = read_run(folder), _same_data(folder, data_name, data)
-    resolved, missing = _Resolved(None, options), ""
+    found, data = read_run(folder), data_of_run(folder, data_name, data)
+    resolved, missing = Resolved(None, options), ""
     finished = found.step >= options.training.steps
-    if not finished and _learned_from_object(found.config, options, teacher):
+    if not finished and learned_from_object(found.config, options, teacher):
         missing = "it was trained with a teacher object: give the same one, open_run(folder, teacher=...)"
     elif not finished:
         try:
             resolved = _resolve(options, data, teacher, device)
-            if _other_weights(found.config, resolved):
+            if other_weights(found.config, resolved):
                 given = "it learned from another teacher than the object given"
-                there = f"{_place(options, data)} holds another teacher now"
-                resolved, missing = _Resolved(None, options), there if teacher is None else given
+                there = f"{teacher_place(options, data)} holds another teacher now"
+                resolved, missing = Resolved(None, options), there if teacher is None else given
         except OneStepError as error:
             # Sampling works without the teacher. Only further training needs it, and then raises this message.
-            missing = f"its teacher is not in {_place(options, data)} any more, or cannot be read ({error})"
+            missing = f"its teacher is not in {teacher_place(options, data)} any more, or cannot be read ({error})"
     run = _loaded(_fresh(name, data, resolved, device), folder, found.config)
     run.missing_teacher = missing
     return run
@@ -161,7 +144,7 @@ def resume_or_start(
     """
     if Path(folder).is_file():
         raise CheckpointError(f"{folder} is a file: choose another --folder")
-    data = _dataset(data)
+    data = dataset_of(data)
     if not (Path(folder).exists() and latest_checkpoint(folder) is not None):
         return start_run(name, data, options, teacher=teacher, device=device)
     if not resume:
@@ -171,13 +154,13 @@ def resume_or_start(
     check_names(options)
     # A finished run is not trained further, so it does not need its teacher.
     finished = found.step >= options.training.steps
-    if not finished and _learned_from_object(config, options, teacher):
+    if not finished and learned_from_object(config, options, teacher):
         raise CheckpointError(f"{folder} was trained with a teacher object: give the same one, teacher=...")
-    resolved = _Resolved(None, options) if finished else _resolve(options, data, teacher, device)
-    if _other_weights(config, resolved):
+    resolved = Resolved(None, options) if finished else _resolve(options, data, teacher, device)
+    if other_weights(config, resolved):
         raise CheckpointError(
-            f"{folder} was trained with another teacher than the one that is now in {_place(options, data)}: put that "
-            "one back, or choose another --folder"
+            f"{folder} was trained with another teacher than the one that is now in "
+            f"{teacher_place(options, data)}: put that one back, or choose another --folder"
         )
     run = _fresh(name, data, resolved, device)
     if asked(run.state.config) != asked(config):
@@ -188,27 +171,6 @@ def resume_or_start(
             "use the options of the saved run, or choose another --folder"
         )
     return _loaded(run, folder, found.config)
-
-
-def _dataset(data: str | Dataset) -> Dataset:
-    """The data set of a name, or the object itself.
-
-    Raises:
-        ConfigError: for what is no data set, or a name that cannot be part of a file name.
-    """
-    if isinstance(data, str):
-        return open_dataset(data)
-    if not isinstance(data, Dataset):
-        raise ConfigError(
-            f"a {type(data).__name__} as data: expected the name of a data set, or an object with the members of "
-            "onestep_adapters.data.Dataset, such as ArrayDataset(name, Batch(data, labels))"
-        )
-    if not re.fullmatch(r"\w[\w .+-]*", data.name):
-        raise ConfigError(
-            f"a data set is called {data.name!r}: expected letters, digits, spaces and . _ + - (a "
-            "folder of its teachers has that name)"
-        )
-    return data
 
 
 def _check_kind(name: str, options: Method) -> None:
@@ -223,7 +185,7 @@ def _check_kind(name: str, options: Method) -> None:
         )
 
 
-def _fresh(name: str, data: Dataset, resolved: _Resolved, device: torch.device | str) -> Run:
+def _fresh(name: str, data: Dataset, resolved: Resolved, device: torch.device | str) -> Run:
     options, training = resolved.options, resolved.options.training
     device = choose_device(str(device))
     generator = torch.Generator().manual_seed(training.seed)
@@ -243,7 +205,16 @@ def _fresh(name: str, data: Dataset, resolved: _Resolved, device: torch.device |
         companions=companions,
     )
     cache = None if resolved.teacher is None else cache_folder(resolved.teacher.key)
-    return Run(name, options, data, state, resolved.teacher, resolved.run, resolved.folder, cache)
+    return Run(
+        name,
+        options,
+        data,
+        state,
+        resolved.teacher,
+        teacher_run=resolved.run,
+        teacher_folder=resolved.folder,
+        cache=cache,
+    )
 
 
 def _loaded(run: Run, folder: str | os.PathLike[str], config: dict[str, Any]) -> Run:
@@ -253,130 +224,14 @@ def _loaded(run: Run, folder: str | os.PathLike[str], config: dict[str, Any]) ->
     return run
 
 
-def _resolve(options: Method, data: Dataset, given: Teacher | Run | None, device: torch.device | str) -> _Resolved:
-    """Find the teacher of a run; the rules are in :mod:`onestep_adapters.runs.teachers`."""
-    chosen = options.teacher_from
-    if given is not None and not isinstance(given, Teacher | Run):
-        raise ConfigError(
-            f"a {type(given).__name__} as teacher: expected network_teacher(module), exact_teacher(data) or a run of "
-            f"{BASELINE!r}"
-        )
-    if isinstance(given, Run):
-        if given.data.name != data.name or given.data.shape != data.shape:
-            raise ConfigError(
-                f"the teacher's run is on {given.data.name}, samples of {given.data.shape}; the student's data are "
-                f"{data.name}, samples of {data.shape}: give a teacher of the same data"
-            )
-        if given.options != options.teacher:
-            raise ConfigError("the run given as teacher has other options than options.teacher: give both the same")
-        return _checked(_Resolved(_teacher_of(given, given.state.config), options, given))
-    if given is not None:
-        options.check_teacher(given)
-        weights = "an object" if given.module is None else weights_hash(given.module)
-        return _checked(_Resolved(given, _with_teacher(options, None), weights=weights))
-    if chosen == EXACT:
-        return _checked(_Resolved(exact_teacher(data), _with_teacher(options, None)))
-    if chosen:
-        run = _finished_teacher(chosen, data, device)
-        weights = weights_hash(run.state.ema)
-        teacher = _teacher_of(run, {**run.state.config, "weights": weights})
-        try:
-            options.check_teacher(teacher)
-        except ConfigError as error:
-            raise ConfigError(f"{chosen} cannot be the teacher, so choose another run: {error}") from error
-        return _checked(_Resolved(teacher, attrs.evolve(options, teacher=run.options), weights=weights))  # type: ignore[call-arg]
-    if options.teacher is None:
-        return _Resolved(None, options)
-    folder = teacher_folder(data.name, attrs.asdict(options.teacher))
-    run = resume_or_start(folder, BASELINE, data, options.teacher, resume=True, device=device)
-    return _checked(_Resolved(_teacher_of(run, run.state.config), options, run, folder))
+def _resolve(options: Method, data: Dataset, given: Teacher | Run | None, device: torch.device | str) -> Resolved:
+    """Find the teacher; a teacher that is not trained yet gets its run."""
 
+    def opened(folder: str) -> Run:
+        _, there, _ = options_of_run(folder)
+        return open_run(folder, data=data if there == data.name else None, device=device)
 
-def _with_teacher(options: Method, teacher: FlowMatching | None) -> Method:
-    """Set the option ``teacher`` of a method that can be trained with or without a teacher."""
-    if options.teacher is not None:
-        return options
-    if "teacher" not in attrs.fields_dict(type(options)):
-        raise ConfigError(f"{type(options).__name__} learns from data alone: leave teacher= out")
-    return attrs.evolve(options, teacher=teacher or FlowMatching(network=options.network))  # type: ignore[call-arg]
+    def started(folder: Path, teacher: Method) -> Run:
+        return resume_or_start(folder, BASELINE, data, teacher, resume=True, device=device)
 
-
-def _teacher_of(run: Run, config: dict[str, Any]) -> Teacher:
-    coupling = run.options.coupling  # type: ignore[attr-defined]
-    return network_teacher(run.state.ema, coupling=coupling, key=cache_key(config))
-
-
-def _finished_teacher(folder: str, data: Dataset, device: torch.device | str) -> Run:
-    _, data_name, _ = options_of_run(folder)
-    found = open_run(folder, data=data if data_name == data.name else None, device=device)
-    if found.name != BASELINE:
-        raise ConfigError(
-            f"{folder} is a run of {found.name!r}: a teacher has to predict the velocity of the linear path, so give a "
-            f"run of {BASELINE!r}"
-        )
-    if found.data.name != data.name:
-        raise ConfigError(
-            f"{folder} learned {found.data.name}, with samples of shape {found.data.shape} and "
-            f"{found.data.classes or 'no'} classes; {data.name} has samples of shape {data.shape} and "
-            f"{data.classes or 'no'} classes: give a teacher that was trained on the same data"
-        )
-    if not found.finished:
-        raise ConfigError(
-            f"{folder} stopped at {found.state.step} of {found.options.training.steps} updates: finish the teacher "
-            f"first, with onestep train {BASELINE} --folder {folder} --resume"
-        )
-    return found
-
-
-def _checked(resolved: _Resolved) -> _Resolved:
-    """Before training, check that the student can start from the teacher's weights, if it has to."""
-    options, teacher = resolved.options, resolved.teacher
-    if teacher is None or not options.starts_from_teacher:
-        return resolved
-    if teacher.module is None:
-        teacher.required_module()
-    if options.network != options.teacher.network:
-        raise ConfigError(
-            f"the student's network is {options.network} and the teacher's {options.teacher.network}: the student "
-            "starts from the teacher's weights, so give both the same "
-            f"({_alike(options.network, options.teacher.network)})"
-        )
-    return resolved
-
-
-def _alike(student: Network, teacher: Network) -> str:
-    """The command-line options that make the two networks the same."""
-    theirs = attrs.asdict(teacher)
-    differing = {name: value for name, value in attrs.asdict(student).items() if value != theirs[name]}
-    words = [f"--{name.replace('_', '-')} {theirs[name]}" for name in differing]
-    others = [f"--teacher.network.{name.replace('_', '-')} {value}" for name, value in differing.items()]
-    return f"{' '.join(words)}, or {' '.join(others)}"
-
-
-def _learned_from_object(config: dict[str, Any], options: Method, given: Teacher | Run | None) -> bool:
-    """Whether the run was trained with a teacher object and the caller did not give it again."""
-    return given is None and not options.teacher_from and "teacher_weights" in config
-
-
-def _other_weights(config: dict[str, Any], resolved: _Resolved) -> bool:
-    known = config.get("teacher_weights")
-    return known is not None and resolved.teacher is not None and known != resolved.weights
-
-
-def _place(options: Method, data: Dataset) -> str:
-    """The place where the teacher of a run is expected."""
-    if options.teacher_from:
-        return options.teacher_from
-    return "its folder" if options.teacher is None else str(teacher_folder(data.name, attrs.asdict(options.teacher)))
-
-
-def _same_data(folder: str | os.PathLike[str], name: str, data: Dataset | None) -> Dataset:
-    if data is None and name not in DATASETS:
-        raise ConfigError(f"{folder} is a run on {name!r}, an object of your own: give it, open_run(folder, data=...)")
-    if data is None:
-        return open_dataset(name)
-    if data.name != name:
-        raise ConfigError(
-            f"{folder} is a run on {name!r}, the data set given is {data.name!r}: give the data set of the run"
-        )
-    return data
+    return resolve(options, data, given, opened=opened, started=started)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from onestep_adapters.data import Dataset
 from onestep_adapters.data.couplings import Track, untracked
+from onestep_adapters.encoders.encoder import Encoder
 from onestep_adapters.methods import Context, Method, Teacher
 from onestep_adapters.training import StepRecord, TrainingState, train, warmed_decay
 from onestep_core.errors import ConfigError
@@ -32,6 +33,7 @@ class Run:
         cache: folder for results that are computed once with the teacher, or ``None``.
         missing_teacher: if not empty, the reason why the teacher is missing. Such a run can generate samples, but
             cannot be trained further.
+        encoder: the encoder of a method that uses the features of one, or ``None``.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Run:
     teacher_folder: Path | None = None
     cache: Path | None = None
     missing_teacher: str = ""
+    encoder: Encoder | None = None
 
     @property
     def seconds(self) -> float:
@@ -97,7 +100,7 @@ class Run:
 
     def prepared(self, track: Track = untracked) -> Context:
         """The context that the loss uses, after the method's ``prepare``. The teacher has to be finished."""
-        context = Context(self.data, self.state, self.teacher, self.cache, track)
+        context = Context(self.data, self.state, self.teacher, self.cache, track, encoder=self.encoder)
         context.prepared = self.options.prepare(context)
         return context
 
@@ -126,8 +129,10 @@ class Run:
             chunk: number of samples in one network evaluation.
 
         Raises:
-            ConfigError: if ``count`` is not positive, or labels do not fit.
+            ConfigError: if ``count`` is not positive, if labels do not fit, or if the run trains an encoder.
         """
+        if not self.options.generates:
+            raise ConfigError(f"a run of {self.name} trains an encoder: it has no samples")
         if not isinstance(count, int) or not isinstance(chunk, int) or min(count, chunk) < 1:
             raise ConfigError(f"count = {count}, chunk = {chunk}: expected whole numbers, at least one sample")
         classes = self.data.classes
@@ -146,7 +151,7 @@ class Run:
         else:
             labels = labels.long()
         # All noise is drawn at once, so that samples do not depend on the chunk.
-        noise = torch.randn(count, *self.data.shape, generator=generator, device=generator.device)
+        noise = torch.randn(count, *self.options.noise_shape(self.data), generator=generator, device=generator.device)
         there = None if labels is None else labels.to(self.device)
         parts = []
         for start in range(0, count, chunk):

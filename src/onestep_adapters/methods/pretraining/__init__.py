@@ -1,0 +1,1 @@
+"""Pretraining of encoders: contrastive learning and masked reconstruction."""
