@@ -22,7 +22,8 @@ class Evaluate:
     runs: Positional[tuple[Path, ...]]
     """One or more folders of trained runs, all of one data set (required)."""
     baseline: Path | None = None
-    """Folder of the many-step run that the others are compared with; by default the first flow-matching run given."""
+    """Folder of the many-step run that the others are compared with; by default the first flow-matching run given.
+    Without any, the samples are compared with real data alone."""
     folder: Path | None = None
     """Folder for report.md and report.json; by default that of the first run."""
     split: Literal["test", "validation"] = "test"

@@ -36,14 +36,16 @@ class Network:
     backbone: Literal["mlp", "conv", "dit"] = "mlp"
     """Architecture. mlp: samples of any shape. conv, dit: images only."""
     width: int = attrs.field(default=256, validator=positive)
-    """Hidden width: units (mlp), channels (conv), size of a token (dit)."""
+    """Hidden width: units (mlp), channels (conv), size of a token (dit; a multiple of 12)."""
     depth: int = attrs.field(default=3, validator=positive)
     """Number of residual blocks."""
     max_frequency: float = attrs.field(default=16.0, validator=positive)
-    """Highest frequency of the time embedding, in radians per unit of time. Lower: more stable derivatives in time.
-    Higher: finer resolution of time."""
+    """Highest frequency of the time embedding, in radians per unit of the network's time: t from 0 to 1
+    (continuous-consistency without a teacher: an angle). Lower: more stable derivatives in time. Higher: finer
+    resolution of time."""
     fourier: int = attrs.field(default=0, validator=count)
-    """Number of random Fourier features of the sample, concatenated to the input (mlp only). 0: none."""
+    """Number of random Fourier features of the sample, concatenated to the input (mlp only). More: finer detail. 0:
+    none."""
     condition: int = attrs.field(default=1, validator=[count, positive])
     """Width of the time and class embedding, as a multiple of this network's width (conv only)."""
 
@@ -87,13 +89,15 @@ class Training:
     """Number of updates of the network that generates the samples, in total (progressive: of all students together).
     Updates of a fake score are extra."""
     batch: int = attrs.field(default=256, validator=positive)
-    """Samples in one update."""
+    """Samples in one update. drifting: generated samples, divided equally among the classes, rounded down."""
     learning_rate: float = attrs.field(default=2e-3, validator=positive)
-    """Highest learning rate of AdamW. After the warm-up it falls to zero along a cosine."""
+    """Highest learning rate of AdamW. After the warm-up it falls to zero along a cosine (progressive: for each
+    student)."""
     warmup: int = attrs.field(default=50, validator=not_negative)
     """Updates in which the learning rate rises linearly from zero."""
     ema: float = attrs.field(default=0.995, validator=share)
-    """Decay of the moving average of the weights, 0 to 1. The averaged network generates the samples."""
+    """Decay of the moving average of the weights: 0 (no average) to below 1. About 1 / (1 - ema) updates count. The
+    averaged network generates the samples."""
     clip: float = attrs.field(default=1.0, validator=positive)
     """Largest global norm of the gradient, above 0; a larger gradient is scaled down to it."""
     seed: int = attrs.field(default=0, validator=count)

@@ -50,15 +50,16 @@ class AverageVelocityMethod(Method):
     """Fraction of the batch that trains on jumps (s < t); the rest has s = t, which is flow matching. MeanFlow's paper:
     0.25."""
     uniform_share: float = attrs.field(default=1.0, validator=share)
-    """Fraction of training times that are uniform on (0, 1); the others are logit-normal(time_mean, 1); shortcut: of
-    the samples with s = t. MeanFlow's paper: 0."""
+    """Fraction of the times t and s that are uniform on (0, 1); the others are logit-normal(time_mean, 1). shortcut:
+    only for the part of the batch that trains without jumps. MeanFlow's paper: 0."""
     time_mean: float = 0.0
     """Mean of the logits of the logit-normal times; below 0 more times are near the data. Without effect if
     --uniform-share is 1. MeanFlow's paper: -0.4."""
     stable_targets: int = attrs.field(default=0, validator=count)
     """Number of extra data samples in an update. The expected velocity given the state, over the batch and these
     samples, replaces the pair's velocity and has lower variance (stable target field,
-    https://arxiv.org/abs/2302.00670). 0: off. Only with --coupling independent; samples of the same class."""
+    https://arxiv.org/abs/2302.00670). 0: off. Only with --coupling independent. A sample is averaged with
+    samples of its own class."""
     coupling: Coupling = "independent"
     """Which noise is paired with which data sample. independent: random (papers). optimal: optimal-transport assignment
     within a batch and a class. precomputed: the same, made once before training over 65,536 pairs (images) or 32,768

@@ -38,7 +38,7 @@ class MeanFlow(EulerianMethod):
     omega: float = attrs.field(default=1.0, validator=positive)
     """Guidance: the target is omega (noise - data) + kappa (own velocity with class) + (1 - omega - kappa) (own
     velocity without class); one evaluation then samples at guidance scale omega / (1 - kappa). 1 with kappa 0: no
-    guidance. Needs --label-dropout above 0."""
+    guidance. Above 0. Other values need classes, --label-dropout above 0 and no teacher."""
     kappa: float = attrs.field(default=0.0, validator=share)
     """Guidance: kappa in the formula of --omega, at least 0 and below 1."""
     label_dropout: float = attrs.field(default=0.0, validator=share)

@@ -41,7 +41,8 @@ class SolutionFlow(EulerianMethod):
     """Distance between the two compared times at the start of training, as a fraction of the jump t - s, above 0 to
     1."""
     final_gap: float = attrs.field(default=0.002, validator=positive)
-    """The same distance at the end of training; it changes geometrically in between."""
+    """The same distance at the end of training, above 0; it changes geometrically in between. Smaller: closer to
+    MeanFlow's derivative."""
 
     @property
     def calls(self) -> int:

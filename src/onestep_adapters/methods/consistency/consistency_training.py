@@ -54,7 +54,8 @@ class ConsistencyTraining(Method):
     """Distance between the network's outputs at the two noise levels. pseudo-huber (paper): Euclidean for large errors,
     squared for small ones. squared: minimised by the mean of possible targets."""
     huber_constant: float = attrs.field(default=0.00054, validator=positive)
-    """c / sqrt(dimension) of the pseudo-Huber distance. Paper: 0.00054. (easy-consistency takes c itself.)"""
+    """c / sqrt(dimension) of the pseudo-Huber distance, above 0; only with --distance pseudo-huber. Larger: closer to
+    the squared distance. Paper: 0.00054."""
     weight_power: float = attrs.field(default=1.0, validator=not_negative)
     """Exponent p of the loss weight 1 / (t - m)^p, where t > m are the two compared noise levels. 0: no weight. iCT and
     ECT: 1."""
@@ -63,8 +64,8 @@ class ConsistencyTraining(Method):
     average with the decay --ema."""
     stable_targets: int = attrs.field(default=0, validator=count)
     """Number of extra data samples in an update, from which the less noisy state is computed with lower variance
-    (stable target field, https://arxiv.org/abs/2302.00670). 0: off. Only with --coupling independent; samples of the
-    same class."""
+    (stable target field, https://arxiv.org/abs/2302.00670). 0: off. Only with --coupling independent. A sample is
+    averaged with samples of its own class."""
     coupling: Coupling = "independent"
     """Which noise is paired with which data sample. independent: random (papers). optimal: optimal-transport assignment
     within a batch and a class. precomputed: the same, made once before training over 65,536 pairs (images) or 32,768

@@ -57,8 +57,8 @@ class ConsistencyTrajectory(Distillation):
     """Weight of the flow-matching loss, on top of an adaptive factor that gives it the gradient norm of the consistency
     loss. Paper: 1."""
     adversarial_weight: float = attrs.field(default=0.0, validator=not_negative)
-    """Weight of the GAN loss in the generator's update, on top of the same kind of factor. 0: no discriminator. Paper:
-    1."""
+    """Weight of the GAN loss in the generator's update, on top of an adaptive factor that gives it the gradient norm
+    of the consistency loss. 0: no discriminator. Paper: 1."""
     adversarial_start: float = attrs.field(default=0.25, validator=share)
     """Fraction of the training after which the generator gets the GAN loss, 0 to 1; only with --adversarial-weight
     above 0."""

@@ -40,7 +40,8 @@ class ContinuousConsistency(Method):
     """Folder of a finished flow-matching run on the same data, to use as the teacher; it implies teacher:flow-matching,
     and the options --teacher.* are then not used."""
     distilled: bool = False
-    """Use the teacher's velocity as the target (sCD). Off: sCT, where the teacher only gives the initial weights."""
+    """Use the teacher's velocity as the target (sCD); needs a teacher. Off: sCT, where the teacher only gives the
+    initial weights."""
     sigma_data: float = attrs.field(default=0.5, validator=positive)
     """Standard deviation of the data and of the noise. Noise levels below are given for 0.5 and are multiplied by
     sigma_data / 0.5."""
@@ -50,16 +51,18 @@ class ContinuousConsistency(Method):
     log_noise_std: float = attrs.field(default=1.4, validator=positive)
     """Standard deviation of ln(sigma_data tan t). Paper: 1.4 (sCT), 1.6 (sCD)."""
     tangent_warmup_share: float = attrs.field(default=0.1, validator=share)
-    """Fraction of the training in which sCM's tangent warm-up factor r rises from 0 to 1."""
+    """Fraction of the training in which the factor r of the tangent's unstable terms rises linearly from 0 to 1 (sCM).
+    0: r is 1 from the start. Larger: a more stable start."""
     normalize_tangent: bool = True
     """Divide the tangent by its norm plus a constant (paper): more stable. With the noisy tangents of sCT it biases the
     solution."""
     prior_weight: bool = True
-    """Use the paper's loss weight 1 / (sigma_data tan t)."""
+    """Use the paper's loss weight 1 / (sigma_data tan t). Off: weight 1."""
     stable_targets: int = attrs.field(default=0, validator=count)
     """Number of extra data samples in an update. The expected velocity given the state, over the batch and these
     samples, replaces the pair's velocity and has lower variance (stable target field,
-    https://arxiv.org/abs/2302.00670). 0: off. Only with --coupling independent; samples of the same class."""
+    https://arxiv.org/abs/2302.00670). 0: off. Only with --coupling independent. A sample is averaged with
+    samples of its own class."""
     coupling: Coupling = "independent"
     """Which noise is paired with which data sample. independent: random (papers). optimal: optimal-transport assignment
     within a batch and a class. precomputed: the same, made once before training over 65,536 pairs (images) or 32,768

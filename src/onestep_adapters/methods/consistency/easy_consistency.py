@@ -53,11 +53,12 @@ class EasyConsistency(Distillation):
     """Number of equal parts of the training (TCM: of its first stage); in each the distance t - m of the two noise
     levels is smaller. Code: 8."""
     stage_factor: float = attrs.field(default=2.0, validator=positive)
-    """Factor q, above 1, by which (t - m) / t shrinks from part to part: it is q^-k in part k = 1, 2, ..., before
+    """Factor q, above 1, by which (t - m) / t shrinks from part to part: it is q^-n in part n = 1, 2, ..., before
     --gap-amplitude. Code: 2."""
     gap_amplitude: float = attrs.field(default=8.0, validator=not_negative)
-    """k of ECT: the relative distance (t - m) / t is multiplied by 1 + k sigmoid(-noise level), the noise level at
-    sigma_data 0.5. 0: the same at every noise level. Code: 8."""
+    """k of ECT: the relative distance (t - m) / t is multiplied by 1 + k sigmoid(-noise level), and is at most 1;
+    the noise level at sigma_data 0.5. Larger: a larger distance at small noise. 0: the same at every noise level.
+    Code: 8."""
     log_noise_mean: float = -1.1
     """Mean of ln(noise level), at sigma_data 0.5. iCT and ECT: -1.1."""
     log_noise_std: float = attrs.field(default=2.0, validator=positive)
@@ -76,8 +77,8 @@ class EasyConsistency(Distillation):
     average with the decay --ema."""
     stable_targets: int = attrs.field(default=0, validator=count)
     """Number of extra data samples in an update, from which the less noisy state is computed with lower variance
-    (stable target field, https://arxiv.org/abs/2302.00670). 0: off. Only with --coupling independent; samples of the
-    same class."""
+    (stable target field, https://arxiv.org/abs/2302.00670). 0: off. Only with --coupling independent. A sample is
+    averaged with samples of its own class."""
     coupling: Coupling = "independent"
     """Which noise is paired with which data sample. independent: random (papers). optimal: optimal-transport assignment
     within a batch and a class. precomputed: the same, made once before training over 65,536 pairs (images) or 32,768

@@ -40,7 +40,8 @@ class Guidance:
     """Guidance: the strength of a class relative to all classes. The generator takes it as an input."""
 
     max_alpha: float = 1.0
-    """Largest guidance scale in training, at least 1. 1: no guidance, and no guidance input."""
+    """Largest guidance scale in training, at least 1. 1: no guidance, and no guidance input. Above
+    1 it needs data with classes."""
     alpha_power: float = attrs.field(default=3.0, validator=not_negative)
     """Guidance scales in training have a density proportional to alpha^-power on [1, max_alpha]; larger: more scales
     near 1."""
@@ -75,7 +76,7 @@ class Queue:
 
     queue_size: int = attrs.field(default=0, validator=not_negative)
     """Real samples kept of each class, from which positives are drawn. 0: no queue; positives come from the whole data
-    set. Code: 128."""
+    set. Otherwise at least --positives. Code: 128."""
     queue_pushes: int = attrs.field(default=64, validator=positive)
     """Real samples, of all classes together, that enter the queue in each update; only with --queue-size above 0."""
 

@@ -27,11 +27,13 @@ class ScoreGap(ScoreDistillation):
     """Options of the score gap, and the loss that follows it: DMD's and DMD2's."""
 
     normalize_gap: bool = True
-    """Divide the score gap (the difference of the two denoised samples) by the mean absolute difference between the
-    generated sample and the teacher's denoised one (DMD)."""
+    """Divide the score gap (here the difference of the two denoised samples, which is the score
+    difference times a factor of t) by the mean absolute difference between the
+    generated sample and the teacher's denoised one (DMD). Off: no
+    division."""
     gap_epsilon: float = attrs.field(default=0.0, validator=not_negative)
-    """Number added to that divisor, in units of the data: it limits the gradient where the teacher hardly changes the
-    sample. Paper: 0."""
+    """Number added to that divisor, at least 0, in units of the data; only with --normalize-gap. It limits the gradient
+    where the teacher hardly changes the sample. Paper: 0."""
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()

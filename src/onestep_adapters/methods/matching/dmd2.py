@@ -55,8 +55,8 @@ class DMD2(ScoreGap):
     adversarial_weight: float = attrs.field(default=0.003, validator=not_negative)
     """Weight of the GAN loss in the generator's update. 0: no discriminator head. DMD2's code (ImageNet-64): 0.003."""
     discriminator_weight: float = attrs.field(default=0.1, validator=not_negative)
-    """Weight of the discriminator's GAN loss in the update of the fake score network. DMD2's code (ImageNet-64):
-    0.01."""
+    """Weight of the discriminator's GAN loss in the update of the fake score network; only with
+    --adversarial-weight above 0. DMD2's code (ImageNet-64): 0.01."""
     divergence: Literal[
         "reverse-kl",
         "forward-kl",
@@ -66,7 +66,8 @@ class DMD2(ScoreGap):
         "squared-hellinger",
         "jeffreys",
     ] = "reverse-kl"
-    """Divergence that the score gap reduces. reverse-kl: DMD2. Any other: f-distill; it needs --adversarial-weight
+    """Divergence that the score gap reduces. reverse-kl: DMD2; it prefers single modes. forward-kl prefers to cover all
+    modes; the others lie between. Any other than reverse-kl: f-distill; it needs --adversarial-weight
     above 0, because the discriminator gives the ratio of densities."""
     sampling_steps: int = attrs.field(default=1, validator=[count, positive])
     """Steps, which are network evaluations, of the generator for one sample, at equally spaced times from

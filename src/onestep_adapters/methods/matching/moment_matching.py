@@ -48,8 +48,8 @@ class MomentMatching(Method):
     """Shift b of the loss weight sigmoid(b - log signal-to-noise ratio); larger: more weight at small noise."""
     stable_targets: int = attrs.field(default=0, validator=count)
     """Number of extra data samples in an update, from which the less noisy state is computed with lower variance
-    (stable target field, https://arxiv.org/abs/2302.00670). 0: off. Only with --coupling independent; samples of the
-    same class."""
+    (stable target field, https://arxiv.org/abs/2302.00670). 0: off. Only with --coupling independent. A sample is
+    averaged with samples of its own class."""
     coupling: Coupling = "independent"
     """Which noise is paired with which data sample. independent: random (papers). optimal: optimal-transport assignment
     within a batch and a class. precomputed: the same, made once before training over 65,536 pairs (images) or 32,768

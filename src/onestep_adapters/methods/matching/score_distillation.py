@@ -65,8 +65,8 @@ class ScoreDistillation(Distillation):
     """Options and updates of the methods that compare the teacher's score with that of the generator's samples."""
 
     pairs_weight: float = attrs.field(default=0.0, validator=not_negative)
-    """Weight of the regression onto the teacher's samples from the same noise, after the phase of --pairs-only-share.
-    0: off (DMD2, SiD). DMD: 0.25."""
+    """Weight of the regression onto the teacher's samples from the same noise, after the phase of --pairs-only-share;
+    the score loss has weight 1. 0: no pairs after that phase (DMD2, SiD). DMD: 0.25."""
     pairs_only_share: float = attrs.field(default=0.0, validator=share)
     """Fraction of the training, at its start, in which the generator learns only from pairs of the teacher, 0 to 1.
     Papers: 0."""
@@ -77,14 +77,16 @@ class ScoreDistillation(Distillation):
     """Number of pairs (noise, teacher's sample) made before training; only with --pairs-weight or --pairs-only-share
     above 0."""
     solver_steps: int = attrs.field(default=25, validator=[count, positive])
-    """Heun steps of the teacher from noise to data for each pair; each needs two evaluations."""
+    """Heun steps of the teacher from noise to data for each pair; each needs two evaluations. Only if pairs are
+    made (see --pairs)."""
     fake_score_updates: int = attrs.field(default=5, validator=[count, positive])
     """Updates of the fake score network before each update of the generator. DMD 1, DMD2 5, SiD 1."""
     fake_score_rate: float = attrs.field(default=1.0, validator=positive)
     """Learning rate of the fake score network, as a multiple of --learning-rate."""
     generator_time: float = attrs.field(default=1.0, validator=[share, positive])
     """Time t at which the generator is evaluated, above 0, at most 1; its input is t times the noise. 1: DMD, DMD2.
-    SiD: 5/6, where the coefficient of the noise, t, is five times that of the data, 1 - t."""
+    SiD: 5/6, where the coefficient of the noise, t, is five times that of the data, 1 - t.
+    Lower: it starts nearer to what the teacher's weights already do."""
     min_time: float = attrs.field(default=0.02, validator=share)
     """Smallest time at which the scores are compared, above 0 (data). DMD: 0.02."""
     max_time: float = attrs.field(default=0.98, validator=share)

@@ -18,7 +18,8 @@ class SiD(ScoreDistillation):
     """Score identity distillation: the gradient of the loss runs through both score networks."""
 
     alpha: float = attrs.field(default=1.2, validator=finite)
-    """Weight alpha of the squared score difference that is subtracted in SiD's loss. Paper: 1.2 or 1."""
+    """Weight alpha of the squared score difference that is subtracted in SiD's loss. 0: only the identity's product
+    term. Paper: 1.2 or 1."""
 
     def score_loss(self, context: Context, samples: Tensor, z: Tensor, t: Tensor, labels: Tensor | None) -> Loss:
         """The score identity at noised samples."""
