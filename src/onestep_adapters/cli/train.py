@@ -106,8 +106,8 @@ def main(arguments: Sequence[str]) -> int:
         rest,
         prog=f"onestep train {name}",
         description=f"{preset.summary}. Defaults are those for --data {data.name}. Time t runs from 0 (data) to 1 "
-        "(noise), where an option names no noise level or angle; a jump goes from a start time t to an end time s nearer "
-        "to the data. More: onestep train --help.",
+        "(noise), where an option names no noise level or angle; a jump goes from a start time t to an end time s "
+        "nearer to the data. More: onestep train --help.",
         default=default,
     )
     _used(rest, method)
