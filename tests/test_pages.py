@@ -17,7 +17,7 @@ from onestep_adapters.cli import demo, evaluate, main, sample
 from onestep_adapters.methods import METHODS, Drifting
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "methods").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "features.md", *sorted((ROOT / "docs" / "methods").glob("*.md"))]
 
 
 def snippets(page):

@@ -16,6 +16,7 @@ class Encoder:
         mean: mean of every channel, subtracted from images in [-1, 1]; one number for all channels is allowed.
         std: the images are divided by it after that; likewise.
         key: identifies architecture and weights, for a cache of its features; empty: features are not cached.
+        least: smallest height and width of its images in pixels; smaller images are enlarged. Only without ``size``.
     """
 
     module: nn.Module
@@ -25,3 +26,4 @@ class Encoder:
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     key: str = ""
+    least: int = 1

@@ -35,7 +35,7 @@ class Context:
         state: the run's state. It changes during training: ``state.ema`` is the current average, ``state.step`` the
             number of updates made.
         teacher: the teacher, or ``None``.
-        cache: folder for results that are computed once with this teacher and used again, or ``None``.
+        cache: folder for results that are computed once with this teacher or encoder and used again, or ``None``.
         track: shows the progress of ``prepare``.
         prepared: the result of ``prepare``.
         encoder: the encoder that ``encoder_from`` of the options names, or ``None``.

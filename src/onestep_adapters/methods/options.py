@@ -8,7 +8,7 @@ import cattrs
 import torch
 from torch import nn
 
-from onestep_adapters.backbones import MLP, ConvNet, DiT
+from onestep_adapters.backbones import MLP, ConvNet, Decoder, DiT
 from onestep_adapters.data import Dataset
 from onestep_adapters.names import choose
 from onestep_adapters.training import Schedule, cosine_decay
@@ -29,16 +29,20 @@ PAPER_SIGMA_DATA = 0.5
 """Standard deviation of the data for which the consistency papers give their noise levels."""
 
 
+_NOISE_WIDTH = 64
+
+
 @attrs.frozen
 class Network:
     """Which backbone, and how large."""
 
-    backbone: Literal["mlp", "conv", "dit"] = "mlp"
-    """Architecture. mlp: samples of any shape. conv, dit: images only."""
+    backbone: Literal["mlp", "conv", "dit", "decoder"] = "mlp"
+    """Architecture. mlp: samples of any shape. conv, dit: images only. decoder: images from a vector of noise, for
+    drifting only."""
     width: int = attrs.field(default=256, validator=positive)
-    """Hidden width: units (mlp), channels (conv), size of a token (dit; a multiple of 12)."""
+    """Hidden width: units (mlp), channels (conv; decoder: at full size), size of a token (dit; a multiple of 12)."""
     depth: int = attrs.field(default=3, validator=positive)
-    """Number of residual blocks."""
+    """Number of residual blocks (decoder: at every size)."""
     max_frequency: float = attrs.field(default=16.0, validator=positive)
     """Highest frequency of the time embedding, in radians per unit of the network's time: t from 0 to 1
     (continuous-consistency without a teacher: an angle). Lower: more stable derivatives in time. Higher: finer
@@ -49,11 +53,25 @@ class Network:
     condition: int = attrs.field(default=1, validator=[count, positive])
     """Width of the time and class embedding, as a multiple of this network's width (conv only)."""
 
-    def build(self, data: Dataset, times: int, generator: torch.Generator) -> nn.Module:
+    noise_width: int = attrs.field(default=_NOISE_WIDTH, validator=positive)
+    """Numbers in the noise of one sample (decoder only)."""
+
+    def noise_shape(self, data: Dataset) -> tuple[int, ...]:
+        """Shape of the noise of one sample, for a method that takes a vector of noise."""
+        return (self.noise_width,) if self.backbone == "decoder" else tuple(data.shape)
+
+    def build(self, data: Dataset, times: int, generator: torch.Generator, *, from_vector: bool = False) -> nn.Module:
         """A network for ``data`` with 0, 1 or 2 times; initial weights from ``generator``, on the CPU.
 
+        Args:
+            data: the data set.
+            times: number of times that the network takes.
+            generator: draws the weights.
+            from_vector: whether the method can take a vector of noise (``noise_shape``) instead of a noised sample.
+
         Raises:
-            ConfigError: if a backbone for images gets other data, or an option gets another backbone than its own.
+            ConfigError: if a backbone for images gets other data, or an option gets another backbone than its own; for
+                a decoder in a method that takes no vector of noise.
         """
         if self.backbone != "mlp" and len(data.shape) != 3:
             raise ConfigError(f"backbone {self.backbone!r} needs images, {data.name} has samples of {data.shape}: mlp")
@@ -65,10 +83,21 @@ class Network:
             raise ConfigError(
                 f"condition = {self.condition} with the backbone {self.backbone!r}: only conv has it; leave it at 1"
             )
+        if self.noise_width != _NOISE_WIDTH and self.backbone != "decoder":
+            raise ConfigError(
+                f"noise_width = {self.noise_width} with the backbone {self.backbone!r}: only decoder has it; leave it "
+                f"at {_NOISE_WIDTH}"
+            )
+        if self.backbone == "decoder" and not from_vector:
+            raise ConfigError(
+                "backbone 'decoder' makes an image from a vector of noise, and this method adds noise to images: "
+                "choose conv, dit or mlp, or the method drifting"
+            )
         make = {
             "mlp": partial(MLP, fourier=self.fourier),
             "conv": partial(ConvNet, condition=self.condition),
             "dit": DiT,
+            "decoder": partial(Decoder, noise=self.noise_width),
         }[self.backbone]
         return make(
             data.shape,
@@ -118,10 +147,10 @@ def check_names(options: Any) -> None:
         ConfigError: with the nearest words.
 
     Example:
-        >>> check_names(Network("mpl"))
+        >>> check_names(Network("mpl"))  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        onestep_core.errors.ConfigError: no backbone is called 'mpl': did you mean 'mlp'? known are conv, dit, mlp
+        onestep_core.errors.ConfigError: no backbone is called 'mpl': did you mean 'mlp'? known are conv, decoder, ...
     """
     hints = get_type_hints(type(options))
     for field in attrs.fields(type(options)):

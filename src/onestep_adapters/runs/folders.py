@@ -8,10 +8,12 @@ import torch
 
 from onestep_adapters.data import Dataset
 from onestep_adapters.devices import choose_device
+from onestep_adapters.encoders import Encoder
 from onestep_adapters.methods import METHODS, Method, Teacher, find_preset
 from onestep_adapters.methods.options import check_names
 from onestep_adapters.runs.configs import asked, completed, config_of, differences, options_in
 from onestep_adapters.runs.datasets import data_of_run, dataset_of
+from onestep_adapters.runs.encoders import FoundEncoder, find_encoder, other_encoder
 from onestep_adapters.runs.resolution import (
     BASELINE,
     Resolved,
@@ -32,6 +34,7 @@ def start_run(
     options: Method | None = None,
     *,
     teacher: Teacher | Run | None = None,
+    encoder: Encoder | Run | None = None,
     device: torch.device | str = "cpu",
 ) -> Run:
     """Make a new run.
@@ -42,10 +45,12 @@ def start_run(
         options: options of the method; by default the preset for this kind of data.
         teacher: a teacher object, used instead of the teacher that the options describe; or a run with exactly the
             teacher's options, which is trained first if it is not finished.
+        encoder: an encoder of your own, or a finished run that trained one, used instead of the one that the options
+            name; the options give it a name of yours.
         device: device of the network and of training.
 
     Raises:
-        ConfigError: if a name is unknown (the message lists the most similar names), or the teacher does not fit.
+        ConfigError: if a name is unknown (the message lists the most similar names), or teacher or encoder do not fit.
 
     Example:
         >>> run = start_run("drifting", "8gaussians")
@@ -56,7 +61,8 @@ def start_run(
     options = find_preset(name).options(data) if options is None else options
     _check_kind(name, options)
     check_names(options)
-    return _fresh(name, data, _resolve(options, data, teacher, device), device)
+    found = _encoder(options, data, encoder, device)
+    return _fresh(name, data, _resolve(options, data, teacher, device), found, device)
 
 
 def open_run(
@@ -65,6 +71,7 @@ def open_run(
     method: type[Method] | None = None,
     data: Dataset | None = None,
     teacher: Teacher | Run | None = None,
+    encoder: Encoder | Run | None = None,
     device: torch.device | str = "cpu",
 ) -> Run:
     """Load the run in ``folder`` from its latest checkpoint.
@@ -74,6 +81,7 @@ def open_run(
         method: the class of the options, if the run trained a method of your own.
         data: the data set, if the run used a data set object of your own.
         teacher: the teacher, if the run used a teacher object of your own. Needed only for further training.
+        encoder: the encoder, if the run used an object of your own; likewise.
         device: device of the network and of training.
 
     Raises:
@@ -102,8 +110,17 @@ def open_run(
         except OneStepError as error:
             # Sampling works without the teacher. Only further training needs it, and then raises this message.
             missing = f"its teacher is not in {teacher_place(options, data)} any more, or cannot be read ({error})"
-    run = _loaded(_fresh(name, data, resolved, device), folder, found.config)
-    run.missing_teacher = missing
+    encoding, unknown = FoundEncoder(), ""
+    if not finished:
+        try:
+            encoding = _encoder(options, data, encoder, device)
+            if other_encoder(found.config, encoding):
+                encoding = FoundEncoder()
+                unknown = f"it was trained with another encoder than {options.encoder_from!r} is now"
+        except OneStepError as error:
+            unknown = f"its encoder is missing ({error})"
+    run = _loaded(_fresh(name, data, resolved, encoding, device), folder, found.config)
+    run.missing_teacher, run.missing_encoder = missing, unknown
     return run
 
 
@@ -132,6 +149,7 @@ def resume_or_start(
     *,
     resume: bool,
     teacher: Teacher | Run | None = None,
+    encoder: Encoder | Run | None = None,
     device: torch.device | str = "cpu",
 ) -> Run:
     """The run to train into ``folder``: a new run, or with ``resume=True`` the saved run if there is one.
@@ -146,7 +164,7 @@ def resume_or_start(
         raise CheckpointError(f"{folder} is a file: choose another --folder")
     data = dataset_of(data)
     if not (Path(folder).exists() and latest_checkpoint(folder) is not None):
-        return start_run(name, data, options, teacher=teacher, device=device)
+        return start_run(name, data, options, teacher=teacher, encoder=encoder, device=device)
     if not resume:
         raise CheckpointError(f"{folder} already holds a run: continue it with --resume, or choose another --folder")
     found = read_run(folder)
@@ -162,7 +180,13 @@ def resume_or_start(
             f"{folder} was trained with another teacher than the one that is now in "
             f"{teacher_place(options, data)}: put that one back, or choose another --folder"
         )
-    run = _fresh(name, data, resolved, device)
+    encoding = FoundEncoder() if finished else _encoder(options, data, encoder, device)
+    if other_encoder(config, encoding):
+        raise CheckpointError(
+            f"{folder} was trained with another encoder than {options.encoder_from!r} is now: put that one back, or "
+            "choose another --folder"
+        )
+    run = _fresh(name, data, resolved, encoding, device)
     if asked(run.state.config) != asked(config):
         same = (found.method, found.config.get("data")) == (name, data.name)
         told = f"; {differences(run.state.config, config)}" if same else ""
@@ -185,7 +209,7 @@ def _check_kind(name: str, options: Method) -> None:
         )
 
 
-def _fresh(name: str, data: Dataset, resolved: Resolved, device: torch.device | str) -> Run:
+def _fresh(name: str, data: Dataset, resolved: Resolved, encoding: FoundEncoder, device: torch.device | str) -> Run:
     options, training = resolved.options, resolved.options.training
     device = choose_device(str(device))
     generator = torch.Generator().manual_seed(training.seed)
@@ -196,6 +220,8 @@ def _fresh(name: str, data: Dataset, resolved: Resolved, device: torch.device | 
     config = config_of(name, data.name, options)
     if resolved.weights:
         config["teacher_weights"] = resolved.weights
+    if encoding.weights:
+        config["encoder_weights"] = encoding.weights
     state = new_state(
         name,
         network,
@@ -204,7 +230,7 @@ def _fresh(name: str, data: Dataset, resolved: Resolved, device: torch.device | 
         config=config,
         companions=companions,
     )
-    cache = None if resolved.teacher is None else cache_folder(resolved.teacher.key)
+    cache = encoding.cache if resolved.teacher is None else cache_folder(resolved.teacher.key)
     return Run(
         name,
         options,
@@ -214,6 +240,7 @@ def _fresh(name: str, data: Dataset, resolved: Resolved, device: torch.device | 
         teacher_run=resolved.run,
         teacher_folder=resolved.folder,
         cache=cache,
+        encoder=encoding.encoder,
     )
 
 
@@ -235,3 +262,13 @@ def _resolve(options: Method, data: Dataset, given: Teacher | Run | None, device
         return resume_or_start(folder, BASELINE, data, teacher, resume=True, device=device)
 
     return resolve(options, data, given, opened=opened, started=started)
+
+
+def _encoder(options: Method, data: Dataset, given: Encoder | Run | None, device: torch.device | str) -> FoundEncoder:
+    """Find the encoder of the options."""
+
+    def opened(folder: str) -> Run:
+        _, there, _ = options_of_run(folder)
+        return open_run(folder, data=data if there == data.name else None, device=device)
+
+    return find_encoder(options, data, given, opened=opened)

@@ -30,10 +30,11 @@ class Run:
         teacher: the teacher, or ``None``.
         teacher_run: the run that trains the teacher before the first update, or ``None``.
         teacher_folder: folder of ``teacher_run``.
-        cache: folder for results that are computed once with the teacher, or ``None``.
+        cache: folder for results that are computed once with the teacher or the encoder, or ``None``.
         missing_teacher: if not empty, the reason why the teacher is missing. Such a run can generate samples, but
             cannot be trained further.
         encoder: the encoder of a method that uses the features of one, or ``None``.
+        missing_encoder: if not empty, the reason why the encoder is missing, as ``missing_teacher``.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Run:
     cache: Path | None = None
     missing_teacher: str = ""
     encoder: Encoder | None = None
+    missing_encoder: str = ""
 
     @property
     def seconds(self) -> float:
@@ -76,12 +78,14 @@ class Run:
         Raises:
             TrainingError: if a loss is not finite; state and checkpoints stay at the last finite update.
             CheckpointError: if ``folder`` holds another run.
-            ConfigError: if the teacher is missing.
+            ConfigError: if the teacher or the encoder is missing.
         """
         if self.finished:
             return iter(())
         if self.missing_teacher:
             raise ConfigError(f"this run cannot be trained further: {self.missing_teacher}; sampling needs no teacher")
+        if self.missing_encoder:
+            raise ConfigError(f"this run cannot be trained further: {self.missing_encoder}; sampling needs no encoder")
         for _ in self.teaching(track=track):
             pass
         method, training = self.options, self.options.training

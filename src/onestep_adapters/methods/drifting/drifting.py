@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from onestep_adapters.data import Dataset, SampleQueue
-from onestep_adapters.encoders import RandomConvolutions, joined, pixels
+from onestep_adapters.encoders import Encoder, Multiscale, RandomConvolutions, features_of, joined, pixels
 from onestep_adapters.methods.drifting.fields import RELEASED, named_field
 from onestep_adapters.methods.drifting.monitors import DriftMonitors, monitor_names
+from onestep_adapters.methods.drifting.positives import CachedPositives, Encoded, Real, cached_positives, encoded
 from onestep_adapters.methods.method import Context, Loss, Method
 from onestep_adapters.methods.options import Training
 from onestep_adapters.methods.presets import IMAGE_NETWORK, POINT_NETWORK, Preset
@@ -81,18 +82,16 @@ class Queue:
     """Real samples, of all classes together, that enter the queue in each update; only with --queue-size above 0."""
 
 
-class _Real(NamedTuple):
-    """Positives of every class, contiguous; unconditional samples for every class, likewise, or ``None``."""
-
-    positives: Tensor
-    extra: Tensor | None
+PIXELS, RANDOM = "pixels", "random"
+"""Encoders that are part of the method; every other name is that of a pretrained network or of a run."""
 
 
 class _Prepared(NamedTuple):
-    """The encoder and the monitors."""
+    """The encoder, the monitors, and the cached features of real images, or ``None``."""
 
     encode: Features
     monitors: DriftMonitors
+    cached: CachedPositives | None
 
 
 @attrs.frozen
@@ -116,9 +115,19 @@ class Drifting(Method):
     """Fraction of the training in which the temperatures change; then they stay. Only with --final-temperatures."""
     relative_temperatures: bool = False
     """Divide distances by their mean, for each feature map of --encoder; the drift is then in units of this mean."""
-    encoder: Literal["pixels", "random"] = "pixels"
+    encoder: str = PIXELS
     """Features in which the drift is computed. pixels: the sample itself. random: pixels and features of a random,
-    frozen convolutional network, with one drift each; images only, needs --relative-temperatures."""
+    frozen convolutional network. A pretrained network (efficientnet-lite0), or the folder of a run of simclr, moco or
+    mae: statistics of its layers. All but pixels: one drift for each feature, images only, needs
+    --relative-temperatures."""
+    layers: tuple[str, ...] = ()
+    """Layers of the encoder whose outputs are the features, by their names in the network. Empty: those that the
+    encoder suggests. Paper: every second block of a ResNet."""
+    cache_features: float = attrs.field(default=4.0, validator=not_negative)
+    """Limit in gigabytes. If the features of all real images, together with these images, need at most that, they are
+    computed once, before training, and kept on the disk (without dequantisation noise); otherwise the real images of
+    every update are encoded. 0: never kept. Only for an encoder from a run or a pretrained one, without a queue, and
+    for data that are not mirrored."""
     positives: int = attrs.field(default=64, validator=positive)
     """Real samples of each class in one update."""
     drift_scale: float = attrs.field(default=1.0, validator=not_negative)
@@ -133,7 +142,12 @@ class Drifting(Method):
             )
         if self.field == RELEASED and self.final_temperatures is not None:
             raise ConfigError("the released field has fixed temperatures: leave final_temperatures out")
-        if self.encoder != "pixels" and not self._relative:
+        if not self.encoder or (self.layers and not self.encoder_from):
+            raise ConfigError(
+                f"encoder = {self.encoder!r}, layers = {self.layers}: expected the name of an encoder, and layers only "
+                "for a pretrained encoder or the run of one"
+            )
+        if self.encoder != PIXELS and not self._relative:
             raise ConfigError(
                 f"features of encoder {self.encoder!r} differ in size: set relative_temperatures, or field released"
             )
@@ -148,8 +162,14 @@ class Drifting(Method):
         return self.relative_temperatures or self.field == RELEASED
 
     @property
+    def encoder_from(self) -> str:  # type: ignore[override]
+        """The encoder that the run finds: the name of a pretrained one, or a folder."""
+        return "" if self.encoder in (PIXELS, RANDOM) else self.encoder
+
+    @property
     def calls(self) -> int:
-        """Network evaluations in one update. The monitors' own, one in twenty updates, are not counted."""
+        """Network evaluations in one update. Those of the encoder are not counted, nor the monitors' own, which are one
+        in twenty updates."""
         return 1
 
     @property
@@ -165,7 +185,7 @@ class Drifting(Method):
         """
         if self.guidance.learned and data.classes is None:
             raise ConfigError(f"guidance needs classes, {data.name} has none: leave max_alpha at 1")
-        return self.network.build(data, int(self.guidance.learned), generator)
+        return self.network.build(data, int(self.guidance.learned), generator, from_vector=True)
 
     def companions(self, data: Dataset, network: nn.Module, generator: torch.Generator) -> Mapping[str, Companion]:
         """The queue, if there is one."""
@@ -179,18 +199,27 @@ class Drifting(Method):
         )
         return {QUEUE: not_trained(queue)}
 
-    def features(self, data: Dataset, device: torch.device | str = "cpu") -> Features:
-        """The encoder: from samples to the features in which the field is computed.
+    def features(self, data: Dataset, device: torch.device | str = "cpu", encoder: Encoder | None = None) -> Features:
+        """From samples to the features in which the field is computed.
+
+        Args:
+            data: the data set.
+            device: of the encoder.
+            encoder: the one that :attr:`encoder_from` names.
 
         Raises:
-            ConfigError: for an encoder of images on other data.
+            ConfigError: for an encoder of images on other data, or of another number of channels; if it is missing.
         """
-        if self.encoder == "pixels":
+        if self.encoder == PIXELS:
             return pixels
         if len(data.shape) != 3:
             raise ConfigError(f"encoder {self.encoder!r} needs images, {data.name} has samples of {data.shape}")
-        weights = torch.Generator().manual_seed(self.training.seed)
-        return joined(pixels, RandomConvolutions(data.shape[0], generator=weights).to(device))
+        if self.encoder == RANDOM:
+            weights = torch.Generator().manual_seed(self.training.seed)
+            return joined(pixels, RandomConvolutions(data.shape[0], generator=weights).to(device))
+        if encoder is None:
+            raise ConfigError(f"encoder {self.encoder!r} is found by a run: train this method with a Run")
+        return features_of(encoder, self.layers).to(device)
 
     def field_at(self, progress: float) -> Field:
         """The field at a share of the training, 0 to 1."""
@@ -206,37 +235,46 @@ class Drifting(Method):
         )
 
     def prepare(self, context: Context) -> _Prepared:
-        """The encoder and the monitors."""
-        seed, device = self.training.seed, context.device
+        """The encoder, the monitors, and the cached features of the real images."""
+        seed, device, encoder = self.training.seed, context.device, context.encoder
         monitors = DriftMonitors(context.data, self.temperatures, seed=seed, relative=self._relative, device=device)
-        return _Prepared(self.features(context.data, device), monitors)
+        features = self.features(context.data, device, encoder)
+        cached = None
+        if encoder is not None and isinstance(features, Multiscale) and not self.queue.queue_size:
+            cached = cached_positives(
+                context.cache,
+                encoder,
+                features,
+                context.data,
+                limit=self.cache_features,
+                device=device,
+                track=context.track,
+            )
+        return _Prepared(features, monitors, cached)
 
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
         """The drifting loss, summed over features, and the monitors. The loss itself does not show progress."""
-        data, (encode, monitors) = context.data, context.prepared
+        data, (encode, monitors, _) = context.data, context.prepared
         groups, device = data.classes or 1, generator.device
         each = max(2, self.training.batch // groups)
         labels = None if data.classes is None else torch.arange(groups, device=device).repeat_interleave(each)
         step, progress = context.state.step, context.state.step / self.training.steps
         real = self._real(context, groups, generator)
-        noise = torch.randn(groups * each, *data.shape, generator=generator, device=device)
+        noise = torch.randn(groups * each, *self.noise_shape(data), generator=generator, device=device)
         alpha = self._scales(groups, generator)
         generate = partial(self._generated, network, noise, labels, alpha)
         samples = generate()
         field, generated = self.field_at(progress), encode(samples)
-        with torch.no_grad():
-            positives = encode(real.positives)
-            extra = None if real.extra is None else encode(real.extra)
         weights = None
         if alpha is not None:
             unconditional = self.guidance.unconditional_samples
             weights = drift_negative_weight(alpha, generated=each, unconditional=unconditional)
         pairs = drifting_regressions(
             generated,
-            positives,
+            real.features,
             field={name: monitors.watched(name, field) for name in generated},
             groups=groups,
-            extra_negatives=extra,
+            extra_negatives=real.extra,
             extra_weights=weights,
         )
         numbers = monitors.logs(
@@ -249,18 +287,23 @@ class Drifting(Method):
         )
         return torch.stack([mse(*pair).mean() for pair in pairs.values()]).sum(), numbers
 
-    def _real(self, context: Context, groups: int, generator: torch.Generator) -> _Real:
-        data = context.data
+    def _real(self, context: Context, groups: int, generator: torch.Generator) -> Encoded:
         unconditional = self.guidance.unconditional_samples if self.guidance.learned else 0
+        if context.prepared.cached is not None:
+            return context.prepared.cached.draw(self.positives, groups * unconditional, generator)
+        return encoded(self._drawn(context, groups, unconditional, generator), context.prepared.encode)
+
+    def _drawn(self, context: Context, groups: int, unconditional: int, generator: torch.Generator) -> Real:
+        data = context.data
         if not self.queue.queue_size:
             positives = data.groups(self.positives, generator)
-            return _Real(positives, data.batch(groups * unconditional, generator).data if unconditional else None)
+            return Real(positives, data.batch(groups * unconditional, generator).data if unconditional else None)
         queue: SampleQueue = context.companion(QUEUE)
         queue.push(*data.batch(self.queue.queue_pushes, generator))
         while int(queue.counts.min()) < self.positives or queue.total < unconditional:
             queue.push(*data.batch(self.queue.queue_pushes, generator))
         positives = queue.positives(self.positives, generator=generator)
-        return _Real(
+        return Real(
             positives,
             queue.unconditional(unconditional, groups=groups, generator=generator) if unconditional else None,
         )
@@ -283,6 +326,10 @@ class Drifting(Method):
             return network(noise, label=labels)
         time = self.guidance.as_time(alpha).repeat_interleave(len(noise) // len(alpha))
         return network(noise, time, label=labels)
+
+    def noise_shape(self, data: Dataset) -> tuple[int, ...]:
+        """Shape of the noise of one sample: a vector for the backbone "decoder", else that of the data."""
+        return self.network.noise_shape(data)
 
     def with_alpha(self, alpha: float) -> "Drifting":
         """The same method, sampling at guidance scale ``alpha``.

@@ -1,0 +1,1 @@
+"""Pretrained networks: published names of weights, modules of transformers, EfficientNet-Lite0."""

@@ -1,0 +1,1 @@
+"""Outputs of layers as maps, and the features of a map."""
