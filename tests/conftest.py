@@ -29,6 +29,14 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True, scope="session")
+def cache(tmp_path_factory):
+    """Decoded images of the tests are kept in a folder of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ONESTEP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def all_pairs():
     """Precomputed pairs, and samples in a stage's score, are many: a few stand for them. The full numbers, by place.
 

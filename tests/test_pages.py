@@ -4,6 +4,7 @@ Options are collected from inline code and from the commands in sh blocks. They 
 the command line is made; for two methods, these are compared with the real ``--help``.
 """
 
+import argparse
 import re
 import types
 from pathlib import Path
@@ -13,11 +14,12 @@ import attrs
 import pytest
 import torch
 
-from onestep_adapters.cli import demo, evaluate, main, sample
+from onestep_adapters.cli import data, demo, evaluate, main, sample
+from onestep_adapters.cli.images import add_image_options
 from onestep_adapters.methods import METHODS, Drifting
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "docs" / "features.md", *sorted((ROOT / "docs" / "methods").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "methods").glob("*.md"))]
 
 
 def snippets(page):
@@ -44,8 +46,18 @@ def test_every_relative_link_leads_somewhere():
 
 # The options.
 
-COMMANDS = {"sample": sample.Sample, "evaluate": evaluate.Evaluate, "demo": demo.Options}
-PLACE = {"--data", "--folder", "--resume", "--device", "--help"}
+
+def image_options():
+    parser = argparse.ArgumentParser(add_help=False)
+    add_image_options(parser)
+    return set(parser._option_string_actions)
+
+
+IMAGES = image_options()
+"""Options of images, which every ``onestep train`` has."""
+
+COMMANDS = {"sample": sample.Sample, "evaluate": evaluate.Evaluate, "data": data.Data, "demo": demo.Options}
+PLACE = {"--data", "--folder", "--resume", "--device", "--help", *IMAGES}
 """Options of every ``onestep train``, beside those of the method."""
 
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9.-]*")
@@ -103,7 +115,7 @@ def known_options(span, methods):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_option_of_a_page_exists(page):
     text = page.read_text()
-    methods = methods_of(text) if page.stem != "README" else set(METHODS)
+    methods = methods_of(text) if page.parent.name == "methods" else set(METHODS)
     assert methods <= {*METHODS, "METHOD"}
     unknown = {
         option

@@ -1,15 +1,21 @@
-"""``onestep``: train, sample, evaluate, and the demo. Only parsing and printing is here."""
+"""``onestep``: train, sample, evaluate, show data, and the demo. Only parsing and printing is here."""
 
 import os
 import sys
 
-from onestep_adapters.cli import demo, evaluate, sample, train
+from onestep_adapters.cli import data, demo, evaluate, sample, train
 from onestep_adapters.cli.terminal import fail
 from onestep_adapters.methods import METHODS
 from onestep_adapters.names import choose
 from onestep_core.errors import OneStepError
 
-COMMANDS = {"train": train.main, "sample": sample.main, "evaluate": evaluate.main, "demo": demo.main}
+COMMANDS = {
+    "train": train.main,
+    "sample": sample.main,
+    "evaluate": evaluate.main,
+    "data": data.main,
+    "demo": demo.main,
+}
 
 _WIDTH = 2 + max(map(len, METHODS))
 
@@ -19,6 +25,7 @@ HELP = f"""onestep: train one-step generators, draw samples and evaluate them.
   onestep train METHOD [--data D] [options]  train and save in a run folder; --resume continues
   onestep sample RUN [options]               draw samples of a run: arrays and a picture
   onestep evaluate RUN [RUN ...] [options]   report: quality, cost, pass or fail against quality limits
+  onestep data PLACE [options]               show data, such as a folder of your images, and check its files
 
 METHOD is one of (-paper: the named settings of the paper instead of those for small data)
 {chr(10).join(f"  {name:<{_WIDTH}}{method.summary}" for name, method in METHODS.items())}
@@ -27,6 +34,10 @@ A first session (two minutes; the report is runs/first/report.md):
   onestep train meanflow --data 8gaussians --folder runs/first
   onestep sample runs/first
   onestep evaluate runs/first
+
+On your own images (docs/data.md):
+  onestep data folder:photos
+  onestep train meanflow --data folder:photos --folder runs/photos
 
 `onestep COMMAND --help` lists all options with their defaults; for training, `onestep train METHOD --data D --help`."""
 

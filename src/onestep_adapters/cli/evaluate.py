@@ -8,6 +8,7 @@ import attrs
 from tyro.conf import Positional
 
 from onestep_adapters.cli.parsing import options
+from onestep_adapters.cli.progress import track
 from onestep_adapters.cli.terminal import say, use_threads
 from onestep_adapters.devices import choose_device
 from onestep_adapters.evaluation import evaluate_runs, write_report
@@ -32,6 +33,8 @@ class Evaluate:
     """Independent sets of samples, for means and standard errors; 1: no standard error (2-D toys: at least 2)."""
     seed: int = attrs.field(default=0, validator=count)
     """Seed of the samples and of the reference rows (real data, fitted Gaussian), 0 or more."""
+    data: str | None = None
+    """New place of the runs' images, if they were moved: folder:PATH, idx:PATH or hub:NAME."""
     device: str = "auto"
     """Device: auto (a CUDA GPU if there is one, else the CPU), cpu, cuda, cuda:1, mps."""
 
@@ -47,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     use_threads()
     device = choose_device(chosen.device)
-    runs = [open_run(folder, device=device) for folder in chosen.runs]
+    runs = [open_run(folder, data=chosen.data, device=device, track=track) for folder in chosen.runs]
     report = evaluate_runs(
         runs, _baseline(chosen, dict(zip(chosen.runs, runs, strict=True))), split=chosen.split, repeats=chosen.repeats,
         seed=chosen.seed,
@@ -64,4 +67,6 @@ def _baseline(chosen: Evaluate, runs: Mapping[Path, Run]) -> Run | None:
         return None
     same = (run for folder, run in runs.items() if folder.resolve() == chosen.baseline.resolve())
     found = next(same, None)
-    return open_run(chosen.baseline, device=choose_device(chosen.device)) if found is None else found
+    if found is not None:
+        return found
+    return open_run(chosen.baseline, data=chosen.data, device=choose_device(chosen.device), track=track)

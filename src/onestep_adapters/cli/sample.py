@@ -7,6 +7,7 @@ import attrs
 from tyro.conf import Positional
 
 from onestep_adapters.cli.parsing import options
+from onestep_adapters.cli.progress import track
 from onestep_adapters.cli.terminal import say, use_threads
 from onestep_adapters.devices import choose_device
 from onestep_adapters.evaluation import write_samples
@@ -30,6 +31,8 @@ class Sample:
     the scale of the run."""
     out: Path | None = None
     """Output path without extension; .npz and .png are added. Default: samples in the run's folder."""
+    data: str | None = None
+    """New place of the run's images, if they were moved: folder:PATH, idx:PATH or hub:NAME."""
     device: str = "auto"
     """Device: auto (a CUDA GPU if there is one, else the CPU), cpu, cuda, cuda:1, mps."""
 
@@ -44,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         "data with classes, `labels` [count]) and a picture (.png).",
     )
     use_threads()
-    run = open_run(chosen.run, device=choose_device(chosen.device))
+    run = open_run(chosen.run, data=chosen.data, device=choose_device(chosen.device), track=track)
     if chosen.alpha is not None:
         run = run.guided(chosen.alpha)
     stem = chosen.run / "samples" if chosen.out is None else chosen.out

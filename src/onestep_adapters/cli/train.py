@@ -5,33 +5,38 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from onestep_adapters.cli.images import OPTIONS, PLACES, add_image_options, image_options
 from onestep_adapters.cli.interrupts import Stopped, until_interrupted
 from onestep_adapters.cli.parsing import options
 from onestep_adapters.cli.progress import progress, track
 from onestep_adapters.cli.terminal import fail, say, use_threads
-from onestep_adapters.data import DEFAULT_DATASET, TOYS, Dataset, open_dataset
+from onestep_adapters.data import DEFAULT_DATASET, Dataset, open_dataset
+from onestep_adapters.data.images.opening import is_place
 from onestep_adapters.devices import choose_device
 from onestep_adapters.methods import METHODS, Method, Preset, find_preset
 from onestep_adapters.methods.teacher import EXACT
 from onestep_adapters.runs import Run, options_of_run, resume_or_start
-from onestep_adapters.training import latest_checkpoint, save_checkpoint
+from onestep_adapters.runs.datasets import data_of_run
+from onestep_adapters.training import latest_checkpoint, read_config, save_checkpoint
 from onestep_core.errors import ConfigError
 
 _METHODS = textwrap.fill(", ".join(METHODS), 108, subsequent_indent=" " * 12, break_on_hyphens=False)
 
 HELP = f"""Train a generator and save it in a run folder.
 
-  onestep train METHOD [--data D] [--folder F] [--resume] [--device D] [options]
+  onestep train METHOD [--data D] [--folder F] [--resume] [--device D] [options of images] [options]
 
   METHOD    {_METHODS}
             (onestep --help says what each is)
-  --data    digits (8 x 8 images, ten classes) or a 2-D toy: {", ".join(TOYS)}
-            (default: {DEFAULT_DATASET}; with --resume the data of the run)
+  --data    {PLACES}
+            (default: {DEFAULT_DATASET}; with --resume the data of the run, or the new place of its images)
   --folder  folder of the run (default: runs/METHOD-DATA)
   --resume  continue the run in the folder from its last checkpoint, with the options saved there; on the same machine
             the result is bit-identical to an uninterrupted run. METHOD is given again; other options than the saved
             ones are refused. Without --resume a folder that holds a run is refused
   --device  auto (default: a CUDA GPU if there is one, else the CPU), cpu, cuda, cuda:1, mps
+
+{OPTIONS}
 
 `onestep train METHOD --data D --help` lists the method's own options. Defaults depend on METHOD and D and are chosen
 for small data; the help gives the papers' values. Words of the help:
@@ -50,20 +55,41 @@ def _place(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--device", default="auto")
+    add_image_options(parser)
     try:
         return parser.parse_known_args(list(arguments))
     except argparse.ArgumentError as error:
         raise ConfigError(f"{error}: see onestep train --help") from error
 
 
-def _preset(preset: Preset, name: str | None, folder: Path | None) -> tuple[Dataset, Method]:
-    """Data and default options: those of the run in the folder, if it is one of the method on the data."""
-    if folder is not None:
-        method, there, options = options_of_run(folder)
-        if find_preset(method) is preset and name in (None, there):
-            return open_dataset(there), options
-    data = open_dataset(name or DEFAULT_DATASET)
-    return data, preset.options(data)
+def _data(preset: Preset, place: argparse.Namespace) -> tuple[Dataset, Path, Method | None]:
+    """Data, the folder of the run, and the options saved there if it holds a run of the method to resume.
+
+    The data are those of the saved run, if the data given have its name, or are a new place of its images.
+    """
+    chosen, folder = image_options(place), place.folder
+    data = None
+    if folder is None:
+        data = open_dataset(place.data or DEFAULT_DATASET, track=track, **chosen)
+        folder = Path(f"runs/{preset.name}-{data.name}")
+    if not (place.resume and _holds_run(folder)):
+        return data or open_dataset(place.data or DEFAULT_DATASET, track=track, **chosen), folder, None
+    method, name, options = options_of_run(folder)
+    if find_preset(method) is not preset:
+        return data or open_dataset(place.data or name, track=track, **chosen), folder, None
+    if data is None:
+        source = read_config(folder).get("source")
+        moved = source is not None and place.data is not None and is_place(place.data)
+        if moved or place.data in (None, name, (source or {}).get("name")):
+            new = place.data if moved else None
+            data = data_of_run(folder, name, new, source, track=track, **chosen)
+        else:
+            data = open_dataset(place.data, track=track, **chosen)
+    return data, folder, options if data.name == name else None
+
+
+def _holds_run(folder: Path) -> bool:
+    return folder.is_dir() and latest_checkpoint(folder) is not None
 
 
 def _used(arguments: Sequence[str], options: Method) -> None:
@@ -93,14 +119,13 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     name, preset = arguments[0], find_preset(arguments[0])
     place, rest = _place(arguments[1:])
-    folder = place.folder or Path(f"runs/{name}-{place.data or DEFAULT_DATASET}")
-    there = place.resume and folder.is_dir() and latest_checkpoint(folder) is not None
-    if place.resume and not there and place.folder is not None and place.data is None:
+    if place.resume and place.folder is not None and place.data is None and not _holds_run(place.folder):
         raise ConfigError(
-            f"{folder} holds no checkpoint to resume, so its data and options are not known: give --data and the "
+            f"{place.folder} holds no checkpoint to resume, so its data and options are not known: give --data and the "
             "options to start a new run there"
         )
-    data, default = _preset(preset, place.data, folder if there else None)
+    data, folder, saved = _data(preset, place)
+    default = preset.options(data) if saved is None else saved
     method = options(
         type(default),
         rest,
@@ -112,7 +137,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     _used(rest, method)
     use_threads()
-    if place.resume and not there:
+    if place.resume and not _holds_run(folder):
         say(f"{folder} holds no checkpoint: starting a new run")
     run = resume_or_start(folder, name, data, method, resume=place.resume, device=choose_device(place.device))
     total = method.training.steps

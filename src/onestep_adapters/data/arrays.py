@@ -6,7 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from onestep_adapters.data.dataset import Batch, Kind, Modes, SplitName, members
+from onestep_adapters.data.classes import ClassRows, check_every_class_trains, dequantised
+from onestep_adapters.data.dataset import Batch, Kind, Modes, SplitName
 from onestep_core.errors import ConfigError
 
 
@@ -74,24 +75,15 @@ class ArrayDataset:
         self.classes = None if train.labels is None else int(train.labels.max()) + 1
         self._level, self._finish = level, finish
         if train.labels is not None:
-            counts = train.labels.bincount(minlength=self.classes or 0)
-            if missing := (counts == 0).nonzero().squeeze(1).tolist():
-                raise ConfigError(
-                    f"{name} has no training sample of the classes {missing}: expected samples of every class, 0 to "
-                    f"{len(counts) - 1}"
-                )
+            check_every_class_trains(name, train.labels)
         self._devices: dict[torch.device, _Placed] = {}
 
     def batch(self, count: int, generator: torch.Generator, *, alike: int = 1) -> Batch:
         """Dequantised training samples with replacement; each ``alike`` consecutive samples have the same class."""
         placed = self._on(generator.device)
-        index = torch.randint(len(placed.data), (count,), generator=generator, device=generator.device)
-        if placed.labels is None:
-            return Batch(self._dequantised(placed.data[index], generator), None)
-        if alike > 1:
-            kinds = placed.labels[index[::alike]].repeat_interleave(alike)[:count]
-            index = placed.by_class[members(kinds, placed.counts, generator)]
-        return Batch(self._dequantised(placed.data[index], generator), placed.labels[index])
+        index = placed.rows.drawn(count, generator, alike=alike)
+        labels = None if placed.rows.labels is None else placed.rows.labels[index]
+        return Batch(dequantised(placed.data[index], self._level, generator), labels)
 
     def groups(self, each: int, generator: torch.Generator) -> Tensor:
         """``each`` different training samples of every class, dequantised; the samples of a class are contiguous.
@@ -100,26 +92,16 @@ class ArrayDataset:
             ConfigError: if a class has fewer than ``each`` samples.
         """
         placed = self._on(generator.device)
-        smallest = int(placed.counts.min())
-        if each > smallest:
-            raise ConfigError(
-                f"cannot draw {each} positives of every class: the smallest class has {smallest}; draw fewer "
-                "(for drifting: --positives)"
-            )
-        classes = placed.by_class.split(placed.counts.tolist())
-        picks = [m[torch.randperm(len(m), generator=generator, device=m.device)[:each]] for m in classes]
-        return self._dequantised(placed.data[torch.cat(picks)], generator)
+        index = placed.rows.of_every_class(each, generator)
+        return dequantised(placed.data[index], self._level, generator)
 
     def held_out(self, count: int, generator: torch.Generator) -> Tensor:
         """The first ``count`` samples of the validation split, dequantised."""
-        return self._dequantised(self._splits["validation"].data[:count].to(generator.device), generator)
+        return dequantised(self._splits["validation"].data[:count].to(generator.device), self._level, generator)
 
     def labels(self, count: int, generator: torch.Generator) -> Tensor | None:
         """Classes of training samples drawn with replacement; ``None`` without classes."""
-        placed = self._on(generator.device)
-        if placed.labels is None:
-            return None
-        return placed.labels[torch.randint(len(placed.labels), (count,), generator=generator, device=generator.device)]
+        return self._on(generator.device).rows.labels_of(count, generator)
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Training samples drawn with replacement, without dequantisation."""
@@ -141,11 +123,6 @@ class ArrayDataset:
         """Apply the ``finish`` function of the data set."""
         return samples if self._finish is None else self._finish(samples)
 
-    def _dequantised(self, samples: Tensor, generator: torch.Generator) -> Tensor:
-        if not self._level:
-            return samples
-        return samples + self._level * (torch.rand(samples.shape, generator=generator, device=generator.device) - 0.5)
-
     def _on(self, device: torch.device) -> "_Placed":
         if device not in self._devices:
             self._devices[device] = _Placed(self._splits["train"], device)
@@ -153,13 +130,11 @@ class ArrayDataset:
 
 
 class _Placed:
-    """The training split on one device, and its indices sorted by class."""
+    """The training split on one device, and how its rows are drawn."""
 
     def __init__(self, train: Batch, device: torch.device) -> None:
         self.data = train.data.to(device)
-        self.labels = None if train.labels is None else train.labels.to(device)
-        kinds = torch.zeros(len(self.data), dtype=torch.int64, device=device) if self.labels is None else self.labels
-        self.counts, self.by_class = kinds.bincount(), kinds.argsort(stable=True)
+        self.rows = ClassRows(len(self.data), train.labels, device)
 
 
 def _kept(split: Batch) -> Batch:

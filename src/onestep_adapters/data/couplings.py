@@ -6,6 +6,7 @@ variance: they replace the data of the pair by the expected data given the state
 (https://arxiv.org/abs/2302.00670).
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
@@ -33,6 +34,10 @@ Track: TypeAlias = Callable[[Iterable[Any], str, int], Iterator[Any]]
 _IMAGES, _POINTS = (2**16, 512), (2**15, 1024)
 """Number of precomputed pairs, and number of samples of a class that are coupled together. The total time grows with
 the square of the second number. For points the second number limits how close the pairs are, for images the first."""
+
+_VALUES = 2**27
+"""Most numbers in the data of precomputed pairs: 512 MiB of float32, and as much for the noise. Of images of 32 x 32
+pixels in colour, 43,690 pairs; of larger ones fewer."""
 
 _NEAR = 1e-3
 """A time closer than this to the data end is treated as the data end."""
@@ -142,6 +147,7 @@ def _made(dataset: Dataset, seed: int, track: Track) -> Pairs:
     """Make pairs, sorted by class, on the CPU. The same seed gives the same pairs."""
     generator = torch.Generator().manual_seed(seed)
     count, together = _POINTS if dataset.classes is None else _IMAGES
+    count = max(1, min(count, _VALUES // math.prod(dataset.shape)))
     data, labels = dataset.batch(count, generator)
     noise = torch.randn(data.shape, generator=generator, device=generator.device)
     if labels is not None:

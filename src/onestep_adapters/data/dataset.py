@@ -4,7 +4,8 @@ Methods, runs and evaluation use only these members and never compare names. You
 used in place of a built-in data set. :class:`~onestep_adapters.data.arrays.ArrayDataset` makes a data set from tensors.
 """
 
-from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -108,3 +109,62 @@ def members(kinds: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor
     """
     place = (torch.rand(len(kinds), generator=generator, device=kinds.device) * counts[kinds]).long()
     return (counts.cumsum(0) - counts)[kinds] + place
+
+
+@runtime_checkable
+class Reopenable(Protocol):
+    """A data set that a run can open again: ``open_dataset(**source)``. Your own data sets need not have it."""
+
+    @property
+    def source(self) -> Mapping[str, Any] | None:
+        """Arguments of :func:`~onestep_adapters.data.open_dataset`, in the form of JSON; ``None`` if there are none."""
+        ...
+
+
+@runtime_checkable
+class PartlyRead(Protocol):
+    """A data set that can read a part of a split. Of others the whole split is read."""
+
+    def part(self, name: SplitName, count: int) -> Batch | None:
+        """At most ``count`` samples of a split, evenly spaced; ``None`` if it is empty."""
+        ...
+
+
+def source_of(data: Dataset) -> dict[str, Any] | None:
+    """The source of a data set, or ``None`` if it has none.
+
+    Example:
+        >>> from onestep_adapters.data import open_dataset
+        >>> source_of(open_dataset("checkerboard")) is None
+        True
+    """
+    source = data.source if isinstance(data, Reopenable) else None
+    return None if source is None else dict(source)
+
+
+def part_of(data: Dataset, name: SplitName, count: int) -> Batch | None:
+    """At most ``count`` samples of a split, evenly spaced; the whole split if it is not larger.
+
+    Example:
+        >>> from onestep_adapters.data import open_dataset
+        >>> part_of(open_dataset("digits"), "test", 100).data.shape
+        torch.Size([100, 1, 8, 8])
+    """
+    if isinstance(data, PartlyRead):
+        return data.part(name, count)
+    whole = data.split(name)
+    if whole is None or len(whole.data) <= count:
+        return whole
+    rows = evenly_spaced(len(whole.data), count)
+    return Batch(whole.data[rows], None if whole.labels is None else whole.labels[rows])
+
+
+def evenly_spaced(total: int, count: int) -> Tensor:
+    """At most ``count`` of the rows 0 to ``total - 1``, evenly spaced.
+
+    Example:
+        >>> evenly_spaced(10, 3), evenly_spaced(2, 3)
+        (tensor([0, 3, 6]), tensor([0, 1]))
+    """
+    count = min(total, count)
+    return torch.arange(count) * total // max(count, 1)

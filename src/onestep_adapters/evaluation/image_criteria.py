@@ -79,9 +79,9 @@ def image_verdicts(
         E², Fréchet in features          <=  baseline + 2 se   or   <=  (floor + class moments) / 2
         nearest training image, 5 %      >=  that of the held-out images
 
-    with ``se`` the standard error of the difference from the baseline. The last threshold has no margin for error: the
-    quantile of a few hundred real images is below that of others half of the time, so a method passes by being a little
-    further from the training images than real images are.
+    without the third line for images without classes, with ``se`` the standard error of the difference from the
+    baseline. The last threshold has no margin for error: the quantile of a few hundred real images is below that of
+    others half of the time, so a method passes by being a little further from the training images than real images are.
 
     Args:
         row: the method.
@@ -107,6 +107,9 @@ def image_verdicts(
     mine = row.metrics
     found = []
 
+    # Images without classes have no features.
+    featured = [metric for metric in ("energy_features", "frechet_features") if metric in against]
+
     def judge(metric: str, limit: float, relation: str, why: str) -> None:
         value = None if mine is None else mine[metric].mean
         found.append(verdict(METRICS[metric].heading, value, relation, limit, why))
@@ -119,7 +122,7 @@ def image_verdicts(
             judge(metric, share, ">=", f"0.8 times {number(share / 0.8)} of {name}")
         else:
             judge(metric, gaussian, ">", "that of the moments row")
-    for metric in ("energy_features", "frechet_features"):
+    for metric in featured:
         rival, own = against[metric], mine[metric] if mine is not None else Estimate(0.0)
         near = rival.mean + 2 * math.hypot(rival.se or 0.0, own.se or 0.0)
         halfway = (low[metric].mean + classes[metric].mean) / 2
@@ -133,8 +136,10 @@ def image_verdicts(
 
 def image_opening(comparison: Comparison, draws: int) -> str:
     """The first sentence of a report."""
+    total = comparison.facts.get("split_size")
+    real = f"the {comparison.count}" if total is None else f"{comparison.count} of the {total:,.0f}"
     return (
-        f"Every number compares {comparison.count} generated images with the {comparison.count} images of the "
+        f"Every number compares {comparison.count} generated images with {real} images of the "
         f"**{comparison.split}** split: mean ± standard error over independent draws."
     )
 
@@ -148,12 +153,19 @@ def image_meanings(comparison: Comparison, references: References) -> str:
         "so its 1-NN accuracy is above that of the floor; a generator has a lower one through the images that are not "
         "in the training set."
     )
+    accuracy = comparison.facts.get("classifier_accuracy")
+    classifier = (
+        "The images have no classes, so there is no classifier, and nothing is compared in its features. "
+        if accuracy is None
+        else "The classifier was trained on the training split and is "
+        f"right on {100 * accuracy:.1f} % of the validation split; its features are "
+        "measured in units of their own standard deviation. "
+    )
     return (
         f"Samples are compared with the {comparison.split} split, on which nothing was trained; only the distance to "
-        "the nearest training image uses the training split. The classifier was trained on the training split and is "
-        f"right on {100 * comparison.facts['classifier_accuracy']:.1f} % of the validation split; its features are "
-        "measured in units of their own standard deviation. *floor* compares real training images with held-out ones: "
-        "no generator is expected to do better. *moments* is a Gaussian with the training mean and "
+        f"the nearest training image uses the training split. {classifier}"
+        "*floor* compares real training images with held-out ones: no generator is expected to do better. *moments* is "
+        "a Gaussian with the training mean and "
         f"covariance{per_class}: a metric that it passes does not test a generator."
         f"{resampled if references.resampled else ''} The {comparison.split} images' own 5 % quantile of the distance "
         f"to the nearest training image is {number(comparison.facts['held_out_nearest'])}."

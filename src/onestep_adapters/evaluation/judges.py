@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from onestep_adapters.data.dataset import Dataset
+from onestep_adapters.data.dataset import Dataset, part_of
 from onestep_adapters.devices import generator_on
 from onestep_adapters.evaluation.point_criteria import point_metrics, point_references
 from onestep_adapters.evaluation.rows import Comparison, References, Row
@@ -27,6 +27,15 @@ from onestep_adapters.metrics import (
 from onestep_adapters.names import choose
 from onestep_adapters.runs import Run
 from onestep_core.errors import ConfigError
+
+_MOST, _FEWEST, _VALUES = 2000, 500, 2**22
+"""Training images that are compared: at most, at least, and numbers in all of them between the two."""
+
+_NEIGHBOURS = 5
+"""The neighbour whose distance is the radius in density and coverage."""
+
+_TAUGHT = 20_000
+"""Images that a classifier is trained on, at most."""
 
 
 class Judged(NamedTuple):
@@ -107,27 +116,38 @@ class ImageJudge:
     """Metrics of images against a held-out split: see :mod:`onestep_adapters.metrics.measurement`.
 
     Args:
-        data: of kind ``"images"``, with labels.
+        data: of kind ``"images"``. Without classes, the metrics that need a classifier are left out. Of large splits a
+            part is used, see :func:`image_splits`; the description says how many images.
         split: ``"test"`` for reports, ``"validation"`` for choices.
         repeats: independent draws of as many samples as there are held-out images.
         seed: of references and samples.
         device: of all tensors.
 
     Raises:
-        ConfigError: for another split, or data without labels.
+        ConfigError: for another split, or data without that split.
     """
 
     def __init__(self, data: Dataset, *, split: str, repeats: int, seed: int, device: torch.device) -> None:
         self._seed, self._repeats, self._device = seed, repeats, device
         self._splits = image_splits(data, split, device)
-        self._classifier = image_classifier(data, device)
+        if len(self._splits.held_out) <= _NEIGHBOURS:
+            raise ConfigError(
+                f"{data.name} has {len(self._splits.held_out)} {split} images: expected more than {_NEIGHBOURS}, to "
+                "compare samples with; add images"
+            )
+        self._classifier = None if data.classes is None else image_classifier(data, device)
         measured = measure_references(
             splits=self._splits, classifier=self._classifier, generator=generator_on(device, seed), repeats=repeats
         )
         self.references = image_references(measured)
-        self.comparison = image_comparison(self._splits, self._classifier, measured["floor"])
-        splits = f"{len(self._splits.train):,} training and {len(self._splits.held_out):,} {split} images"
-        self.description = f"{data.title}: {splits}"
+        totals = {name: split_size(data, name) for name in ("train", split)}
+        self.comparison = image_comparison(self._splits, self._classifier, measured["floor"], totals[split])
+        used = {"train": len(self._splits.train), split: len(self._splits.held_out)}
+        told = {
+            name: f"{used[name]:,}" if used[name] == total else f"{used[name]:,} of {total:,}"
+            for name, total in totals.items()
+        }
+        self.description = f"{data.title}: {told['train']} training and {told[split]} {split} images"
 
     def judge(self, run: Run) -> Judged:
         """All metrics of a run."""
@@ -169,12 +189,19 @@ def judge_of(data: Dataset, *, split: str, repeats: int, seed: int, device: torc
 def image_splits(data: Dataset, split: str, device: torch.device | str = "cpu") -> ImageSplits:
     """The training split beside ``"validation"`` (for choices) or ``"test"`` (for reports).
 
+    The time of the metrics grows with the product of both numbers and the size of an image. Therefore at most 2,000
+    training images are used, fewer for images of more than 2,048 numbers, and a quarter as many held-out ones.
+
     Raises:
         ConfigError: for another split, or data that have no splits.
     """
     if split not in ("validation", "test"):
         raise ConfigError(f"no split is called {split!r}: expected 'validation' for choices or 'test' for reports")
-    train, held_out = data.split("train"), data.split(split)
+    whole = part_of(data, split, 1)  # type: ignore[arg-type]
+    if whole is None:
+        raise ConfigError(f"{data.name} has no {split} split: expected images in splits")
+    most = min(_MOST, max(_FEWEST, _VALUES // whole.data[0].numel()))
+    train, held_out = part_of(data, "train", most), part_of(data, split, most // 4)  # type: ignore[arg-type]
     if train is None or held_out is None:
         raise ConfigError(f"{data.name} has no {split} split: expected images in splits")
     labels = None if train.labels is None else train.labels.to(device)
@@ -187,7 +214,7 @@ def image_classifier(data: Dataset, device: torch.device | str = "cpu") -> Class
     Raises:
         ConfigError: for data without splits or labels.
     """
-    train, validation = data.split("train"), data.split("validation")
+    train, validation = part_of(data, "train", _TAUGHT), part_of(data, "validation", _TAUGHT)
     if train is None or validation is None or train.labels is None or validation.labels is None:
         raise ConfigError(
             f"images are compared in the features of a classifier, which needs labels: {data.name} has none"
@@ -212,9 +239,24 @@ def image_references(measured: dict[str, Measurement]) -> References:
     )
 
 
-def image_comparison(splits: ImageSplits, classifier: Classifier, floor: Measurement) -> Comparison:
-    """What all images are compared with."""
-    facts = {"held_out_nearest": floor.held_out_nearest, "classifier_accuracy": classifier.validation_accuracy}
+def split_size(data: Dataset, name: str) -> int:
+    """Number of images in a split."""
+    counts = getattr(data, "counts", None)
+    if counts is not None:
+        return counts[name]
+    found = data.split(name)  # type: ignore[arg-type]
+    return 0 if found is None else len(found.data)
+
+
+def image_comparison(
+    splits: ImageSplits, classifier: Classifier | None, floor: Measurement, total: int | None = None
+) -> Comparison:
+    """What all images are compared with; ``total`` is the size of the whole held-out split."""
+    facts = {"held_out_nearest": floor.held_out_nearest}
+    if classifier is not None:
+        facts["classifier_accuracy"] = classifier.validation_accuracy
+    if total is not None and total > len(splits.held_out):
+        facts["split_size"] = total
     return Comparison(splits.name, len(splits.held_out), facts, floor.held_out_histogram)
 
 

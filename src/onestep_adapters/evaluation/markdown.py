@@ -99,7 +99,7 @@ def _costs(row: Row) -> list[str]:
 
 def _breakdown(report: Report, every: Sequence[Row]) -> list[str]:
     chosen = report.criteria.breakdown
-    if chosen is None:
+    if chosen is None or not report.comparison.breakdown:
         return []
     heading, sentence = chosen
     lines = [

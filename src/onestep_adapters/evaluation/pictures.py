@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from onestep_adapters.data import Dataset, part_of
 from onestep_adapters.devices import generator_on
 from onestep_adapters.evaluation.figures import Figure, image_grid, toy_scatter
 from onestep_adapters.evaluation.measuring import cost_of
@@ -13,6 +14,9 @@ from onestep_adapters.evaluation.samples import Drawn
 from onestep_adapters.runs import Run
 
 _PER_CLASS = 4
+_MOST_ROWS = 20
+_REAL = 2000
+"""Real images of which a picture shows some."""
 
 
 def draw_samples(run: Run, drawn: Drawn, stem: Path) -> Path:
@@ -40,6 +44,25 @@ def draw_samples(run: Run, drawn: Drawn, stem: Path) -> Path:
     return picture
 
 
+def draw_data(data: Dataset, file: Path, *, seed: int = 0) -> Path:
+    """Write a picture of training data: a contact sheet of images, with one class in each row, or a cloud of points.
+
+    Args:
+        data: the data set.
+        file: a PNG file.
+        seed: of the points.
+    """
+    if data.kind == "points":
+        figure = toy_scatter(data.sample(3000, generator_on("cpu", seed)), {data.name: torch.zeros(1, 2)})
+    else:
+        rows = min(_MOST_ROWS, data.classes or _MOST_ROWS // 2)
+        real = part_of(data, "train", max(200, 100 * rows)) or data.batch(200, generator_on("cpu", seed))
+        figure = image_grid(real.data, {}, real_labels=real.labels, across=16, rows=rows, real_name=data.name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file)
+    return file
+
+
 def draw_runs(runs: Mapping[str, Run], *, seed: int = 2, title: str = "", shared: bool = False) -> Figure:
     """Samples of runs of one data set beside real data, by label, with each one's budget under its name.
 
@@ -59,7 +82,7 @@ def draw_runs(runs: Mapping[str, Run], *, seed: int = 2, title: str = "", shared
     if data.kind == "points":
         samples = {name: drawn(run, 1000) for name, run in runs.items()}
         return toy_scatter(data.sample(1000, common), samples, captions=captions, columns=5, title=title)
-    real = data.split("train")
+    real = part_of(data, "train", _REAL)
     if real is None:
         real = data.batch(200, common)
     classes = None if data.classes is None else torch.arange(data.classes, device=device)

@@ -58,14 +58,16 @@ def distance_to(real: Tensor, features: Callable[[Tensor], Tensor] = lambda x: x
 
 
 def validation_distance(data: Dataset, device: torch.device | str = "cpu") -> Distance:
-    """The squared energy distance to validation data: of images, in the features of a classifier; of points, to
-    fresh draws.
+    """The squared energy distance to validation data: of images, in the features of a classifier, or in pixels where
+    they have no classes; of points, to fresh draws.
 
     Raises:
-        ConfigError: for images without splits or labels.
+        ConfigError: for images without splits.
     """
     if data.kind == "points":
         return distance_to(data.sample(POINTS, generator_on(device, 9)))
+    if data.classes is None:
+        return distance_to(image_splits(data, "validation", device).held_out)
     return distance_to(image_splits(data, "validation", device).held_out, image_classifier(data, device).features)
 
 

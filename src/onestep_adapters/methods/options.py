@@ -53,6 +53,8 @@ class Network:
     condition: int = attrs.field(default=1, validator=[count, positive])
     """Width of the time and class embedding, as a multiple of this network's width (conv only)."""
 
+    patch: int = attrs.field(default=2, validator=[count, positive])
+    """Side of the square patches that are the tokens, in pixels; it divides height and width (dit only)."""
     noise_width: int = attrs.field(default=_NOISE_WIDTH, validator=positive)
     """Numbers in the noise of one sample (decoder only)."""
 
@@ -93,10 +95,14 @@ class Network:
                 "backbone 'decoder' makes an image from a vector of noise, and this method adds noise to images: "
                 "choose conv, dit or mlp, or the method drifting"
             )
+        if self.patch != 2 and self.backbone != "dit":
+            raise ConfigError(
+                f"patch = {self.patch} with the backbone {self.backbone!r}: only dit has it; leave it at 2"
+            )
         make = {
             "mlp": partial(MLP, fourier=self.fourier),
             "conv": partial(ConvNet, condition=self.condition),
-            "dit": DiT,
+            "dit": partial(DiT, patch=self.patch),
             "decoder": partial(Decoder, noise=self.noise_width),
         }[self.backbone]
         return make(

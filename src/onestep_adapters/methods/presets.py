@@ -1,10 +1,23 @@
 """Presets: the options of a method for each kind of data, and the networks and trainings that several of them share."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+import attrs
 
 from onestep_adapters.data import Dataset
 from onestep_adapters.methods.method import Method
 from onestep_adapters.methods.options import Network, Training
+
+T = TypeVar("T", bound=Method)
+
+SMALL = 16
+"""Largest height or width, in pixels, for which the presets were chosen."""
+
+_TOKENS = 100
+"""Most patches of an image: the time of an update grows with their number."""
+
+_LARGEST_RATE = 1e-3
+"""Largest learning rate of a transformer."""
 
 
 class Preset(NamedTuple):
@@ -18,8 +31,10 @@ class Preset(NamedTuple):
     """What was chosen on the validation split, and why; the report prints it."""
 
     def options(self, data: Dataset) -> Method:
-        """The options for a data set, by its kind."""
-        return self.images if data.kind == "images" else self.points
+        """The options for a data set, by its kind; for images of more than 16 pixels, see :func:`for_larger_images`."""
+        if data.kind != "images":
+            return self.points
+        return for_larger_images(self.images, data) if _side(data) > SMALL else self.images
 
 
 IMAGE_NETWORK = Network("conv", width=32, depth=3)
@@ -39,3 +54,36 @@ POINT_TRAINING = Training(steps=3000, batch=256, learning_rate=2e-3)
 """Points, the baseline and its distillations."""
 LONG_POINT_TRAINING = Training(steps=4000, batch=256, learning_rate=2e-3)
 """Points, from data alone."""
+
+
+def for_larger_images(options: T, data: Dataset) -> T:
+    """The options for images of more than 16 pixels: the same method with another network.
+
+    The network of the presets works at full resolution, and its parameters grow with the square of the number of
+    pixels. Instead: a transformer on at most 100 patches, with a learning rate of at most 1e-3; the teacher likewise.
+    Couplings are made for each batch, because pairs made before training would fill the memory.
+
+    A method that trains an encoder keeps its options.
+    """
+    if not options.generates:
+        return options
+    network = Network("dit", width=96, depth=4, max_frequency=options.network.max_frequency, patch=_patch(data))
+    rate = min(options.training.learning_rate, _LARGEST_RATE)
+    changes: dict[str, Any] = {"network": network, "training": attrs.evolve(options.training, learning_rate=rate)}
+    if options.teacher is not None:
+        changes["teacher"] = for_larger_images(options.teacher, data)
+    if getattr(options, "coupling", None) == "precomputed":
+        changes["coupling"] = "optimal"
+    return attrs.evolve(options, **changes)
+
+
+def _side(data: Dataset) -> int:
+    return max(data.shape[1:], default=0)
+
+
+def _patch(data: Dataset) -> int:
+    """The smallest side of a patch that divides height and width and gives at most 100 patches."""
+    _, height, width = data.shape
+    sides = [side for side in range(2, min(height, width) + 1) if height % side == 0 and width % side == 0]
+    few = [side for side in sides if height * width <= _TOKENS * side**2]
+    return few[0] if few else 1

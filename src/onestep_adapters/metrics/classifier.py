@@ -158,7 +158,7 @@ def _train(
             optimizer.step()
             schedule.step()
     network.requires_grad_(False).eval()
-    activations = body(images.float())
+    activations = torch.cat([body(part.float()) for part in images.split(_chunk(images))])
     return Classifier(
         body=body,
         head=head,
@@ -170,4 +170,10 @@ def _train(
 
 
 def _accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
-    return (network(images.float()).argmax(1) == labels).double().mean().item()
+    predicted = torch.cat([network(part.float()).argmax(1) for part in images.split(_chunk(images))])
+    return (predicted == labels).double().mean().item()
+
+
+def _chunk(images: Tensor) -> int:
+    """Images evaluated at once: at most 2^21 pixels of each channel."""
+    return max(1, 2**21 // images[0, 0].numel())

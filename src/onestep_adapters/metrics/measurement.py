@@ -91,7 +91,7 @@ def measure(
     labels: Tensor | None = None,
     *,
     splits: ImageSplits,
-    classifier: Classifier,
+    classifier: Classifier | None,
     generator: torch.Generator | None = None,
     repeats: int = 5,
     k: int = 5,
@@ -101,14 +101,15 @@ def measure(
     """Every metric of one set of images, against the held-out split at equal counts.
 
     The samples are shuffled and cut into ``repeats`` draws, each as large as the held-out split. Distances
-    are in pixels, except ``energy_features`` and ``frechet_features``.
+    are in pixels, except ``energy_features`` and ``frechet_features``. Without a classifier these two, and the metrics
+    of classes, are left out.
 
     Args:
         samples: as the sampler gives them, ``[N, channel, height, width]`` with ``N`` at least ``repeats``
             times the number of held-out images.
         labels: the classes that a conditional sampler was given, ``[N]``; adds ``label_agreement``.
         splits: training and held-out images.
-        classifier: trained on the same training split.
+        classifier: trained on the same training split; ``None`` for images without classes.
         generator: of the shuffle and of the directions, on any device; torch's default one where ``None``. The same
             seed for all rows makes them comparable.
         repeats: independent draws.
@@ -144,15 +145,13 @@ def measure(
     draws = torch.randperm(len(samples), generator=local, device=local.device)
     draws = draws[: repeats * count].view(repeats, count)
     held_out, train = splits.held_out.flatten(1).double(), splits.train.flatten(1).double()
-    held_out_features = classifier.features(splits.held_out).double()
+    held_out_features = None if classifier is None else classifier.features(splits.held_out).double()
     held_out_histogram = _histogram(classifier, splits.held_out)
     results: dict[str, list[float]] = {}
-    histogram = torch.zeros(classifier.classes, dtype=torch.float64)
+    histogram = torch.zeros(len(held_out_histogram), dtype=torch.float64)
     for rows in draws:
         images = samples[rows.to(samples.device)].detach().to(device)
-        flat, features = images.flatten(1).double(), classifier.features(images).double()
-        shares = _histogram(classifier, images)
-        histogram += shares.cpu() / repeats
+        flat = images.flatten(1).double()
         near = manifold_metrics(held_out, flat, k=k)
         own_rows = None if own is None else own[rows.to(own.device)].to(device)
         numbers: dict[str, Tensor] = {
@@ -161,15 +160,18 @@ def measure(
             "coverage": near.coverage,
             "precision": near.precision,
             "recall": near.recall,
-            "energy_features": energy_distance(features, held_out_features),
-            "frechet_features": frechet_distance(features, held_out_features),
             "energy_pixels": energy_distance(flat, held_out),
             "frechet_pixels": frechet_distance(flat, held_out),
             "sliced_pixels": sliced_wasserstein(flat, held_out, directions=unit),
-            "class_variation": 0.5 * (shares - held_out_histogram).abs().sum(),
             "nearest_training": nearest_training_distance(flat, train, own=own_rows)[0],
         }
-        if labels is not None:
+        if classifier is not None and held_out_features is not None:
+            features, shares = classifier.features(images).double(), _histogram(classifier, images)
+            histogram += shares.cpu() / repeats
+            numbers["energy_features"] = energy_distance(features, held_out_features)
+            numbers["frechet_features"] = frechet_distance(features, held_out_features)
+            numbers["class_variation"] = 0.5 * (shares - held_out_histogram).abs().sum()
+        if classifier is not None and labels is not None:
             asked = labels[rows.to(labels.device)].to(device)
             numbers["label_agreement"] = (classifier.predict(images) == asked).double().mean()
         for name, number in numbers.items():
@@ -184,7 +186,10 @@ def measure(
     )
 
 
-def _histogram(classifier: Classifier, images: Tensor) -> Tensor:
+def _histogram(classifier: Classifier | None, images: Tensor) -> Tensor:
+    """Share of each predicted class; empty without a classifier."""
+    if classifier is None:
+        return torch.zeros(0, dtype=torch.float64, device=images.device)
     counts = torch.bincount(classifier.predict(images), minlength=classifier.classes)
     return counts.double() / len(images)
 

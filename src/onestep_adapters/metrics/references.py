@@ -68,7 +68,7 @@ def class_gaussians_like(
 def measure_references(
     *,
     splits: ImageSplits,
-    classifier: Classifier,
+    classifier: Classifier | None,
     generator: torch.Generator | None = None,
     repeats: int = 5,
     k: int = 5,

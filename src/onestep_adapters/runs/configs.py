@@ -5,21 +5,27 @@ from typing import Any
 
 import attrs
 
+from onestep_adapters.data import Dataset, source_of
 from onestep_adapters.methods import Method
 from onestep_adapters.methods.options import from_dict
 from onestep_adapters.methods.registry import find_preset
 from onestep_core.errors import ConfigError
 
 
-def config_of(name: str, data: str, options: Method) -> dict[str, Any]:
-    """The configuration of a run, as a dictionary.
+def config_of(name: str, data: Dataset, options: Method) -> dict[str, Any]:
+    """The configuration of a run, as a dictionary: method, name of the data, options, and the source of the data.
+
+    Only data sets that can be opened again have a source: see :class:`~onestep_adapters.data.dataset.Reopenable`.
 
     Example:
+        >>> from onestep_adapters.data import open_dataset
         >>> from onestep_adapters.methods import FlowMatching
-        >>> sorted(config_of("flow-matching", "digits", FlowMatching()))
+        >>> sorted(config_of("flow-matching", open_dataset("checkerboard"), FlowMatching()))
         ['data', 'method', 'options']
     """
-    return {"method": name, "data": data, "options": attrs.asdict(options)}
+    source = source_of(data)
+    found = {"method": name, "data": data.name, "options": attrs.asdict(options)}
+    return found if source is None else {**found, "source": source}
 
 
 def options_in(config: dict[str, Any], kind: type[Method] | None = None) -> Method:

@@ -2,9 +2,13 @@
 
 import os
 import re
+from collections.abc import Mapping
+from inspect import signature
+from typing import Any
 
 from onestep_adapters.data import DATASETS, Dataset, open_dataset
-from onestep_core.errors import ConfigError
+from onestep_adapters.data.couplings import Track, untracked
+from onestep_core.errors import ConfigError, MissingExtraError, OneStepError
 
 
 def dataset_of(data: str | Dataset) -> Dataset:
@@ -28,18 +32,61 @@ def dataset_of(data: str | Dataset) -> Dataset:
     return data
 
 
-def data_of_run(folder: str | os.PathLike[str], name: str, data: Dataset | None) -> Dataset:
-    """The data set ``name`` of the run in ``folder``, or the object that the caller gave for it.
+def data_of_run(
+    folder: str | os.PathLike[str],
+    name: str,
+    data: Dataset | str | None,
+    source: Mapping[str, Any] | None = None,
+    *,
+    track: Track = untracked,
+    **changes: Any,
+) -> Dataset:
+    """The data set ``name`` of the run in ``folder``.
+
+    Args:
+        folder: of the run, for messages.
+        name: name of its data set.
+        data: an object that the caller gave, or the new place of images: ``"folder:PATH"``; ``None`` for neither.
+        source: how the data set is opened again, from the configuration of the run.
+        track: shows the progress of reading images.
+        changes: options of :func:`~onestep_adapters.data.open_dataset` that replace those of the source.
 
     Raises:
-        ConfigError: if the run needs an object, or the object has another name.
+        ConfigError: if the run needs an object; if the object has another name; if the images cannot be read, or are
+            others.
     """
-    if data is None and name not in DATASETS:
-        raise ConfigError(f"{folder} is a run on {name!r}, an object of your own: give it, open_run(folder, data=...)")
-    if data is None:
-        return open_dataset(name)
+    if data is not None and not isinstance(data, str):
+        if data.name != name:
+            raise ConfigError(
+                f"{folder} is a run on {name!r}, the data set given is {data.name!r}: give the data set of the run"
+            )
+        return data
+    if source is None:
+        if name not in DATASETS:
+            raise ConfigError(
+                f"{folder} is a run on {name!r}, an object of your own: give it, open_run(folder, data=...)"
+            )
+        return data_of_run(folder, name, open_dataset(data or name, track=track, **changes))
+    return _reopened(folder, name, {**source, **changes, **({} if data is None else {"name": data})}, track)
+
+
+def _reopened(folder: str | os.PathLike[str], name: str, source: Mapping[str, Any], track: Track) -> Dataset:
+    """The images of a run, from the place that its configuration or the caller says."""
+    place = source.get("name")
+    how = "give their new place, --data folder:PATH or open_run(folder, data='folder:PATH')"
+    if unknown := sorted(source.keys() - signature(open_dataset).parameters.keys()):
+        raise ConfigError(f"{folder} has data with options that this version of onestep does not know: {unknown}")
+    try:
+        data = open_dataset(**source, track=track)
+    except MissingExtraError:
+        raise
+    except OneStepError as error:
+        raise ConfigError(
+            f"{folder} is a run on the images {name!r}, which cannot be opened: {error}. If they were moved, {how}"
+        ) from error
     if data.name != name:
         raise ConfigError(
-            f"{folder} is a run on {name!r}, the data set given is {data.name!r}: give the data set of the run"
+            f"{folder} is a run on the images {name!r}, and {place} with the options of the run is {data.name!r} now: "
+            f"files were added, removed or changed. Put the images of the run back, or {how}"
         )
     return data

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from onestep_adapters.data import Dataset
+from onestep_adapters.data.couplings import Track, untracked
 from onestep_adapters.devices import choose_device
 from onestep_adapters.encoders import Encoder
 from onestep_adapters.methods import METHODS, Method, Teacher, find_preset
@@ -69,24 +70,28 @@ def open_run(
     folder: str | os.PathLike[str],
     *,
     method: type[Method] | None = None,
-    data: Dataset | None = None,
+    data: Dataset | str | None = None,
     teacher: Teacher | Run | None = None,
     encoder: Encoder | Run | None = None,
     device: torch.device | str = "cpu",
+    track: Track = untracked,
 ) -> Run:
     """Load the run in ``folder`` from its latest checkpoint.
 
     Args:
         folder: folder of the run.
         method: the class of the options, if the run trained a method of your own.
-        data: the data set, if the run used a data set object of your own.
+        data: the data set, if the run used a data set object of your own; or the new place of the images,
+            ``"folder:PATH"``, if they were moved.
         teacher: the teacher, if the run used a teacher object of your own. Needed only for further training.
         encoder: the encoder, if the run used an object of your own; likewise.
         device: device of the network and of training.
+        track: shows the progress if images have to be read again.
 
     Raises:
         CheckpointError: if the folder is not a run, or its checkpoint is damaged.
-        ConfigError: if this version does not know the run's method, data or options.
+        ConfigError: if this version does not know the run's method, data or options; if its images are not in their
+            place any more, or are others.
 
     Example:
         >>> open_run("/nowhere")  # doctest: +ELLIPSIS
@@ -95,7 +100,8 @@ def open_run(
         onestep_adapters.training.folder.CheckpointError: /nowhere does not exist...
     """
     name, data_name, options = options_of_run(folder, method)
-    found, data = read_run(folder), data_of_run(folder, data_name, data)
+    found = read_run(folder)
+    data = data_of_run(folder, data_name, data, found.config.get("source"), track=track)
     resolved, missing = Resolved(None, options), ""
     finished = found.step >= options.training.steps
     if not finished and learned_from_object(found.config, options, teacher):
@@ -217,7 +223,7 @@ def _fresh(name: str, data: Dataset, resolved: Resolved, encoding: FoundEncoder,
     companions = options.companions(data, network, generator)
     for module in (network, *(companion.module for companion in companions.values())):
         module.to(device)
-    config = config_of(name, data.name, options)
+    config = config_of(name, data, options)
     if resolved.weights:
         config["teacher_weights"] = resolved.weights
     if encoding.weights:

@@ -54,7 +54,9 @@ def cache_key(config: dict[str, Any]) -> str:
         >>> cache_key({"method": "flow-matching", "data": "digits", "options": {}})[:7]
         'digits-'
     """
-    return f"{config['data']}-{_hash({**config, 'options': _trained(config['options'])})}"
+    # Where the data are has no effect on the weights.
+    kept = {name: value for name, value in config.items() if name != "source"}
+    return f"{config['data']}-{_hash({**kept, 'options': _trained(config['options'])})}"
 
 
 def cache_folder(key: str) -> Path | None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from onestep_adapters.data import Batch, Draw, Draws, couplings, open_dataset, states_at, velocity_at
+from onestep_adapters.data import ArrayDataset, Batch, Draw, Draws, couplings, open_dataset, states_at, velocity_at
 from onestep_adapters.methods.linear_path import PATH
 from onestep_core.errors import ConfigError
 from tests.adapters.tiny import seeded
@@ -98,3 +98,10 @@ def test_stable_targets_stay_in_their_class():
     (_, v), (_, pairs) = (velocity_at(x, t, path=PATH) for x in (drawn, plain))
     torch.testing.assert_close(v[0], pairs[0])
     assert (v[1] - pairs[1]).abs() > 0.1
+
+
+def test_precomputed_pairs_of_large_samples_are_fewer(monkeypatch):
+    """Their data have at most so many numbers in all."""
+    monkeypatch.setattr(couplings, "_VALUES", 100)
+    data = ArrayDataset("mine", Batch(torch.randn(50, 5, generator=seeded()), None))
+    assert couplings._made(data, 0, couplings.untracked).data.shape == (20, 5)

@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from onestep_adapters.data import DATASETS, DEFAULT_DATASET, TOYS, ArrayDataset, Dataset, ToyDataset, open_dataset
+from onestep_adapters.data import (
+    DATASETS,
+    DEFAULT_DATASET,
+    IMAGES,
+    TOYS,
+    ArrayDataset,
+    Dataset,
+    ToyDataset,
+    open_dataset,
+)
 from onestep_adapters.data.dataset import members
 from onestep_core.errors import ConfigError
 from tests.adapters.datasets import OWN
@@ -17,6 +26,7 @@ def test_names_are_known_and_unknown_ones_are_answered_with_the_nearest():
     assert set(TOYS) < set(DATASETS)
     for name in DATASETS:
         assert open_dataset(name).name == name
+    assert list(IMAGES) == ["fashion-mnist"]
     with pytest.raises(ConfigError, match="did you mean 'checkerboard'"):
         open_dataset("chekerboard")
     with pytest.raises(ConfigError, match="did you mean 'two-moons'"):
