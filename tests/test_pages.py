@@ -16,7 +16,10 @@ import torch
 
 from onestep_adapters.cli import data, demo, evaluate, main, sample
 from onestep_adapters.cli.images import add_image_options
-from onestep_adapters.methods import METHODS, Drifting
+from onestep_adapters.methods import ENCODERS, METHODS, Drifting
+
+KNOWN = {**METHODS, **ENCODERS}
+"""Everything that ``onestep train`` trains."""
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "methods").glob("*.md"))]
@@ -93,7 +96,7 @@ def options_of(kind, prefix=""):
 
 
 def options_of_methods(names):
-    kinds = {type(method) for name in names for method in (METHODS[name].images, METHODS[name].points)}
+    kinds = {type(method) for name in names for method in (KNOWN[name].images, KNOWN[name].points)}
     return PLACE | {option for kind in kinds for option in options_of(kind)}
 
 
@@ -108,20 +111,20 @@ def known_options(span, methods):
     if words[0] != "onestep":
         return options_of_methods(methods)
     if words[1] == "train":
-        return options_of_methods([words[2]] if words[2] in METHODS else methods)
+        return options_of_methods([words[2]] if words[2] in KNOWN else methods)
     return {"--help", *options_of(COMMANDS[words[1]])} if words[1] in COMMANDS else {"--help"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_option_of_a_page_exists(page):
     text = page.read_text()
-    methods = methods_of(text) if page.parent.name == "methods" else set(METHODS)
-    assert methods <= {*METHODS, "METHOD"}
+    methods = methods_of(text) if page.parent.name == "methods" else set(KNOWN)
+    assert methods <= {*KNOWN, "METHOD"}
     unknown = {
         option
         for span in spans(text)
         for option in OPTION.findall(span)
-        if option not in known_options(span, methods & METHODS.keys())
+        if option not in known_options(span, methods & KNOWN.keys())
     }
     assert not unknown
 
@@ -134,14 +137,21 @@ def test_an_unknown_option_is_found():
     assert found == {"--nonsense", "--moving"}
 
 
-@pytest.mark.parametrize("name", ["drifting", "dmd2"])
+@pytest.mark.parametrize("name", ["drifting", "dmd2", "moco", "mae"])
 def test_the_classes_have_the_options_of_the_help(name, capsys):
     """Without the options of the place, which the help only mentions."""
     with pytest.raises(SystemExit):
         main(["train", name, "--data", "digits", "--help"])
     lines = capsys.readouterr().out.splitlines()
     shown = {option for line in lines for option in OPTION.findall(line) if line[2:3] == "-"}
-    assert shown - {"--help"} == set(options_of(type(METHODS[name].images)))
+    assert shown - {"--help"} == set(options_of(type(KNOWN[name].images)))
+
+
+def test_every_monitor_of_an_encoder_is_on_its_page():
+    page = (ROOT / "docs" / "methods" / "encoders.md").read_text()
+    for preset in ENCODERS.values():
+        for name in preset.images.monitors:
+            assert name == "loss" or f"`{name}`" in page
 
 
 def test_every_monitor_of_drifting_is_on_its_page():

@@ -5,7 +5,7 @@ import sys
 
 from onestep_adapters.cli import data, demo, evaluate, sample, train
 from onestep_adapters.cli.terminal import fail
-from onestep_adapters.methods import METHODS
+from onestep_adapters.methods import ENCODERS, METHODS
 from onestep_adapters.names import choose
 from onestep_core.errors import OneStepError
 
@@ -17,18 +17,21 @@ COMMANDS = {
     "demo": demo.main,
 }
 
-_WIDTH = 2 + max(map(len, METHODS))
+_WIDTH = 2 + max(map(len, (*METHODS, *ENCODERS)))
 
 HELP = f"""onestep: train one-step generators, draw samples and evaluate them.
 
   onestep demo                               three methods on 8 x 8 digits; report and pictures (5 minutes)
   onestep train METHOD [--data D] [options]  train and save in a run folder; --resume continues
   onestep sample RUN [options]               draw samples of a run: arrays and a picture
-  onestep evaluate RUN [RUN ...] [options]   report: quality, cost, pass or fail against quality limits
+  onestep evaluate RUN [RUN ...] [options]   report: quality, cost, pass or fail against quality limits;
+                                             of an encoder: probes beside pixels and a random network
   onestep data PLACE [options]               show data, such as a folder of your images, and check its files
 
 METHOD is one of (-paper: the named settings of the paper instead of those for small data)
 {chr(10).join(f"  {name:<{_WIDTH}}{method.summary}" for name, method in METHODS.items())}
+or trains an encoder, whose features a generator can use
+{chr(10).join(f"  {name:<{_WIDTH}}{method.summary}" for name, method in ENCODERS.items())}
 
 A first session (two minutes; the report is runs/first/report.md):
   onestep train meanflow --data 8gaussians --folder runs/first

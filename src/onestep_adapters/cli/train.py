@@ -8,12 +8,13 @@ from pathlib import Path
 from onestep_adapters.cli.images import OPTIONS, PLACES, add_image_options, image_options
 from onestep_adapters.cli.interrupts import Stopped, until_interrupted
 from onestep_adapters.cli.parsing import options
+from onestep_adapters.cli.pictures import show_encoder
 from onestep_adapters.cli.progress import progress, track
 from onestep_adapters.cli.terminal import fail, say, use_threads
 from onestep_adapters.data import DEFAULT_DATASET, Dataset, open_dataset
 from onestep_adapters.data.images.opening import is_place
 from onestep_adapters.devices import choose_device
-from onestep_adapters.methods import METHODS, Method, Preset, find_preset
+from onestep_adapters.methods import ENCODERS, METHODS, Method, Preset, find_preset
 from onestep_adapters.methods.teacher import EXACT
 from onestep_adapters.runs import Run, options_of_run, resume_or_start
 from onestep_adapters.runs.datasets import data_of_run
@@ -21,12 +22,14 @@ from onestep_adapters.training import latest_checkpoint, read_config, save_check
 from onestep_core.errors import ConfigError
 
 _METHODS = textwrap.fill(", ".join(METHODS), 108, subsequent_indent=" " * 12, break_on_hyphens=False)
+_ENCODERS = ", ".join(ENCODERS)
 
-HELP = f"""Train a generator and save it in a run folder.
+HELP = f"""Train a generator, or an encoder whose features a generator can use, and save it in a run folder.
 
   onestep train METHOD [--data D] [--folder F] [--resume] [--device D] [options of images] [options]
 
   METHOD    {_METHODS}
+            encoders: {_ENCODERS}
             (onestep --help says what each is)
   --data    {PLACES}
             (default: {DEFAULT_DATASET}; with --resume the data of the run, or the new place of its images)
@@ -46,6 +49,12 @@ for small data; the help gives the papers' values. Words of the help:
   pair      a data sample with its noise; a teacher's pair is noise and the sample that the teacher makes of it
   score gap the difference of two scores
   code      what the authors of a paper released"""
+
+
+_WORDS = (
+    "Time t runs from 0 (data) to 1 (noise), where an option names no noise level or angle; a jump goes from a start "
+    "time t to an end time s nearer to the data. "
+)
 
 
 def _place(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -130,9 +139,8 @@ def main(arguments: Sequence[str]) -> int:
         type(default),
         rest,
         prog=f"onestep train {name}",
-        description=f"{preset.summary}. Defaults are those for --data {data.name}. Time t runs from 0 (data) to 1 "
-        "(noise), where an option names no noise level or angle; a jump goes from a start time t to an end time s "
-        "nearer to the data. More: onestep train --help.",
+        description=f"{preset.summary}. Defaults are those for --data {data.name}. "
+        f"{_WORDS if default.generates else ''}More: onestep train --help.",
         default=default,
     )
     _used(rest, method)
@@ -160,5 +168,10 @@ def main(arguments: Sequence[str]) -> int:
             pass
     except Stopped:
         return _kept(folder, run, "--resume continues it")
-    say(f"{folder}: {total} updates in {run.seconds:.0f} s. Next: onestep sample {folder}, onestep evaluate {folder}")
+    done = f"{folder}: {total} updates in {run.seconds:.0f} s. Next: "
+    if method.generates:
+        say(f"{done}onestep sample {folder}, onestep evaluate {folder}")
+        return 0
+    say(f"{done}onestep evaluate {folder}")
+    show_encoder(run, folder)
     return 0

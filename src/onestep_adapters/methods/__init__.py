@@ -34,6 +34,12 @@ from onestep_adapters.methods.method import Method as Method
 from onestep_adapters.methods.options import Network as Network
 from onestep_adapters.methods.options import Training as Training
 from onestep_adapters.methods.presets import Preset as Preset
+from onestep_adapters.methods.pretraining.architecture import Architecture as Architecture
+from onestep_adapters.methods.pretraining.base import Pretraining as Pretraining
+from onestep_adapters.methods.pretraining.fine_tuning import FineTuning as FineTuning
+from onestep_adapters.methods.pretraining.mae import MAE as MAE
+from onestep_adapters.methods.pretraining.moco import MoCo as MoCo
+from onestep_adapters.methods.pretraining.simclr import SimCLR as SimCLR
 from onestep_adapters.methods.registry import ENCODERS as ENCODERS
 from onestep_adapters.methods.registry import METHODS as METHODS
 from onestep_adapters.methods.registry import find_preset as find_preset

@@ -1,4 +1,4 @@
-"""Metrics of samples: Fréchet distance, manifolds, nearest neighbours, classifier features, the score of 2-D toys."""
+"""Metrics: Fréchet distance, manifolds, nearest neighbours, classifier features, representations, 2-D toys."""
 
 from onestep_adapters.metrics.classifier import Classifier as Classifier
 from onestep_adapters.metrics.classifier import train_classifier as train_classifier
@@ -20,6 +20,12 @@ from onestep_adapters.metrics.measurement import measure as measure
 from onestep_adapters.metrics.references import class_gaussians_like as class_gaussians_like
 from onestep_adapters.metrics.references import gaussian_like as gaussian_like
 from onestep_adapters.metrics.references import measure_references as measure_references
+from onestep_adapters.metrics.representations import alignment as alignment
+from onestep_adapters.metrics.representations import effective_rank as effective_rank
+from onestep_adapters.metrics.representations import knn_accuracy as knn_accuracy
+from onestep_adapters.metrics.representations import nearest_neighbours as nearest_neighbours
+from onestep_adapters.metrics.representations import spread as spread
+from onestep_adapters.metrics.representations import uniformity as uniformity
 from onestep_adapters.metrics.toys import Distribution as Distribution
 from onestep_adapters.metrics.toys import ToyReference as ToyReference
 from onestep_adapters.metrics.toys import ToyScore as ToyScore

@@ -10,7 +10,7 @@ from onestep_adapters.data import Dataset
 from onestep_adapters.data.couplings import Track, untracked
 from onestep_adapters.devices import choose_device
 from onestep_adapters.encoders import Encoder
-from onestep_adapters.methods import METHODS, Method, Teacher, find_preset
+from onestep_adapters.methods import ENCODERS, METHODS, Method, Teacher, find_preset
 from onestep_adapters.methods.options import check_names
 from onestep_adapters.runs.configs import asked, completed, config_of, differences, options_in
 from onestep_adapters.runs.datasets import data_of_run, dataset_of
@@ -207,7 +207,8 @@ def _check_kind(name: str, options: Method) -> None:
     """Refuse options of another method than the name says; a name of your own may have any options."""
     if not isinstance(options, Method):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f"a {type(options).__name__} as options: expected those of a method, such as MeanFlow()")
-    expected = type(METHODS[name].images) if name in METHODS else Method
+    known = {**METHODS, **ENCODERS}
+    expected = type(known[name].images) if name in known else Method
     if not isinstance(options, expected):
         raise ConfigError(
             f"options of {type(options).__name__} for the method {name!r}: expected those of {expected.__name__}, or "

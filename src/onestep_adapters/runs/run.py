@@ -136,7 +136,10 @@ class Run:
             ConfigError: if ``count`` is not positive, if labels do not fit, or if the run trains an encoder.
         """
         if not self.options.generates:
-            raise ConfigError(f"a run of {self.name} trains an encoder: it has no samples")
+            raise ConfigError(
+                f"a run of {self.name} trains an encoder: it has no samples; see what its features are worth by "
+                "onestep evaluate RUN, or train a generator with them by onestep train drifting --encoder RUN"
+            )
         if not isinstance(count, int) or not isinstance(chunk, int) or min(count, chunk) < 1:
             raise ConfigError(f"count = {count}, chunk = {chunk}: expected whole numbers, at least one sample")
         classes = self.data.classes

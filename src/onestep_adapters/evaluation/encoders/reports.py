@@ -1,0 +1,136 @@
+"""The report on encoders: a table of probes, budgets, meanings; as Markdown for readers and JSON for programs."""
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import attrs
+
+from onestep_adapters.evaluation.encoders.measuring import METRICS, control, encoder_rows, parameters, probed
+from onestep_adapters.evaluation.measuring import label_of
+from onestep_adapters.evaluation.report import environment
+from onestep_adapters.evaluation.rows import Row, number
+from onestep_adapters.files import write_whole
+from onestep_adapters.methods import ENCODERS
+from onestep_adapters.methods.pretraining.base import Pretraining
+from onestep_adapters.metrics import Estimate
+from onestep_adapters.runs import Run
+from onestep_core.errors import ConfigError
+
+
+@attrs.frozen
+class EncoderReport:
+    """Probes of encoders of one data set.
+
+    Attributes:
+        data: name of the data set.
+        description: of data and splits, a sentence.
+        split: that the numbers are of.
+        rows: pixels, random networks, trained encoders.
+        sizes: number of parameters of each run's encoder, by method's name in ``rows``.
+        environment: versions and hardware.
+        date: ``YYYY-MM-DD``.
+    """
+
+    data: str
+    description: str
+    split: str
+    rows: tuple[Row, ...]
+    sizes: Mapping[str, int]
+    environment: Mapping[str, str | int]
+    date: str
+
+
+def evaluate_encoders(runs: Sequence[Run], *, split: str = "test", images: int = 5000, seed: int = 0) -> EncoderReport:
+    """Probe the encoders of runs on one data set, beside pixels and random networks.
+
+    Args:
+        runs: of methods that train encoders, at least one.
+        split: ``"test"`` for a report, ``"validation"`` for choices.
+        images: at most so many training images for the probes, and two fifths of that of the other splits.
+        seed: of the draws of few images.
+
+    Raises:
+        ConfigError: for no run, runs of different data, or data without classes.
+    """
+    if len({run.data.name for run in runs}) != 1:
+        names = sorted({run.data.name for run in runs})
+        raise ConfigError(f"runs of the data sets {names}: expected at least one run, all of one data set")
+    for run in runs:
+        if not isinstance(run.options, Pretraining):
+            raise ConfigError(f"a run of {run.name} trains no encoder: expected runs of {', '.join(ENCODERS)}")
+    data = runs[0].data
+    on = probed(data, split=split, images=images, device=runs[0].device)
+    rows = encoder_rows(runs, on, seed=seed)
+    sizes: dict[str, int] = {}
+    for run in runs:
+        assert isinstance(run.options, Pretraining)
+        label = label_of(run, runs)
+        sizes |= dict.fromkeys((label, control(label)), parameters(run.options.inner(run.state.ema)))
+    counts = f"{len(on.train.data):,} training and {len(on.tested.data):,} {split} images"
+    return EncoderReport(
+        data.name,
+        f"{data.title}: {counts} for the probes; encoders are trained without labels on the whole training split "
+        "(fine-tuning: with labels)",
+        split,
+        tuple(rows),
+        sizes,
+        environment(),
+        time.strftime("%Y-%m-%d"),
+    )
+
+
+def encoder_markdown(report: EncoderReport) -> str:
+    """The report for readers."""
+    head = ["features", "layer", "updates", "evaluations in training", "training seconds", "parameters"]
+    head += [metric.heading for metric in METRICS.values()]
+    lines = [_line(row, report.sizes) for row in report.rows]
+    meanings = "\n".join(f"- **{metric.heading}**: {metric.meaning}." for metric in METRICS.values())
+    notes = {row.method: row.notes for row in report.rows if row.notes}
+    parts = [
+        f"# Encoders on {report.data}",
+        f"{report.date}. {report.description}. Accuracies on the **{report.split}** split, ± the standard error of a "
+        "share of so many images (not that of another training).",
+        "\n".join(
+            "| " + " | ".join(line) + " |" for line in [head, ["---", "---", *["---:"] * (len(head) - 2)], *lines]
+        ),
+        "*Random*: the initial weights of the run, not trained. Its flat features beat pixels in a linear probe, so a "
+        "trained encoder is compared with it. One evaluation is one call of a network on one batch. Random weights and "
+        "pixels have no training.",
+        "## What the columns mean",
+        meanings,
+        "## Which options were chosen, and why" if notes else "",
+        "\n".join(f"- **{name}**: {note}" for name, note in notes.items()),
+        "## Where it ran",
+        ", ".join(f"{name} {value}" for name, value in report.environment.items()) + ".",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def write_encoder_report(folder: str | os.PathLike[str], report: EncoderReport) -> str:
+    """Write ``report.json`` and ``report.md`` into ``folder``; returns the Markdown."""
+    place, text = Path(folder), encoder_markdown(report)
+    place.mkdir(parents=True, exist_ok=True)
+    content = json.dumps(attrs.asdict(report), allow_nan=False, indent=1, ensure_ascii=False) + "\n"
+    write_whole(place / "report.json", content)
+    write_whole(place / "report.md", text)
+    return text
+
+
+def _line(row: Row, sizes: Mapping[str, int]) -> list[str]:
+    cost = row.cost
+    budget = (cost and cost.updates, cost and cost.training_evaluations, cost and cost.training_seconds)
+    metrics = row.metrics or {}
+    return [
+        row.method.replace("|", "\\|"),
+        row.variant or "–",
+        *map(number, budget),
+        number(sizes.get(row.method)),
+        *(_accuracy(metrics.get(name)) for name in METRICS),
+    ]
+
+
+def _accuracy(estimate: Estimate | None) -> str:
+    return "–" if estimate is None else f"{estimate.mean:.3f} ± {estimate.se:.3f}"
