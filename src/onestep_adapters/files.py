@@ -1,11 +1,90 @@
-"""Files that are whole or absent."""
+"""Files that are whole or absent, and folders with one writer at a time."""
 
+import contextlib
+import json
 import os
 import secrets
+import socket
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
+
+from onestep_core.errors import OneStepError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+    import msvcrt
 
 
-def write_whole(file: str | os.PathLike[str], data: bytes | str) -> None:
+class LockedError(OneStepError):
+    """Another process writes there; the message names it."""
+
+
+@contextlib.contextmanager
+def one_writer(file: str | os.PathLike[str]) -> Iterator[None]:
+    """Inside, this process alone holds the lock on ``file``; the system releases it if the process dies.
+
+    Args:
+        file: the lock, created if it does not exist, and never removed. It says who holds it.
+
+    Raises:
+        LockedError: if another process, or another thread of this one, holds it.
+        OSError: if the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder, one_writer(Path(folder) / ".lock"):
+        ...     with one_writer(Path(folder) / ".lock"):  # doctest: +ELLIPSIS
+        ...         pass
+        Traceback (most recent call last):
+        ...
+        onestep_adapters.files.LockedError: process ... writes there already...
+    """
+    file = Path(file)
+    # A link is not followed: what it points to would be overwritten.
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    with os.fdopen(os.open(file, flags, 0o644), "r+") as stream:
+        if not _locked(stream):
+            raise LockedError(
+                f"{_holder(stream)} writes there already ({file}): wait until it ends, or choose another folder"
+            )
+        stream.truncate(0)
+        stream.write(json.dumps({"process": os.getpid(), "host": socket.gethostname()}))
+        stream.flush()
+        try:
+            yield
+        finally:
+            stream.truncate(0)
+
+
+def _locked(stream: IO[str]) -> bool:
+    try:
+        if fcntl is None:
+            msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        else:
+            fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _holder(stream: IO[str]) -> str:
+    """What the holder of a lock wrote about itself."""
+    try:
+        said = json.loads(stream.read(1000))
+        return f"process {int(said['process'])} on {str(said['host'])[:100]}"
+    except (ValueError, KeyError, TypeError):
+        return "another process"
+
+
+def partial_name(file: Path) -> Path:
+    """An unpredictable name beside ``file`` for what is not whole yet."""
+    return file.with_name(f"{file.name}.{secrets.token_hex(8)}.partial")
+
+
+def write_whole(file: str | os.PathLike[str], data: bytes | str, *, partial: Path | None = None) -> None:
     """Write ``data`` to ``file``, wholly or not at all.
 
     The data goes to a new file with an unpredictable name in the same folder, is flushed to the disk and moved into
@@ -15,6 +94,7 @@ def write_whole(file: str | os.PathLike[str], data: bytes | str) -> None:
     Args:
         file: in a folder that exists.
         data: text is encoded as UTF-8, without a change of its line ends.
+        partial: the name of the new file until it is whole, by default :func:`partial_name`.
 
     Raises:
         OSError: if the folder does not exist or cannot be written to.
@@ -27,7 +107,7 @@ def write_whole(file: str | os.PathLike[str], data: bytes | str) -> None:
         (b'whole', 1)
     """
     file = Path(file)
-    partial = file.with_name(f"{file.name}.{secrets.token_hex(8)}.partial")
+    partial = partial_name(file) if partial is None else partial
     # O_EXCL: the file is new, so nothing that exists is overwritten and no link is followed.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     descriptor = os.open(partial, flags, 0o644)

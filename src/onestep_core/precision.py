@@ -21,6 +21,16 @@ def full(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def double(x: Tensor) -> Tensor:
+    """``x`` in float64, or in at least float32 on a device without float64 (Apple's ``mps``).
+
+    Example:
+        >>> double(torch.ones(2)).dtype
+        torch.float64
+    """
+    return full(x.float()) if x.device.type == "mps" else x.double()
+
+
 def without_gradient(x: Tensor) -> Tensor:
     """``x`` in at least float32 and without gradient, in reverse and in forward mode: the stop-gradient ``sg``."""
     return full(x).detach()

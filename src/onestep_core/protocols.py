@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
+from onestep_core.errors import ConfigError
+
 
 @runtime_checkable
 class Velocity(Protocol):
@@ -204,6 +206,20 @@ class Drift(NamedTuple):
     field: Tensor
     scale: Tensor
     force_norms: Tensor
+
+
+def checked_drift(answer: object) -> Drift:
+    """What a field returned.
+
+    Raises:
+        ConfigError: if it is no :class:`Drift`.
+    """
+    if isinstance(answer, Drift):
+        return answer
+    raise ConfigError(
+        f"the field returned a {type(answer).__name__}, expected a Drift: return Drift(samples, displacement.detach(), "
+        "scale=torch.ones(()), force_norms=torch.ones(1)), with samples that carry the gradient"
+    )
 
 
 @runtime_checkable

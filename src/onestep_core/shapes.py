@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from onestep_core.errors import ConfigError
+from onestep_core.precision import without_gradient
 from onestep_core.typing import PerSample, Sample, typed
 
 InDims: TypeAlias = int | tuple[Any, ...]
@@ -28,6 +29,11 @@ def expand_like(
         >>> expand_like(torch.ones(4), torch.ones(4, 3, 8, 8)).shape
         torch.Size([4, 1, 1, 1])
     """
+    # Said again for compiled code, in which the types above are not checked.
+    if per_sample_number.shape != sample.shape[:1]:
+        raise ConfigError(
+            f"{tuple(per_sample_number.shape)} numbers for samples {tuple(sample.shape)}: expected one each"
+        )
     return per_sample_number.reshape(per_sample_number.shape[0], *(1 for _ in sample.shape[1:]))
 
 
@@ -51,6 +57,21 @@ def per_sample_mean(sample: Sample) -> PerSample:
         tensor([1., 1.])
     """
     return sample.flatten(1).mean(1) if sample.ndim > 1 else sample
+
+
+@typed
+def largest_entry(sample: Sample) -> PerSample:
+    """The largest absolute value of a sample, a constant to divide by; 1 where it is zero or not finite.
+
+    Squares of a sample that is divided by it neither overflow nor vanish. It has no gradient.
+
+    Example:
+        >>> largest_entry(torch.tensor([[1.0, -3.0], [0.0, 0.0]]))
+        tensor([3., 1.])
+    """
+    size = without_gradient(sample).abs()
+    size = size.flatten(1).amax(1) if size.ndim > 1 else size
+    return torch.where((size == 0) | ~size.isfinite(), 1.0, size)
 
 
 def per_sample(function: Callable[..., Any], in_dims: InDims = 0, randomness: str = "error") -> Callable[..., Any]:

@@ -1,20 +1,24 @@
 """Shapes as types, and the decorator that checks them.
 
 ``@typed`` checks every argument and result against its jaxtyping annotation, named axes included, with
-about 50 microseconds a call. It steps aside while ``torch.compile`` traces, where the check would break
-the graph, and it builds the checker at the first call, so that importing stays cheap.
+about 50 microseconds a call. While ``torch.compile`` traces, the check would break the graph: there only the shapes of
+batches are compared, which leaves nothing in the graph. It builds the checker at the first call, so that importing
+stays cheap.
 ``JAXTYPING_DISABLE=1`` in the environment switches the checks off.
 """
 
 import functools
+import inspect
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
+from typing import Any, ParamSpec, TypeAlias, TypeVar, cast, get_args
 
 import jaxtyping
 import torch
 from beartype import BeartypeConf, beartype
 from jaxtyping import Float
 from torch import Tensor
+
+from onestep_core.errors import ConfigError
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -34,12 +38,21 @@ Particles: TypeAlias = Float[Tensor, "*groups n channel"]
 _check = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 
+class NotFloatingPointError(ConfigError, jaxtyping.TypeCheckError):
+    """A time or a sample is a tensor of integers; the message says how to convert it."""
+
+
 def typed(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Check arguments and result of ``function`` against its annotations, except while compiling.
+    """Check arguments and result of ``function`` against its annotations.
+
+    While compiling, only the shapes of arguments that are a :data:`Sample`, :data:`Time` or :data:`PerSample` are
+    compared, so that nothing broadcasts there either.
 
     Raises:
         jaxtyping.TypeCheckError: at a call whose shapes, dtypes or types do not fit, naming the argument
             and the axes bound so far.
+        NotFloatingPointError: if a time or a sample is a tensor of integers.
+        ConfigError: while compiling, if shapes disagree; torch.compile reports it as its own error.
 
     Example:
         >>> @typed
@@ -49,15 +62,62 @@ def typed(function: Callable[_P, _R]) -> Callable[_P, _R]:
         torch.Size([2, 3])
     """
     checked: Callable[_P, _R] | None = None
+    names, kinds = _batched_arguments(function)
 
     @functools.wraps(function)
     def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         nonlocal checked
         if torch.compiler.is_compiling():
+            _compare_shapes(kinds, {**dict(zip(names, args, strict=False)), **kwargs})
             return function(*args, **kwargs)
+        _refuse_integers(names, kinds, args, kwargs)
         if checked is None:
             decorate = cast(Any, jaxtyping).jaxtyped(typechecker=_check)
             checked = cast(Callable[_P, _R], decorate(function))
         return checked(*args, **kwargs)
 
     return wrapper
+
+
+def _batched_arguments(function: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, bool]]:
+    """Names of the arguments in order, and of those with a batch axis whether they have the shape of a sample."""
+    names: list[str] = []
+    kinds: dict[str, bool] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        names.append(name)
+        for part in (parameter.annotation, *get_args(parameter.annotation)):
+            if part is Sample or part is Time or part is PerSample:
+                kinds[name] = part is Sample
+    return tuple(names), kinds
+
+
+def _refuse_integers(
+    names: tuple[str, ...], kinds: dict[str, bool], args: tuple[object, ...], kwargs: dict[str, object]
+) -> None:
+    """Times and samples are floating point; integer timesteps and images of bytes are what users have."""
+    for name, given in (*zip(names, args, strict=False), *kwargs.items()):
+        if isinstance(given, Tensor) and name in kinds and not given.is_floating_point():
+            raise NotFloatingPointError(
+                f"{name} is {given.dtype}: times, states and data are floating point; convert it with .float(), and "
+                "images of bytes with .float() / 127.5 - 1"
+            )
+
+
+def _compare_shapes(kinds: dict[str, bool], arguments: dict[str, object]) -> None:
+    """Samples have one shape, times and numbers its first axis."""
+    shape: torch.Size | None = None
+    batch: int | None = None
+    for name, whole in kinds.items():
+        given = arguments.get(name)
+        if not isinstance(given, Tensor):
+            continue
+        wrong = (
+            (whole and shape is not None and given.shape != shape) or given.ndim < 1 or (not whole and given.ndim > 1)
+        )
+        if wrong or (batch is not None and given.shape[0] != batch):
+            raise ConfigError(
+                f"{name} of shape {tuple(given.shape)} beside {tuple(shape or (batch,))}: expected samples of one "
+                "shape and one time per sample"
+            )
+        batch = given.shape[0]
+        shape = given.shape if whole else shape

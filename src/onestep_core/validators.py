@@ -124,6 +124,64 @@ def require_positive(name: str, value: float) -> None:
         raise ConfigError(f"{name} = {value}: expected a positive number")
 
 
+def require_not_negative(name: str, value: object) -> None:
+    """Refuse a number below zero, infinite or NaN; a tensor is not looked into.
+
+    Raises:
+        ConfigError: for such a number.
+
+    Example:
+        >>> require_not_negative("power", 0.5)
+    """
+    if isinstance(value, (int, float)) and not 0 <= value < math.inf:
+        raise ConfigError(f"{name} = {value}: expected zero or more, and finite")
+
+
+def require_finite(name: str, value: object) -> None:
+    """Refuse a number that is infinite or NaN; a tensor is not looked into.
+
+    Raises:
+        ConfigError: for such a number.
+
+    Example:
+        >>> require_finite("scale", 3.0)
+    """
+    if isinstance(value, (int, float)) and not math.isfinite(value):
+        raise ConfigError(f"{name} = {value}: expected a finite number")
+
+
+def require_share(name: str, value: object) -> None:
+    """Refuse a number outside [0, 1]; a tensor is not looked into.
+
+    Raises:
+        ConfigError: for such a number.
+
+    Example:
+        >>> require_share("share", 0.5)
+    """
+    if isinstance(value, (int, float)) and not 0 <= value <= 1:
+        raise ConfigError(f"{name} = {value}: expected a share between 0 and 1")
+
+
+SMALLEST_LENGTH = 1e-12
+"""A kernel's length below it is far below the difference of two float32 numbers near 1: a mistake."""
+
+
+def require_length(name: str, value: float) -> None:
+    """Refuse the length of a kernel that is not positive, or below :data:`SMALLEST_LENGTH`; infinity is accepted.
+
+    Raises:
+        ConfigError: for such a length.
+
+    Example:
+        >>> require_length("temperature", 0.05)
+    """
+    if not value >= SMALLEST_LENGTH:
+        raise ConfigError(
+            f"{name} = {value}: expected a positive length in units of the data, at least {SMALLEST_LENGTH:g}"
+        )
+
+
 def positive_sigma_data(sigma_data: float) -> float:
     """The standard deviation of the data as given.
 

@@ -9,6 +9,7 @@ from jaxtyping import TypeCheckError
 from torch.func import functional_call, grad, vmap
 
 import onestep_core as one
+from onestep_core.regression.pair import field_regression, regression
 from onestep_core.shapes import per_sample
 from tests.toy import Net, batch
 
@@ -101,7 +102,7 @@ LINE = one.Linear()
 
 def matched(net, z, v, t):
     """Samples, their noised states, and two denoisers."""
-    samples = net(LINE(z, v, t).z, t)
+    samples = net(LINE(z, v, t).z.to(z.dtype), t)
     real, fake = (lambda z, t, shrink=shrink: shrink * torch.sin(z) for shrink in (0.5, 0.8))
     return real, fake, samples, LINE(samples, v, t).z, t
 
@@ -309,6 +310,32 @@ def test_distances_compile_without_a_break(distance):
     torch.testing.assert_close(compiled(distance)(p, q), distance(p, q))
 
 
+SHAPES = {
+    "mse": (one.mse, lambda z, v: (z[:, :1], v[:, 0])),
+    "squared_l2": (one.squared_l2, lambda z, v: (z, v[:1])),
+    "l1": (one.l1, lambda z, v: (z, v[:, :1])),
+    "l2": (one.l2, lambda z, v: (z, v[0])),
+    "cosine": (one.cosine, lambda z, v: (z, v[:, :1])),
+    "pseudo_huber": (partial(one.pseudo_huber, c=0.1), lambda z, v: (z, v[:, :1])),
+    "regression": (regression, lambda z, v: (z, v[:1])),
+    "field_regression": (field_regression, lambda z, v: (z, v[:1])),
+    "a path": (one.Linear(), lambda z, v: (z, v[:1], v[:, 0])),
+    "a path's time": (one.Linear(), lambda z, v: (z, v, v[:1, 0])),
+    "flow matching": (partial(one.flow_matching_regression, lambda z, t: z), lambda z, v: (z, v[:, :1], v[:, 0])),
+    "meanflow": (partial(one.meanflow_regression, lambda z, t, s: z), lambda z, v: (z, v, v[:, 0], v[:1, 0])),
+    "expand_like": (one.expand_like, lambda z, v: (v[:1, 0], z)),
+}
+
+
+@pytest.mark.parametrize(("function", "arguments"), SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("compiling", [False, True])
+def test_shapes_that_disagree_raise_compiled_or_not(function, arguments, compiling):
+    z, v = torch.rand(4, 3), torch.rand(4, 3)
+    run = compiled(lambda *a: function(*a)) if compiling else function
+    with pytest.raises((TypeCheckError, one.ConfigError, torch._dynamo.exc.TorchDynamoException)):
+        run(*arguments(z, v))
+
+
 def test_the_drop_in_lines():
     """As the README shows them, in float32, with a module that the core has never seen."""
     net = Net(2).float()
@@ -332,3 +359,14 @@ def test_objectives_return_float32_under_autocast(dtype):
     torch.testing.assert_close(field, one.drift_field(z, v, kernel=LAPLACE, coupling=one.softmax_both).field)
     exact = one.meanflow_regression(net, z, v, t, s)
     torch.testing.assert_close(pair.target, exact.target, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize(("objective", "times"), TRAJECTORY.values(), ids=TRAJECTORY)
+def test_a_network_in_half_precision_sees_the_states_as_they_were_given(objective, times):
+    """A bfloat16 network takes bfloat16 alone: any other state would raise in its first layer."""
+    module, arguments = Net(times).bfloat16(), [x.bfloat16() for x in batch()]
+    raw = one.squared_l2(*objective(module, *arguments))
+    raw.sum().backward()
+    assert raw.dtype in (torch.float32, torch.float64)
+    assert raw.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in module.parameters())

@@ -2,6 +2,8 @@
 
 import os
 import sys
+import warnings
+from typing import Any
 
 from onestep_adapters.cli import data, demo, evaluate, sample, train
 from onestep_adapters.cli.terminal import fail
@@ -45,6 +47,10 @@ On your own images (docs/data.md):
 `onestep COMMAND --help` lists all options with their defaults; for training, `onestep train METHOD --data D --help`."""
 
 
+def _note(message: Warning | str, *_: Any) -> None:
+    fail(f"note: {message}")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line; returns the exit status (2 for a mistake in the call, 1 for a failure, 130 for Ctrl-C).
 
@@ -59,12 +65,16 @@ def main(arguments: list[str] | None = None) -> int:
         print(HELP)
         return 0
     try:
-        return COMMANDS[choose(words[0], COMMANDS, "command")](words[1:])
+        with warnings.catch_warnings():
+            warnings.showwarning = _note
+            return COMMANDS[choose(words[0], COMMANDS, "command")](words[1:])
     except OneStepError as error:
         return fail(str(error))
     except BrokenPipeError:
         # The reader of the pipe has closed it: nothing more can be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        return fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", status=1)
     except KeyboardInterrupt:
         return fail("interrupted; --resume continues from the last checkpoint, if one was saved", status=130)

@@ -1,7 +1,9 @@
 """Pairs of noise and the end of a teacher's trajectory from it, made once for each teacher and choice of numbers."""
 
 import hashlib
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,8 +16,8 @@ from onestep_adapters.samplers import sample_ode
 from onestep_core.errors import MissingExtraError
 
 try:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file, save
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import save
 except ImportError as error:
     raise MissingExtraError("pairs are kept with safetensors: pip install 'onestep[training]'") from error
 
@@ -26,8 +28,9 @@ _CHUNK = 250
 def teacher_pairs(context: Context, *, count: int, solver_steps: int, seed: int) -> tuple[Tensor, Batch]:
     """Noise ``[count, *shape]``, and the data ends of the teacher's trajectories with their classes.
 
-    They are read from ``context.cache`` if the same teacher made them before with the same numbers; otherwise, and
-    where the file is damaged, they are made and written there.
+    They are read from ``context.cache`` if the same teacher made them before with the same numbers. Otherwise they are
+    made and written there; so they are if the file is damaged (hash, counts, shapes, types), with a warning that says
+    so.
 
     Args:
         context: its teacher makes the pairs; it gives shape and classes, and shows progress.
@@ -40,10 +43,10 @@ def teacher_pairs(context: Context, *, count: int, solver_steps: int, seed: int)
     file = None if cache is None else cache / f"pairs-{name}.safetensors"
     if file is not None and file.is_file():
         try:
-            tensors = load_file(file)
+            tensors = _read(file, (count, *dataset.shape), classes=dataset.classes is not None)
             return _placed(context, tensors["noise"], tensors["data"], tensors.get("labels"))
-        except (SafetensorError, KeyError):
-            pass  # Damaged: the same pairs are made again.
+        except (SafetensorError, ValueError, OSError) as error:
+            warnings.warn(f"{file} is damaged ({error}): its pairs are made again", stacklevel=2)
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(count, *dataset.shape, generator=generator, device=generator.device)
     labels = dataset.labels(count, generator)
@@ -57,8 +60,38 @@ def teacher_pairs(context: Context, *, count: int, solver_steps: int, seed: int)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         tensors = {"noise": noise, "data": data} | ({} if labels is None else {"labels": labels})
-        write_whole(file, save(tensors))
+        write_whole(file, save(tensors, metadata={"sha256": _digest(tensors)}))
     return _placed(context, noise, data, labels)
+
+
+def _read(file: Path, shape: tuple[int, ...], *, classes: bool) -> dict[str, Tensor]:
+    """The tensors of a file, checked.
+
+    Raises:
+        ValueError: with what is wrong.
+    """
+    with safe_open(file, framework="pt") as opened:
+        expected = (opened.metadata() or {}).get("sha256")
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    if tensors.keys() != {"noise", "data"} | ({"labels"} if classes else set()):
+        raise ValueError(f"it holds {sorted(tensors)}")
+    for name, tensor in tensors.items():
+        wanted = shape[:1] if name == "labels" else shape
+        if tuple(tensor.shape) != wanted:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {wanted}")
+        if tensor.is_floating_point() == (name == "labels"):
+            raise ValueError(f"{name} is {tensor.dtype}")
+    if expected != _digest(tensors):
+        raise ValueError("its content does not fit its sha256")
+    return tensors
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        found.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def _placed(context: Context, noise: Tensor, data: Tensor, labels: Tensor | None) -> tuple[Tensor, Batch]:

@@ -4,6 +4,7 @@ import math
 
 import attrs
 import torch
+from torch import Tensor
 
 from onestep_adapters.devices import generator_on
 from onestep_core.errors import ConfigError
@@ -20,6 +21,27 @@ class Estimate:
 
     mean: float = attrs.field(validator=_finite)
     se: float | None = attrs.field(default=None, validator=_finite)
+
+
+def require_finite_rows(**sets: Tensor) -> None:
+    """Refuse sets of points with NaN or infinity; a metric of them would hide how many there are.
+
+    Raises:
+        ConfigError: with the number of such rows.
+
+    Example:
+        >>> require_finite_rows(generated=torch.tensor([[0.0, 1.0], [float("nan"), 0.0]]))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        onestep_core.errors.ConfigError: 1 of 2 rows of generated hold NaN or infinity: ...
+    """
+    for name, points in sets.items():
+        broken = int((~points.isfinite()).flatten(1).any(1).sum())
+        if broken:
+            raise ConfigError(
+                f"{broken} of {len(points)} rows of {name} hold NaN or infinity: leave them out and say how many, or "
+                "find where they come from"
+            )
 
 
 def new_generator(generator: torch.Generator | None) -> torch.Generator:

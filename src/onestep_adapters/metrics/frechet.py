@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from onestep_adapters.metrics.estimates import require_finite_rows
 from onestep_core.errors import ConfigError
 from onestep_core.typing import typed
 
@@ -43,7 +44,7 @@ def frechet_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[
         see the module.
 
     Raises:
-        ConfigError: for fewer than two samples in a set.
+        ConfigError: for fewer than two samples in a set, or rows that are not finite.
 
     Source: Dowson and Landau 1982, https://doi.org/10.1016/0047-259X(82)90077-X; as a score for generators
     (there in Inception features), Heusel et al. 2017, https://arxiv.org/abs/1706.08500.
@@ -57,6 +58,7 @@ def frechet_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[
     """
     if min(len(x), len(y)) < 2:
         raise ConfigError(f"a covariance needs at least two samples; got {len(x)} and {len(y)}: draw more samples")
+    require_finite_rows(x=x, y=y)
     mean_x, root_x = _moments(x)
     mean_y, root_y = _moments(y)
     traces = root_x.square().sum() + root_y.square().sum()

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from onestep_adapters.metrics.estimates import require_finite_rows
 from onestep_core.errors import ConfigError
 from onestep_core.typing import typed
 
@@ -58,7 +59,7 @@ def manifold_metrics(real: Real, generated: Generated, *, k: int, block_size: in
         block_size: rows of a distance matrix held at once.
 
     Raises:
-        ConfigError: if a set has not more than ``k`` points, or ``k`` is below one.
+        ConfigError: if a set has not more than ``k`` points, if ``k`` is below one, or if rows are not finite.
 
     Source: Kynkäänniemi et al. 2019, https://arxiv.org/abs/1904.06991; Naeem et al. 2020,
     https://arxiv.org/abs/2002.09797.
@@ -76,6 +77,7 @@ def manifold_metrics(real: Real, generated: Generated, *, k: int, block_size: in
             f"the {k}-th neighbour needs k >= 1 and more than k points in each set; got {len(real)} real and "
             f"{len(generated)} generated: lower k or draw more samples"
         )
+    require_finite_rows(real=real, generated=generated)
     real, generated = real.detach().double(), generated.detach().double()
     real_radius = _radii(real, k, block_size)
     generated_radius = _radii(generated, k, block_size)
@@ -175,6 +177,7 @@ def nearest_neighbour_accuracy(real: Real, generated: Float[Tensor, "n d"], *, b
     n = len(real)
     if n < 2:
         raise ConfigError(f"leaving one out of {n} points leaves no neighbour: draw at least two of each kind")
+    require_finite_rows(real=real, generated=generated)
     both = torch.cat([real, generated]).detach().double()
     right = both.new_zeros(())
     for rows, distance in _blocks(both, both, block_size):
@@ -204,7 +207,7 @@ def nearest_distances(
         block_size: rows of a distance matrix held at once.
 
     Raises:
-        ConfigError: where no training point is left to be near.
+        ConfigError: where no training point is left to be near, or rows are not finite.
 
     Example:
         >>> nearest_distances(torch.tensor([[0.0], [4.0]]), torch.tensor([[0.0], [1.0]]))
@@ -212,6 +215,7 @@ def nearest_distances(
     """
     if len(training) < (1 if own is None else 2):
         raise ConfigError(f"no training point is left to be near: got {len(training)}, pass the training split")
+    require_finite_rows(samples=samples, training=training)
     nearest = []
     for rows, distance in _blocks(samples.detach().double(), training.detach().double(), block_size):
         if own is not None:

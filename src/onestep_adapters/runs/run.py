@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,8 +14,18 @@ from torch import Tensor
 from onestep_adapters.data import Dataset
 from onestep_adapters.data.couplings import Track, untracked
 from onestep_adapters.encoders.encoder import Encoder
+from onestep_adapters.files import LockedError
 from onestep_adapters.methods import Context, Method, Teacher
-from onestep_adapters.training import StepRecord, TrainingState, train, warmed_decay
+from onestep_adapters.training import (
+    CheckpointError,
+    StepRecord,
+    TrainingState,
+    latest_checkpoint,
+    load_checkpoint,
+    read_run,
+    train,
+    warmed_decay,
+)
 from onestep_core.errors import ConfigError
 
 
@@ -111,12 +122,28 @@ class Run:
     def teaching(self, *, track: Track = untracked) -> Iterator[StepRecord]:
         """Train the teacher to its last update, into ``teacher_folder``, and yield one record for each update.
 
+        If another process trains the same teacher, wait until it has ended, and go on from what it saved.
+
         Args:
             track: shows the progress of the preparation before the first update.
         """
-        teacher = self.teacher_run
-        if teacher is not None and not (teacher.finished or self.finished):
-            yield from teacher.updates(self.teacher_folder, track=track)
+        teacher, folder = self.teacher_run, self.teacher_folder
+        waiting = False
+        while teacher is not None and not (teacher.finished or self.finished):
+            try:
+                updates = teacher.updates(folder, track=track)
+            except (LockedError, CheckpointError) as error:
+                further = _saved_step(folder) > teacher.state.step
+                if not (further or isinstance(error, LockedError)):
+                    raise
+                if isinstance(error, LockedError) and not waiting:
+                    warnings.warn(f"the teacher is trained elsewhere, waiting for it: {error}", stacklevel=2)
+                    waiting = True
+                time.sleep(_PAUSE)
+                if further and folder is not None:
+                    load_checkpoint(folder, teacher.state)
+                continue
+            yield from updates
 
     @torch.no_grad()
     def samples(
@@ -187,6 +214,15 @@ class Run:
             self.samples(1000, generator=torch.Generator().manual_seed(seed))
             times.append(time.perf_counter() - start)
         return 1e3 * min(times)
+
+
+_PAUSE = 1.0
+"""Seconds between two looks at a teacher that another process trains."""
+
+
+def _saved_step(folder: Path | None) -> int:
+    """Updates of the checkpoint in a folder; -1 without one."""
+    return -1 if folder is None or latest_checkpoint(folder) is None else read_run(folder).step
 
 
 def _within(labels: Tensor, classes: int) -> bool:

@@ -1,8 +1,8 @@
 """Sampling by solving the probability-flow equation ``dz/dt = v(z, t)``: the many-step baseline.
 
-Network evaluations: ``steps`` with ``flow.euler``, ``2 * steps`` with ``flow.heun``; ``networks.count_calls`` counts
-them. As in :mod:`~onestep_adapters.samplers.one_step`, no random numbers are drawn and gradients are kept; use
-``torch.no_grad()`` yourself.
+Network evaluations: ``steps`` with ``flow.euler``, ``2 * steps`` with ``flow.heun`` (one less on a path whose data end
+is nearly clean); ``networks.count_calls`` counts them. As in :mod:`~onestep_adapters.samplers.one_step`, no random
+numbers are drawn and gradients are kept; use ``torch.no_grad()`` yourself.
 """
 
 from functools import partial
@@ -10,9 +10,10 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from onestep_adapters.samplers.schedule import checked_grid
 from onestep_core.flow.grids import uniform_grid
 from onestep_core.flow.paths import prior_state
-from onestep_core.flow.solvers import heun, integrate
+from onestep_core.flow.solvers import euler, heun, integrate
 from onestep_core.protocols import Path, Velocity
 from onestep_core.typing import Sample, typed
 
@@ -36,7 +37,9 @@ def sample_ode(velocity: Velocity, noise: Sample, *, path: Path, steps: int, met
         path: gives the two ends and the scale of the noise.
         steps: number of steps, at least 1. On a path whose time is the noise level, equal steps are inefficient: use
             ``flow.integrate`` with ``flow.karras_grid`` there.
-        method: solver step, ``(velocity, z, t, s) -> state at s``.
+        method: solver step, ``(velocity, z, t, s) -> state at s``. The last step is ``flow.euler`` if the path's data
+            end has little noise, but not none (variance preserving, EDM's): a velocity computed from a denoiser is
+            multiplied by a large factor there.
 
     Returns:
         Samples, ``[batch, *shape]``, in at least float32.
@@ -57,4 +60,8 @@ def sample_ode(velocity: Velocity, noise: Sample, *, path: Path, steps: int, met
     """
     start = prior_state(path, noise)
     grid = uniform_grid(steps, path=path, device=start.device, dtype=start.dtype)
-    return integrate(partial(method, velocity), start, grid)
+    points = checked_grid(grid, start, path=path)
+    if points.clean or not points.nearly_clean:
+        return integrate(partial(method, velocity), start, grid)
+    before = integrate(partial(method, velocity), start, grid[:-1]) if steps > 1 else start
+    return integrate(partial(euler, velocity), before, grid[-2:])

@@ -19,15 +19,19 @@ from onestep_core.protocols import Path, Times
 Noise: TypeAlias = Float[Tensor, "draws batch *shape"] | Callable[[int, Tensor], Tensor]
 """Draws ``[draws, batch, *shape]``, step ``i`` uses ``noise[i]``; or a function ``(step, like) -> draw``."""
 
+NEARLY_CLEAN = 0.1
+"""A last time is nearly clean if its noise ratio is at most this share of the ratio at the time before."""
+
 _TOLERANCE = 1e-6
 """Tolerance of angles, in radians: pi/2 rounded to float32 is accepted."""
 
 
 class Grid(NamedTuple):
-    """``times [steps + 1]`` on the CPU, and whether the last time has no noise at all."""
+    """``times [steps + 1]`` on the CPU; whether the last time has no noise at all, and whether it has nearly none."""
 
     times: Tensor
     clean: bool
+    nearly_clean: bool
 
     @property
     def steps(self) -> int:
@@ -75,7 +79,10 @@ def checked_grid(times: Times, z: Tensor, *, path: Path) -> Grid:
             f"the grid {points.tolist()} does not run from noise to data: expected at least two times, each with less "
             f"noise than the one before, from {path.noise_time} towards {path.data_time}"
         )
-    return Grid(points, bool(path.coefficients(points[-1:].double())[1] == 0))
+    alpha, sigma = path.coefficients(points[-2:].double())
+    # In products: the ratio of the time before may be infinite.
+    little = sigma[1] * alpha[0] <= NEARLY_CLEAN * sigma[0] * alpha[1]
+    return Grid(points, bool(sigma[1] == 0), bool(little))
 
 
 def checked_landings(landings: Times, then: Points, z: Tensor, *, path: Path) -> Tensor:

@@ -7,9 +7,10 @@ The arguments are those of :mod:`~onestep_adapters.samplers.multistep`: network,
 - Grids: ``flow.karras_grid``, ``flow.polyexponential_grid`` and ``flow.vp_grid`` on EDM's path;
   ``flow.uniform_grid`` on every path.
 
-Second-order steps are not defined for a step to a clean time (``sigma = 0``). If the grid ends at a clean time, the
-last step uses ``flow.ddim``, with one evaluation. If the path's noise end has no signal (linear, trigonometric),
-``flow.dpm_2`` has to start at a time with slightly less noise.
+Second-order steps are not defined for a step to a clean time (``sigma = 0``), and multiply the change of the estimate
+by a large factor if the time is nearly clean. Therefore the last step uses ``flow.ddim``, with one evaluation, if the
+noise ratio ``sigma / alpha`` of the last time is at most a tenth (``NEARLY_CLEAN``) of that of the time before. If the
+path's noise end has no signal (linear, trigonometric), ``flow.dpm_2`` has to start at a time with slightly less noise.
 """
 
 import math
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from onestep_adapters.samplers.schedule import Noise, at, checked_grid, drawing
+from onestep_core.errors import ConfigError
 from onestep_core.flow.ratios import times_with_more_noise
 from onestep_core.flow.solvers import ancestral, ddim, denoised_heun, dpmpp_2m, renoise
 from onestep_core.precision import full
@@ -44,7 +46,7 @@ def sample_denoiser(
     With ``churn = 0`` the sampler is deterministic and solves the probability-flow equation. With ``churn > 0`` the
     noise ratio ``sigma / alpha`` is multiplied by ``1 + min(churn / steps, sqrt(2) - 1)`` before every step at which it
     lies in ``[low, high]``. Evaluations: ``steps`` with ``flow.ddim``; ``2 steps`` with ``flow.denoised_heun`` or
-    ``flow.dpm_2``, and one less if the grid ends at a clean time.
+    ``flow.dpm_2``, and one less if the grid ends at a clean or nearly clean time.
 
     Args:
         denoiser: ``(z, t) -> expected data``.
@@ -64,7 +66,7 @@ def sample_denoiser(
 
     Raises:
         ConfigError: if the grid has fewer than two times, leaves the path, or does not run from noise to data; if
-            ``churn`` is negative, or noise is needed but missing.
+            ``churn`` is negative, or noise is needed but missing; if ``step`` is not defined at the first time.
 
     Source: Karras et al., Elucidating the Design Space, algorithms 1 and 2, https://arxiv.org/abs/2206.00364.
 
@@ -80,11 +82,12 @@ def sample_denoiser(
     starts = times_with_more_noise(grid.times[:-1], growth=growth, path=path, low=low, high=high)
     lifted = (starts != grid.times[:-1]).tolist()
     draw = drawing(noise, lifted)
+    _check_first_step(step, starts[0], grid.times[1], path=path)
     z = full(z)
     for i, (t, start, s) in enumerate(zip(grid.times[:-1], starts, grid.times[1:], strict=True)):
         if lifted[i]:
             z = renoise(z, noise_scale * draw(i, z), at(t, z), at(start, z), path=path)
-        last = grid.clean and i == grid.steps - 1
+        last = grid.nearly_clean and i == grid.steps - 1
         z = (ddim if last else step)(denoiser, z, at(start, z), at(s, z), path=path)
     return z
 
@@ -135,7 +138,7 @@ def sample_ancestral(
 def sample_dpmpp_2m(denoiser: Denoiser, z: Sample, times: Times, *, path: Path) -> Sample:
     """DPM-Solver++(2M) over a grid: second order with one evaluation per step, ``steps`` in total.
 
-    The first step is of first order; so is the last step if it ends at a clean time.
+    The first step is of first order; so is the last step if it ends at a clean or nearly clean time.
 
     Args:
         denoiser: ``(z, t) -> expected data``.
@@ -159,15 +162,30 @@ def sample_dpmpp_2m(denoiser: Denoiser, z: Sample, times: Times, *, path: Path) 
     """
     grid = checked_grid(times, z, path=path)
     z, before, previous = full(z), None, z
-    for t, s in zip(grid.times[:-1], grid.times[1:], strict=True):
+    for i, (t, s) in enumerate(zip(grid.times[:-1], grid.times[1:], strict=True)):
         now, then = at(t, z), at(s, z)
         data = full(denoiser(z, now))
-        if before is None:
+        if before is None or (grid.nearly_clean and i == grid.steps - 1):
             z = ddim(_known(data), z, now, then, path=path)
         else:
             z = dpmpp_2m(z, data, previous, before, now, then, path=path)
         before, previous = now, data
     return z
+
+
+def _check_first_step(step: DenoiserStep, start: Tensor, then: Tensor, *, path: Path) -> None:
+    """Try the first step on one number, and refuse a step that is not defined there."""
+    times = (time.detach().double()[None] for time in (start, then))
+    tried = step(
+        _known(torch.zeros(1, 1, dtype=torch.float64)), torch.ones(1, 1, dtype=torch.float64), *times, path=path
+    )
+    if not bool(tried.isfinite().all()):
+        name = getattr(step, "__name__", type(step).__name__)
+        raise ConfigError(
+            f"{name} from time {float(start)} of this path gives no finite state, because the path has no signal "
+            f"there: start the grid a little nearer to the data end {path.data_time}, or take step=flow.ddim or "
+            "flow.denoised_heun"
+        )
 
 
 def _known(data: Tensor) -> Denoiser:

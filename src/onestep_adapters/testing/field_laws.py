@@ -9,7 +9,7 @@ from torch import Tensor
 from onestep_adapters.testing.law import Law, close, drawn, raises, require
 from onestep_adapters.testing.strategies import Clouds, clouds, normal, seeds, tensors
 from onestep_core.errors import ConfigError
-from onestep_core.protocols import Coupling, Field, Kernel
+from onestep_core.protocols import Coupling, Field, Kernel, checked_drift
 
 
 def _rotation(dim: int, seed: int) -> Tensor:
@@ -71,7 +71,7 @@ def field(
     geometric = 1e3 * tolerance
 
     def move(*points: Tensor) -> Tensor:
-        return my_field(*points).field
+        return checked_drift(my_field(*points)).field
 
     def calls(c: Clouds) -> list[tuple[str, tuple[Tensor, ...]]]:
         """The ways in which the field may be called on one case."""
@@ -113,7 +113,7 @@ def field(
 
     def scaled(c: Clouds, factor: float) -> None:
         for way, sets in calls(c):
-            plain, large = my_field(*sets), my_field(*(points * factor for points in sets))
+            plain, large = (checked_drift(my_field(*(points * size for points in sets))) for size in (1, factor))
             close(large.field, plain.field, geometric, f"all points times {factor}, field, {way}")
             close(large.scale / factor, plain.scale, geometric, f"all points times {factor}, scale, {way}")
 
@@ -142,7 +142,7 @@ def field(
 
     def frozen(c: Clouds, directions: Tensor) -> None:
         for way, sets in calls(c):
-            drift = my_field(*(points.clone().requires_grad_() for points in sets))
+            drift = checked_drift(my_field(*(points.clone().requires_grad_() for points in sets)))
             require(not drift.field.requires_grad, f"the displacement carries a gradient, {way}")
             require(drift.samples.requires_grad, f"the samples lost their gradient, {way}")
             along = tuple(directions[: len(points)] for points in sets)

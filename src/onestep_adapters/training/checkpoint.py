@@ -2,13 +2,17 @@
 
     folder/step-000500.safetensors    tensors: network.*, ema.*, optimizer.*, generator.state, and for each companion
                                       companion.NAME.* and companion_optimizer.NAME.*
-    folder/step-000500.json           format, step, method, config, history, how each companion is trained; what the
-                                      optimisers keep beside tensors; size and sha256 of the file of tensors
-    folder/latest.json                names the current checkpoint
+    folder/step-000500.json           format, step, method, config, how each companion is trained; what the optimisers
+                                      keep beside tensors; size and sha256 of the file of tensors and of the history
+    folder/history.jsonl              the history, one entry a line, appended at every save (all but the last entry)
+    folder/latest.json                names the current checkpoint, with size, sha256 and its files
+    folder/saving.json                during a save: the files that it writes, and those that it removes
+    folder/.lock                      held by the process that trains into the folder
 
-Every file is first written under a temporary name, flushed to the disk and then renamed; ``latest.json`` is the last
-one. After that the files of the previous checkpoint are removed. So ``latest.json`` always names a complete
-checkpoint, also after an interruption. Nothing is unpickled.
+Every file is first written under an unpredictable name, flushed to the disk and then renamed; ``latest.json`` is the
+last one. After that the files of the previous checkpoint are removed, and those of an interrupted save, which
+``saving.json`` names: only files that this run wrote. So ``latest.json`` always names a complete checkpoint, also after
+an interruption. Every byte is under a checksum. Nothing is unpickled.
 """
 
 import hashlib
@@ -20,16 +24,23 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from onestep_adapters.files import write_whole
+from onestep_adapters.files import partial_name, write_whole
+from onestep_adapters.training.ema import unwrapped
 from onestep_adapters.training.folder import (
     FORMAT,
-    OURS,
+    HISTORY,
+    JOURNAL,
+    PARTIAL,
     POINTER,
     CheckpointError,
     check_folder,
     check_same_run,
-    latest_checkpoint,
+    checksum,
+    is_checkpoint,
     read_description,
+    read_history,
+    read_json,
+    read_pointer,
 )
 from onestep_adapters.training.optimizers import decoded, load_into, optimizer_state
 from onestep_adapters.training.state import TrainingState
@@ -66,18 +77,26 @@ def save_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> Pat
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     check_folder(folder, state)
-    stem, previous = f"step-{state.step:06d}", latest_checkpoint(folder)
-    if previous is not None and previous.stem == stem:
-        # These files are the current checkpoint until latest.json is replaced.
-        stem += "-again"
+    before = read_pointer(folder)
+    previous = None if before is None else read_description(folder)[1]
+    left = {*_left_by_an_interrupted_save(folder), *(() if before is None else before["files"])}
+    if before is None and (folder / HISTORY).exists() and not (folder / JOURNAL).exists():
+        raise CheckpointError(f"{folder / HISTORY} is not of this run: choose another folder, or move it away")
+    stem = _free_stem(folder, state.step)
     tensors, optimizers = _collect(state)
     data = save(tensors)
+    partials = [partial_name(folder / f"{stem}.{kind}") for kind in ("safetensors", "json")] + [
+        partial_name(folder / POINTER)
+    ]
+    files = [f"{stem}.json", f"{stem}.safetensors"]
+    journal = {"format": FORMAT, "files": [*files, *(partial.name for partial in partials), *sorted(left)]}
+    write_whole(folder / JOURNAL, json.dumps({**journal, "check": checksum(journal)}))
     description = {
         "format": FORMAT,
         "method": state.method,
         "step": state.step,
         "config": state.config,
-        "history": state.history,
+        "history": _append_history(folder, state.history, None if previous is None else previous["history"]),
         "companions": {name: companion.trained for name, companion in state.companions.items()},
         "optimizers": optimizers,
         "tensors": {
@@ -86,13 +105,72 @@ def save_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> Pat
             "sha256": hashlib.sha256(data).hexdigest(),
         },
     }
-    write_whole(folder / f"{stem}.safetensors", data)
-    write_whole(folder / f"{stem}.json", json.dumps(description).encode())
-    write_whole(folder / POINTER, json.dumps({"format": FORMAT, "checkpoint": f"{stem}.json"}).encode())
-    for file in folder.iterdir():
-        if OURS.fullmatch(file.name) and file.name not in {f"{stem}.json", f"{stem}.safetensors"}:
-            file.unlink(missing_ok=True)
+    told = json.dumps(description).encode()
+    pointer = {
+        "format": FORMAT,
+        "checkpoint": f"{stem}.json",
+        "bytes": len(told),
+        "sha256": hashlib.sha256(told).hexdigest(),
+        "files": files,
+    }
+    write_whole(folder / f"{stem}.safetensors", data, partial=partials[0])
+    write_whole(folder / f"{stem}.json", told, partial=partials[1])
+    write_whole(folder / POINTER, json.dumps({**pointer, "check": checksum(pointer)}), partial=partials[2])
+    for name in left - set(files):
+        (folder / name).unlink(missing_ok=True)
+    (folder / JOURNAL).unlink(missing_ok=True)
     return folder / f"{stem}.json"
+
+
+def _free_stem(folder: Path, step: int) -> str:
+    """A name that no file has: that of the current checkpoint is needed until the pointer is replaced."""
+    stem, number = f"step-{step:06d}", 1
+    while any((folder / f"{stem}.{kind}").exists() for kind in ("json", "safetensors")):
+        stem, number = f"step-{step:06d}-again{'' if number == 1 else number}", number + 1
+    return stem
+
+
+def _left_by_an_interrupted_save(folder: Path) -> list[str]:
+    """The files that the journal of an interrupted save names, less those of the current checkpoint."""
+    file = folder / JOURNAL
+    if not file.is_file():
+        return []
+    try:
+        content = read_json(file, ("files", "check"), limit=2**16)
+    except CheckpointError:
+        return []
+    if content["check"] != checksum(content) or not isinstance(content["files"], list):
+        return []
+    pointer = read_pointer(folder)
+    current = [] if pointer is None else pointer["files"]
+    names = [name for name in content["files"] if is_checkpoint(name) or PARTIAL.fullmatch(str(name))]
+    return [name for name in names if name not in current]
+
+
+def _append_history(folder: Path, history: list[dict[str, Any]], before: dict[str, Any] | None) -> dict[str, Any]:
+    """Append what is new, all but the last entry, which may still change; says what the file holds then.
+
+    What an interrupted save appended after the current checkpoint is cut off first.
+    """
+    file, latest = folder / HISTORY, history[-1:]
+    entries, size = (0, 0) if before is None else (before["entries"], before["bytes"])
+    whole = max(len(history) - 1, 0)
+    lines = "".join(json.dumps(entry) + "\n" for entry in history[entries:whole]).encode()
+    if entries > whole or size == 0:
+        # A run that was copied from elsewhere, or the first save.
+        lines, size = "".join(json.dumps(entry) + "\n" for entry in history[:whole]).encode(), 0
+        if lines:
+            write_whole(file, lines)
+        data = lines
+    else:
+        with file.open("r+b") as stream:
+            data = stream.read(size) + lines
+            stream.seek(size)
+            stream.truncate()
+            stream.write(lines)
+            stream.flush()
+            os.fsync(stream.fileno())
+    return {"entries": whole, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "latest": latest}
 
 
 def load_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> TrainingState:
@@ -119,6 +197,7 @@ def load_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> Tra
     folder = Path(folder)
     file, description = read_description(folder)
     check_same_run(file, description, state)
+    history = read_history(folder, description)
     modules, optimizers = _modules(state), _optimizers(state)
     parts = _split(file, _tensors(folder, description), [*modules, *optimizers, "generator"])
     for part, module in modules.items():
@@ -140,7 +219,7 @@ def load_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> Tra
     for part, module in modules.items():
         module.load_state_dict({name.removeprefix(f"{part}."): tensor for name, tensor in parts[part].items()})
     state.generator.set_state(saved)
-    state.step, state.history, state.config = description["step"], description["history"], description["config"]
+    state.step, state.history, state.config = description["step"], history, description["config"]
     return state
 
 
@@ -148,7 +227,7 @@ def _tensors(folder: Path, description: dict[str, Any]) -> dict[str, Tensor]:
     expected, damaged = description["tensors"], "restore it from a copy or start the run anew"
     if not (isinstance(expected, dict) and expected.keys() == {"file", "bytes", "sha256"}):
         raise CheckpointError(f"the checkpoint in {folder} names no file of tensors: {damaged}")
-    if not (isinstance(expected["file"], str) and OURS.fullmatch(expected["file"])):
+    if not is_checkpoint(expected["file"]):
         raise CheckpointError(
             f"the checkpoint in {folder} names the tensors {expected['file']!r}, expected a file like "
             f"step-000500.safetensors: {damaged}"
@@ -169,8 +248,8 @@ def _tensors(folder: Path, description: dict[str, Any]) -> dict[str, Tensor]:
 
 def _modules(state: TrainingState) -> dict[str, nn.Module]:
     """The modules of a state, by the prefix of their tensors' names."""
-    companions = {f"companion.{name}": companion.module for name, companion in state.companions.items()}
-    return {"network": state.network, "ema": state.ema, **companions}
+    companions = {f"companion.{name}": unwrapped(companion.module) for name, companion in state.companions.items()}
+    return {"network": unwrapped(state.network), "ema": unwrapped(state.ema), **companions}
 
 
 def _optimizers(state: TrainingState) -> dict[str, tuple[Optimizer, dict[str, nn.Module]]]:
@@ -178,7 +257,7 @@ def _optimizers(state: TrainingState) -> dict[str, tuple[Optimizer, dict[str, nn
     found = {"optimizer": (state.optimizer, _modules(state))}
     for name, companion in state.companions.items():
         if companion.optimizer is not None:
-            found[f"companion_optimizer.{name}"] = (companion.optimizer, {"": companion.module})
+            found[f"companion_optimizer.{name}"] = (companion.optimizer, {"": unwrapped(companion.module)})
     return found
 
 

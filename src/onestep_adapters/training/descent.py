@@ -86,11 +86,23 @@ def descend(
         raise
     if clip is not None:
         clip_grads_with_norm_(parameters, clip, norm)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+    _set_rates(optimizer, rate)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return Descent(value, length, numbers)
+
+
+def _set_rates(optimizer: Optimizer, rate: float) -> None:
+    """Give every group the scheduled rate times its own rate, relative to the largest one when training began."""
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", float(group["lr"]))
+    largest = max(group["initial_lr"] for group in optimizer.param_groups)
+    for group in optimizer.param_groups:
+        value = rate * (group["initial_lr"] / largest if largest > 0 else 1.0)
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(value)
+        else:
+            group["lr"] = value
 
 
 @contextlib.contextmanager

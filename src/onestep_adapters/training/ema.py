@@ -1,9 +1,10 @@
 """Moving averages (EMA) of the weights of a network."""
 
+import copy
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from onestep_core.errors import ConfigError
 
@@ -12,8 +13,12 @@ from onestep_core.errors import ConfigError
 def update_ema(ema: nn.Module, network: nn.Module, *, decay: float) -> None:
     """``average <- decay average + (1 - decay) value`` for every parameter; buffers are copied. In place.
 
+    The average is kept in at least float32: in half precision a small change would be rounded away, and the average of
+    a network in bfloat16 would not move at all. Complex parameters are averaged; integer ones are copied.
+
     Args:
-        ema: module with the average; same architecture as ``network``.
+        ema: module with the average; same architecture as ``network``. Its parameters in half precision become float32.
+            Of both modules, wrappers (``DistributedDataParallel``, ``torch.compile``) are looked through.
         network: not changed.
         decay: in [0, 1]; 0 copies the network, 1 keeps the average unchanged.
 
@@ -29,6 +34,7 @@ def update_ema(ema: nn.Module, network: nn.Module, *, decay: float) -> None:
     """
     if not 0 <= decay <= 1:
         raise ConfigError(f"decay = {decay!r}: expected a number in [0, 1]")
+    ema, network = unwrapped(ema), unwrapped(network)
     for kind, averages, values in (
         ("parameters", dict(ema.named_parameters()), dict(network.named_parameters())),
         ("buffers", dict(ema.named_buffers()), dict(network.named_buffers())),
@@ -39,11 +45,54 @@ def update_ema(ema: nn.Module, network: nn.Module, *, decay: float) -> None:
                 "make the EMA with copy.deepcopy(network)"
             )
         for name, average in averages.items():
-            value = values[name]
-            if kind == "buffers" or decay == 0 or not average.is_floating_point():
+            value, numeric = values[name], average.is_floating_point() or average.is_complex()
+            if kind == "buffers" or not numeric:
                 average.copy_(value)
-            else:
-                average.lerp_(value.to(average), 1 - decay)
+                continue
+            average.data = in_full_precision(average.data)
+            average.lerp_(value.to(average), 1 - decay)
+
+
+def in_full_precision(x: Tensor) -> Tensor:
+    """``x`` in at least float32 or complex64; integers as they are.
+
+    Example:
+        >>> in_full_precision(torch.ones(1, dtype=torch.bfloat16)).dtype
+        torch.float32
+    """
+    if x.is_floating_point():
+        return x.to(torch.promote_types(x.dtype, torch.float32)) if x.element_size() < 4 else x
+    return x.to(torch.complex64) if x.dtype == torch.complex32 else x
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside of ``DistributedDataParallel``, ``DataParallel`` and ``torch.compile``.
+
+    Example:
+        >>> inner = nn.Linear(2, 2)
+        >>> unwrapped(torch.compile(inner)) is inner
+        True
+    """
+    while True:
+        inner = getattr(module, "_orig_mod", None)
+        if inner is None and isinstance(module, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            inner = module.module
+        if not isinstance(inner, nn.Module):
+            return module
+        module = inner
+
+
+def averaged_copy(network: nn.Module) -> nn.Module:
+    """A copy of the network for its average: parameters in at least float32, evaluation mode, without gradient.
+
+    Example:
+        >>> averaged_copy(nn.Linear(2, 2).bfloat16()).weight.dtype
+        torch.float32
+    """
+    ema = copy.deepcopy(unwrapped(network)).requires_grad_(False).eval()
+    for tensor in (*ema.parameters(), *ema.buffers()):
+        tensor.data = in_full_precision(tensor.data)
+    return ema
 
 
 def constant_decay(decay: float) -> Callable[[int], float]:

@@ -1,5 +1,6 @@
 """The folder of a run: its current checkpoint, and the description in it."""
 
+import hashlib
 import json
 import os
 import re
@@ -9,16 +10,32 @@ from typing import Any, NamedTuple
 from onestep_adapters.training.state import TrainingState
 from onestep_core.errors import OneStepError
 
-FORMAT = 2
+FORMAT = 3
 """Version of the layout; a checkpoint of another version is refused."""
 
 POINTER = "latest.json"
 """The file that names the current checkpoint."""
 
-OURS = re.compile(
-    r"step-\d+(-again)?\.(safetensors|json)(\.([0-9a-f]{16}\.)?partial)?|latest\.json\.([0-9a-f]{16}\.)?partial"
-)
-"""Files that a save may remove: earlier checkpoints and the remains of interrupted saves."""
+JOURNAL = "saving.json"
+"""During a save, and after an interrupted one: the files that this save writes and removes."""
+
+HISTORY = "history.jsonl"
+"""The history of a run, one entry a line, in order; readable while the run trains."""
+
+LOCK = ".lock"
+"""Held by the process that trains into the folder."""
+
+CHECKPOINT = re.compile(r"step-\d{1,19}(-again\d{0,9})?\.(safetensors|json)")
+"""Names of checkpoints."""
+
+PARTIAL = re.compile(r"[\w.-]{1,80}\.[0-9a-f]{16}\.partial")
+"""Names of files that are not whole."""
+
+_ATTEMPTS = 20
+"""Readings of the pointer while another process replaces the checkpoint."""
+
+_LARGEST_POINTER, _LARGEST_DESCRIPTION = 2**16, 2**28
+"""In bytes: larger files are damaged, and are not read."""
 
 
 class CheckpointError(OneStepError):
@@ -49,7 +66,8 @@ def read_run(folder: str | os.PathLike[str]) -> SavedRun:
         SavedRun(method='demo', step=0, config={'width': 2}, history=[])
     """
     _, description = read_description(Path(folder))
-    return SavedRun(*(description[name] for name in SavedRun._fields))
+    history = read_history(Path(folder), description)
+    return SavedRun(description["method"], description["step"], description["config"], history)
 
 
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -79,13 +97,37 @@ def latest_checkpoint(folder: str | os.PathLike[str]) -> Path | None:
         >>> latest_checkpoint("/nowhere") is None
         True
     """
-    pointer = Path(folder) / POINTER
-    if not pointer.is_file():
+    pointer = read_pointer(Path(folder))
+    return None if pointer is None else Path(folder) / pointer["checkpoint"]
+
+
+def read_pointer(folder: Path) -> dict[str, Any] | None:
+    """What ``latest.json`` holds, or ``None`` where there is none: the checkpoint, its size and sha256, its files.
+
+    Raises:
+        CheckpointError: if it is damaged or of another version.
+    """
+    file = folder / POINTER
+    if not file.is_file():
         return None
-    name = read_json(pointer, ("checkpoint",))["checkpoint"]
-    if not (isinstance(name, str) and OURS.fullmatch(name)):
-        raise CheckpointError(f"{pointer} names {name!r}, expected a file like step-000500.json: restore it")
-    return pointer.with_name(name)
+    content = read_json(file, ("checkpoint", "bytes", "sha256", "files", "check"), limit=_LARGEST_POINTER)
+    name, files = content["checkpoint"], content["files"]
+    if not (isinstance(name, str) and CHECKPOINT.fullmatch(name)):
+        raise CheckpointError(f"{file} names {name!r}, expected a file like step-000500.json: restore it")
+    if content["check"] != checksum(content) or not (isinstance(files, list) and all(map(is_checkpoint, files))):
+        raise CheckpointError(f"{file} was altered: its own checksum does not fit; restore it from a copy")
+    return content
+
+
+def checksum(content: dict[str, Any]) -> str:
+    """Hash of a JSON object without its entry ``check``."""
+    rest = {name: value for name, value in content.items() if name != "check"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def is_checkpoint(name: object) -> bool:
+    """Whether a name is one of a checkpoint's file."""
+    return isinstance(name, str) and CHECKPOINT.fullmatch(name) is not None
 
 
 def check_folder(folder: str | os.PathLike[str], state: TrainingState) -> None:
@@ -110,30 +152,77 @@ def check_folder(folder: str | os.PathLike[str], state: TrainingState) -> None:
         )
 
 
-def read_json(file: Path, fields: tuple[str, ...]) -> dict[str, Any]:
+def read_json(file: Path, fields: tuple[str, ...], *, limit: int) -> dict[str, Any]:
     """A JSON object of this format with these fields.
 
     Raises:
-        CheckpointError: if the file is absent, damaged, of another format, or lacks a field.
+        CheckpointError: if the file is absent, damaged, larger than ``limit`` bytes, of another format, or lacks a
+            field.
+    """
+    return parsed_json(file, read_bytes(file, limit=limit), fields)
+
+
+def read_bytes(file: Path, *, limit: int) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        CheckpointError: if it is absent, no regular file, or larger than ``limit`` bytes.
+    """
+    if not file.is_file():
+        found = "is no regular file" if file.exists() else f"is missing although {POINTER} names it"
+        raise CheckpointError(f"{file} {found}: restore it from a copy")
+    if (size := file.stat().st_size) > limit:
+        raise CheckpointError(
+            f"{file} has {size} bytes, expected at most {limit}: it is damaged; restore it from a copy"
+        )
+    return file.read_bytes()
+
+
+def parsed_json(file: Path, data: bytes, fields: tuple[str, ...]) -> dict[str, Any]:
+    """The JSON object in ``data``, with these fields.
+
+    Raises:
+        CheckpointError: as :func:`read_json`.
     """
     try:
-        content = json.loads(file.read_bytes())
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{file} is missing although {POINTER} names it: restore it from a copy") from error
-    except ValueError as error:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{file} is not JSON ({error}): cut off or overwritten; restore it from a copy or start the run anew"
+            f"{file} is not JSON ({str(error)[:200]}): cut off or overwritten; restore it from a copy or start the run "
+            "anew"
         ) from error
     if not isinstance(content, dict) or "format" not in content:
         raise CheckpointError(f"{file} names no format: expected a checkpoint of this library; choose another folder")
     if content["format"] != FORMAT:
         raise CheckpointError(
-            f"{file} has format {content['format']!r}, expected {FORMAT}: read it with the version of onestep that "
-            "wrote it"
+            f"{file} has format {str(content['format'])[:20]}, expected {FORMAT}: read it with the version of onestep "
+            "that wrote it"
         )
     if missing := [field for field in fields if field not in content]:
         raise CheckpointError(f"{file} lacks {missing}: restore it from a copy or start the run anew")
     return content
+
+
+def read_history(folder: Path, description: dict[str, Any]) -> list[dict[str, Any]]:
+    """The entries of a run's history up to a checkpoint: those in ``history.jsonl``, and the latest ones beside it.
+
+    Raises:
+        CheckpointError: if the file lacks a part or was altered.
+    """
+    kept = description["history"]
+    file, size = folder / HISTORY, kept["bytes"]
+    data = b""
+    if size:
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing, expected {size} bytes of history: restore it from a copy")
+        with file.open("rb") as stream:
+            data = stream.read(size)
+    if hashlib.sha256(data).hexdigest() != kept["sha256"]:
+        raise CheckpointError(
+            f"the first {size} bytes of {file} are not those that were written: altered or cut off; restore it from a "
+            "copy"
+        )
+    return [*(json.loads(line) for line in data.splitlines()), *kept["latest"]]
 
 
 def read_description(folder: Path) -> tuple[Path, dict[str, Any]]:
@@ -148,7 +237,7 @@ def read_description(folder: Path) -> tuple[Path, dict[str, Any]]:
     file = latest_checkpoint(folder)
     if file is None:
         names = sorted(path.name for path in folder.iterdir())
-        if any(OURS.fullmatch(name) for name in names):
+        if JOURNAL in names:
             raise CheckpointError(
                 f"{folder} has no {POINTER}: the run was interrupted before its first checkpoint was complete; "
                 "start it anew"
@@ -157,7 +246,18 @@ def read_description(folder: Path) -> tuple[Path, dict[str, Any]]:
         raise CheckpointError(
             f"{folder} is not a run: it holds {shown}, expected {POINTER}; give the folder that the training wrote to"
         )
-    return file, read_json(file, (*SavedRun._fields, "companions", "optimizers", "tensors"))
+    for _ in range(_ATTEMPTS):
+        pointer = read_pointer(folder)
+        assert pointer is not None
+        file = folder / pointer["checkpoint"]
+        if file.is_file() or read_pointer(folder) == pointer:
+            break
+    data = read_bytes(file, limit=_LARGEST_DESCRIPTION)
+    fields = (*SavedRun._fields, "companions", "optimizers", "tensors")
+    content = parsed_json(file, data, fields)
+    if len(data) != pointer["bytes"] or hashlib.sha256(data).hexdigest() != pointer["sha256"]:
+        raise CheckpointError(f"{file} is not the file that {POINTER} names: altered; restore it from a copy")
+    return file, content
 
 
 def check_same_run(file: Path, description: dict[str, Any], state: TrainingState) -> None:

@@ -15,19 +15,22 @@ build, if every loss draws from the generator that it is given, or from torch's 
 (``train`` seeds it from the run's generator).
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import attrs
 from torch import nn
 from torch.optim import Optimizer
 
+from onestep_adapters.files import one_writer
 from onestep_adapters.training.checkpoint import save_checkpoint
 from onestep_adapters.training.descent import Descent, LossStep, descend
 from onestep_adapters.training.ema import update_ema
-from onestep_adapters.training.folder import check_folder
+from onestep_adapters.training.folder import LOCK, check_folder
 from onestep_adapters.training.schedules import Schedule
 from onestep_adapters.training.state import TrainingState
 from onestep_core.errors import ConfigError
@@ -103,7 +106,8 @@ def train(
         state: from :func:`new_state` or :func:`load_checkpoint`.
         loss_step: ``(network, generator) -> (loss, logs)``; the loss is 0-d, the logs are single numbers.
         steps: total number of updates, those already made included.
-        learning_rate: of update ``i``, counted from 0: :func:`cosine_decay` or one's own.
+        learning_rate: of update ``i``, counted from 0: :func:`cosine_decay` or one's own. With several parameter groups
+            it is the rate of the group whose rate was the largest at the start; the others keep their ratio to it.
         ema: decay of update ``i``: :func:`constant_decay`, :func:`warmed_decay` or one's own. Companions have none.
         clip: largest gradient norm, positive; ``None`` for none.
         checkpoint_every: updates between checkpoints; with a ``folder`` there is one at the end in any case.
@@ -119,6 +123,8 @@ def train(
         ConfigError: at the call, if an argument is out of range, or a turn names no companion that is trained in
             turns; during the run, if a loss is not 0-d.
         CheckpointError: at the call, if the folder holds another run or a later step of this run.
+        LockedError: at the call, if another process trains into the folder.
+        OSError: at the call, if the folder cannot be written to.
         TrainingError: during the run, if a loss or its gradient norm is not finite, or no parameter has a gradient.
             It is raised before the parameters of the module are changed. Checkpoints only hold complete updates. The
             state is that after the last good update, but companions may already have been updated in this update
@@ -150,8 +156,16 @@ def train(
     if checkpoint_every is not None and folder is None:
         raise ConfigError(f"checkpoint_every = {checkpoint_every} without a folder: give folder=")
     _check_turns(state, turns)
+    writing = contextlib.ExitStack()
     if folder is not None:
         check_folder(folder, state)
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        writing.enter_context(one_writer(Path(folder) / LOCK))
+        # Again, under the lock: another process may have saved a later step meanwhile.
+        with contextlib.ExitStack() as failing:
+            failing.callback(writing.close)
+            check_folder(folder, state)
+            failing.pop_all()
 
     def update() -> StepRecord:
         start = time.perf_counter()
@@ -180,14 +194,15 @@ def train(
         return StepRecord(state.step, own.loss, own.gradient_norm, time.perf_counter() - start, own.logs | logs)
 
     def records() -> Iterator[StepRecord]:
-        while state.step < steps:
-            record = update()
-            if record.step % history_every == 0 or record.step == steps:
-                state.history.append(record._asdict())
-            due = record.step == steps or (checkpoint_every is not None and record.step % checkpoint_every == 0)
-            if folder is not None and due:
-                save_checkpoint(folder, state)
-            yield record
+        with writing:
+            while state.step < steps:
+                record = update()
+                if record.step % history_every == 0 or record.step == steps:
+                    state.history.append(record._asdict())
+                due = record.step == steps or (checkpoint_every is not None and record.step % checkpoint_every == 0)
+                if folder is not None and due:
+                    save_checkpoint(folder, state)
+                yield record
 
     return records()
 

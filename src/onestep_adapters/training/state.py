@@ -1,6 +1,5 @@
 """The state of a training run between two updates: everything that is saved in a checkpoint."""
 
-import copy
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from onestep_adapters.training.companions import Companion, adamw, checked_companions
+from onestep_adapters.training.ema import averaged_copy
 from onestep_core.errors import ConfigError
 
 
@@ -71,7 +71,7 @@ def new_state(
             jointly too; their parameters follow the network's in the order given here.
 
     Returns:
-        The state. Its EMA is in evaluation mode and takes no gradient.
+        The state. Its EMA is in evaluation mode, takes no gradient, and is kept in at least float32.
 
     Raises:
         ConfigError: for a number out of range, a network without parameters, a config that is not JSON, or companions
@@ -94,7 +94,7 @@ def new_state(
             f"config cannot be kept as JSON ({error}): expected dictionaries with string keys, lists, strings, "
             "numbers, booleans and None"
         ) from error
-    ema = copy.deepcopy(network).requires_grad_(False).eval()
+    ema = averaged_copy(network)
     device = optimizer.param_groups[0]["params"][0].device
     generator = torch.Generator(device=device).manual_seed(seed)
     return TrainingState(method, network, ema, optimizer, generator, config=plain, companions=kept)

@@ -35,6 +35,5 @@ def calibration(denoised: Sample, samples: Sample) -> Float[Tensor, ""]:
     x, estimates = without_gradient(samples), without_gradient(denoised)
     centre = x.mean(0)
     spread = (estimates - centre).square().sum()
-    return torch.where(
-        spread > 0, ((estimates - centre) * (x - centre)).sum() / torch.where(spread > 0, spread, 1.0), 1.0
-    )
+    none = spread == 0
+    return torch.where(none, 1.0, ((estimates - centre) * (x - centre)).sum() / torch.where(none, 1.0, spread))

@@ -21,6 +21,7 @@ from onestep_core.fields.clouds import Clouds, Stacked, stack
 from onestep_core.precision import full
 from onestep_core.protocols import Coupling, Drift, Kernel
 from onestep_core.typing import typed
+from onestep_core.validators import require_not_negative
 
 _RMS_FLOOR = 1e-8
 
@@ -114,6 +115,8 @@ def drift_field(
         >>> bool((drift.field > 0).all())
         True
     """
+    require_not_negative("attraction", attraction)
+    require_not_negative("repulsion", repulsion)
     (drift,) = drift_fields(
         Clouds(samples, positives, negatives, extra_negatives, positive_weights, negative_weights, extra_weights, keys),
         kernels=[kernel],

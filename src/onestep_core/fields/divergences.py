@@ -18,6 +18,7 @@ from onestep_core.fields.euclidean import distances
 from onestep_core.precision import full
 from onestep_core.protocols import Kernel
 from onestep_core.typing import typed
+from onestep_core.validators import require_length
 
 
 def _mean_over_pairs(kernel: Kernel, x: Tensor, y: Tensor, *, without_diagonal: bool) -> Tensor:
@@ -167,10 +168,9 @@ def sinkhorn_divergence(
         tensor(2.)
     """
     _enough(x, y, 1)
-    if not epsilon > 0 or iterations < 1:
-        raise ConfigError(
-            f"epsilon = {epsilon}, iterations = {iterations}: expected a positive number and at least one"
-        )
+    require_length("epsilon", epsilon)
+    if iterations < 1:
+        raise ConfigError(f"iterations = {iterations}: expected at least one")
     x, y = full(x), full(y)
 
     def kernel(a: Tensor, b: Tensor, /) -> Tensor:

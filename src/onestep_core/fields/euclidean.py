@@ -71,5 +71,6 @@ def distances(
 
 def rooted(squares: Tensor) -> Tensor:
     """The square root, with gradient zero at zero."""
-    apart = squares > 0
-    return torch.where(apart, torch.where(apart, squares, 1.0).sqrt(), 0.0)
+    # Compared with zero, so that NaN stays NaN.
+    same = squares == 0
+    return torch.where(same, 0.0, torch.where(same, 1.0, squares).sqrt())

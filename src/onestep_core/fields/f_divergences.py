@@ -17,6 +17,7 @@ from onestep_core.errors import ConfigError
 from onestep_core.precision import without_gradient
 from onestep_core.shapes import per_sample_mean
 from onestep_core.typing import PerSample, Sample, Time, typed
+from onestep_core.validators import require_positive
 
 FDivergence: TypeAlias = Callable[[Tensor], Tensor]
 """``r -> r^2 f''(r)``: what an f-divergence multiplies the score gap with, ``r`` the density of data over samples."""
@@ -44,6 +45,7 @@ def density_ratio(logits: Sample, *, smallest: float = 0.1, largest: float = 20.
         >>> density_ratio(torch.tensor([[0.0], [50.0]]))
         tensor([ 1., 20.])
     """
+    require_positive("limit", limit)
     if not 0 < smallest < largest:
         raise ConfigError(f"ratios from {smallest} to {largest}: expected 0 < smallest < largest")
     return per_sample_mean(without_gradient(logits)).clamp(-limit, limit).exp().clamp(smallest, largest)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from onestep_core.errors import ConfigError
 from onestep_core.fields.euclidean import rooted
-from onestep_core.validators import require_positive
+from onestep_core.validators import require_length
 
 LOG2_E = 1 / math.log(2)
 """Bits in one unit of a natural logarithm."""
@@ -59,19 +59,19 @@ def write_log2_kernel(form: KernelForm, r: Tensor, out: Tensor) -> Tensor:
 
 def laplace_form(*, temperature: float) -> KernelForm:
     """The form of :func:`~onestep_core.fields.laplace`; arguments and errors as there."""
-    require_positive("temperature", temperature)
+    require_length("temperature", temperature)
     return KernelForm("laplace", temperature)
 
 
 def gaussian_form(*, bandwidth: float) -> KernelForm:
     """The form of :func:`~onestep_core.fields.gaussian`; arguments and errors as there."""
-    require_positive("bandwidth", bandwidth)
+    require_length("bandwidth", bandwidth)
     return KernelForm("gaussian", bandwidth)
 
 
 def matern_form(*, smoothness: float, lengthscale: float) -> KernelForm:
     """The form of :func:`~onestep_core.fields.matern`; arguments and errors as there."""
-    require_positive("lengthscale", lengthscale)
+    require_length("lengthscale", lengthscale)
     if smoothness == 0.5:
         return KernelForm("laplace", lengthscale)
     if smoothness == 1.5:
@@ -83,5 +83,5 @@ def matern_form(*, smoothness: float, lengthscale: float) -> KernelForm:
 
 def inverse_multiquadric_form(*, scale: float) -> KernelForm:
     """The form of :func:`~onestep_core.fields.inverse_multiquadric`; arguments and errors as there."""
-    require_positive("scale", scale)
+    require_length("scale", scale)
     return KernelForm("inverse-multiquadric", scale)

@@ -29,6 +29,7 @@ from onestep_core.fields.clouds import Clouds, stack
 from onestep_core.fields.couplings import softmax_rows
 from onestep_core.protocols import Coupling, Drift, Kernel, Potentials
 from onestep_core.typing import typed
+from onestep_core.validators import require_not_negative
 
 
 @typed
@@ -92,6 +93,8 @@ def mean_shift_field(
         tensor([[-1.],
                 [ 1.]])
     """
+    require_not_negative("attraction", attraction)
+    require_not_negative("repulsion", repulsion)
     (drift,) = mean_shift_fields(
         Clouds(samples, positives, negatives, extra_negatives, positive_weights, negative_weights, extra_weights, keys),
         kernels=[kernel],

@@ -20,6 +20,7 @@ from onestep_core.fields.kernels import Radial
 from onestep_core.precision import full, no_autocast
 from onestep_core.protocols import Drift
 from onestep_core.typing import typed
+from onestep_core.validators import require_length, require_not_negative
 
 _DISTANCE_FLOOR = 1e-4
 _SCALE_FLOOR = 1e-3
@@ -93,11 +94,11 @@ def released_drift(
         tensor(1.)
     """
     _always(negatives, "released_drift")
-    if not temperatures or not all(t > 0 for t in temperatures) or not affinity_floor >= 0:
-        raise ConfigError(
-            f"temperatures = {temperatures}, affinity_floor = {affinity_floor}: expected at least one temperature, "
-            "all positive, and a floor of zero or more"
-        )
+    if not temperatures:
+        raise ConfigError("no temperature: expected at least one")
+    for temperature in temperatures:
+        require_length("temperature", temperature)
+    require_not_negative("affinity_floor", affinity_floor)
     given = Clouds(samples, positives, None, extra_negatives, positive_weights, negative_weights, extra_weights)
     sets = stack(given, lone_sample=True)
     apart = distances_of(sets.samples, sets.targets, themselves=True, kernels=len(temperatures), block_size=block_size)
@@ -172,8 +173,7 @@ def notebook_drift(
         tensor([[0., 0.]])
     """
     _always(negatives, "notebook_drift")
-    if not temperature > 0:
-        raise ConfigError(f"temperature = {temperature}: expected a positive number")
+    require_length("temperature", temperature)
     sets = stack(Clouds(samples, positives), lone_sample=True)
     d = distances(sets.samples, sets.targets)
     index = torch.arange(d.shape[-1], device=d.device)

@@ -29,6 +29,7 @@ from onestep_core.precision import without_gradient
 from onestep_core.protocols import Normalizer
 from onestep_core.shapes import expand_like, per_sample_mean
 from onestep_core.typing import PerSample, Sample, Time, typed
+from onestep_core.validators import require_not_negative
 
 
 @typed
@@ -57,6 +58,8 @@ def denoising_error(samples: Sample, denoised: Sample, *, epsilon: float = 0.0, 
         >>> denoising_error(torch.zeros(1, 2), torch.tensor([[1.0, -3.0]]))
         tensor([2.])
     """
+    require_not_negative("epsilon", epsilon)
+    require_not_negative("floor", floor)
     return per_sample_mean((without_gradient(samples) - without_gradient(denoised)).abs()).clamp(min=floor) + epsilon
 
 

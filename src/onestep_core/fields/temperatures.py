@@ -16,7 +16,8 @@ from onestep_core.errors import ConfigError
 from onestep_core.fields.attraction_repulsion import drift_field, drift_fields, summed_fields
 from onestep_core.fields.clouds import Clouds, checked_clouds
 from onestep_core.fields.mean_shift import mean_shift_field, mean_shift_fields
-from onestep_core.protocols import Drift, Field
+from onestep_core.protocols import Drift, Field, checked_drift
+from onestep_core.validators import require_finite, require_length
 
 
 def multi_temperature(field: Callable[[float], Field], temperatures: Sequence[float], *, normalize: bool) -> Field:
@@ -58,7 +59,7 @@ def multi_temperature(field: Callable[[float], Field], temperatures: Sequence[fl
         if together is not None and not rest and "kernel" not in keywords:
             drifts = together(samples, positives, negatives, **keywords)
         else:
-            drifts = [f(samples, positives, negatives, *rest, **keywords) for f in fields]
+            drifts = [checked_drift(f(samples, positives, negatives, *rest, **keywords)) for f in fields]
         total = summed_fields(drifts, normalize=normalize)
         return drifts[0]._replace(field=total, force_norms=torch.cat([d.force_norms for d in drifts]))
 
@@ -115,6 +116,7 @@ def geometric_temperature(progress: float, *, start: float, end: float) -> float
         >>> [round(geometric_temperature(p, start=1.0, end=0.01), 3) for p in (0, 0.5, 1)]
         [1.0, 0.1, 0.01]
     """
+    require_finite("progress", progress)
     _all_positive(start, end)
     return start * (end / start) ** min(max(progress, 0.0), 1.0)
 
@@ -140,5 +142,7 @@ def stepped_temperature(progress: float, *, temperatures: Sequence[float]) -> fl
 
 
 def _all_positive(*temperatures: float) -> None:
-    if not temperatures or not all(t > 0 for t in temperatures):
-        raise ConfigError(f"temperatures = {temperatures}: expected at least one, all positive")
+    if not temperatures:
+        raise ConfigError("no temperature: expected at least one")
+    for temperature in temperatures:
+        require_length("temperature", temperature)

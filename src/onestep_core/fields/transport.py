@@ -17,7 +17,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from onestep_core.errors import ConfigError
 from onestep_core.fields.affinity.dispatch import affinities_of
 from onestep_core.fields.attraction_repulsion import evaluated
 from onestep_core.fields.clouds import Clouds, stack
@@ -26,6 +25,7 @@ from onestep_core.fields.kernels import gaussian
 from onestep_core.fields.mean_shift import centre
 from onestep_core.protocols import Drift
 from onestep_core.typing import typed
+from onestep_core.validators import require_length
 
 
 @typed
@@ -84,8 +84,7 @@ def sinkhorn_field(
         tensor([[2.],
                 [2.]])
     """
-    if not epsilon > 0:
-        raise ConfigError(f"epsilon = {epsilon}: expected a positive number")
+    require_length("epsilon", epsilon)
     given = Clouds(
         samples, positives, negatives, extra_negatives, positive_weights, negative_weights, extra_weights, keys
     )

@@ -12,8 +12,12 @@ import math
 from collections.abc import Callable
 from typing import TypeAlias
 
+import torch
+
 from onestep_core.errors import ConfigError
+from onestep_core.precision import double, full
 from onestep_core.typing import Time, typed
+from onestep_core.validators import require_finite
 
 
 def _check_step(step: int, total: int | None = None) -> None:
@@ -153,6 +157,10 @@ def ect_ratio(stage: int, *, factor: float = 2.0) -> float:
     return 1 - factor ** -(stage + 1)
 
 
+_LARGEST_ERROR = 1e-4
+"""Largest relative error of the difference of two times, from their rounding."""
+
+
 @typed
 def ect_times(t: Time, *, ratio: float, amplitude: float = 8.0, steepness: float = 1.0, floor: float = 0.0) -> Time:
     """``max(t (1 - (1 - ratio) (1 + amplitude sigmoid(-steepness t))), floor)``: the second time of a pair.
@@ -170,7 +178,8 @@ def ect_times(t: Time, *, ratio: float, amplitude: float = 8.0, steepness: float
             always an evaluation. With a floor, :func:`~onestep_core.flow.times.keep_apart` serves smaller ``t``.
 
     Raises:
-        ConfigError: if ``ratio`` is outside [0, 1) or another number is negative.
+        ConfigError: if ``ratio`` is outside [0, 1) or another number is negative; if ``1 - ratio`` is so small that the
+            difference of the two times would be wrong by more than 1e-4 in the precision of ``t``.
 
     Source: Geng et al., Consistency Models Made Easy (mapping function), https://arxiv.org/abs/2406.14548;
     locuslab/ect, ``ECMLoss.t_to_r_sigmoid``; NVlabs/FastGen, ``CMModel.t_to_r_sigmoid``.
@@ -185,8 +194,16 @@ def ect_times(t: Time, *, ratio: float, amplitude: float = 8.0, steepness: float
             f"ratio = {ratio}, amplitude = {amplitude}, steepness = {steepness}, floor = {floor}: expected "
             "0 <= ratio < 1 and no negative number"
         )
-    gap = (1 - ratio) * (1 + amplitude * (-steepness * t).sigmoid())
-    return (t - t * gap).clamp(min=floor)
+    rounding = torch.finfo(full(t).dtype).eps / 2
+    if 1 - ratio < rounding / _LARGEST_ERROR:
+        raise ConfigError(
+            f"1 - ratio = {1 - ratio:.3g} with times of {t.dtype}: t - m would be rounded by up to "
+            f"{rounding / (1 - ratio):.1%}; give the times in float64, or take a smaller ratio"
+        )
+    # Rounded once, at the end: the difference to t is what the loss is made of.
+    t64 = double(t)
+    gap = (1 - ratio) * (1 + amplitude * (-steepness * t64).sigmoid())
+    return (t64 - t64 * gap).clamp(min=floor).to(full(t).dtype)
 
 
 Ramp: TypeAlias = Callable[[float, float, float], float]
@@ -200,6 +217,7 @@ def linear_ramp(progress: float, initial: float, final: float) -> float:
         >>> linear_ramp(0.25, 1.0, 0.0)
         0.75
     """
+    require_finite("progress", progress)
     return initial + (final - initial) * progress
 
 
@@ -258,6 +276,8 @@ def annealed(step: float, *, begin: float, end: float, initial: float, final: fl
         >>> [annealed(step, begin=100, end=200, initial=1.0, final=0.0) for step in (0, 150, 300)]
         [1.0, 0.5, 0.0]
     """
+    require_finite("step", step)
+    require_finite("end - begin", end - begin)
     if end < begin:
         raise ConfigError(f"a change from step {begin} to step {end}: expected an end that is not before the beginning")
     if step < begin:
@@ -303,6 +323,7 @@ def alpha_schedule(
         >>> [round(alpha_schedule(step, begin=0, end=400), 3) for step in (0, 180, 220, 400)]
         [1.0, 0.777, 0.223, 0.0]
     """
+    require_finite("step", step)
     value = annealed(step, begin=begin, end=end, initial=initial, final=final, ramp=ramp)
     if value < margin:
         return 0.0

@@ -39,6 +39,7 @@ from onestep_core.precision import full, without_gradient
 from onestep_core.protocols import Derivative
 from onestep_core.shapes import expand_like
 from onestep_core.typing import Time, typed
+from onestep_core.validators import require_finite
 
 
 def _jvp(function: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
@@ -195,6 +196,7 @@ def central_difference(
         >>> central_difference(lambda x: x**2, (torch.tensor([3.0]),), (torch.ones(1),), step=0.5)
         (tensor([9.]), tensor([6.]))
     """
+    require_finite("step", step)
     if step <= 0:
         raise ConfigError(f"step = {step}: expected a positive number, near 5e-3 in float32 and 1e-5 in float64")
     value = function(*primals)
@@ -274,6 +276,7 @@ def derivative_along(
         >>> cubic(lambda z, t: z, (t**3, t), (12.0 * torch.ones(1), torch.ones(1)))
         (tensor([8.]), tensor([12.2500]))
     """
+    require_finite("step", step)
     if not isinstance(step, Tensor) and step <= 0:
         raise ConfigError(f"step = {step}: expected a positive number or a tensor [batch] of them")
 
@@ -294,11 +297,19 @@ def derivative_along(
         def slope(above: Any, below: Any) -> Any:
             return expand_like(speed, above) * (full(above) - full(below)) if isinstance(above, Tensor) else above
 
+        def at(time: Tensor) -> Any:
+            """The function on the curve, its arguments in the types of the primals."""
+            return function(*(_in_type_of(there, here) for there, here in zip(curve(time), primals, strict=True)))
+
         with _without_graph():
-            tangent = tree_map(slope, function(*_detached(curve(ahead))), function(*_detached(curve(behind))))
+            tangent = tree_map(slope, at(ahead), at(behind))
         return value, _detached(tangent)
 
     return derivative
+
+
+def _in_type_of(there: Any, here: Any) -> Any:
+    return there.detach().to(here.dtype) if isinstance(there, Tensor) and isinstance(here, Tensor) else _detached(there)
 
 
 @typed
@@ -319,6 +330,8 @@ def relative_step(t: Time, *, fraction: float = 1e-3, smallest: float = 1e-6) ->
         >>> relative_step(torch.tensor([0.0, 0.5]))
         tensor([1.0000e-06, 5.0000e-04])
     """
+    require_finite("fraction", fraction)
+    require_finite("smallest", smallest)
     if fraction <= 0 or smallest <= 0:
         raise ConfigError(f"fraction = {fraction} and smallest = {smallest}: expected positive numbers")
     return (fraction * without_gradient(t).abs()).clamp(min=smallest)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from onestep_core.errors import ConfigError, like_states
-from onestep_core.flow.predictions import noise_from_data, velocity_from_denoiser
+from onestep_core.flow.predictions import noise_from_data
 from onestep_core.flow.ratios import noise_ratio, time_at
 from onestep_core.precision import full
 from onestep_core.protocols import Denoiser, Path, SolverStep, Velocity
@@ -127,9 +127,14 @@ def data_of_ddim_step(z: Sample, end: Sample, t: Time, s: Time, *, path: Path) -
 
 @typed
 def denoised_heun(denoiser: Denoiser, z: Sample, t: Time, s: Time, *, path: Path) -> Sample:
-    """:func:`heun` on the velocity that the denoiser implies: two evaluations, EDM's second-order step.
+    """EDM's second-order step: :func:`ddim`, corrected by the change of the denoiser's estimate; two evaluations.
 
-    Not finite where ``sigma(s)`` is zero: end with :func:`ddim` there, as EDM does. Arguments as :func:`ddim`.
+    ``z' + (alpha(s) sigma(t) / sigma(s) - alpha(t)) (x' - x) / 2`` with ``x`` the estimate at ``(z, t)``, ``z'`` the
+    :func:`ddim` step with ``x``, and ``x'`` the estimate at ``(z', s)``. On EDM's path and on the linear path this is
+    :func:`heun` on the velocity that the denoiser implies. On every path it is exact for a constant estimate.
+
+    Not finite where ``sigma(s)`` is zero: end with :func:`ddim` there, as EDM does. Do the same where ``sigma(s)`` is
+    much smaller than ``sigma(t)``: the factor in front of ``x' - x`` is large there. Arguments as :func:`ddim`.
 
     Source: Karras et al., Elucidating the Design Space, algorithm 1, https://arxiv.org/abs/2206.00364.
 
@@ -139,7 +144,12 @@ def denoised_heun(denoiser: Denoiser, z: Sample, t: Time, s: Time, *, path: Path
         >>> denoised_heun(lambda z, t: 0 * z, torch.ones(1, 1), 2 * one, one, path=path)
         tensor([[0.5000]])
     """
-    return heun(velocity_from_denoiser(denoiser, path=path), z, t, s)
+    z = full(z)
+    first = full(like_states(denoiser(z, t), z))
+    predicted = _towards(z, first, t, s, path=path)
+    second = full(like_states(denoiser(predicted, s), z))
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = path.coefficients(full(t)), path.coefficients(full(s))
+    return predicted + expand_like(alpha_s * sigma_t / sigma_s - alpha_t, z) * (second - first) / 2
 
 
 @typed

@@ -106,7 +106,9 @@ def trigflow_from_denoiser(denoiser: Denoiser, *, sigma_data: float) -> Velocity
     """A denoiser of EDM's path as ``F``: ``(cos(t) z - D(z / cos(t), sigma_data tan(t))) / (sigma_data sin(t))``.
 
     How a diffusion model that was trained on noise levels becomes the start, or the teacher, of a continuous-time
-    consistency model. Not finite at the ends, where a noise level is zero or infinite.
+    consistency model. At the ends, where the noise level is zero or infinite, ``cos(t)`` and ``sin(t)`` in the
+    denominators and in the noise level are at least the square root of the resolution of ``t``: at pure noise this is
+    the limit; at the data, where the limit depends on the direction, a denoiser that returns its input gives zero.
 
     Args:
         denoiser: ``(z, sigma) -> expected data`` on the variance-exploding path.
@@ -127,9 +129,10 @@ def trigflow_from_denoiser(denoiser: Denoiser, *, sigma_data: float) -> Velocity
 
     def network(z: Tensor, t: Tensor, /) -> Tensor:
         z, t = full(z), full(t)
-        cos = expand_like(t.cos(), z)
-        data = full(like_states(denoiser(z / cos, sigma_data * t.tan()), z))
-        return (cos * z - data) / expand_like(sigma_data * t.sin(), z)
+        smallest = torch.finfo(t.dtype).eps ** 0.5
+        cos, sin = t.cos().clamp(min=smallest), t.sin().clamp(min=smallest)
+        data = full(like_states(denoiser(z / expand_like(cos, z), sigma_data * t.sin() / cos), z))
+        return (expand_like(t.cos(), z) * z - data) / expand_like(sigma_data * sin, z)
 
     return network
 

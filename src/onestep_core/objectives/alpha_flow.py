@@ -14,7 +14,6 @@ Training with ``alpha`` annealed from 1 to 0 (:func:`onestep_core.flow.alpha_sch
 
 from onestep_core.errors import ConfigError, like_states
 from onestep_core.flow import time_between, two_jump_target
-from onestep_core.precision import full
 from onestep_core.protocols import AverageVelocity
 from onestep_core.regression import Regression, regression
 from onestep_core.typing import Sample, Time, typed
@@ -75,6 +74,5 @@ def alpha_flow_regression(
             f"alpha = {alpha}: expected 0 < alpha <= 1; "
             "the limit alpha -> 0 is MeanFlow: call meanflow_regression there"
         )
-    z, t, s = full(z), full(t), full(s)
     target = two_jump_target(v, frozen, z, t, time_between(t, s, share=alpha), s, bound=bound)
     return regression(like_states(average_velocity(z, t, s), z), target)

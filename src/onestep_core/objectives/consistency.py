@@ -31,6 +31,7 @@ from onestep_core.protocols import ConsistencyFunction
 from onestep_core.regression import Regression, regression
 from onestep_core.shapes import expand_like
 from onestep_core.typing import Sample, Time, typed
+from onestep_core.validators import require_finite
 
 
 @typed
@@ -86,10 +87,11 @@ def consistency_regression(
         >>> pair = consistency_regression(f, f, path(data, noise, t).z, path(data, noise, m).z, t, m)
         >>> loss = (pseudo_huber(*pair, c=0.001) * inverse_duration(t, m)).mean()
     """
-    z, z_m, t, m = full(z), full(z_m), full(t), full(m)
+    require_finite("end", 0.0 if end is None else end)
     prediction = like_states(online(z, t), z)
-    goal = full(like_states(frozen_value(target, z_m, m), z))
+    goal = full(like_states(frozen_value(target, z_m.to(z.dtype), m), z))
+    t, m = full(t), full(m)
     if end is not None:
         arrived = (m - end).sign() * (t - end).sign() <= 0
-        goal = torch.where(expand_like(arrived, goal), z_m, goal)
+        goal = torch.where(expand_like(arrived, goal), full(z_m), goal)
     return regression(prediction, goal)

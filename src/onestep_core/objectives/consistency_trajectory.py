@@ -21,10 +21,10 @@ from torch import Tensor
 
 from onestep_core.errors import like_states
 from onestep_core.flow import frozen_value
-from onestep_core.precision import full
 from onestep_core.protocols import FlowMap
 from onestep_core.regression import Regression, regression
 from onestep_core.typing import Sample, Time, typed
+from onestep_core.validators import require_finite
 
 
 @typed
@@ -83,11 +83,14 @@ def consistency_trajectory_regression(
         >>> pair = consistency_trajectory_regression(G, G_fixed, G_fixed, z, z_m, t, m, s, end=0.002)
         >>> squared_l2(*pair).mean().backward()
     """
-    z, z_m, t, m, s = full(z), full(z_m), full(t), full(m), full(s)
+    require_finite("end", end)
     last = torch.full_like(s, end)
-    prediction = outer(like_states(online(z, t, s), z), s, last)
+    prediction = outer(like_states(online(z, t, s), z).to(z.dtype), s, last)
 
     def end_of(z_m: Tensor, m: Tensor, s: Tensor, last: Tensor) -> Tensor:
-        return outer(z_m, m, last) if inner is None else outer(like_states(inner(z_m, m, s), z_m), s, last)
+        if inner is None:
+            return outer(z_m, m, last)
+        return outer(like_states(inner(z_m, m, s), z_m).to(z_m.dtype), s, last)
 
-    return regression(like_states(prediction, z), like_states(frozen_value(end_of, z_m, m, s, last), z))
+    goal = frozen_value(end_of, z_m.to(z.dtype), m, s, last)
+    return regression(like_states(prediction, z), like_states(goal, z))

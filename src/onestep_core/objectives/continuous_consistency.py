@@ -78,8 +78,11 @@ def continuous_consistency_regression(
         >>> raw = mse(*continuous_consistency_regression(net, z, v, t, sigma_data=0.5, warmup=0.1))
         >>> loss = uncertainty(snr(t, path=path).sqrt() * raw, log_variance(t[:, None])[:, 0]).mean()
     """
+    rate = full(t).cos() * full(t).sin()
+    along = (expand_like(rate, v) * full(v)).to(z.dtype), rate.to(t.dtype)
+    prediction, slope = derivative(network, (z, t), along)
     z, v, t = full(z), full(v), full(t)
-    rate = t.cos() * t.sin()
-    prediction, slope = derivative(network, (z, t), (expand_like(rate, v) * v, rate))
-    tangent = trigflow_tangent(like_states(prediction, z), z, v, slope, t, sigma_data=sigma_data, warmup=warmup)
+    tangent = trigflow_tangent(
+        full(like_states(prediction, z)), z, v, full(slope), t, sigma_data=sigma_data, warmup=warmup
+    )
     return field_regression(prediction, tangent if normalize is None else normalize(tangent))

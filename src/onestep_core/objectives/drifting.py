@@ -29,7 +29,7 @@ from torch import Tensor
 from onestep_core.errors import ConfigError
 from onestep_core.fields import distances
 from onestep_core.precision import without_gradient
-from onestep_core.protocols import Drift, Field
+from onestep_core.protocols import Drift, Field, checked_drift
 from onestep_core.regression import Regression, field_regression
 from onestep_core.shapes import clouds, uncloud
 from onestep_core.typing import Sample, typed
@@ -118,11 +118,13 @@ def drifting_regression(
             keywords["extra_weights"] = _group_weights(extra_weights, extra_negatives, groups, locations)
     elif extra_weights is not None:
         raise ConfigError("extra_weights were given without extra_negatives: give both or neither")
-    drift = field(
-        clouds(located, groups),
-        cloud("positives", positives),
-        None if negatives is None else cloud("negatives", negatives),
-        **keywords,
+    drift = checked_drift(
+        field(
+            clouds(located, groups),
+            cloud("positives", positives),
+            None if negatives is None else cloud("negatives", negatives),
+            **keywords,
+        )
     )
     return field_regression(
         uncloud(drift.samples, groups).reshape(samples.shape), uncloud(drift.field, groups).reshape(samples.shape)
@@ -185,8 +187,10 @@ def feature_normalized(field: Callable[[float], Field]) -> Field:
         unit = (scale / channels**0.5).clamp(min=_UNIT_FLOOR)
         if extra is not None:
             keywords = {**keywords, "extra_negatives": extra / unit}
-        drift = field(channels**0.5)(
-            samples / unit, positives / unit, None if negatives is None else negatives / unit, *rest, **keywords
+        drift = checked_drift(
+            field(channels**0.5)(
+                samples / unit, positives / unit, None if negatives is None else negatives / unit, *rest, **keywords
+            )
         )
         return drift._replace(scale=scale)
 

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from onestep_core.errors import ConfigError, like_states
 from onestep_core.flow import eulerian_derivative, eulerian_target, two_pass
-from onestep_core.precision import full
 from onestep_core.protocols import AverageVelocity, Derivative, TwoHeadedVelocity
 from onestep_core.regression import Regression, regression
 from onestep_core.typing import Sample, Time, typed
@@ -78,10 +77,7 @@ def improved_meanflow_regression(
         >>> tangent = instantaneous(net)(z, t)
         >>> loss = squared_l2(*improved_meanflow_regression(net, z, v, tangent, t, s)).mean()
     """
-    z, t, s = full(z), full(t), full(s)
-    prediction, slope = eulerian_derivative(
-        average_velocity, z, full(tangent), t, s, derivative=derivative, moving=moving
-    )
+    prediction, slope = eulerian_derivative(average_velocity, z, tangent, t, s, derivative=derivative, moving=moving)
     return regression(like_states(prediction, z), eulerian_target(v, slope, t, s))
 
 
@@ -126,8 +122,7 @@ def improved_meanflow_regressions(
         >>> [squared_l2(*pair) for pair in pairs]
         [tensor([0.]), tensor([2.])]
     """
-    z, t, s = full(z), full(t), full(s)
-    heads, slopes = eulerian_derivative(two_headed, z, full(tangent), t, s, derivative=derivative, moving=moving)
+    heads, slopes = eulerian_derivative(two_headed, z, tangent, t, s, derivative=derivative, moving=moving)
     if isinstance(heads, Tensor) or len(heads) != 2:
         raise ConfigError(
             f"the network answered {type(heads).__name__}: expected two heads, the average velocity and the "

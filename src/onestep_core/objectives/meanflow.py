@@ -13,7 +13,6 @@ average velocity. The paper and its code order times ``(z, r, t)``, target first
 
 from onestep_core.errors import like_states
 from onestep_core.flow import eulerian_derivative, eulerian_target, two_pass
-from onestep_core.precision import full
 from onestep_core.protocols import AverageVelocity, Derivative
 from onestep_core.regression import Regression, regression
 from onestep_core.typing import Sample, Time, typed
@@ -67,6 +66,5 @@ def meanflow_regression(
         >>> raw = squared_l2(*meanflow_regression(net, z, v, t, s))
         >>> loss = (raw * adaptive(raw, power=1.0, epsilon=0.01)).mean()
     """
-    z, v, t, s = full(z), full(v), full(t), full(s)
     prediction, slope = eulerian_derivative(average_velocity, z, v, t, s, derivative=derivative, moving=moving)
     return regression(like_states(prediction, z), eulerian_target(v, slope, t, s, scale=scale))

@@ -35,6 +35,7 @@ from onestep_core.protocols import FlowMap, Kernel
 from onestep_core.regression import regression
 from onestep_core.shapes import expand_like
 from onestep_core.typing import Sample, Time, typed
+from onestep_core.validators import require_positive
 
 
 @typed
@@ -49,7 +50,7 @@ def moment_matching_loss(
     *,
     particles: int,
     kernel: Kernel,
-    length: Time | None = None,
+    length: float | Time | None = None,
 ) -> Float[Tensor, "group"]:
     """The squared maximum mean discrepancy of ``online(z, t, s)`` and ``sg[target(z_m, m, s)]``, one number a group.
 
@@ -64,17 +65,17 @@ def moment_matching_loss(
         particles: ``M``, at least 1; the paper's is 4.
         kernel: positive definite, ``log k`` of two clouds ``[group, M, channel]``, in units of ``length``:
             ``partial(laplace, temperature=1.0)``.
-        length: divides the particles before the kernel, ``[batch]``, positive, equal within a group; 1 without it. The
-            paper's is ``|c_out(t, s)| * dimension``, ``c_out`` being the factor of the network's output in the map
-            (``flow.simple_edm_scalings(t, s, ...).c_out``), so that a step has its own bandwidth.
+        length: divides the particles before the kernel, a number or ``[batch]``, positive, equal within a group; 1
+            without it. The paper's is ``|c_out(t, s)| * dimension``, ``c_out`` being the factor of the network's output
+            in the map (``flow.simple_edm_scalings(t, s, ...).c_out``), so that a step has its own bandwidth.
 
     Returns:
         One loss a group, ``[batch / particles]``, not negative up to rounding, in at least float32. The weight of the
         paper is ``sigmoid_elbo(t[::particles], path=path, shift=b, power=a)``.
 
     Raises:
-        ConfigError: if ``particles`` does not divide the batch, or is below 1; if the map's answer is not of the shape
-            of the states.
+        ConfigError: if ``particles`` does not divide the batch, or is below 1; if a number as ``length`` is not
+            positive; if the map's answer is not of the shape of the states.
         jaxtyping.TypeCheckError: if other shapes disagree.
 
     Source: Zhou et al., Inductive Moment Matching, sections 3 and 4; one particle: section 5,
@@ -105,11 +106,14 @@ def moment_matching_loss(
             f"a batch of {batch} in groups of {particles} particles: expected at least one particle, and groups that "
             "fill the batch; lay the particles of a group contiguously, with one t, m and s"
         )
-    wanted = like_states(frozen_value(target, without_gradient(z_m), m, s), z)
+    wanted = like_states(frozen_value(target, z_m.detach().to(z.dtype), m, s), z)
     made, wanted = regression(like_states(online(z, t, s), z), wanted)
-    if length is not None:
+    if isinstance(length, Tensor):
         unit = expand_like(without_gradient(length), made)
         made, wanted = made / unit, wanted / unit
+    elif length is not None:
+        require_positive("length", length)
+        made, wanted = made / length, wanted / length
     shape = (batch // particles, particles, math.prod(made.shape[1:]))
     x, y = made.reshape(shape), wanted.reshape(shape)
 

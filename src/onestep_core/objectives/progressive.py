@@ -85,9 +85,9 @@ def progressive_regression(
         >>> pair = progressive_regression(denoiser, denoiser, z, t, m, s, path=path, last=index == 3)
         >>> loss = (mse(*pair) * truncated_snr(t, path=path)).mean()
     """
-    start = without_gradient(z)
+    start = z.detach()
     first = full(like_states(frozen_value(teacher, start, t), start))
-    middle = ddim(lambda z, t: first, start, t, m, path=path)
+    middle = ddim(lambda z, t: first, without_gradient(z), t, m, path=path).to(z.dtype)
     second = full(like_states(frozen_value(teacher, middle, m), start))
     # The state itself cancels: the target lies between the two expected data, and what it adds to them is small.
     target = first + expand_like(_share_of_second(t, m, s, path), first) * (second - first)

@@ -26,6 +26,7 @@ from onestep_core.precision import full, without_gradient
 from onestep_core.protocols import Denoiser, Normalizer
 from onestep_core.shapes import expand_like, per_sample_sum
 from onestep_core.typing import PerSample, Sample, Time, typed
+from onestep_core.validators import require_finite
 
 released_normalizer: Normalizer = partial(denoising_error, floor=1e-5)
 """``max(mean |x - R|, 1e-5)``."""
@@ -58,6 +59,7 @@ def score_identity(
         >>> score_identity(x, real, fake, alpha=0.5, normalizer=None)
         tensor([[0.5000, 0.0000]])
     """
+    require_finite("alpha", alpha)
     x, real = full(samples), full(real_denoised)
     gap = real - full(fake_denoised)
     product = gap * ((real - x) - alpha * gap)

@@ -8,7 +8,6 @@ which is flow matching; each larger step is learnt from two of the next smaller 
 
 from onestep_core.errors import like_states
 from onestep_core.flow import frozen_value, time_between, two_jump_target
-from onestep_core.precision import full
 from onestep_core.protocols import AverageVelocity
 from onestep_core.regression import Regression, regression
 from onestep_core.typing import Sample, Time, typed
@@ -58,7 +57,6 @@ def shortcut_regression(
         >>> shortcut_regression(net, net, torch.ones(1, 1), torch.ones(1), torch.zeros(1))
         Regression(prediction=tensor([[1.]]), target=tensor([[0.7500]]))
     """
-    z, t, s = full(z), full(t), full(s)
     m = time_between(t, s, share=0.5)
     first = like_states(frozen_value(frozen, z, t, m), z)
     target = two_jump_target(first, frozen, z, t, m, s, bound=bound, state_bound=bound)

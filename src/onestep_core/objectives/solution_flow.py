@@ -62,6 +62,6 @@ def solution_flow_regression(
         >>> solution_flow_regression(f, f, one, one, t, time_between(t, s, share=0.5), s)
         Regression(prediction=tensor([[0.]]), target=tensor([[0.2500]]))
     """
-    z, v, t, m, s = full(z), full(v), full(t), full(m), full(s)
-    target = frozen_value(frozen, z + expand_like(m - t, z) * v, m, s)
+    middle = full(z) + expand_like(full(m) - full(t), z) * full(v)
+    target = frozen_value(frozen, middle.to(z.dtype), m, s)
     return regression(like_states(solution(z, t, s), z), like_states(target, z))

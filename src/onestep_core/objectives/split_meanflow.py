@@ -11,7 +11,6 @@ on a part of the batch determines it.
 
 from onestep_core.errors import like_states
 from onestep_core.flow import frozen_value, two_jump_target
-from onestep_core.precision import full
 from onestep_core.protocols import AverageVelocity
 from onestep_core.regression import Regression, regression
 from onestep_core.typing import Sample, Time, typed
@@ -51,6 +50,5 @@ def split_meanflow_regression(
         >>> split_meanflow_regression(net, net, z, t, time_between(t, s, share=0.5), s)
         Regression(prediction=tensor([[1.]]), target=tensor([[0.7500]]))
     """
-    z, t, m, s = full(z), full(t), full(m), full(s)
     target = two_jump_target(like_states(frozen_value(frozen, z, t, m), z), frozen, z, t, m, s)
     return regression(like_states(average_velocity(z, t, s), z), target)

@@ -64,8 +64,8 @@ def terminal_velocity_regression(
         >>> terminal_velocity_regression(net, instantaneous(net), z, t, s)
         Regression(prediction=tensor([[0.]]), target=tensor([[-0.6250]]))
     """
-    z, t, s = full(z), full(t), full(s)
     average, slope = lagrangian_derivative(average_velocity, z, t, s, derivative=derivative)
-    duration, average = expand_like(s - t, z), full(like_states(average, z))
-    target = like_states(frozen_value(velocity, z + duration * average.detach(), s), z)
+    duration, average = expand_like(full(s) - full(t), z), full(like_states(average, z))
+    reached = full(z).detach() + duration * average.detach()
+    target = like_states(frozen_value(velocity, reached.to(z.dtype), s), z)
     return regression(average + duration * full(slope), target)

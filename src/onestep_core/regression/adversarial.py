@@ -30,6 +30,7 @@ from onestep_core.errors import ConfigError
 from onestep_core.precision import full, without_gradient
 from onestep_core.shapes import per_sample_mean, per_sample_sum
 from onestep_core.typing import PerSample, Sample, typed
+from onestep_core.validators import require_not_negative
 
 
 @typed
@@ -154,6 +155,7 @@ def gradient_balance(
         >>> gradient_balance(torch.full((4,), 3.0), torch.ones(4), epsilon=0.0)
         tensor(3.)
     """
+    require_not_negative("epsilon", epsilon)
     if reference.shape != gradient.shape:
         raise ConfigError(
             f"gradients of shape {tuple(reference.shape)} and {tuple(gradient.shape)}: take both at one tensor"

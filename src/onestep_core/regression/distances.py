@@ -5,11 +5,14 @@ A distance compares shapes first (nothing broadcasts), works in at least float32
 its own name.
 """
 
+import math
+
 import torch
+from torch import Tensor
 
 from onestep_core.errors import ConfigError
 from onestep_core.precision import full
-from onestep_core.shapes import per_sample_mean, per_sample_sum
+from onestep_core.shapes import expand_like, largest_entry, per_sample_mean, per_sample_sum
 from onestep_core.typing import PerSample, Sample, typed
 
 
@@ -63,30 +66,34 @@ def l2(p: Sample, q: Sample) -> PerSample:
         >>> l2(torch.ones(1, 4), torch.zeros(1, 4))
         tensor([2.])
     """
-    square = per_sample_sum((full(p) - full(q)).square())
-    apart = square > 0
-    return torch.where(apart, torch.where(apart, square, 1.0).sqrt(), 0.0)
+    difference = full(p) - full(q)
+    unit = largest_entry(difference)
+    square = per_sample_sum((difference / expand_like(unit, difference)).square())
+    # Compared with zero, so that NaN stays NaN.
+    same = square == 0
+    return unit * torch.where(same, 0.0, torch.where(same, 1.0, square).sqrt())
 
 
 @typed
 def cosine(p: Sample, q: Sample) -> PerSample:
     """``1 - <p, q> / (|p| |q|)`` over a sample, between 0 and 2; 1 where one of them is zero.
 
-    Arguments and errors as :func:`squared_l2`.
+    Computed as ``|p / |p| - q / |q||^2 / 2``, which loses no digits for two equal directions. Arguments and errors as
+    :func:`squared_l2`.
 
     Example:
         >>> cosine(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]]))
         tensor([1.])
     """
-    p, q = full(p).flatten(1), full(q).flatten(1)
-    norms = per_sample_sum(p.square()) * per_sample_sum(q.square())
-    apart = norms > 0
-    return 1 - torch.where(apart, per_sample_sum(p * q) / torch.where(apart, norms, 1.0).sqrt(), 0.0)
+    (u, no_p), (v, no_q) = _direction(full(p)), _direction(full(q))
+    return torch.where(no_p | no_q, 1.0, per_sample_sum((u - v).square()) / 2)
 
 
 @typed
 def pseudo_huber(p: Sample, q: Sample, *, c: float) -> PerSample:
     """``sqrt(sum (p - q)^2 + c^2) - c``: quadratic near zero, linear far away.
+
+    Computed as ``d / (sqrt(d + c^2) + c)`` with ``d = sum (p - q)^2``: nothing cancels for a small ``d``.
 
     Args:
         p: prediction, ``[batch, *shape]``.
@@ -105,6 +112,18 @@ def pseudo_huber(p: Sample, q: Sample, *, c: float) -> PerSample:
         >>> pseudo_huber(torch.tensor([[3.0, 0.0]]), torch.zeros(1, 2), c=4.0)
         tensor([1.])
     """
-    if not c > 0:
-        raise ConfigError(f"c = {c}: expected a positive length")
-    return (per_sample_sum((full(p) - full(q)).square()) + c**2).sqrt() - c
+    if not 0 < c < math.inf:
+        raise ConfigError(f"c = {c}: expected a positive, finite length")
+    difference = full(p) - full(q)
+    unit = largest_entry(difference).clamp(min=c)
+    square = per_sample_sum((difference / expand_like(unit, difference)).square())
+    width = c / unit
+    return unit * (square / ((square + width.square()).sqrt() + width))
+
+
+def _direction(x: Tensor) -> tuple[Tensor, Tensor]:
+    """``x / |x|``, and whether a sample is zero, ``[batch]``; its direction is then zero."""
+    x = x / expand_like(largest_entry(x), x)
+    square = per_sample_sum(x.square())
+    nothing = square == 0
+    return x / expand_like(torch.where(nothing, 1.0, square).sqrt(), x), nothing

@@ -14,8 +14,9 @@ from torch import Tensor
 from onestep_core.errors import ConfigError
 from onestep_core.precision import without_gradient
 from onestep_core.regression.pair import Regression, field_regression
-from onestep_core.shapes import expand_like, per_sample_sum
+from onestep_core.shapes import expand_like, largest_entry, per_sample_sum
 from onestep_core.typing import PerSample, Sample, typed
+from onestep_core.validators import require_finite, require_not_negative, require_positive
 
 
 @typed
@@ -28,7 +29,7 @@ def adaptive(loss: PerSample, *, power: float, epsilon: float) -> PerSample:
     Args:
         loss: raw losses, ``[batch]``; the released MeanFlow takes the *sum* over a sample.
         power: 0 for no weighting; 1.0 in the released JAX code of MeanFlow, 0.75 in its PyTorch code.
-        epsilon: keeps the factor finite, not below 0; 0.01 and 0.001 there.
+        epsilon: keeps the factor finite, not below 0; 0.01 and 0.001 there. With 0 the factor of a loss of zero is 0.
 
     Raises:
         ConfigError: if ``epsilon`` is below 0.
@@ -40,9 +41,13 @@ def adaptive(loss: PerSample, *, power: float, epsilon: float) -> PerSample:
         >>> adaptive(torch.tensor([0.5, 2.0]), power=1.0, epsilon=0.0)
         tensor([2.0000, 0.5000])
     """
+    require_not_negative("power", power)
     if not epsilon >= 0:
         raise ConfigError(f"epsilon = {epsilon}: expected a number not below 0, such as 0.01")
-    return (without_gradient(loss) + epsilon) ** -power
+    shifted = without_gradient(loss) + epsilon
+    # Without epsilon the weight of a loss of zero would be infinite, and the weighted loss NaN.
+    nothing = shifted == 0
+    return torch.where(nothing, 1.0, shifted).pow(-power) * torch.where(nothing, float(power == 0), 1.0)
 
 
 @typed
@@ -55,6 +60,9 @@ def exponential(loss: PerSample, *, amplitude: float, rate: float, offset: float
         >>> exponential(torch.zeros(2), amplitude=0.5, rate=-0.1)
         tensor([0.5000, 0.5000])
     """
+    require_positive("amplitude", amplitude)
+    require_finite("rate", rate)
+    require_finite("offset", offset)
     return amplitude * (rate * without_gradient(loss) + offset).exp()
 
 
@@ -78,6 +86,7 @@ def separate_means(loss: PerSample, group: Bool[Tensor, "batch"], *, weight: flo
         >>> separate_means(torch.ones(4), torch.tensor([True, False, False, False]), weight=0.5)
         tensor([2.0000, 1.3333, 1.3333, 1.3333])
     """
+    require_not_negative("weight", weight)
     inside = group.to(without_gradient(loss).dtype)
     outside = 1 - inside
     share = weight * inside / inside.sum().clamp(min=1) + outside / outside.sum().clamp(min=1)
@@ -110,7 +119,8 @@ def rescale_residual(
     residual = without_gradient(pair.target) - without_gradient(pair.prediction)
     if per_dimension:
         residual = residual / math.sqrt(math.prod(residual.shape[1:]))
-    norm = per_sample_sum(residual.square()).sqrt()
+    unit = largest_entry(residual)
+    norm = unit * per_sample_sum((residual / expand_like(unit, residual)).square()).sqrt()
     return field_regression(pair.prediction, residual * expand_like(without_gradient(weight(norm)), residual))
 
 
@@ -140,11 +150,13 @@ def normalize_tangent(tangent: Sample, *, constant: float = 0.1, per_dimension: 
         >>> normalize_tangent(torch.tensor([[3.0, 4.0]]), constant=5.0)
         tensor([[0.3000, 0.4000]])
     """
+    require_not_negative("constant", constant)
     if constant < 0:
         raise ConfigError(f"constant = {constant}: expected a length, not negative")
     tangent = without_gradient(tangent)
-    square = per_sample_sum(tangent.square())
+    unit = largest_entry(tangent)
+    length = unit * per_sample_sum((tangent / expand_like(unit, tangent)).square()).sqrt()
     if per_dimension:
-        square = square / math.prod(tangent.shape[1:])
-    length = square.sqrt() + constant
-    return tangent / expand_like(torch.where(length > 0, length, 1.0), tangent)
+        length = length / math.sqrt(math.prod(tangent.shape[1:]))
+    length = length + constant
+    return tangent / expand_like(torch.where(length == 0, 1.0, length), tangent)

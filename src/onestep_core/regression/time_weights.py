@@ -13,7 +13,7 @@ import torch
 from onestep_core.precision import without_gradient
 from onestep_core.protocols import Path
 from onestep_core.typing import PerSample, Time, typed
-from onestep_core.validators import positive_sigma_data
+from onestep_core.validators import positive_sigma_data, require_finite, require_not_negative
 
 
 @typed
@@ -163,6 +163,7 @@ def sigmoid_elbo(t: Time, *, path: Path, shift: float, power: float = 1.0) -> Pe
         >>> sigmoid_elbo(torch.tensor([0.5]), path=Linear(), shift=0.0)
         tensor([2.])
     """
+    require_finite("shift", shift)
     t = without_gradient(t)
     alpha, sigma = path.coefficients(t)
     alpha_rate, sigma_rate = path.rates(t)
@@ -189,6 +190,7 @@ def inverse_duration(t: Time, m: Time, *, power: float = 1.0) -> PerSample:
         >>> inverse_duration(torch.tensor([3.0]), torch.tensor([1.0]))
         tensor([0.5000])
     """
+    require_not_negative("power", power)
     return (without_gradient(t) - without_gradient(m)).abs() ** -power
 
 
@@ -207,4 +209,5 @@ def inverse_jump(t: Time, s: Time, *, power: float) -> PerSample:
         >>> inverse_jump(torch.tensor([2.0]), torch.tensor([1.0]), power=2.0)
         tensor([4.])
     """
+    require_not_negative("power", power)
     return (1 - without_gradient(s) / without_gradient(t)) ** -power

@@ -3,6 +3,7 @@
 import attrs
 import pytest
 import torch
+from safetensors.torch import load_file, save
 
 from onestep_adapters.data import open_dataset
 from onestep_adapters.methods import Context, Reflow, Teacher
@@ -52,10 +53,20 @@ def test_pairs_are_made_once_for_every_teacher_and_choice_of_numbers(data, tmp_p
     assert torch.equal(kept.data, made.data)
     assert (kept.labels is None) == (made.labels is None) == (context.data.classes is None)
     (file,) = tmp_path.glob("pairs-*")
-    whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // 2])  # Damaged: made again.
-    assert torch.equal(teacher_pairs(context, **numbers)[1].data, made.data)
-    assert file.read_bytes() == whole
+    whole, tensors = file.read_bytes(), load_file(file)
+    damage = {
+        "half": whole[: len(whole) // 2],
+        "a flipped bit": whole[:-3] + bytes([whole[-3] ^ 4]) + whole[-2:],
+        "zeros": bytes(len(whole)),
+        "fewer rows": save({name: tensor[:10] for name, tensor in tensors.items()}),
+        "another type": save({name: tensor.double() for name, tensor in tensors.items()}),
+        "no hash": save(tensors),
+    }
+    for content in damage.values():
+        file.write_bytes(content)
+        with pytest.warns(UserWarning, match="is damaged .* made again"):
+            assert torch.equal(teacher_pairs(context, **numbers)[1].data, made.data)
+        assert file.read_bytes() == whole
     for name, value in (("count", 5), ("solver_steps", 3), ("seed", 1)):
         before = len(calls)
         teacher_pairs(context, **{**numbers, name: value})

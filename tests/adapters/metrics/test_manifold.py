@@ -8,6 +8,7 @@ import torch
 from onestep_adapters.metrics import (
     coverage,
     density,
+    frechet_distance,
     manifold_metrics,
     nearest_distances,
     nearest_neighbour_accuracy,
@@ -87,3 +88,22 @@ def test_nearest_training_distance_sees_copies_and_leaves_oneself_out():
     assert torch.allclose(nearest_distances(train[:10], train, own=rows), torch.stack(others))
     with pytest.raises(ConfigError, match="quantiles"):
         nearest_training_distance(train, train, quantiles=(1.5,))
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        lambda x, y: manifold_metrics(x, y, k=3),
+        nearest_neighbour_accuracy,
+        nearest_distances,
+        frechet_distance,
+    ],
+    ids=["manifold", "1-NN", "distances", "Fréchet"],
+)
+def test_rows_that_are_not_finite_are_counted_and_refused(metric):
+    x, y = torch.randn(2, 20, 3, dtype=torch.float64)
+    y[3, 1], y[5, 0] = math.nan, math.inf
+    with pytest.raises(ConfigError, match="2 of 20 rows"):
+        metric(x, y)
+    with pytest.raises(ConfigError, match="2 of 20 rows"):
+        metric(y, x)

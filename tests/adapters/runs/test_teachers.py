@@ -1,6 +1,9 @@
 """Teachers of runs: trained here, in a run folder, exact; missing, replaced, or of another kind."""
 
+import os
 import shutil
+import subprocess
+import sys
 
 import attrs
 import pytest
@@ -8,7 +11,7 @@ import torch
 
 from onestep_adapters.methods import METHODS, Network, Training
 from onestep_adapters.runs import open_run, resume_or_start, start_run
-from onestep_adapters.training import CheckpointError, save_checkpoint
+from onestep_adapters.training import CheckpointError, read_run, save_checkpoint
 from onestep_core.errors import ConfigError
 from tests.adapters.methods.matching.games import tiny
 from tests.adapters.tiny import NETWORK, drawn, flat, small, trained_to
@@ -173,3 +176,21 @@ def test_a_complete_run_is_resumed_without_its_teacher(tmp_path):
     list(run.updates(folder))
     (tmp_path / "run").rename(tmp_path / "away")
     assert resume_or_start(folder, "dmd2", "8gaussians", run.options, resume=True).finished
+
+
+def test_two_students_of_one_untrained_teacher_both_learn(new_teachers, tmp_path):
+    """Two processes at once: one trains the teacher, the other waits for it and goes on from what it saved."""
+    script = (
+        "import sys; from pathlib import Path; from tests.adapters.tiny import tiny;"
+        "from onestep_adapters.runs import start_run;"
+        "run = start_run('dmd', '8gaussians', tiny('dmd'));"
+        "list(run.updates(Path(sys.argv[1]))); assert run.finished and run.teacher_run.finished"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    students = [
+        subprocess.Popen([sys.executable, "-c", script, str(tmp_path / name)], env=environment, stderr=subprocess.PIPE)
+        for name in ("one", "two")
+    ]
+    told = [student.communicate(timeout=300)[1].decode() for student in students]
+    assert [student.returncode for student in students] == [0, 0], told
+    assert all(read_run(tmp_path / name).step > 0 for name in ("one", "two"))

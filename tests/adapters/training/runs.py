@@ -1,9 +1,13 @@
 """A small run for the tests, and what it is in comparable form."""
 
+import hashlib
+import json
+
 import torch
 from torch import nn
 
 from onestep_adapters.training import cosine_decay, new_state, train, warmed_decay
+from onestep_adapters.training.folder import checksum
 
 
 class Network(nn.Module):
@@ -66,3 +70,12 @@ def everything(state):
 
 def assert_equal(first, second):
     torch.testing.assert_close(everything(first), everything(second), rtol=0, atol=0)
+
+
+def vouch(folder):
+    """A pointer that vouches for a description that a test has rewritten."""
+    pointer = folder / "latest.json"
+    told = json.loads(pointer.read_text())
+    data = (folder / told["checkpoint"]).read_bytes()
+    told |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    pointer.write_text(json.dumps(told | {"check": checksum(told)}))

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from onestep_adapters.files import LockedError
 from onestep_adapters.training import (
     CheckpointError,
     cosine_decay,
@@ -21,7 +22,7 @@ from onestep_adapters.training import (
     train,
     warmed_decay,
 )
-from tests.adapters.training.runs import assert_equal, everything, fresh, loss_step, run
+from tests.adapters.training.runs import assert_equal, everything, fresh, loss_step, run, vouch
 
 # Resuming.
 
@@ -76,6 +77,8 @@ def test_a_checkpoint_changes_nothing_and_is_all_that_is_left(tmp_path):
     run(plain, 7)
     assert_equal(state, plain)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
+        ".lock",
+        "history.jsonl",
         "latest.json",
         "step-000007.json",
         "step-000007.safetensors",
@@ -104,7 +107,7 @@ class Crash(BaseException):
 
 @pytest.mark.parametrize("moved", [0, 2], ids=["same step", "later step"])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize(("name", "count"), [("fsync", 6), ("replace", 3), ("unlink", 2)])
+@pytest.mark.parametrize(("name", "count"), [("fsync", 9), ("replace", 4), ("unlink", 3)])
 def test_a_crash_at_any_instant_leaves_a_whole_checkpoint(tmp_path, monkeypatch, name, count, after, moved):
     old = fresh()
     run(old, 2)
@@ -129,36 +132,143 @@ def test_a_crash_at_any_instant_leaves_a_whole_checkpoint(tmp_path, monkeypatch,
             with pytest.raises(Crash):
                 save_checkpoint(folder, new)
         found = load_checkpoint(folder, fresh(seed=8))
-        pointer_moved = name == "unlink" or (name == "replace" and instant == 2 and after)
-        pointer_moved |= name == "fsync" and instant == 5
+        # Files are written and moved in this order: journal, (history,) tensors, description, pointer.
+        pointer_moved = name == "unlink" or (name == "replace" and instant == 3 and after)
+        pointer_moved |= name == "fsync" and instant == 8
         assert_equal(found, new if pointer_moved else old)
         # The next save succeeds and sweeps what the crash left.
         save_checkpoint(folder, new)
         assert_equal(load_checkpoint(folder, fresh()), new)
-        assert len(list(folder.iterdir())) == 3
+        left = [file for file in folder.iterdir() if not file.name.startswith("saving.json.")]
+        assert len(left) == 4  # with the history
 
 
-def test_half_written_files_are_never_read(tmp_path, monkeypatch):
-    old, new = fresh(), fresh()
-    save_checkpoint(tmp_path, old)
-    run(new, 1)
-    (tmp_path / "step-000001.safetensors").write_bytes(b"half")
-    (tmp_path / f"latest.json.{'0a' * 8}.partial").write_bytes(b'{"form')
-    assert_equal(load_checkpoint(tmp_path, fresh(seed=5)), old)
-    save_checkpoint(tmp_path, new)
-    assert_equal(load_checkpoint(tmp_path, fresh(seed=5)), new)
-    assert len(list(tmp_path.iterdir())) == 3
+FOREIGN = (
+    "notes.txt",
+    "notes.txt.0a0a0a0a0a0a0a0a.partial",
+    "step-1.png",
+    "step-000001.safetensors",
+    "step-000002.json",
+    "step-005000.safetensors",
+    "step-000001.safetensors.00ff00ff00ff00ff.partial",
+    "latest.json.0a0a0a0a0a0a0a0a.partial",
+)
 
 
-def test_files_of_others_stay(tmp_path):
-    for name in ("notes.txt", "notes.txt.0a0a0a0a0a0a0a0a.partial", "step-1.png"):
+def test_files_of_others_stay_and_are_never_read(tmp_path):
+    for name in FOREIGN:
         (tmp_path / name).write_text("kept")
-    save_checkpoint(tmp_path, fresh())
-    assert len(list(tmp_path.iterdir())) == 6
+    state = fresh()
+    for steps in range(3):
+        run(state, steps)
+        save_checkpoint(tmp_path, state)
+        assert_equal(load_checkpoint(tmp_path, fresh(seed=5)), state)
+    assert all((tmp_path / name).read_text() == "kept" for name in FOREIGN)
+    assert len(list(tmp_path.iterdir())) == len(FOREIGN) + 4
 
 
-def test_a_crash_before_the_first_checkpoint_is_named(tmp_path):
-    (tmp_path / "step-000001.safetensors.00ff00ff00ff00ff.partial").write_bytes(b"half")
+def test_a_history_of_another_is_not_overwritten(tmp_path):
+    (tmp_path / "history.jsonl").write_text("kept")
+    with pytest.raises(CheckpointError, match="not of this run"):
+        save_checkpoint(tmp_path, fresh())
+    assert (tmp_path / "history.jsonl").read_text() == "kept"
+
+
+def test_no_link_is_followed(tmp_path):
+    precious, folder = tmp_path / "precious", tmp_path / "run"
+    precious.write_text("kept")
+    folder.mkdir()
+    for name in ("latest.json.partial", ".lock", "step-000002.json", "saving.json"):
+        (folder / name).symlink_to(precious)
+    try:
+        run(fresh(), 2, folder=folder)
+    except OSError:
+        (folder / ".lock").unlink()
+        run(fresh(), 2, folder=folder)
+    assert precious.read_text() == "kept"
+
+
+def test_the_history_is_appended_and_readable(tmp_path):
+    state, sizes = fresh(), []
+    for steps in (3, 6, 9):
+        run(state, steps, folder=tmp_path)
+        lines = (tmp_path / "history.jsonl").read_text().splitlines()
+        sizes.append(len(lines))
+        assert [json.loads(line)["step"] for line in lines] == list(range(1, steps))
+        # The last entry may still change: it is kept beside the file.
+        state.history[-1]["note"] = steps
+    save_checkpoint(tmp_path, state)
+    assert sizes == [2, 5, 8]
+    assert read_run(tmp_path).history == state.history
+
+
+@pytest.mark.parametrize("bit", [0, 3, 7])
+def test_no_flipped_bit_is_silent(tmp_path, bit):
+    state = fresh()
+    run(state, 4, checkpoint_every=2, folder=tmp_path)
+    for file in sorted(path for path in tmp_path.iterdir() if path.name != ".lock"):
+        whole = file.read_bytes()
+        for place in range(0, len(whole), max(1, len(whole) // 40)):
+            data = bytearray(whole)
+            data[place] ^= 1 << bit
+            file.write_bytes(data)
+            target = fresh(seed=6)
+            before = copy.deepcopy(everything(target))
+            with pytest.raises(CheckpointError) as caught:
+                load_checkpoint(tmp_path, target)
+            assert len(str(caught.value)) < 1000
+            torch.testing.assert_close(everything(target), before, rtol=0, atol=0)
+        file.write_bytes(whole)
+    assert_equal(load_checkpoint(tmp_path, fresh()), state)
+
+
+NO_POINTERS = {
+    "200 MB": lambda file: file.write_bytes(b" " * 200_000_000),
+    "deep": lambda file: file.write_text("[" * 50_000),
+    "a pipe": lambda file: os.mkfifo(file),
+    "a folder": lambda file: file.mkdir(),
+}
+
+
+@pytest.mark.parametrize("make", NO_POINTERS.values(), ids=NO_POINTERS)
+def test_what_is_no_pointer_is_refused_in_a_short_line(tmp_path, make):
+    make(tmp_path / "latest.json")
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(tmp_path, fresh())
+    assert len(str(caught.value)) < 500
+
+
+def test_two_writers_into_one_folder(tmp_path):
+    first = train(fresh(), loss_step, steps=4, learning_rate=lambda i: 1e-3, ema=lambda i: 0.9, folder=tmp_path)
+    next(first)
+    with pytest.raises(LockedError, match=rf"process {os.getpid()} on .* writes there already"):
+        run(fresh(), 2, folder=tmp_path)
+    *_, last = first
+    assert last.step == 4
+    assert read_run(tmp_path).step == 4
+    run(load_checkpoint(tmp_path, fresh()), 5, folder=tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_first_update(tmp_path):
+    (tmp_path / "file").write_text("")
+    made = []
+
+    def counted(network, generator):
+        made.append(1)
+        return loss_step(network, generator)
+
+    with pytest.raises(OSError, match="file"):
+        run(fresh(), 2, counted, folder=tmp_path / "file" / "run")
+    assert made == []
+
+
+def test_a_crash_before_the_first_checkpoint_is_named(tmp_path, monkeypatch):
+    def crash(*args, **kwargs):
+        raise Crash
+
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr("onestep_adapters.training.checkpoint._append_history", crash)
+        save_checkpoint(tmp_path, fresh())
     with pytest.raises(CheckpointError, match="interrupted before its first checkpoint"):
         load_checkpoint(tmp_path, fresh())
 
@@ -193,9 +303,12 @@ def flip(folder):
 
 
 def rewrite(**fields):
+    """Another description, with a pointer that vouches for it."""
+
     def change(folder):
         file = folder / "step-000003.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+        vouch(folder)
 
     return change
 
@@ -230,7 +343,15 @@ DAMAGE = {
     "json emptied": (shorten("step-000003.json", 0), "not JSON"),
     "json absent": (lambda folder: (folder / "step-000003.json").unlink(), "missing although latest.json"),
     "pointer cut": (shorten("latest.json", 5), "latest.json is not JSON"),
-    "format": (rewrite(format=3), "format 3, expected 2"),
+    "json altered": (
+        lambda folder: (folder / "step-000003.json").write_text(
+            (folder / "step-000003.json").read_text().replace('"step": 3', '"step": 2')
+        ),
+        "not the file that latest.json names",
+    ),
+    "history cut": (shorten("history.jsonl", 10), "first .* bytes of .*history.jsonl are not those"),
+    "history absent": (lambda folder: (folder / "history.jsonl").unlink(), "missing, expected .* bytes of history"),
+    "format": (rewrite(format=2), "format 2, expected 3"),
     "another method": (rewrite(method="other"), "run of 'other', the state is one of 'demo'"),
     "another config": (rewrite(config={"width": 6}), "width: 6 saved, 5 given"),
     "tensor absent": (with_tensors(lambda t: t.pop("ema.first.weight")), "lacks tensors of the ema.*first.weight"),

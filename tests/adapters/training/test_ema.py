@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from onestep_adapters.training import constant_decay, train, update_ema, warmed_decay
+from onestep_adapters.training import (
+    constant_decay,
+    load_checkpoint,
+    new_state,
+    save_checkpoint,
+    train,
+    update_ema,
+    warmed_decay,
+)
 from onestep_core.errors import ConfigError
 from tests.adapters.training.runs import fresh, loss_step
 
@@ -53,3 +61,36 @@ def test_the_loop_averages_after_each_update():
 def test_errors_say_what_to_do(call, message):
     with pytest.raises(ConfigError, match=message):
         call()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.complex64])
+@pytest.mark.parametrize("kept", [True, False], ids=["from new_state", "a copy of the user's own"])
+def test_an_average_moves_in_every_precision(dtype, kept):
+    network = nn.Module()
+    network.weight = nn.Parameter(torch.zeros(1, dtype=dtype))
+    ema = new_state("demo", network).ema if kept else copy.deepcopy(network)
+    with torch.no_grad():
+        network.weight.fill_(1)
+    for _ in range(20_000):
+        update_ema(ema, network, decay=0.9999)
+    assert abs(ema.weight).item() == pytest.approx(1 - 0.9999**20_000, rel=1e-3)
+
+
+def test_counters_are_copied():
+    ema, network = nn.BatchNorm1d(1), nn.BatchNorm1d(1)
+    network(torch.randn(4, 1))
+    update_ema(ema, network, decay=0.5)
+    assert ema.num_batches_tracked.item() == 1
+
+
+def test_wrapped_modules_are_averaged_and_saved_under_their_own_names(tmp_path):
+    plain = nn.Linear(2, 2)
+    wrapped = torch.compile(plain)
+    state = new_state("demo", wrapped)
+    with torch.no_grad():
+        plain.weight.fill_(3.0)
+    update_ema(state.ema, wrapped, decay=0.0)
+    assert state.ema.weight.tolist() == plain.weight.tolist()
+    save_checkpoint(tmp_path, state)
+    found = load_checkpoint(tmp_path, new_state("demo", nn.Linear(2, 2)))
+    assert found.network.weight.tolist() == plain.weight.tolist()

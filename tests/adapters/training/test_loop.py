@@ -2,6 +2,7 @@
 
 import math
 
+import attrs
 import pytest
 import torch
 
@@ -136,3 +137,25 @@ def test_schedules():
     decay = warmed_decay(0.99)
     assert [decay(i) for i in (0, 8, 10**6)] == pytest.approx([0.1, 0.5, 0.99])
     assert constant_decay(0.5)(7) == 0.5
+
+
+def test_the_schedule_scales_the_rate_of_every_group(tmp_path):
+    def built():
+        state = fresh()
+        first, *rest = state.network.parameters()
+        groups = [{"params": [first], "lr": 1e-6}, {"params": rest, "lr": 1e-3}]
+        return attrs.evolve(state, optimizer=torch.optim.SGD(groups, lr=1.0))
+
+    def seen(state, steps, folder=None):
+        rates = []
+        for _ in train(
+            state, loss_step, steps=steps, learning_rate=lambda i: 1e-3 / (i + 1), ema=lambda i: 0.9, folder=folder
+        ):
+            rates.append([group["lr"] for group in state.optimizer.param_groups])
+        return rates
+
+    whole = seen(built(), 4)
+    assert whole == [pytest.approx([1e-6 / (i + 1), 1e-3 / (i + 1)]) for i in range(4)]
+    interrupted = built()
+    seen(interrupted, 2, tmp_path)
+    assert seen(load_checkpoint(tmp_path, built()), 4) == whole[2:]

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from onestep_adapters.training import CheckpointError, Companion, load_checkpoint, new_state, save_checkpoint, train
+from tests.adapters.training.runs import vouch
 
 OPTIMIZERS = {
     "SGD": lambda p: torch.optim.SGD(p, lr=0.01),
@@ -169,6 +170,7 @@ def edited(change):
         description = json.loads(file.read_text())
         change(description["optimizers"]["optimizer"])
         file.write_text(json.dumps(description))
+        vouch(folder)
 
     return edit
 

@@ -11,6 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
+from onestep_core.flow.grids.rounding import rounded_grid
+from onestep_core.precision import double
 from onestep_core.typing import typed
 
 _LEVELS = 1000
@@ -44,7 +46,7 @@ def karras_levels(
             "expected 0 < sigma_min < sigma_max and rho > 0"
         )
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    return (high + fraction * (low - high)) ** rho
+    return ((high + double(fraction) * (low - high)) ** rho).to(fraction.dtype)
 
 
 def karras_grid(
@@ -67,9 +69,9 @@ def karras_grid(
     """
     if steps < 2:
         raise ConfigError(f"a Karras grid of {steps} steps: expected at least two (its first and last level)")
-    fraction = torch.arange(steps, device=device, dtype=dtype or torch.get_default_dtype()) / (steps - 1)
+    fraction = torch.arange(steps, dtype=torch.float64) / (steps - 1)
     levels = karras_levels(fraction, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
-    return torch.cat([levels, levels.new_zeros(1)])
+    return rounded_grid(torch.cat([levels, levels.new_zeros(1)]), device=device, dtype=dtype)
 
 
 def karras_times(
@@ -113,8 +115,9 @@ def karras_times(
     outside = [i for i in index if not 0 <= i < steps]
     if outside:
         raise ConfigError(f"levels {outside} of a grid of {steps}: expected indices from 0 to {steps - 1}")
-    chosen = torch.tensor(index, device=device, dtype=dtype or torch.get_default_dtype())
-    return karras_levels(chosen / (steps - 1), sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
+    chosen = torch.tensor(index, dtype=torch.float64)
+    levels = karras_levels(chosen / (steps - 1), sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
+    return levels.to(device=device, dtype=dtype or torch.get_default_dtype())
 
 
 def polyexponential_grid(
@@ -155,9 +158,9 @@ def polyexponential_grid(
             f"exponential levels from {sigma_max} to {sigma_min} with rho = {rho}: "
             "expected 0 < sigma_min < sigma_max and rho > 0"
         )
-    share = torch.linspace(1, 0, steps, device=device, dtype=dtype) ** rho
+    share = torch.linspace(1, 0, steps, dtype=torch.float64) ** rho
     levels = (share * math.log(sigma_max / sigma_min) + math.log(sigma_min)).exp()
-    return torch.cat([levels, levels.new_zeros(1)])
+    return rounded_grid(torch.cat([levels, levels.new_zeros(1)]), device=device, dtype=dtype)
 
 
 def vp_grid(
@@ -197,9 +200,9 @@ def vp_grid(
         raise ConfigError(
             f"rates {beta_min} to {beta_min + beta_range} down to t = {end}: expected positive rates and 0 < end < 1"
         )
-    t = torch.linspace(1, end, steps, device=device, dtype=dtype)
+    t = torch.linspace(1, end, steps, dtype=torch.float64)
     levels = (beta_range * t.square() / 2 + beta_min * t).expm1().sqrt()
-    return torch.cat([levels, levels.new_zeros(1)])
+    return rounded_grid(torch.cat([levels, levels.new_zeros(1)]), device=device, dtype=dtype)
 
 
 def discrete_levels(
@@ -226,8 +229,9 @@ def discrete_levels(
     """
     if levels < 2:
         raise ConfigError(f"a grid of {levels} levels: expected at least two")
-    fraction = 1 - index.to(dtype or torch.get_default_dtype()) / (levels - 1)
-    return karras_levels(fraction, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
+    fraction = 1 - double(index) / (levels - 1)
+    chosen = karras_levels(fraction, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
+    return chosen.to(dtype or torch.get_default_dtype())
 
 
 def few_step_grid(
@@ -242,7 +246,7 @@ def few_step_grid(
     Entries of :func:`discrete_levels` at the truncated linear indices from ``levels - 2`` to 2.
 
     Raises:
-        ConfigError: if there is no step.
+        ConfigError: if there is no step, or there are more steps than different levels.
 
     Source: NVlabs/FastGen, ``EDMNoiseSchedule.get_t_list``.
 
@@ -252,6 +256,10 @@ def few_step_grid(
     """
     if steps < 1:
         raise ConfigError(f"a grid of {steps} steps: expected at least one")
-    index = torch.linspace(levels - 2, 2, steps + 1, dtype=torch.float64, device=device).long()
-    grid = discrete_levels(index, levels=levels, dtype=dtype)
-    return torch.cat([grid[:-1], grid.new_zeros(1)])
+    if steps > levels - 4:
+        raise ConfigError(
+            f"a grid of {steps} steps from {levels} levels: expected at most {levels - 4}, so that no level repeats"
+        )
+    index = torch.linspace(levels - 2, 2, steps + 1, dtype=torch.float64).long()
+    grid = discrete_levels(index, levels=levels, dtype=torch.float64)
+    return rounded_grid(torch.cat([grid[:-1], grid.new_zeros(1)]), device=device, dtype=dtype)

@@ -8,6 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
+from onestep_core.precision import double
 
 
 class StepTimes(NamedTuple):
@@ -51,8 +52,8 @@ def progressive_times(
     """
     if steps < 1:
         raise ConfigError(f"a student of {steps} steps: expected at least one")
-    i = index.to(dtype or torch.get_default_dtype())
-    return StepTimes(*(levels((i + part) / steps) for part in (0.0, 0.5, 1.0)))
+    i = double(index)
+    return StepTimes(*(levels((i + part) / steps).to(dtype or torch.get_default_dtype()) for part in (0.0, 0.5, 1.0)))
 
 
 def halving_stages(teacher_steps: int, *, student_steps: int = 1) -> tuple[int, ...]:

@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
+from onestep_core.flow.grids.rounding import rounded_grid
+from onestep_core.precision import double
 from onestep_core.protocols import Path
 from onestep_core.typing import typed
 
@@ -34,7 +36,7 @@ def uniform_grid(
         dtype: type of the result.
 
     Raises:
-        ConfigError: if there is no step, or an end lies outside the path's range.
+        ConfigError: if there is no step, an end lies outside the path's range, or two times are equal in ``dtype``.
 
     Example:
         >>> from onestep_core.flow import Linear
@@ -51,7 +53,9 @@ def uniform_grid(
             raise ConfigError(f"{name} = {value} lies outside the path's range [{low}, {high}]")
         if not math.isfinite(value):
             raise ConfigError(f"{name} = {value}: expected a finite time; give {name}, or the path a finite end")
-    return torch.linspace(first, last, steps + 1, device=device, dtype=dtype)
+    if first == last:
+        raise ConfigError(f"a grid from {first} to {last}: expected two different times")
+    return rounded_grid(torch.linspace(first, last, steps + 1, dtype=torch.float64), device=device, dtype=dtype)
 
 
 @typed
@@ -67,7 +71,8 @@ def uniform_levels(fraction: Float[Tensor, "*count"], *, path: Path) -> Float[Te
         >>> uniform_levels(torch.tensor([0.0, 0.25, 1.0]), path=Linear())
         tensor([1.0000, 0.7500, 0.0000])
     """
-    return path.noise_time * (1 - fraction) + path.data_time * fraction
+    exact = double(fraction)
+    return (path.noise_time * (1 - exact) + path.data_time * exact).to(fraction.dtype)
 
 
 def central_steps(total: int, *, low: float = 0.02, high: float = 0.98) -> range:

@@ -15,6 +15,7 @@ from onestep_core.errors import ConfigError
 from onestep_core.precision import full, without_gradient
 from onestep_core.shapes import expand_like
 from onestep_core.typing import PerSample, Sample, typed
+from onestep_core.validators import require_finite
 
 
 def classifier_free(
@@ -38,6 +39,7 @@ def classifier_free(
         >>> guided(torch.ones(1, 1), torch.ones(1))
         tensor([[3.]])
     """
+    require_finite("scale", scale)
 
     def guided(*arguments: Tensor) -> Tensor:
         base, towards = full(unconditional(*arguments)), full(conditional(*arguments))
@@ -90,6 +92,8 @@ def guided_velocity(
         >>> guided_velocity(one, None, 0 * one, omega=3.0)
         tensor([[3.]])
     """
+    require_finite("omega", omega)
+    require_finite("kappa", kappa)
     v = without_gradient(v)
 
     def weight(number: float | Tensor) -> float | Tensor:
@@ -123,20 +127,24 @@ def kappa_for_scale(scale: PerSample, *, omega: float = 1.0) -> PerSample:
         >>> kappa_for_scale(torch.tensor([1.0, 4.0]))
         tensor([0.0000, 0.7500])
     """
+    require_finite("omega", omega)
     return 1 - omega / without_gradient(scale)
 
 
 @typed
 def drop_labels(
-    labels: Shaped[Tensor, "batch *label"], null: int | Shaped[Tensor, "*label"], mask: Bool[Tensor, "batch"]
+    labels: Shaped[Tensor, "batch *label"], null: int | float | Shaped[Tensor, "..."], mask: Bool[Tensor, "batch"]
 ) -> Shaped[Tensor, "batch *label"]:
     """``null`` where ``mask`` holds, the label elsewhere: how a network learns the unconditional case.
 
     Args:
         labels: classes, ``[batch]``, integer; or vectors, ``[batch, *label]``: one-hot, embeddings of a text.
-        null: the value that means no label: usually the number of classes, or a vector, ``[*label]``, or 0 in all of
-            it.
+        null: the value that means no label: usually the number of classes, or a vector, ``[*label]``, ``[1, *label]``
+            or one for each sample, ``[batch, *label]``, or 0 in all of it.
         mask: which labels to drop, ``[batch]``, boolean; drawn by the caller.
+
+    Raises:
+        ConfigError: if ``null`` is a tensor of another shape.
 
     Example:
         >>> drop_labels(torch.tensor([3, 5]), 10, torch.tensor([True, False]))
@@ -145,6 +153,12 @@ def drop_labels(
         tensor([[0., 0.],
                 [0., 1.]])
     """
+    shapes = (labels.shape[1:], torch.Size([1, *labels.shape[1:]]), labels.shape)
+    if isinstance(null, Tensor) and null.ndim > 0 and null.shape not in shapes:
+        raise ConfigError(
+            f"null of shape {tuple(null.shape)} for labels of shape {tuple(labels.shape)}: expected one label, "
+            f"{tuple(labels.shape[1:])}, the same with a batch axis, or a number"
+        )
     return torch.where(expand_like(mask, labels), null, labels)
 
 

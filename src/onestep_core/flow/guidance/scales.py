@@ -12,6 +12,7 @@ from torch import Tensor
 from onestep_core.errors import ConfigError
 from onestep_core.flow.times.draws import Device, drawn_on, uniform_times
 from onestep_core.typing import Time, typed
+from onestep_core.validators import require_finite
 
 
 class Interval(NamedTuple):
@@ -38,6 +39,7 @@ def power_law(uniform: Time, *, low: float, high: float, power: float) -> Time:
         >>> power_law(torch.tensor([0.0, 1.0]), low=1.0, high=4.0, power=3.0).round(decimals=4)
         tensor([1., 4.])
     """
+    require_finite("power", power)
     if not 0 < low <= high:
         raise ConfigError(f"a power law between {low} and {high}: expected 0 < low <= high")
     q = 1 - power
@@ -73,6 +75,7 @@ def guidance_scales(
         >>> guidance_scales(torch.tensor([1.0, 1.0]), torch.tensor([0.3, 0.7]), plain=0.5).round(decimals=4)
         tensor([1., 4.])
     """
+    require_finite("power", power)
     if not 0 <= plain <= 1:
         raise ConfigError(f"plain = {plain}: expected a share between 0 and 1")
     return torch.where(chance < plain, 1.0, power_law(uniform, low=low, high=high, power=power))

@@ -24,10 +24,11 @@ from torch.utils._pytree import tree_leaves
 from onestep_core.errors import ConfigError, like_states
 from onestep_core.flow.derivatives import frozen_value, two_pass
 from onestep_core.flow.maps.jumps import interpolate
-from onestep_core.precision import without_gradient
+from onestep_core.precision import full, without_gradient
 from onestep_core.protocols import AverageVelocity, Derivative
 from onestep_core.shapes import expand_like
 from onestep_core.typing import Sample, Time, typed
+from onestep_core.validators import require_not_negative
 
 
 @typed
@@ -52,6 +53,7 @@ def eulerian_target(v: Sample, derivative: Sample, t: Time, s: Time, *, scale: f
         >>> eulerian_target(one, one, torch.ones(1), torch.zeros(1))
         tensor([[0., 0.]])
     """
+    require_not_negative("scale", scale)
     v = without_gradient(v)
     duration = without_gradient(s) - without_gradient(t)
     factor = duration * (without_gradient(scale) if isinstance(scale, Tensor) else scale)
@@ -149,9 +151,11 @@ def two_jump_target(
         >>> two_jump_target(one, lambda z, m, s: z, one, torch.ones(1), half, torch.zeros(1))
         tensor([[0.7500]])
     """
-    first, t, m, s = without_gradient(first), without_gradient(t), without_gradient(m), without_gradient(s)
+    first, times = without_gradient(first), (m.detach(), s.detach())
+    t, m, s = without_gradient(t), without_gradient(m), without_gradient(s)
     middle = _within(without_gradient(z) + expand_like((m - t).to(first.dtype), first) * first, state_bound)
-    return _within(semigroup_target(first, like_states(frozen_value(second, middle, m, s), middle), t, m, s), bound)
+    further = full(like_states(frozen_value(second, middle.to(z.dtype), *times), middle))
+    return _within(semigroup_target(first, further, t, m, s), bound)
 
 
 def eulerian_derivative(
@@ -183,7 +187,7 @@ def eulerian_derivative(
         >>> eulerian_derivative(lambda z, t, s: z * expand_like(t, z), one, one, torch.ones(1), torch.zeros(1))
         (tensor([[1.]]), tensor([[2.]]))
     """
-    primals, tangents = (z, t, s), (v.detach(), torch.ones_like(t), torch.zeros_like(s))
+    primals, tangents = (z, t, s), (v.detach().to(z.dtype), torch.ones_like(t), torch.zeros_like(s))
     return _derivative(function, primals, tangents, derivative, moving)
 
 

@@ -30,8 +30,7 @@ def jump(average_velocity: AverageVelocity, z: Sample, t: Time, s: Time) -> Samp
         >>> jump(lambda z, t, s: z, torch.ones(1, 1), torch.ones(1), torch.zeros(1))
         tensor([[0.]])
     """
-    z = full(z)
-    return z + expand_like(full(s) - full(t), z) * full(like_states(average_velocity(z, t, s), z))
+    return full(z) + expand_like(full(s) - full(t), z) * full(like_states(average_velocity(z, t, s), z))
 
 
 @typed

@@ -19,6 +19,7 @@ from onestep_core.precision import full
 from onestep_core.protocols import ConsistencyFunction, Denoiser, FlowMap, Velocity
 from onestep_core.shapes import expand_like
 from onestep_core.typing import Sample, typed
+from onestep_core.validators import positive_sigma_data, require_finite, require_not_negative
 
 
 def preconditioned(network: Callable[..., Tensor], scalings: Callable[[Tensor], Scalings]) -> Callable[..., Tensor]:
@@ -86,6 +87,7 @@ def edm(network: Velocity, *, sigma_data: float = 0.5) -> Denoiser:
         >>> denoiser(torch.ones(1, 2), torch.zeros(1))
         tensor([[1., 1.]])
     """
+    positive_sigma_data(sigma_data)
 
     def denoiser(z: Tensor, sigma: Tensor, /) -> Tensor:
         return _scaled(network, edm_scalings(sigma, sigma_data=sigma_data), z, sigma)
@@ -108,6 +110,8 @@ def consistency(network: Velocity, *, sigma_data: float = 0.5, sigma_min: float 
         >>> f(torch.ones(1, 2), torch.tensor([0.5]))
         tensor([[1., 1.]])
     """
+    positive_sigma_data(sigma_data)
+    require_not_negative("sigma_min", sigma_min)
 
     def function(z: Tensor, sigma: Tensor, /) -> Tensor:
         scalings = consistency_scalings(sigma, sigma_data=sigma_data, sigma_min=sigma_min)
@@ -166,6 +170,7 @@ def truncated(late: ConsistencyFunction, early: ConsistencyFunction, *, transiti
         >>> f(torch.zeros(2, 1), torch.tensor([2.0, 0.5])).flatten()
         tensor([1., 0.])
     """
+    require_finite("transition", transition)
 
     def function(z: Tensor, t: Tensor, /) -> Tensor:
         second = full(like_states(late(z, t.clamp(min=transition)), z))

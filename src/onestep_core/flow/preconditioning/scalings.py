@@ -12,7 +12,7 @@ from torch import Tensor
 from onestep_core.precision import full
 from onestep_core.protocols import Path
 from onestep_core.typing import Time, typed
-from onestep_core.validators import positive_sigma_data
+from onestep_core.validators import positive_sigma_data, require_not_negative, require_positive
 
 
 class Scalings(NamedTuple):
@@ -236,4 +236,6 @@ def log_noise(sigma: Time, *, scale: float = 0.25, epsilon: float = 0.0) -> Time
         >>> log_noise(torch.tensor([1.0]))
         tensor([0.])
     """
+    require_positive("scale", scale)
+    require_not_negative("epsilon", epsilon)
     return scale * (full(sigma) + epsilon).log()

@@ -2,7 +2,8 @@
 
 Which times a network is trained at matters as much as the loss. A transform takes numbers that the caller drew and
 returns times, so a published distribution can be reproduced draw by draw. A sampler draws with its own ``generator``
-and applies the transform.
+and applies the transform. Transforms are computed in float64, rounded once to the type of the given numbers, and stay
+in their range.
 
 A range of times belongs to a path: a sampler that is given ``path=`` refuses a range that lies outside of it.
 """
@@ -15,8 +16,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
+from onestep_core.precision import double
 from onestep_core.protocols import Path
 from onestep_core.typing import Time, typed
+from onestep_core.validators import require_finite, require_not_negative
 
 Device: TypeAlias = torch.device | str | None
 
@@ -29,7 +32,8 @@ def uniform_times(uniform: Time, *, low: float = 0.0, high: float = 1.0) -> Time
         >>> uniform_times(torch.tensor([0.0, 0.5]), low=1.0, high=3.0)
         tensor([1., 2.])
     """
-    return low + (high - low) * uniform
+    _require_spread(low, high, 1.0)
+    return _within(low + (high - low) * double(uniform), low, high, like=uniform)
 
 
 @typed
@@ -43,7 +47,9 @@ def logit_normal_times(normal: Time, *, mean: float, std: float, low: float = 0.
         >>> logit_normal_times(torch.zeros(1), mean=0.0, std=1.0)
         tensor([0.5000])
     """
-    return low + (high - low) * (mean + std * normal).sigmoid()
+    require_finite("mean", mean)
+    _require_spread(low, high, std)
+    return _within(low + (high - low) * (mean + std * double(normal)).sigmoid(), low, high, like=normal)
 
 
 @typed
@@ -56,7 +62,9 @@ def log_normal_times(normal: Time, *, mean: float, std: float) -> Time:
         >>> log_normal_times(torch.zeros(1), mean=0.0, std=1.2)
         tensor([1.])
     """
-    return (mean + std * normal).exp()
+    require_finite("mean", mean)
+    _require_spread(0.0, math.inf, std)
+    return (mean + std * double(normal)).exp().to(normal.dtype)
 
 
 @typed
@@ -67,7 +75,7 @@ def truncated_log_normal_times(uniform: Time, *, mean: float, std: float, low: f
     ``b = (log high - mean) / std`` and ``u ~ U(0, 1)``.
 
     Raises:
-        ConfigError: if ``0 < low < high`` does not hold.
+        ConfigError: if ``0 < low < high`` does not hold, or ``std`` is not positive.
 
     Source: NVlabs/FastGen, ``EDMNoiseSchedule.sample_t``.
 
@@ -78,9 +86,10 @@ def truncated_log_normal_times(uniform: Time, *, mean: float, std: float, low: f
     """
     if not 0 < low < high:
         raise ConfigError(f"a log-normal between {low} and {high}: expected 0 < low < high")
-    below, above = (_normal_distribution((math.log(end) - mean) / std) for end in (low, high))
-    quantile = cast(Tensor, cast(Any, torch.special).ndtri(below + uniform * (above - below)))
-    return (mean + std * quantile).exp()
+    _require_spread(low, high, std)
+    u = double(uniform)
+    below, above = (torch.full_like(u, (math.log(end) - mean) / std) for end in (low, high))
+    return _within((mean + std * _truncated_normal(u, below, above)).exp(), low, high, like=uniform)
 
 
 @typed
@@ -101,7 +110,7 @@ def truncated_logit_normal_times(
         high: largest time, a number or ``[batch]``, in (0, 1].
 
     Raises:
-        ConfigError: if the ends are numbers and ``0 <= low < high <= 1`` does not hold.
+        ConfigError: if the ends are numbers and ``0 <= low < high <= 1`` does not hold, or ``std`` is not positive.
 
     Source: lumalabs/tvm, ``TVMLoss.sample_ts`` (mean -0.4, std 1; lengths logit-normal with mean -0.8, std 1).
 
@@ -113,14 +122,35 @@ def truncated_logit_normal_times(
     fixed = [end for end in (low, high) if not isinstance(end, Tensor)]
     if not (all(0 <= end <= 1 for end in fixed) and (len(fixed) < 2 or fixed[0] < fixed[1])):
         raise ConfigError(f"a logit-normal between {low} and {high}: expected 0 <= low < high <= 1")
-    ends = (end if isinstance(end, Tensor) else torch.full_like(uniform, end) for end in (low, high))
+    _require_spread(0.0, 1.0, std)
+    u = double(uniform)
+    least, most = (double(end) if isinstance(end, Tensor) else torch.full_like(u, end) for end in (low, high))
+    drawn = _truncated_normal(u, (least.logit() - mean) / std, (most.logit() - mean) / std)
+    return _within((mean + std * drawn).sigmoid(), least, most, like=uniform)
+
+
+def _truncated_normal(uniform: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Standard normal numbers restricted to ``[low, high]``; an upper tail is computed as the mirrored lower one."""
     special = cast(Any, torch.special)
-    below, above = (special.ndtr((torch.logit(end) - mean) / std) for end in ends)
-    return (mean + std * cast(Tensor, special.ndtri(below + uniform * (above - below)))).sigmoid()
+    upper = low > 0
+    # The exponential of log_ndtr: ndtr itself loses the lower tail, in float64 below -8.
+    start, end = (cast(Tensor, special.log_ndtr(torch.where(upper, -x, x))).exp() for x in (low, high))
+    drawn = cast(Tensor, special.ndtri(start + uniform * (end - start)))
+    return torch.where(upper, -drawn, drawn)
 
 
-def _normal_distribution(x: float) -> float:
-    return 0.5 * math.erfc(-x / math.sqrt(2))
+def _within(times: Tensor, low: float | Tensor, high: float | Tensor, *, like: Tensor) -> Tensor:
+    """``times`` in the type of ``like`` and, after rounding, still in the range."""
+    rounded = times.to(like.dtype)
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        least, most = (torch.as_tensor(end).to(rounded) for end in (low, high))
+        return torch.minimum(torch.maximum(rounded, least), most)
+    return rounded.clamp(low, high)
+
+
+def _require_spread(low: float, high: float, std: float) -> None:
+    if not (low <= high and 0 < std < math.inf):
+        raise ConfigError(f"times between {low} and {high}, std = {std}: expected low <= high and a positive std")
 
 
 @typed
@@ -142,6 +172,8 @@ def boundary_times(t: Time, mask: Bool[Tensor, "batch"], *, transition: float, m
         >>> boundary_times(torch.tensor([3.0, 5.0]), torch.tensor([True, False]), transition=1.0)
         tensor([1., 5.])
     """
+    require_finite("transition", transition)
+    require_not_negative("margin", margin)
     return torch.where(mask, transition + margin, t)
 
 
@@ -178,9 +210,9 @@ def discretized_log_normal(
     """
     if grid.shape[0] < 2 or not std > 0:
         raise ConfigError(f"a grid of {grid.shape[0]} levels, std = {std}: expected at least two and a positive std")
-    below = cast(Tensor, cast(Any, torch.special).ndtr((grid.log() - mean) / std))
+    below = cast(Tensor, cast(Any, torch.special).ndtr((double(grid).log() - mean) / std))
     passed = (below[0] - below) / (below[0] - below[-1])
-    return (torch.searchsorted(passed, uniform.to(passed.dtype), right=True) - 1).clamp(0, grid.shape[0] - 2)
+    return (torch.searchsorted(passed, double(uniform), right=True) - 1).clamp(0, grid.shape[0] - 2)
 
 
 def drawn_on(device: Device, generator: torch.Generator | None) -> Device:

@@ -14,6 +14,7 @@ from onestep_core.flow.ratios import time_of_noise_ratio
 from onestep_core.precision import without_gradient
 from onestep_core.protocols import Path
 from onestep_core.typing import Time, typed
+from onestep_core.validators import require_positive, require_share
 
 
 class TimePair(NamedTuple):
@@ -76,6 +77,7 @@ def limit_duration(t: Time, s: Time, *, longest: float) -> TimePair:
         >>> limit_duration(torch.tensor([1.0]), torch.tensor([0.0]), longest=0.75).s
         tensor([0.2500])
     """
+    require_positive("longest", longest)
     if longest < 0:
         raise ConfigError(f"longest = {longest}: expected a duration, not negative")
     return TimePair(t, t - (t - s).clamp(0.0, longest))
@@ -89,6 +91,7 @@ def time_between(t: Time, s: Time, *, share: float | Time) -> Time:
         >>> time_between(torch.tensor([1.0]), torch.tensor([0.5]), share=0.25)
         tensor([0.8750])
     """
+    require_share("share", share)
     return t + share * (s - t)
 
 
