@@ -29,6 +29,9 @@ class MeanOfImages(Pretraining):
         images, _ = context.data.batch(self.training.batch, generator)
         return (network(images).mean((1, 2, 3)) - images.mean((1, 2, 3))).square().mean(), {}
 
+    def inner(self, network):
+        return network
+
     def encoder_of(self, network, data, key=""):
         return Encoder(network, ("1", "2"), channels=data.shape[0], size=data.shape[1], mean=(0.2,), key=key)
 
