@@ -79,17 +79,17 @@ class LatentDataset:
             raise ConfigError(f"{images.name} flips its images: latents are computed once, so open it without flip")
         self.images, self._autoencoder = images, autoencoder.eval().requires_grad_(False)
         weights = _weights(autoencoder)
-        self.name = f"{images.name}-latents-{weights[:8]}"
+        self.name = f"{images.name}-latents-{digest_of(weights.encode(), repr((scale, shift)).encode())[:8]}"
         self.title = f"latents of {images.title}"
         self.source: Mapping[str, Any] | None = source
         self.facts = dict(images.facts)
-        self._latents = torch.from_numpy(_encoded(images, autoencoder, f"{images.name}-{weights}", track))
+        self._latents = torch.from_numpy(_encoded(images, autoencoder, _contents(images) + weights, track))
         self.shape = tuple(self._latents.shape[1:])
         config = getattr(autoencoder, "config", None)
-        training = self._latents[images.rows["train"]]
         self._shift = _first(shift, getattr(config, "shift_factor", None), None if scale is None else 0.0)
         self._scale = _first(scale, getattr(config, "scaling_factor", None))
         if self._scale is None:
+            training = self._latents[images.rows["train"]]
             self._shift = float(training.mean()) if self._shift is None else self._shift
             self._scale = 1 / float(training.std().clamp(min=1e-12))
         self._shift = self._shift or 0.0
@@ -235,9 +235,21 @@ def _first(*values: float | None) -> float | None:
     return next((float(value) for value in values if value is not None), None)
 
 
+def _contents(images: ImageDataset) -> str:
+    """A name for the pixels: that of the data set if it has a hash of them, else the hash itself."""
+    if images.source is not None:
+        return images.name
+    found = hashlib.sha256()
+    for part in images.images.split(1024):
+        found.update(part.contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
 def _weights(module: nn.Module) -> str:
-    """Hash of the weights and of the configuration."""
-    found = hashlib.sha256(repr(dict(getattr(module, "config", None) or {})).encode())
+    """Hash of the class, the configuration (without the place it was loaded from) and the weights."""
+    config = dict(getattr(module, "config", None) or {})
+    kept = sorted((name, value) for name, value in config.items() if not name.startswith("_"))
+    found = hashlib.sha256(repr((type(module).__qualname__, kept)).encode())
     for name, value in sorted(module.state_dict().items()):
         found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

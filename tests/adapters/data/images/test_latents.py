@@ -124,8 +124,18 @@ def test_other_weights_give_another_name(tmp_path):
             self.factor = nn.Parameter(torch.tensor(value))
 
     names = {LatentDataset(pixels, Weighted(value)).name for value in (1.0, 2.0)}
-    assert len(names) == 2
+    names.add(LatentDataset(pixels, Weighted(1.0), scale=3.0).name)
+    assert len(names) == 3
     assert all(name.startswith(f"{pixels.name}-latents-") for name in names)
+
+
+def test_other_pixels_of_one_name_have_other_latents():
+    generator = seeded()
+    for _ in range(2):
+        pixels = torch.randint(256, (30, 1, 4, 4), dtype=torch.uint8, generator=generator)
+        data = LatentDataset(ImageDataset("mine", pixels), Halves(), scale=1.0)
+        expected = nn.functional.avg_pool2d(data.split("train").data, 2)
+        assert (data.batch(9, seeded()).data[:, None] - expected).abs().flatten(2).amax(2).amin(1).max() < 1e-6
 
 
 def test_what_does_not_fit_is_refused(tmp_path):
@@ -145,6 +155,9 @@ def test_a_folder_of_diffusers_is_loaded(tmp_path, autoencoder):
     assert isinstance(data, LatentDataset)
     assert data.shape == (2, 4, 4)
     assert open_dataset(**data.source).name == data.name
+    (tmp_path / "pipeline").rename(tmp_path / "moved")
+    assert open_dataset(f"folder:{folder}", autoencoder=str(tmp_path / "moved")).name == data.name
+    (tmp_path / "moved").rename(tmp_path / "pipeline")
     with pytest.raises(ConfigError, match=r"no config.json: expected the folder of a diffusers AutoencoderKL"):
         open_dataset(f"folder:{folder}", autoencoder=str(tmp_path))
     with pytest.raises(ConfigError, match="--autoencoder with the data 'digits'"):

@@ -49,7 +49,7 @@ def test_the_loss_of_a_short_mae_falls():
 @pytest.mark.parametrize("method", ["simclr", "moco"])
 def test_contrastive_features_of_digits(method):
     """The mean of three seeds: pixels + 0.04 in 2-shot accuracy, at least 0.85 on images moved by a pixel, a linear
-    probe of at least 0.975. Single seeds of MoCo are at these limits, see the page.
+    probe of at least 0.975.
     """
     torch.set_num_threads(1)
     found = []
