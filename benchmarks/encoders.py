@@ -5,12 +5,9 @@ runs there are kept, interrupted ones are resumed. Then every encoder is probed 
 random network of the same shape (its own initial weights), at its last layer. ``benchmarks/results/`` gets
 ``encoders-DATA.md`` and ``.json``: means over the seeds with their standard deviation, every single training, its
 budget, hardware and versions, and the command. Options were chosen on the validation split.
-
-``--idx FOLDER`` reads the four files of MNIST or a set like it (Fashion-MNIST) from a folder, for data without a name.
 """
 
 import argparse
-import gzip
 import json
 import statistics
 import time
@@ -19,12 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import numpy as np
-import torch
-from torch import Tensor
 
 from benchmarks.harness import hardware
-from onestep_adapters.data import ArrayDataset, Batch, Dataset, open_dataset
+from onestep_adapters.data import Dataset, open_dataset
 from onestep_adapters.evaluation.encoders import METRICS, encoder_rows, probed
 from onestep_adapters.evaluation.rows import Row
 from onestep_adapters.files import write_whole
@@ -33,26 +27,6 @@ from onestep_adapters.runs import Run, resume_or_start
 
 RESULTS = Path(__file__).parent / "results"
 METHODS = ("simclr", "moco", "mae")
-HELD_OUT = 5000
-"""Training images of an IDX set that become its validation split."""
-
-
-def idx(folder: Path, name: str) -> Dataset:
-    """A set of four IDX files, ``train-images-idx3-ubyte.gz`` and so on, in [-1, 1]."""
-
-    def read(stem: str, start: int) -> Tensor:
-        content = gzip.decompress((folder / f"{stem}.gz").read_bytes())
-        return torch.from_numpy(np.frombuffer(content, np.uint8, offset=start).copy())
-
-    def split(stem: str) -> Batch:
-        labels = read(f"{stem}-labels-idx1-ubyte", 8).long()
-        images = read(f"{stem}-images-idx3-ubyte", 16)
-        side = round((len(images) / len(labels)) ** 0.5)
-        return Batch(images.reshape(-1, 1, side, side).float() / 127.5 - 1, labels)
-
-    train, test = split("train"), split("t10k")
-    first, last = (Batch(train.data[part], train.labels[part]) for part in (slice(-HELD_OUT), slice(-HELD_OUT, None)))
-    return ArrayDataset(name, first, last, test, level=1 / 127.5)
 
 
 def train(data: Dataset, methods: Iterable[str], folder: Path, *, seeds: int, steps: int | None) -> list[Run]:
@@ -139,7 +113,6 @@ def main() -> None:
     """Train and probe what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="digits", help="name of a data set; default: %(default)s")
-    parser.add_argument("--idx", type=Path, help="folder of IDX files; --data is then only the name of the results")
     parser.add_argument("--methods", nargs="+", default=METHODS, metavar="METHOD", help="default: %(default)s")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each, 1 or more; default: %(default)s")
     parser.add_argument("--steps", type=int, help="updates; default: those of the presets")
@@ -151,7 +124,7 @@ def main() -> None:
         parser.error(f"--seeds {chosen.seeds}: expected at least 1")
     torch.set_num_threads(chosen.threads)
     RESULTS.mkdir(exist_ok=True)
-    data = open_dataset(chosen.data) if chosen.idx is None else idx(chosen.idx, chosen.data)
+    data = open_dataset(chosen.data)
     runs = train(data, chosen.methods, chosen.folder, seeds=chosen.seeds, steps=chosen.steps)
     on = probed(data, split="test", images=chosen.images)
     rows: list[dict[str, Any]] = []
@@ -164,7 +137,6 @@ def main() -> None:
             )
         rows += rows_of(run, found)
     words = [f"--data {chosen.data}", f"--methods {' '.join(chosen.methods)}", f"--seeds {chosen.seeds}"]
-    words += ["--idx FOLDER"] if chosen.idx else []
     words += [f"--steps {chosen.steps}"] if chosen.steps else []
     facts = {
         "command": f"python -m benchmarks.encoders {' '.join(words)}",

@@ -175,11 +175,11 @@ class Augmentation:
         torch.Size([2, 1, 8, 8])
     """
 
-    crop: float = attrs.field(default=1.0, validator=[share, positive])
+    crop_area: float = attrs.field(default=1.0, validator=[share, positive])
     """Smallest area of a random crop, as a share of the image, above 0 to 1; 1: no crop. SimCLR: 0.08, MoCo v2: 0.2."""
     shift: int = attrs.field(default=0, validator=count)
     """Largest random shift in pixels; 0: none."""
-    flip: float = attrs.field(default=0.0, validator=share)
+    flip_probability: float = attrs.field(default=0.0, validator=share)
     """Probability of a horizontal flip, 0 to 1; 0.5 in the papers. Not for digits or text."""
     brightness: float = attrs.field(default=0.0, validator=at_least_and_below(0.0, 1.0))
     """Brightness is multiplied by 1 - b to 1 + b, b at least 0 and below 1. MoCo v2: 0.4, SimCLR: 0.8."""
@@ -194,12 +194,12 @@ class Augmentation:
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """A view of every image ``[n, channel, height, width]``, in [-1, 1]."""
-        if self.crop < 1:
-            images = crop_and_resize(images, smallest=self.crop, generator=generator)
+        if self.crop_area < 1:
+            images = crop_and_resize(images, smallest=self.crop_area, generator=generator)
         if self.shift:
             images = shift(images, pixels=self.shift, generator=generator)
-        if self.flip:
-            images = horizontal_flip(images, probability=self.flip, generator=generator)
+        if self.flip_probability:
+            images = horizontal_flip(images, probability=self.flip_probability, generator=generator)
         if self.brightness:
             images = brightness(images, strength=self.brightness, generator=generator)
         if self.contrast:

@@ -29,12 +29,16 @@ class Preset(NamedTuple):
     points: Method
     notes: str
     """What was chosen on the validation split, and why; the report prints it."""
+    larger_images: Method | None = None
+    """For images of more than 16 pixels; without it :func:`for_larger_images` of the options for small ones."""
 
     def options(self, data: Dataset) -> Method:
-        """The options for a data set, by its kind; for images of more than 16 pixels, see :func:`for_larger_images`."""
+        """The options for a data set, by its kind and size."""
         if data.kind != "images":
             return self.points
-        return for_larger_images(self.images, data) if _side(data) > SMALL else self.images
+        if _side(data) <= SMALL:
+            return self.images
+        return for_larger_images(self.images if self.larger_images is None else self.larger_images, data)
 
 
 IMAGE_NETWORK = Network("conv", width=32, depth=3)

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import attrs
+
 from onestep_adapters.data import Dataset
 from onestep_adapters.encoders import PRETRAINED, Encoder, pretrained_encoder
 from onestep_adapters.methods import Method
@@ -30,6 +32,14 @@ class FoundEncoder(NamedTuple):
 
     encoder: Encoder | None = None
     weights: str = ""
+    network: Any = None
+    """Options of its architecture, if a run trained it."""
+
+    def started(self, options: Method) -> Method:
+        """Options of a method that trains this encoder further: they have its architecture."""
+        if self.network is None or not isinstance(options, Pretraining):
+            return options
+        return attrs.evolve(options, network=self.network)
 
     @property
     def cache(self) -> Path | None:
@@ -63,21 +73,23 @@ def find_encoder(
         )
     if not name:
         return FoundEncoder()
+    run = given if isinstance(given, Run) else None
     if isinstance(given, Encoder):
         encoder = given
-    elif isinstance(given, Run):
-        encoder = _trained(given, "the run given as encoder")
+    elif run is not None:
+        encoder = _trained(run, "the run given as encoder")
     elif name in PRETRAINED:
         encoder = pretrained_encoder(name)
     elif os.path.isdir(name):
-        encoder = _trained(opened(name), name)
+        run = opened(name)
+        encoder = _trained(run, name)
     else:
         raise ConfigError(
             f"no encoder {name!r}: it is no pretrained one ({', '.join(PRETRAINED)}) and no folder of a run of "
             f"{', '.join(ENCODERS) or 'a method that trains encoders'}; an object of your own is given again, encoder="
         )
     _check_data(name, encoder, data)
-    return FoundEncoder(encoder, weights_hash(encoder.module))
+    return FoundEncoder(encoder, weights_hash(encoder.module), None if run is None else run.options.network)
 
 
 def other_encoder(config: dict[str, Any], found: FoundEncoder) -> bool:

@@ -217,7 +217,8 @@ def _check_kind(name: str, options: Method) -> None:
 
 
 def _fresh(name: str, data: Dataset, resolved: Resolved, encoding: FoundEncoder, device: torch.device | str) -> Run:
-    options, training = resolved.options, resolved.options.training
+    options = encoding.started(resolved.options)
+    training = options.training
     device = choose_device(str(device))
     generator = torch.Generator().manual_seed(training.seed)
     network = options.build(data, generator)

@@ -24,7 +24,9 @@ EACH = {
     "contrast": lambda x, g: contrast(x, strength=0.8, generator=g),
     "blur": lambda x, g: blur(x, generator=g),
     "cutout": lambda x, g: cutout(x, generator=g),
-    "all": Augmentation(crop=0.3, shift=1, flip=0.5, brightness=0.5, contrast=0.5, blur=1.0, cutout=0.3),
+    "all": Augmentation(
+        crop_area=0.3, shift=1, flip_probability=0.5, brightness=0.5, contrast=0.5, blur=1.0, cutout=0.3
+    ),
 }
 
 
@@ -144,4 +146,4 @@ def test_what_is_no_batch_of_images_is_refused():
     with pytest.raises(ConfigError, match=r"smallest = 0\.0"):
         crop_and_resize(images(), smallest=0.0, generator=seeded())
     with pytest.raises(ConfigError, match="crop = 0"):
-        Augmentation(crop=0.0)
+        Augmentation(crop_area=0.0)

@@ -39,7 +39,8 @@ class FineTuning(Pretraining):
     """Options of a classification fine-tune of an encoder."""
 
     encoder_from: str = ""  # type: ignore[misc]
-    """Folder of the run whose encoder is trained further; empty: random weights (supervised training, a control)."""
+    """Folder of the run whose encoder is trained further; its architecture replaces the options of the network. Empty:
+    random weights (supervised training, a control)."""
     augmentation: Augmentation = attrs.field(factory=Augmentation)
     smoothing: float = attrs.field(default=0.1, validator=at_least_and_below(0.0, 1.0))
     """Label smoothing of the cross entropy, at least 0 and below 1. MAE: 0.1."""
@@ -119,7 +120,7 @@ class FineTuning(Pretraining):
 _IMAGES = FineTuning(
     Training(steps=600, batch=128, learning_rate=1e-3, ema=0.99),
     Architecture("vit", width=64, depth=3),
-    augmentation=Augmentation(crop=0.6, shift=1),
+    augmentation=Augmentation(crop_area=0.6, shift=1),
 )
 
 PRESETS = (

@@ -37,7 +37,7 @@ def karras_levels(
     Source: Karras et al., Elucidating the Design Space, eq. 5, https://arxiv.org/abs/2206.00364.
 
     Example:
-        >>> karras_levels(torch.tensor([0.0, 1.0], dtype=torch.float64))
+        >>> karras_levels(torch.tensor([0.0, 1.0], dtype=torch.float64, device="cpu"))
         tensor([8.0000e+01, 2.0000e-03], dtype=torch.float64)
     """
     if not (0 < sigma_min < sigma_max and rho > 0):
@@ -69,7 +69,7 @@ def karras_grid(
     """
     if steps < 2:
         raise ConfigError(f"a Karras grid of {steps} steps: expected at least two (its first and last level)")
-    fraction = torch.arange(steps, dtype=torch.float64) / (steps - 1)
+    fraction = torch.arange(steps, dtype=torch.float64, device="cpu") / (steps - 1)
     levels = karras_levels(fraction, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
     return rounded_grid(torch.cat([levels, levels.new_zeros(1)]), device=device, dtype=dtype)
 
@@ -115,7 +115,7 @@ def karras_times(
     outside = [i for i in index if not 0 <= i < steps]
     if outside:
         raise ConfigError(f"levels {outside} of a grid of {steps}: expected indices from 0 to {steps - 1}")
-    chosen = torch.tensor(index, dtype=torch.float64)
+    chosen = torch.tensor(index, dtype=torch.float64, device="cpu")
     levels = karras_levels(chosen / (steps - 1), sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
     return levels.to(device=device, dtype=dtype or torch.get_default_dtype())
 
@@ -158,7 +158,7 @@ def polyexponential_grid(
             f"exponential levels from {sigma_max} to {sigma_min} with rho = {rho}: "
             "expected 0 < sigma_min < sigma_max and rho > 0"
         )
-    share = torch.linspace(1, 0, steps, dtype=torch.float64) ** rho
+    share = torch.linspace(1, 0, steps, dtype=torch.float64, device="cpu") ** rho
     levels = (share * math.log(sigma_max / sigma_min) + math.log(sigma_min)).exp()
     return rounded_grid(torch.cat([levels, levels.new_zeros(1)]), device=device, dtype=dtype)
 
@@ -200,7 +200,7 @@ def vp_grid(
         raise ConfigError(
             f"rates {beta_min} to {beta_min + beta_range} down to t = {end}: expected positive rates and 0 < end < 1"
         )
-    t = torch.linspace(1, end, steps, dtype=torch.float64)
+    t = torch.linspace(1, end, steps, dtype=torch.float64, device="cpu")
     levels = (beta_range * t.square() / 2 + beta_min * t).expm1().sqrt()
     return rounded_grid(torch.cat([levels, levels.new_zeros(1)]), device=device, dtype=dtype)
 
@@ -224,7 +224,7 @@ def discrete_levels(
     Source: NVlabs/FastGen, ``EDMNoiseSchedule``.
 
     Example:
-        >>> discrete_levels(torch.tensor([0, 999]), dtype=torch.float64)
+        >>> discrete_levels(torch.tensor([0, 999]), dtype=torch.float64, device="cpu")
         tensor([2.0000e-03, 8.0000e+01], dtype=torch.float64)
     """
     if levels < 2:
@@ -260,6 +260,6 @@ def few_step_grid(
         raise ConfigError(
             f"a grid of {steps} steps from {levels} levels: expected at most {levels - 4}, so that no level repeats"
         )
-    index = torch.linspace(levels - 2, 2, steps + 1, dtype=torch.float64).long()
+    index = torch.linspace(levels - 2, 2, steps + 1, dtype=torch.float64, device="cpu").long()
     grid = discrete_levels(index, levels=levels, dtype=torch.float64)
     return rounded_grid(torch.cat([grid[:-1], grid.new_zeros(1)]), device=device, dtype=dtype)

@@ -55,7 +55,9 @@ def uniform_grid(
             raise ConfigError(f"{name} = {value}: expected a finite time; give {name}, or the path a finite end")
     if first == last:
         raise ConfigError(f"a grid from {first} to {last}: expected two different times")
-    return rounded_grid(torch.linspace(first, last, steps + 1, dtype=torch.float64), device=device, dtype=dtype)
+    return rounded_grid(
+        torch.linspace(first, last, steps + 1, dtype=torch.float64, device="cpu"), device=device, dtype=dtype
+    )
 
 
 @typed

@@ -1,17 +1,16 @@
 """What the presets are worth. Options were chosen on the validation split; the thorough tests read the test split."""
 
 import statistics
-from pathlib import Path
 
 import attrs
 import pytest
 import torch
 
-from benchmarks.encoders import idx
 from onestep_adapters.data import open_dataset
 from onestep_adapters.evaluation.encoders import encoder_rows, layer_features, probed, shifted_accuracy
 from onestep_adapters.methods import ENCODERS
 from onestep_adapters.runs import start_run
+from onestep_core.errors import OneStepError
 
 
 def flat(encoder):
@@ -64,17 +63,16 @@ def test_contrastive_features_of_digits(method):
     assert mean["linear"] >= 0.975
 
 
-FASHION = Path("/usr/share/datasets/fashion-mnist")
-
-
 @pytest.mark.thorough
-@pytest.mark.skipif(not FASHION.is_dir(), reason="needs the images of Debian: apt-get install dataset-fashion-mnist")
 @pytest.mark.parametrize(("method", "metric", "above"), [("simclr", "linear", 0.01), ("mae", "pooled", 0.08)])
 def test_features_of_fashion_mnist_are_above_those_of_a_random_network(method, metric, above):
     """SimCLR: the probe of all locations, at least 0.845 too. MAE: the pooled probe, and the loss falls."""
     torch.set_num_threads(1)
-    data = idx(FASHION, "fashion")
-    run = start_run(method, data, attrs.evolve(ENCODERS[method].images, monitor_every=0))
+    try:
+        data = open_dataset("fashion-mnist")
+    except OneStepError as error:
+        pytest.skip(str(error))
+    run = start_run(method, data, attrs.evolve(ENCODERS[method].options(data), monitor_every=0))
     losses = [record.loss for record in run.updates()]
     _, random, trained = encoder_rows([run], probed(data, split="test", images=5000), last_only=True)
     assert trained.metrics[metric].mean >= random.metrics[metric].mean + above

@@ -158,16 +158,14 @@ def encoder_of_a_run(case="mae"):
 
 def test_fine_tuning_starts_from_the_encoder_that_is_given():
     encoder = encoder_of_a_run()
-    run = start_run("fine-tuning", "digits", options("fine-tuning", encoder_from="a run"))
-    run.encoder = encoder
+    run = start_run("fine-tuning", "digits", options("fine-tuning", encoder_from="a run"), encoder=encoder)
     prepared(run)
     for network in (run.state.network, run.state.ema):
         assert torch.equal(flat(network.encoder), flat(encoder.module))
     list(run.updates())
     assert not torch.equal(flat(run.state.network.encoder), flat(encoder.module))
-    absent = start_run("fine-tuning", "digits", options("fine-tuning", encoder_from="a run"))
-    with pytest.raises(ConfigError, match="the encoder of a run was not given"):
-        prepared(absent)
+    with pytest.raises(ConfigError, match="no encoder 'a run'"):
+        start_run("fine-tuning", "digits", options("fine-tuning", encoder_from="a run"))
     other = start_run("fine-tuning", "digits", attrs.evolve(options("fine-tuning"), network=SIZES["residual"]))
     other.encoder = encoder
     with pytest.raises(ConfigError, match="give the architecture options"):
