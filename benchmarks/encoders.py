@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import torch
 
 from benchmarks.harness import hardware
 from onestep_adapters.data import Dataset, open_dataset

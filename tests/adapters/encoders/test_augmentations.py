@@ -145,5 +145,5 @@ def test_what_is_no_batch_of_images_is_refused():
             change(torch.zeros(8, 8), seeded())
     with pytest.raises(ConfigError, match=r"smallest = 0\.0"):
         crop_and_resize(images(), smallest=0.0, generator=seeded())
-    with pytest.raises(ConfigError, match="crop = 0"):
+    with pytest.raises(ConfigError, match="crop_area = 0"):
         Augmentation(crop_area=0.0)

@@ -98,8 +98,8 @@ PRESETS = (
         _IMAGES,
         "As simclr, chosen on the validation split of the digits. The queue is a quarter of these 1,097 images: a "
         "longer one holds older keys of the same image as negatives. A momentum of 0.95 with a queue of 512 keys fails "
-        "(linear probe 0.874); the loss of v3 in the same time is worse (2-shot 0.778; 0.804 with as much time). Images of "
-        "more than 16 pixels: more updates and a longer queue.",
+        "(linear probe 0.874); the loss of v3 in the same time is worse (2-shot 0.778; 0.804 with as much time). "
+        "Images of more than 16 pixels: more updates and a longer queue.",
         larger_images=attrs.evolve(
             _IMAGES, training=attrs.evolve(_IMAGES.training, steps=3000), queue_size=4096, temperature=0.1
         ),
