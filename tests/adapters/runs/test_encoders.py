@@ -126,8 +126,6 @@ def test_layers_are_chosen(tmp_path):
 def test_errors_before_training(tmp_path):
     with pytest.raises(ConfigError, match="no encoder 'resnet': it is no pretrained one"):
         start_run("drifting", "digits", options("resnet"))
-    with pytest.raises(ConfigError, match="set relative_temperatures"):
-        options("resnet", relative_temperatures=False)
     with pytest.raises(ConfigError, match="layers only for"):
         options("random", layers=("0",))
     with pytest.raises(ConfigError, match="needs images"):

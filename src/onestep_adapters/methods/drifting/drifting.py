@@ -114,12 +114,12 @@ class Drifting(Method):
     cooling_share: float = attrs.field(default=1.0, validator=[share, positive])
     """Fraction of the training in which the temperatures change; then they stay. Only with --final-temperatures."""
     relative_temperatures: bool = False
-    """Divide distances by their mean, for each feature map of --encoder; the drift is then in units of this mean."""
+    """Divide distances by their mean, for each feature map of --encoder; the drift is then in units of this mean. Always
+    so for an encoder other than pixels, whose features differ in size."""
     encoder: str = PIXELS
     """Features in which the drift is computed. pixels: the sample itself. random: pixels and features of a random,
     frozen convolutional network. A pretrained network (efficientnet-lite0), or the folder of a run of simclr, moco or
-    mae: statistics of its layers. All but pixels: one drift for each feature, images only, needs
-    --relative-temperatures."""
+    mae: statistics of its layers. All but pixels: one drift for each feature, images only, relative temperatures."""
     layers: tuple[str, ...] = ()
     """Layers of the encoder whose outputs are the features, by their names in the network. Empty: those that the
     encoder suggests. Paper: every second block of a ResNet."""
@@ -147,10 +147,6 @@ class Drifting(Method):
                 f"encoder = {self.encoder!r}, layers = {self.layers}: expected the name of an encoder, and layers only "
                 "for a pretrained encoder or the run of one"
             )
-        if self.encoder != PIXELS and not self._relative:
-            raise ConfigError(
-                f"features of encoder {self.encoder!r} differ in size: set relative_temperatures, or field released"
-            )
         if 0 < self.queue.queue_size < self.positives:
             raise ConfigError(
                 f"a queue of {self.queue.queue_size} samples cannot give {self.positives} positives of a class: "
@@ -159,7 +155,7 @@ class Drifting(Method):
 
     @property
     def _relative(self) -> bool:
-        return self.relative_temperatures or self.field == RELEASED
+        return self.relative_temperatures or self.field == RELEASED or self.encoder != PIXELS
 
     @property
     def encoder_from(self) -> str:  # type: ignore[override]

@@ -103,9 +103,11 @@ def test_data_without_classes_have_one_queue():
 # Features and fields.
 
 
-def test_an_encoder_needs_images_and_relative_temperatures():
-    with pytest.raises(ConfigError, match="set relative"):
-        options(encoder="random")
+def test_an_encoder_needs_images_and_has_relative_temperatures():
+    drifts = [options(encoder="random", relative_temperatures=given).field_at(0.0) for given in (False, True)]
+    x, y = torch.randn(6, 3, generator=seeded()), torch.randn(7, 3, generator=seeded(1))
+    assert torch.equal(*(field(x, y).field for field in drifts))
+    assert not torch.equal(options().field_at(0.0)(x, y).field, drifts[0](x, y).field)
     with pytest.raises(ConfigError, match="needs images"):
         trained("8gaussians", encoder="random", relative_temperatures=True)
     with pytest.raises(ConfigError, match="cannot give 5 positives"):
