@@ -38,7 +38,7 @@ class Preset(NamedTuple):
             return self.points
         if _side(data) <= SMALL:
             return self.images
-        return for_larger_images(self.images if self.larger_images is None else self.larger_images, data)
+        return for_larger_images(self.images, data) if self.larger_images is None else self.larger_images
 
 
 IMAGE_NETWORK = Network("conv", width=32, depth=3)

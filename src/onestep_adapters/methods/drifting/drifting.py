@@ -15,7 +15,7 @@ from onestep_adapters.methods.drifting.fields import RELEASED, named_field
 from onestep_adapters.methods.drifting.monitors import DriftMonitors, monitor_names
 from onestep_adapters.methods.drifting.positives import CachedPositives, Encoded, Real, cached_positives, encoded
 from onestep_adapters.methods.method import Context, Loss, Method
-from onestep_adapters.methods.options import Training
+from onestep_adapters.methods.options import Network, Training
 from onestep_adapters.methods.presets import IMAGE_NETWORK, POINT_NETWORK, Preset
 from onestep_adapters.training import Companion, not_trained
 from onestep_core import (
@@ -353,7 +353,15 @@ PRESETS = (
         Drifting(_POINTS, POINT_NETWORK, positives=512, temperatures=(0.4, 1.5), final_temperatures=(0.12, 0.5)),
         "Images: mean shift with one temperature, the best on the validation split. Points: two temperatures that "
         "decrease. The smaller one determines the shape of the modes, the larger one moves mass between them; "
-        "without it a few percent of the unequal mixture ended in the wrong mode.",
+        "without it a few percent of the unequal mixture ended in the wrong mode. Images of more than 16 pixels: the "
+        "released field and a generator from a vector of noise, meant for the features of an encoder (--encoder); in "
+        "raw pixels samples collapse there.",
+        larger_images=Drifting(
+            Training(steps=800, batch=160, learning_rate=1e-3),
+            Network("decoder", width=32, depth=1),
+            field="released",
+            temperatures=_PAPER_TEMPERATURES,
+        ),
     ),
     Preset(
         "drifting-paper",
