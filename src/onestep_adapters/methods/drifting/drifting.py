@@ -114,8 +114,8 @@ class Drifting(Method):
     cooling_share: float = attrs.field(default=1.0, validator=[share, positive])
     """Fraction of the training in which the temperatures change; then they stay. Only with --final-temperatures."""
     relative_temperatures: bool = False
-    """Divide distances by their mean, for each feature map of --encoder; the drift is then in units of this mean. Always
-    so for an encoder other than pixels, whose features differ in size."""
+    """Divide distances by their mean, for each feature map of --encoder; the drift is then in units of this mean.
+    Always so for an encoder other than pixels, whose features differ in size."""
     encoder: str = PIXELS
     """Features in which the drift is computed. pixels: the sample itself. random: pixels and features of a random,
     frozen convolutional network. A pretrained network (efficientnet-lite0), or the folder of a run of simclr, moco or
