@@ -358,7 +358,7 @@ PRESETS = (
         "raw pixels samples collapse there.",
         larger_images=Drifting(
             Training(steps=800, batch=160, learning_rate=1e-3),
-            Network("decoder", width=32, depth=1),
+            Network("decoder", width=16, depth=1),
             field="released",
             temperatures=_PAPER_TEMPERATURES,
         ),
