@@ -3,6 +3,7 @@
 import os
 import sys
 import warnings
+from importlib.metadata import version
 from typing import Any
 
 from onestep_adapters.cli import data, demo, evaluate, sample, train
@@ -61,6 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
         0
     """
     words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["--version"]:
+        print(f"onestep {version('onestep')}")
+        return 0
     if not words or words[0] in ("-h", "--help"):
         print(HELP)
         return 0

@@ -8,6 +8,7 @@ from onestep_adapters.cli.terminal import console, say
 from onestep_core.errors import MissingExtraError
 
 try:
+    from rich.console import RenderableType
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -16,6 +17,7 @@ try:
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.text import Text
 except ImportError as error:
     raise MissingExtraError("the command line needs tyro and rich: pip install 'onestep[cli]'") from error
 
@@ -31,7 +33,7 @@ def track(items: Iterable[Any], title: str, total: int) -> Iterator[Any]:
                 last = time.monotonic()
                 say(f"{title}  {done}/{total}  {last - start:.0f} s")
         return
-    with Progress(*_columns(), console=console) as bars:
+    with _Bars(*_columns(), console=console) as bars:
         task = bars.add_task(title, total=total, numbers="")
         for item in items:
             yield item
@@ -58,7 +60,7 @@ def progress_of_many(
     if not console.is_terminal:
         yield from _lines(updates, steps, numbers)
         return
-    with Progress(*_columns(), console=console) as bars:
+    with _Bars(*_columns(), console=console) as bars:
         tasks = {
             title: bars.add_task(title, total=total, completed=done, numbers="", start=False)
             for title, (done, total) in steps.items()
@@ -102,5 +104,14 @@ def _columns() -> tuple[Any, ...]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[numbers]}"),
     )
+
+
+class _Bars(Progress):
+    """Bars of all tasks, and below them the numbers of each: a long line of numbers leaves the bar its place."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            if numbers := task.fields.get("numbers"):
+                yield Text(f"  {numbers}", style="dim", overflow="ellipsis", no_wrap=True)

@@ -12,7 +12,7 @@ from onestep_adapters.cli.terminal import say, use_threads
 from onestep_adapters.devices import choose_device
 from onestep_adapters.evaluation import write_samples
 from onestep_adapters.runs import open_run
-from onestep_core.errors import MissingExtraError
+from onestep_core.errors import ConfigError, MissingExtraError
 from onestep_core.validators import count as valid_count
 
 
@@ -30,7 +30,7 @@ class Sample:
     """Guidance scale, for a drifting run trained with --max-alpha above 1: from 1 (no guidance) to max-alpha. Default:
     the scale of the run."""
     out: Path | None = None
-    """Output path without extension; .npz and .png are added. Default: samples in the run's folder."""
+    """Output path; its files end with .npz and .png. Default: samples in the run's folder."""
     data: str | None = None
     """New place of the run's images, if they were moved: folder:PATH, idx:PATH or hub:NAME."""
     device: str = "auto"
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     run = open_run(chosen.run, data=chosen.data, device=choose_device(chosen.device), track=track)
     if chosen.alpha is not None:
         run = run.guided(chosen.alpha)
-    stem = chosen.run / "samples" if chosen.out is None else chosen.out
+    stem = chosen.run / "samples" if chosen.out is None else _stem(chosen.out)
     drawn = write_samples(run, stem, count=chosen.count, seed=chosen.seed)
     each = run.options.evaluations
     say(f"{chosen.count} samples, {each} network evaluation{'s' * (each > 1)} per sample: {drawn.file}")
@@ -62,3 +62,11 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     say(f"a picture of them beside real data: {draw_samples(run, drawn, stem)}")
     return 0
+
+
+def _stem(out: Path) -> Path:
+    """The path without .npz or .png, which are added."""
+    stem = out.with_suffix("") if out.suffix in (".npz", ".png") else out
+    if stem.name in ("", ".."):
+        raise ConfigError(f"--out {out}: expected the name of a file")
+    return stem

@@ -61,14 +61,26 @@ def _place(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Data, folder, resumption and device: they decide which options exist. The rest are the method's."""
     parser = argparse.ArgumentParser(prog="onestep train", add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--data")
-    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--folder")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--device", default="auto")
     add_image_options(parser)
     try:
-        return parser.parse_known_args(list(arguments))
+        place, rest = parser.parse_known_args(list(arguments))
     except argparse.ArgumentError as error:
         raise ConfigError(f"{error}: see onestep train --help") from error
+    for name in ("data", "folder", "device"):
+        if getattr(place, name) == "":
+            raise ConfigError(f"--{name} is empty: give a value, or leave the option out")
+    place.folder = None if place.folder is None else Path(place.folder)
+    return place, rest
+
+
+def _method_first(arguments: Sequence[str]) -> list[str]:
+    """The arguments with METHOD in front, wherever it was given."""
+    known = {**METHODS, **ENCODERS}
+    place = next((i for i, word in enumerate(arguments) if word in known), 0)
+    return [arguments[place], *arguments[:place], *arguments[place + 1 :]]
 
 
 def _data(preset: Preset, place: argparse.Namespace) -> tuple[Dataset, Path, Method | None]:
@@ -126,6 +138,7 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         say(HELP)
         return 0
+    arguments = _method_first(arguments)
     name, preset = arguments[0], find_preset(arguments[0])
     place, rest = _place(arguments[1:])
     if place.resume and place.folder is not None and place.data is None and not _holds_run(place.folder):

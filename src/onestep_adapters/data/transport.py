@@ -34,7 +34,7 @@ def optimal_noise(data: Tensor, noise: Tensor, labels: Tensor | None = None, *, 
         A permutation of ``noise`` along the batch, ``[batch, *shape]``.
 
     Raises:
-        ConfigError: if the two shapes differ, or ``size`` is not positive.
+        ConfigError: if the two shapes differ, ``size`` is not positive, or there is not one label for each sample.
         MissingExtraError: when this module is imported without scipy.
 
     Source: Pooladian et al., Multisample Flow Matching, https://arxiv.org/abs/2304.14772; Tong et al., Improving and
@@ -48,6 +48,11 @@ def optimal_noise(data: Tensor, noise: Tensor, labels: Tensor | None = None, *, 
         raise ConfigError(f"data {tuple(data.shape)} and noise {tuple(noise.shape)}: expected one shape for both")
     if size < 1:
         raise ConfigError(f"size = {size}: expected at least one sample")
+    if labels is not None and labels.shape != data.shape[:1]:
+        raise ConfigError(
+            f"labels of shape {tuple(labels.shape)} for {len(data)} samples: expected one class for each sample, "
+            "[batch]; turn one-hot labels into classes with labels.argmax(1)"
+        )
     ordered = noise.clone()
     every = torch.arange(len(data), device=data.device)
     groups = [every] if labels is None else [(labels == k).nonzero()[:, 0] for k in labels.unique()]

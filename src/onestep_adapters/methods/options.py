@@ -14,7 +14,7 @@ from onestep_adapters.names import choose
 from onestep_adapters.training import Schedule, cosine_decay
 from onestep_core import l2, mse
 from onestep_core.errors import ConfigError
-from onestep_core.validators import count, not_negative, positive, share
+from onestep_core.validators import count, positive, share
 
 Distance = Literal["squared", "l2"]
 """Distance of a prediction and its target. squared: the mean square, minimised by the mean. l2: the Euclidean norm,
@@ -120,15 +120,15 @@ class Network:
 class Training:
     """How long and how fast."""
 
-    steps: int = attrs.field(default=2000, validator=positive)
+    steps: int = attrs.field(default=2000, validator=[count, positive])
     """Number of updates of the network that generates the samples, in total (progressive: of all students together).
     Updates of a fake score are extra."""
-    batch: int = attrs.field(default=256, validator=positive)
+    batch: int = attrs.field(default=256, validator=[count, positive])
     """Samples in one update. drifting: generated samples, divided equally among the classes, rounded down."""
     learning_rate: float = attrs.field(default=2e-3, validator=positive)
     """Highest learning rate of AdamW. After the warm-up it falls to zero along a cosine (progressive: for each
     student)."""
-    warmup: int = attrs.field(default=50, validator=not_negative)
+    warmup: int = attrs.field(default=50, validator=count)
     """Updates in which the learning rate rises linearly from zero."""
     ema: float = attrs.field(default=0.995, validator=share)
     """Decay of the moving average of the weights: 0 (no average) to below 1. About 1 / (1 - ema) updates count. The
@@ -137,7 +137,7 @@ class Training:
     """Largest global norm of the gradient, above 0; a larger gradient is scaled down to it."""
     seed: int = attrs.field(default=0, validator=count)
     """Seed of initial weights, data, noise and times."""
-    checkpoint_every: int = attrs.field(default=500, validator=positive)
+    checkpoint_every: int = attrs.field(default=500, validator=[count, positive])
     """Updates between two checkpoints."""
 
     @property

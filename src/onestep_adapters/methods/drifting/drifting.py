@@ -179,6 +179,11 @@ class Drifting(Method):
         Raises:
             ConfigError: for guidance without classes.
         """
+        if self._each(data) < 2:
+            raise ConfigError(
+                f"batch = {self.training.batch} for the {data.classes or 1} classes of {data.name}: drifting needs at "
+                f"least two samples of each class in an update, so a batch of at least {2 * (data.classes or 1)}"
+            )
         if self.guidance.learned and data.classes is None:
             raise ConfigError(f"guidance needs classes, {data.name} has none: leave max_alpha at 1")
         return self.network.build(data, int(self.guidance.learned), generator, from_vector=True)
@@ -252,7 +257,7 @@ class Drifting(Method):
         """The drifting loss, summed over features, and the monitors. The loss itself does not show progress."""
         data, (encode, monitors, _) = context.data, context.prepared
         groups, device = data.classes or 1, generator.device
-        each = max(2, self.training.batch // groups)
+        each = self._each(data)
         labels = None if data.classes is None else torch.arange(groups, device=device).repeat_interleave(each)
         step, progress = context.state.step, context.state.step / self.training.steps
         real = self._real(context, groups, generator)
@@ -303,6 +308,10 @@ class Drifting(Method):
             positives,
             queue.unconditional(unconditional, groups=groups, generator=generator) if unconditional else None,
         )
+
+    def _each(self, data: Dataset) -> int:
+        """Generated samples of each class in an update."""
+        return self.training.batch // (data.classes or 1)
 
     def _scales(self, groups: int, generator: torch.Generator) -> Tensor | None:
         if not self.guidance.learned:

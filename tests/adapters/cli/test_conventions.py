@@ -1,0 +1,99 @@
+"""Conventions of command lines, and what is refused rather than changed in silence."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from onestep_adapters.cli import main
+from onestep_adapters.training import read_run
+
+QUICK = ["--steps", "2", "--batch", "16", "--width", "8", "--depth", "1"]
+
+
+def run(*words):
+    return main([str(word) for word in words])
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["train", "meanflow", "--data", ""], "--data is empty"),
+        (["train", "meanflow", "--data", "8gaussians", "--folder", ""], "--folder is empty"),
+        (["train", "meanflow", "--data", "8gaussians", "--device", ""], "--device is empty"),
+        (["train", "drifting", "--data", "digits", "--batch", "5"], "a batch of at least 20"),
+        (["train", "meanflow", "--data", "8gaussians", "--steps", str(10**30)], "below 2^63"),
+        (["train", "meanflow", "--data", "8gaussians", "--seed", "-1"], "expected a whole number"),
+        (["train", "meanflow", "--data", "8gaussians", "--seed", str(2**64)], "below 2^63"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(words, expected, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    try:
+        status = run(*words)
+    except SystemExit as ended:
+        status = ended.code
+    assert status == 2
+    told = " ".join("".join(capfd.readouterr()).replace("│", " ").split())
+    assert expected in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_version_is_told(capsys):
+    assert run("--version") == 0
+    assert capsys.readouterr().out.startswith("onestep ")
+
+
+def test_the_method_may_stand_after_the_options(tmp_path):
+    assert run("train", "--data", "8gaussians", "--folder", tmp_path / "run", "meanflow", *QUICK) == 0
+    assert read_run(tmp_path / "run").method == "meanflow"
+
+
+def test_samples_go_where_they_were_asked_to_go(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert run("train", "meanflow", "--data", "8gaussians", "--folder", folder, *QUICK) == 0
+    for name in ("a.png", "b.npz", "c"):
+        assert run("sample", folder, "--count", "4", "--out", tmp_path / "out" / name) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        f"{stem}.{kind}" for stem in "abc" for kind in ("npz", "png")
+    ]
+    assert run("sample", folder, "--out", tmp_path / "..") == 2
+    assert "expected the name of a file" in capsys.readouterr().err
+
+
+def test_errors_of_files_are_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / "run"
+    assert run("train", "meanflow", "--data", "8gaussians", "--folder", folder, *QUICK) == 0
+    capsys.readouterr()
+    assert run("sample", folder, "--count", "4", "--out", tmp_path / "file" / "samples") == 1
+    told = capsys.readouterr().err.strip()
+    assert "\n" not in told
+    assert "file" in told
+    assert run("train", "meanflow", "--data", "8gaussians", "--folder", tmp_path / "file" / "run", *QUICK) == 1
+    assert "\n" not in capsys.readouterr().err.strip()
+
+
+@pytest.mark.slow
+def test_two_trainings_into_one_folder_at_once(tmp_path):
+    """The second is refused by name, and nothing of the first is lost."""
+    words = [sys.executable, "-m", "onestep_adapters.cli", "train", "meanflow", "--data", "8gaussians"]
+    words += ["--folder", str(tmp_path / "run"), "--steps", "400", "--batch", "64", "--width", "16", "--depth", "1"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    first = subprocess.Popen(
+        [*words, "--coupling", "independent"], env=environment, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+    assert first.stdout is not None
+    for _ in first.stdout:
+        if (tmp_path / "run" / ".lock").exists():
+            break
+    second = subprocess.run(
+        [*words, "--coupling", "independent", "--resume"], env=environment, capture_output=True, text=True, timeout=200
+    )
+    first.communicate(timeout=200)
+    assert first.returncode == 0
+    if second.returncode:  # otherwise the first had ended before the second looked
+        assert f"process {first.pid} on" in second.stderr
+        assert "Traceback" not in second.stderr
+    assert read_run(tmp_path / "run").step == 400
