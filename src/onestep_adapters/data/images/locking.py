@@ -1,37 +1,11 @@
-"""A lock between processes that ends with the process that holds it."""
+"""A lock between processes that is waited for, and that ends with the process that holds it."""
 
-import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-if os.name == "nt":
-    import msvcrt
-
-    def _take(descriptor: int) -> bool:
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        except OSError:
-            return False
-        return True
-
-    def _release(descriptor: int) -> None:
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)  # type: ignore[attr-defined]
-else:
-    import fcntl
-
-    def _take(descriptor: int) -> bool:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def _release(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-
+from onestep_adapters.files import LockedError, one_writer
 
 _PAUSE = 0.05
 """Seconds between two tries."""
@@ -39,9 +13,7 @@ _PAUSE = 0.05
 
 @contextmanager
 def locked(file: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold the lock of ``file``; wait while another process holds it.
-
-    The operating system releases the lock when its process ends, also when it is killed. The file stays, empty.
+    """Hold the lock of ``file`` (:func:`~onestep_adapters.files.one_writer`); wait while another process holds it.
 
     Args:
         file: in a folder that exists; created if it is not there.
@@ -53,16 +25,15 @@ def locked(file: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[N
         ...     print("alone")
         alone
     """
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        if not _take(descriptor):
-            waiting()
-            while not _take(descriptor):
+    with ExitStack() as held:
+        told = False
+        while True:
+            try:
+                held.enter_context(one_writer(file))
+                break
+            except LockedError:
+                if not told:
+                    waiting()
+                told = True
                 time.sleep(_PAUSE)
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                _release(descriptor)
-    finally:
-        os.close(descriptor)
+        yield
