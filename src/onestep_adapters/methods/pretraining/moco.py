@@ -101,7 +101,11 @@ PRESETS = (
         "(linear probe 0.874); the loss of v3 in the same time is worse (2-shot 0.778; 0.804 with as much time). "
         "Images of more than 16 pixels: more updates and a longer queue.",
         larger_images=attrs.evolve(
-            _IMAGES, training=attrs.evolve(_IMAGES.training, steps=3000), queue_size=4096, temperature=0.1
+            _IMAGES,
+            training=attrs.evolve(_IMAGES.training, steps=1600),
+            network=attrs.evolve(SMALL, width=24),
+            queue_size=4096,
+            temperature=0.1,
         ),
     ),
 )
