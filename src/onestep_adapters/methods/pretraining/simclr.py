@@ -72,8 +72,8 @@ PRESETS = (
         "Chosen on the validation split of the digits, within 45 s on one core: of the sizes that fit, 16 channels and "
         "three stages are best on images moved by a pixel (0.911; two stages 0.706, two stages of 32 channels 0.795). "
         "Shifts of two pixels in training made features worse. Images of more than 16 pixels: 24 "
-        "channels, and as many updates as four minutes allow on one core (Fashion-MNIST, validation: linear probe 0.860; "
-        "16 channels and 800 updates 0.850).",
+        "channels, and as many updates as four minutes allow on one core (Fashion-MNIST, validation: linear probe "
+        "0.860; 16 channels and 800 updates 0.850).",
         larger_images=attrs.evolve(
             _IMAGES,
             training=attrs.evolve(_IMAGES.training, steps=1000),
