@@ -185,6 +185,7 @@ def main(arguments: Sequence[str]) -> int:
     if method.generates:
         say(f"{done}onestep sample {folder}, onestep evaluate {folder}")
         return 0
-    say(f"{done}onestep evaluate {folder}")
+    drifting = f"onestep train drifting --encoder {folder}"
+    say(f"{done}{drifting if run.data.classes is None else f'onestep evaluate {folder}, {drifting}'}")
     show_encoder(run, folder)
     return 0

@@ -1,5 +1,6 @@
 """Pictures of runs: samples beside real data, with each run's budget under its name. Needs matplotlib, an extra."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from onestep_adapters.evaluation.samples import Drawn
 from onestep_adapters.runs import Run
 
 _PER_CLASS = 4
+_SHEET_SIDE = 128
+"""Largest side of an image in a contact sheet, in pixels."""
+_SHEET_NUMBERS = 100_000_000
+"""Numbers of images read for a contact sheet."""
 _MOST_ROWS = 20
 _REAL = 2000
 """Real images of which a picture shows some."""
@@ -56,11 +61,23 @@ def draw_data(data: Dataset, file: Path, *, seed: int = 0) -> Path:
         figure = toy_scatter(data.sample(3000, generator_on("cpu", seed)), {data.name: torch.zeros(1, 2)})
     else:
         rows = min(_MOST_ROWS, data.classes or _MOST_ROWS // 2)
-        real = part_of(data, "train", max(200, 100 * rows)) or data.batch(200, generator_on("cpu", seed))
-        figure = image_grid(real.data, {}, real_labels=real.labels, across=16, rows=rows, real_name=data.name)
+        # Large images are shown in part, and made smaller: a contact sheet needs no more.
+        most = max(rows, min(max(200, 100 * rows), _SHEET_NUMBERS // max(1, math.prod(data.shape))))
+        real = part_of(data, "train", most) or data.batch(most, generator_on("cpu", seed))
+        figure = image_grid(_reduced(real.data), {}, real_labels=real.labels, across=16, rows=rows, real_name=data.name)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file)
     return file
+
+
+def _reduced(images: Tensor) -> Tensor:
+    """Images of at most :data:`_SHEET_SIDE` pixels a side."""
+    largest = max(images.shape[2:])
+    if largest <= _SHEET_SIDE:
+        return images
+    scale = _SHEET_SIDE / largest
+    sides = [max(1, round(side * scale)) for side in images.shape[2:]]
+    return torch.nn.functional.interpolate(images, size=sides, mode="bilinear", antialias=True)
 
 
 def draw_runs(runs: Mapping[str, Run], *, seed: int = 2, title: str = "", shared: bool = False) -> Figure:

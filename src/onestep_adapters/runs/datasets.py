@@ -84,9 +84,18 @@ def _reopened(folder: str | os.PathLike[str], name: str, source: Mapping[str, An
         raise ConfigError(
             f"{folder} is a run on the images {name!r}, which cannot be opened: {error}. If they were moved, {how}"
         ) from error
+    if data.name != name and _content(data.name) == _content(name):
+        # The same images in a folder of another name: the run keeps the name that it knows.
+        data.name = name  # type: ignore[misc]
     if data.name != name:
         raise ConfigError(
             f"{folder} is a run on the images {name!r}, and {place} with the options of the run is {data.name!r} now: "
             f"files were added, removed or changed. Put the images of the run back, or {how}"
         )
     return data
+
+
+def _content(name: str) -> str:
+    """The part of a name that says shape, contents and options: all after the name of the place."""
+    found = re.search(r"-(\d+x\d+x\d+-[0-9a-f]{8}.*)$", name)
+    return found[1] if found else name

@@ -99,7 +99,7 @@ def test_a_training_goes_on_with_images_in_a_new_place(tmp_path, capsys):
     folder, place = photos(tmp_path / "photos", 150, size=6), tmp_path / "run"
     words = ("train", "flow-matching", "--folder", place)
     assert run(*words, "--data", f"folder:{folder}", *QUICK) == 0
-    moved = tmp_path / "new" / "photos"
+    moved = tmp_path / "new" / "of another name"
     moved.parent.mkdir()
     shutil.move(folder, moved)
     capsys.readouterr()
@@ -115,6 +115,33 @@ def test_a_training_goes_on_with_images_in_a_new_place(tmp_path, capsys):
     write(moved, "cat/new.png", noise(6, seed=999))
     assert run("sample", place, "--data", f"folder:{moved}") == 2
     assert "files were added, removed or changed" in told(capsys)[1]
+
+
+def test_an_encoder_is_trained_on_three_images_and_says_what_is_next(tmp_path, capsys):
+    folder = photos(tmp_path / "photos", 3, size=6, classes=())
+    words = ("--steps", "2", "--batch", "4", "--width", "8", "--depth", "1")
+    assert run("train", "simclr", "--data", f"folder:{folder}", "--folder", tmp_path / "run", *words) == 0
+    said = told(capsys)[0]
+    assert "Next: onestep train drifting --encoder" in said
+    assert "onestep evaluate" not in said
+    assert run("evaluate", tmp_path / "run") == 2
+    assert "sub-folders, or a table with --labels" in told(capsys)[1]
+
+
+def test_a_contact_sheet_of_large_images_is_small(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = photos(tmp_path / "photos", 30, size=6)
+    assert run("data", f"folder:{folder}", "--size", "1500") == 0
+    (sheet,) = tmp_path.glob("data-*.png")
+    assert sheet.stat().st_size < 10_000_000
+
+
+def test_a_wrong_folder_of_fashion_mnist_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("ONESTEP_FASHION_MNIST", str(tmp_path / "nothing"))
+    assert run("data", "fashion-mnist") == 2
+    error = told(capsys)[1]
+    assert "ONESTEP_FASHION_MNIST is" in error
+    assert "apt-get install dataset-fashion-mnist" in error
 
 
 def test_other_options_than_the_saved_ones_are_refused(tmp_path, capsys):

@@ -48,6 +48,8 @@ def fashion_mnist_source(options: ImageOptions) -> Source:
         ConfigError: if they are nowhere; the message has the commands.
     """
     if chosen := os.environ.get(FOLDER):
+        if not Path(chosen).is_dir():
+            raise ConfigError(f"{FOLDER} is {chosen!r}, which is no folder.\n{HOW}")
         return IdxSource(chosen, options, stem=NAME, class_names=CLASS_NAMES)
     if DEBIAN.is_dir():
         return IdxSource(DEBIAN, options, stem=NAME, class_names=CLASS_NAMES)

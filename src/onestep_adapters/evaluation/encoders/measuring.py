@@ -80,13 +80,19 @@ def probed(data: Dataset, *, split: str, images: int, device: torch.device | str
     if images < 1:
         raise ConfigError(f"images = {images}: expected at least one training image for the probes")
     if data.kind != "images" or data.classes is None:
-        raise ConfigError(f"{data.name}: probes need images with classes")
+        raise ConfigError(
+            f"{data.name} has no classes: probes need images with classes (sub-folders, or a table with --labels); an "
+            "encoder of such images is used by its run folder, onestep train drifting --encoder RUN"
+        )
     most = {"train": images, "validation": max(1, int(_TEST_SHARE * images)), "test": max(1, int(_TEST_SHARE * images))}
     found: dict[str, Batch] = {}
     for name in ("train", "validation", split):
         there = data.split(name)
         if there is None or there.labels is None:
-            raise ConfigError(f"{data.name} has no {name} split with labels: probes need one")
+            raise ConfigError(
+                f"{data.name} has no images with labels in its {name} split: probes need some in every split, so give "
+                "more images"
+            )
         count = min(most[name], len(there.data))
         places = torch.arange(count) * len(there.data) // count
         found[name] = Batch(there.data[places].to(device), there.labels[places].to(device))

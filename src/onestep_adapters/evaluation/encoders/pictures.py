@@ -27,9 +27,10 @@ def neighbours_figure(run: Run, *, count: int = _ROWS) -> Figure:
     """
     if not isinstance(run.options, Pretraining):
         raise ConfigError(f"a run of {run.name} trains no encoder")
-    train, held_out = run.data.split("train"), run.data.split("validation")
-    if train is None or held_out is None:
+    train = run.data.split("train")
+    if train is None:
         raise ConfigError(f"{run.data.name} has no splits")
+    held_out = run.data.split("validation") or train
     places = torch.arange(min(_REFERENCES, len(train.data))) * len(train.data) // min(_REFERENCES, len(train.data))
     references, queries = train.data[places].to(run.device), held_out.data[:count].to(run.device)
     encoder = run.options.inner(run.state.ema)

@@ -137,7 +137,11 @@ def few_shot_accuracy(
     """
     members = [(labels == kind).nonzero()[:, 0] for kind in range(int(labels.max()) + 1)]
     if min(map(len, members)) < shots:
-        raise ConfigError(f"a class has {min(map(len, members))} images: expected at least {shots} of each")
+        few = [index for index, rows in enumerate(members) if len(rows) < shots]
+        raise ConfigError(
+            f"the classes {few} have fewer than {shots} training images: probes need at least {shots} of each, so give "
+            "more images or join classes"
+        )
     right = 0.0
     for _ in range(draws):
         picks = [m[torch.randperm(len(m), generator=generator)[:shots].to(m.device)] for m in members]

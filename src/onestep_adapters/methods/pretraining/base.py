@@ -130,9 +130,11 @@ def views_of(first: Tensor, second: Tensor) -> dict[str, float]:
 
 def watched(data: Dataset, device: torch.device) -> Watched:
     """Evenly spaced images of the validation split, and of the training split as references."""
-    held_out, train = data.split("validation"), data.split("train")
-    if held_out is None or train is None:
+    train = data.split("train")
+    if train is None:
         raise ConfigError(f"{data.name} has no splits: an encoder is trained and watched on images in splits")
+    # Very few images may have no validation split: then the training images are watched.
+    held_out = data.split("validation") or train
 
     def some(values: Tensor | None, most: int) -> Tensor | None:
         if values is None:

@@ -73,7 +73,7 @@ def test_few_shots_are_drawn_of_every_class():
     noise = torch.randn(300, 5, generator=seeded(4))
     chance = few_shot_accuracy(noise, torch.arange(300) % 3, features, labels, generator=seeded())
     assert 0.2 < chance < 0.47
-    with pytest.raises(ConfigError, match="expected at least 100"):
+    with pytest.raises(ConfigError, match="probes need at least 100"):
         few_shot_accuracy(features, labels, features, labels, generator=seeded(), shots=100)
 
 
