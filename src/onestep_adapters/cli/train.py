@@ -162,6 +162,8 @@ def main(arguments: Sequence[str]) -> int:
         say(f"{folder} holds no checkpoint: starting a new run")
     run = resume_or_start(folder, name, data, method, resume=place.resume, device=choose_device(place.device))
     total = method.training.steps
+    if method.advice(data):
+        say(f"note: {method.advice(data)}")
     if run.finished:
         say(f"{folder} is complete: {run.state.step} of {total} updates")
         return 0

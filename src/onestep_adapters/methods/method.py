@@ -145,6 +145,10 @@ class Method(ABC):
             ConfigError: with the reason.
         """
 
+    def advice(self, data: Dataset) -> str:
+        """What the command line says before a training with these options on these data; empty for nothing."""
+        return ""
+
     def with_alpha(self, alpha: float) -> Self:
         """The same method with guidance scale ``alpha`` for sampling.
 

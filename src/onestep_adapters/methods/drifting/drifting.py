@@ -16,7 +16,7 @@ from onestep_adapters.methods.drifting.monitors import DriftMonitors, monitor_na
 from onestep_adapters.methods.drifting.positives import CachedPositives, Encoded, Real, cached_positives, encoded
 from onestep_adapters.methods.method import Context, Loss, Method
 from onestep_adapters.methods.options import Network, Training
-from onestep_adapters.methods.presets import IMAGE_NETWORK, POINT_NETWORK, Preset
+from onestep_adapters.methods.presets import IMAGE_NETWORK, POINT_NETWORK, SMALL, Preset
 from onestep_adapters.training import Companion, not_trained
 from onestep_core import (
     drift_negative_weight,
@@ -335,6 +335,15 @@ class Drifting(Method):
     def noise_shape(self, data: Dataset) -> tuple[int, ...]:
         """Shape of the noise of one sample: a vector for the backbone "decoder", else that of the data."""
         return self.network.noise_shape(data)
+
+    def advice(self, data: Dataset) -> str:
+        """In raw pixels distances of larger images say little."""
+        if self.encoder != PIXELS or data.kind != "images" or max(data.shape[1:]) <= SMALL:
+            return ""
+        return (
+            "drifting in raw pixels collapses at this size: give --encoder, the folder of a run of simclr, moco or mae, "
+            "or efficientnet-lite0 (docs/own-images.md)"
+        )
 
     def with_alpha(self, alpha: float) -> "Drifting":
         """The same method, sampling at guidance scale ``alpha``.
