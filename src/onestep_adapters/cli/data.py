@@ -14,7 +14,7 @@ from onestep_adapters.data import Dataset, ImageOptions, open_dataset
 from onestep_adapters.data.images.opening import is_place, place_of
 from onestep_core.errors import MissingExtraError
 
-_SHOWN = 20
+_SHOWN = 21
 
 
 @attrs.frozen

@@ -194,12 +194,11 @@ def resume_or_start(
         )
     run = _fresh(name, data, resolved, encoding, device)
     if asked(run.state.config) != asked(config):
-        same = (found.method, found.config.get("data")) == (name, data.name)
-        told = f"; {differences(run.state.config, config)}" if same else ""
-        raise CheckpointError(
-            f"{folder} holds {found.method} on {found.config.get('data')}, and you want {name} on {data.name}{told}: "
-            "use the options of the saved run, or choose another --folder"
-        )
+        if (found.method, found.config.get("data")) == (name, data.name):
+            told = f"{folder} holds this training with other options: {differences(run.state.config, config)}"
+        else:
+            told = f"{folder} holds {found.method} on {found.config.get('data')}, and you want {name} on {data.name}"
+        raise CheckpointError(f"{told}: use the options of the saved run, or choose another --folder")
     return _loaded(run, folder, found.config)
 
 

@@ -50,7 +50,8 @@ class Cached:
         class_names: names of the classes, or ``None``.
         parts: splits that the source asks for: 0 train, 1 validation, 2 test, -1 none; ``[n]``.
         skipped: images that cannot be read: pairs of name and reason.
-        sizes: number of images of each original size, ``"WIDTH x HEIGHT"``; the most common ones first, at most 20.
+        sizes: number of images of each original size, ``"WIDTH x HEIGHT"``; the most common ones first, at most 20, and
+            the number of images of ``"other sizes"``.
         kinds: number of images of each format, likewise.
     """
 
@@ -177,7 +178,7 @@ def _write(source: Source, options: ImageOptions, folder: Path, track: Track) ->
         "shape": [len(kept), options.channels, options.size, options.size],
         "class_names": source.class_names,
         "skipped": skipped,
-        "sizes": dict(sizes.most_common(_LISTED)),
+        "sizes": _most_common(sizes),
         "kinds": dict(kinds.most_common(_LISTED)),
         "files": {name: (folder / name).stat().st_size for name in (_PIXELS, *arrays)},
     }
@@ -237,3 +238,9 @@ def _checksum(folder: Path, facts: Mapping[str, Any]) -> str:
         if name != _PIXELS:
             found.update((folder / name).read_bytes())
     return found.hexdigest()
+
+
+def _most_common(sizes: Counter[str]) -> dict[str, int]:
+    found = dict(sizes.most_common(_LISTED))
+    rest = sizes.total() - sum(found.values())
+    return {**found, "other sizes": rest} if rest else found

@@ -341,8 +341,8 @@ class Drifting(Method):
         if self.encoder != PIXELS or data.kind != "images" or max(data.shape[1:]) <= SMALL:
             return ""
         return (
-            "drifting in raw pixels collapses at this size: give --encoder, the folder of a run of simclr, moco or mae, "
-            "or efficientnet-lite0 (docs/own-images.md)"
+            "drifting in raw pixels collapses at this size: give --encoder, the folder of a run of simclr, moco or "
+            "mae, or efficientnet-lite0 (docs/own-images.md)"
         )
 
     def with_alpha(self, alpha: float) -> "Drifting":
