@@ -48,6 +48,14 @@ On your own images (docs/data.md):
 `onestep COMMAND --help` lists all options with their defaults; for training, `onestep train METHOD --data D --help`."""
 
 
+_GOES_ON = {
+    "train": "--resume continues from the last checkpoint, if one was saved",
+    "demo": "the same command continues from the last checkpoint of each training, one every 500 updates",
+    "data": "the same command starts anew",
+}
+"""What to do after Ctrl-C."""
+
+
 def _note(message: Warning | str, *_: Any) -> None:
     fail(f"note: {message}")
 
@@ -81,4 +89,4 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         return fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", status=1)
     except KeyboardInterrupt:
-        return fail("interrupted; --resume continues from the last checkpoint, if one was saved", status=130)
+        return fail(f"interrupted; {_GOES_ON.get(words[0], 'the same command starts anew')}", status=130)
