@@ -102,7 +102,7 @@ def multiscale(
     if not all(_whole(side, 2) for side in patches):
         raise ConfigError(f"patches = {tuple(patches)}: expected whole sides of at least 2 locations, or none")
     size = (size, size) if isinstance(size, int) else size
-    if size is not None and not (isinstance(size, Sequence) and len(size) == 2 and all(_whole(n, 1) for n in size)):  # pyright: ignore
+    if size is not None and not _two_sides(size):
         raise ConfigError(f"size = {size}: expected a height and a width of at least 1 pixel, whole numbers")
     _check_whole("least", least, 1)
     _check_whole("chunk", chunk, 1)
@@ -344,6 +344,10 @@ def _first_convolution(module: nn.Module) -> int | None:
 
 def _whole(number: object, least: int) -> bool:
     return isinstance(number, int) and not isinstance(number, bool) and number >= least
+
+
+def _two_sides(size: object) -> bool:
+    return isinstance(size, tuple | list) and len(size) == 2 and all(_whole(side, 1) for side in size)
 
 
 def _check_whole(name: str, number: object, least: int) -> None:
