@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from onestep_adapters.encoders import load_encoder, multiscale
+from onestep_adapters.encoders.checkpoints.key_layouts import dinov2, published_name, resnet, vit
 from onestep_adapters.encoders.loading import KINDS
 from onestep_core.errors import ConfigError
 from tests.adapters.encoders.published import prefixed, resnet_forward, resnet_state, vit_forward, vit_state
@@ -191,6 +192,22 @@ def test_half_precision_is_loaded_as_float32():
     state = {name: value.half() if value.is_floating_point() else value for name, value in vit_state().items()}
     module = load_encoder(state, kind="mae", heads=2)
     assert {p.dtype for p in module.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("layout", "state"),
+    [
+        (resnet, resnet_state(bottleneck=True)),
+        (resnet, resnet_state(bottleneck=False)),
+        (vit({}), vit_state()),
+        (dinov2, vit_state(scales=True, gated=True, registers=2)),
+        (dinov2, vit_state(scales=True, hidden=32)),
+    ],
+)
+def test_every_weight_is_called_by_its_published_name_in_messages(layout, state):
+    made = layout(state, 2)
+    assert not made.weights.keys() & state.keys()
+    assert {published_name(name, made.rules) for name in made.weights} == state.keys()
 
 
 def test_what_does_not_fit_is_named():
