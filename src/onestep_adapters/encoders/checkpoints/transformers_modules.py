@@ -121,6 +121,8 @@ def _reason(error: Exception) -> str:
     said = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
     if found := re.search(r"GLOBAL (\S+)", said):
         return f"it holds an object of {found[1]}, which is no tensor"
+    if found := re.search(r"WeightsUnpickler error: (.+)", said):
+        return found[1]
     return said.splitlines()[0] if said else type(error).__name__
 
 
