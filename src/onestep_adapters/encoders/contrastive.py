@@ -7,12 +7,14 @@ Each loss is the cross entropy of finding the right key among others, by the cos
 The losses are functions without state. They return one number for each row and draw nothing; a queue of keys, a
 momentum encoder and the two views are arguments. Rows are brought to unit length inside. Inputs in float16 or bfloat16
 are converted to float32, also inside an autocast region: logits of 1 / temperature = 14 lose two digits in bfloat16.
+Where one input is float64, all are converted to it.
 """
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from onestep_adapters.encoders.floats import widest
 from onestep_core.errors import ConfigError
 from onestep_core.validators import require_positive
 
@@ -33,7 +35,7 @@ def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, *, temperature: f
         The loss of every query, ``[n]``, float32 or float64, above zero.
 
     Raises:
-        ConfigError: for shapes that do not fit, or a temperature that is not positive.
+        ConfigError: for shapes that do not fit, tensors of whole numbers, or a temperature that is not positive.
 
     Source: He et al., Momentum Contrast for Unsupervised Visual Representation Learning, equation 1,
     https://arxiv.org/abs/1911.05722. The released code normalises before the loss; the mean is left to the caller here.
@@ -50,7 +52,7 @@ def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, *, temperature: f
         )
     require_positive("temperature", temperature)
     with _full_precision(queries):
-        q, k, n = (_unit(rows) for rows in (queries, keys, negatives))
+        q, k, n = map(_unit, widest(queries=queries, keys=keys, negatives=negatives))
         positive = (q * k).sum(1, keepdim=True) / temperature
         logits = torch.cat([positive, q @ n.T / temperature], 1)
         return logits.logsumexp(1) - positive.squeeze(1)
@@ -73,7 +75,7 @@ def symmetric_info_nce(queries: Tensor, keys: Tensor, *, temperature: float = 0.
         The loss of every query, ``[n]``, float32 or float64.
 
     Raises:
-        ConfigError: for shapes that do not fit, or a temperature that is not positive.
+        ConfigError: for shapes that do not fit, tensors of whole numbers, or a temperature that is not positive.
 
     Source: Chen et al., An Empirical Study of Training Self-Supervised Vision Transformers, algorithm 1,
     https://arxiv.org/abs/2104.02057. The released code takes the keys of all devices as negatives: gather them first.
@@ -86,7 +88,7 @@ def symmetric_info_nce(queries: Tensor, keys: Tensor, *, temperature: float = 0.
     _check_pair("queries", queries, "keys", keys)
     require_positive("temperature", temperature)
     with _full_precision(queries):
-        q, k = _unit(queries), _unit(keys)
+        q, k = map(_unit, widest(queries=queries, keys=keys))
         logits = q @ k.T / temperature
         return 2 * temperature * (logits.logsumexp(1) - (q * k).sum(1) / temperature)
 
@@ -106,7 +108,7 @@ def nt_xent(first: Tensor, second: Tensor, *, temperature: float = 0.5) -> Tenso
         no negative and the loss is zero.
 
     Raises:
-        ConfigError: for shapes that do not fit, or a temperature that is not positive.
+        ConfigError: for shapes that do not fit, tensors of whole numbers, or a temperature that is not positive.
 
     Source: Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, equation 1,
     https://arxiv.org/abs/2002.05709.
@@ -119,7 +121,7 @@ def nt_xent(first: Tensor, second: Tensor, *, temperature: float = 0.5) -> Tenso
     _check_pair("first", first, "second", second)
     require_positive("temperature", temperature)
     with _full_precision(first):
-        z = torch.cat([_unit(first), _unit(second)])
+        z = torch.cat([_unit(rows) for rows in widest(first=first, second=second)])
         logits = z @ z.T / temperature
         own = torch.eye(len(z), dtype=torch.bool, device=z.device)
         partner = (z * z.roll(len(first), 0)).sum(1) / temperature
@@ -127,7 +129,7 @@ def nt_xent(first: Tensor, second: Tensor, *, temperature: float = 0.5) -> Tenso
 
 
 def _unit(rows: Tensor) -> Tensor:
-    return normalize(rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows, dim=1)
+    return normalize(rows, dim=1)
 
 
 def _full_precision(like: Tensor) -> torch.autocast:

@@ -7,9 +7,13 @@ moco     ``module.encoder_q.conv1.weight`` (v1 and v2, ResNet)        ``ResNetMo
 moco-v3  ``module.base_encoder.`` or ``module.momentum_encoder.``,    ``ResNetModel`` or ``ViTModel``
          a ResNet by torchvision's or a ViT by timm's names
 simclr   torchvision's names, plain or under ``backbone.``            ``ResNetModel``
-mae      timm's names, plain                                          ``ViTModel`` (nothing is masked)
+mae      timm's names, plain; pretrained or fine-tuned               ``ViTModel`` (nothing is masked)
 dinov2   timm's names with ``ls1.gamma``, ``register_tokens``         ``Dinov2Model``, ``Dinov2WithRegistersModel``
 ======== ============================================================ ==========================================
+
+MAE fine-tuned with global pooling holds ``fc_norm`` in place of ``norm``. It becomes the last layer normalisation: here
+it is applied to every token, there to the mean of the tokens. DINOv2's blocks may be in chunks (``blocks.0.3.``). A
+ResNet has four stages.
 
 Weights of projection heads, predictors, queues, classifiers and of MAE's decoder are left out. Everything else has to
 fit. A network of ``timm`` or ``torchvision`` needs none of this:
@@ -48,10 +52,12 @@ KINDS: Mapping[str, _Kind] = {
         {**_RESNET, "patch_embed.proj.weight": vit(_MOCO_V3_HEADS)},
     ),
     "simclr": _Kind(("module.backbone.", "backbone.", "module.", ""), r"(fc|head|projection)\..*", _RESNET),
-    "mae": _Kind(
-        ("module.", ""), r"(decoder_.*|mask_token|head\..*|fc_norm\..*)", {"patch_embed.proj.weight": vit(_MAE_HEADS)}
+    "mae": _Kind(("module.", ""), r"(decoder_.*|mask_token|head\..*)", {"patch_embed.proj.weight": vit(_MAE_HEADS)}),
+    "dinov2": _Kind(
+        ("module.", "backbone.", ""),
+        r"(head|dino_head|ibot_head)\..*",
+        {"blocks.0.ls1.gamma": dinov2, "blocks.0.0.ls1.gamma": dinov2},
     ),
-    "dinov2": _Kind(("module.", "backbone.", ""), r"(head|dino_head|ibot_head)\..*", {"blocks.0.ls1.gamma": dinov2}),
 }
 """What is known of each kind of checkpoint."""
 
@@ -66,14 +72,15 @@ def load_encoder(
 
     Args:
         checkpoint: a file ``.pt``, ``.pth``, ``.tar`` (read with ``weights_only=True``) or ``.safetensors``, or its
-            content; the weights may be under ``state_dict``, ``model`` or ``teacher``.
+            content; the weights may be under ``state_dict``, ``model`` or ``teacher``. An ``argparse.Namespace`` beside
+            them is read, objects of other classes are refused.
         kind: ``"moco"`` (v1 and v2), ``"moco-v3"``, ``"simclr"``, ``"mae"`` or ``"dinov2"``.
         heads: number of attention heads; no checkpoint holds it. ``None``: that of the published models (12 of 384
             channels for MoCo v3, 16 of 1280 for MAE, else 64 channels a head).
 
     Raises:
-        ConfigError: if the kind is unknown, the file holds no weights of this kind, or keys are missing, unexpected or
-            of another shape.
+        ConfigError: if the kind is unknown, the file does not exist or cannot be read, it holds no weights of this
+            kind, or keys, blocks or stages are missing, unexpected or of another shape.
         MissingExtraError: if transformers is not installed.
 
     Source of the names: facebookresearch/moco, moco-v3, mae, dinov2; sthalles/SimCLR.

@@ -4,6 +4,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from onestep_adapters.encoders.floats import widest
 from onestep_core.errors import ConfigError
 
 _EPSILON = 1e-6
@@ -20,7 +21,7 @@ def patchify(images: Tensor, size: int) -> Tensor:
         ``[n, patch, size * size * channel]``; patches row by row.
 
     Raises:
-        ConfigError: if the images are no batch, or the size does not divide them.
+        ConfigError: if the images are no batch, or the size is no whole number that divides their sides.
 
     Source: He et al., Masked Autoencoders Are Scalable Vision Learners, section 3, https://arxiv.org/abs/2111.06377.
 
@@ -30,6 +31,7 @@ def patchify(images: Tensor, size: int) -> Tensor:
     """
     if images.ndim != 4:
         raise ConfigError(f"images of shape {tuple(images.shape)}: expected [n, channel, height, width]")
+    _check_side(size)
     height, width = images.shape[2:]
     if size < 1 or height % size or width % size:
         raise ConfigError(f"patches of {size} pixels do not divide images of {height} x {width}: choose a divisor")
@@ -55,6 +57,7 @@ def unpatchify(patches: Tensor, size: int, *, rows: int | None = None) -> Tensor
         >>> bool((unpatchify(patchify(images, 2), 2, rows=2) == images).all())
         True
     """
+    _check_side(size)
     if patches.ndim != 3 or size < 1 or patches.shape[2] % (size * size):
         raise ConfigError(
             f"patches of shape {tuple(patches.shape)} for a side of {size}: expected [n, patch, {size} * {size} * "
@@ -75,7 +78,8 @@ def masked_reconstruction(prediction: Tensor, patches: Tensor, mask: Tensor, *, 
         target_p = (patch_p - mean(patch_p)) / sqrt(variance(patch_p) + 1e-6)        with ``normalize``
 
     Args:
-        prediction: ``[n, patch, value]``; float16 and bfloat16 are converted to float32.
+        prediction: ``[n, patch, value]``; float16 and bfloat16 are converted to float32, and float32 to float64 if the
+            patches are float64.
         patches: of the images, from :func:`patchify`, ``[n, patch, value]``.
         mask: ``[n, patch]``, 1 for a hidden patch and 0 for a visible one, any dtype.
         normalize: whether a target is its patch with mean 0 and variance 1 (the unbiased variance, over the values of
@@ -85,7 +89,7 @@ def masked_reconstruction(prediction: Tensor, patches: Tensor, mask: Tensor, *, 
         The loss of every image, ``[n]``; zero for an image without a hidden patch.
 
     Raises:
-        ConfigError: for shapes that do not fit, or for normalised patches of a single value.
+        ConfigError: for shapes that do not fit, tensors of whole numbers, or normalised patches of a single value.
 
     Source: He et al., Masked Autoencoders Are Scalable Vision Learners, section 3, https://arxiv.org/abs/2111.06377.
     The released code averages over the hidden patches of the whole batch, which is the mean of these losses as long as
@@ -103,7 +107,7 @@ def masked_reconstruction(prediction: Tensor, patches: Tensor, mask: Tensor, *, 
         )
     if normalize and patches.shape[2] < 2:
         raise ConfigError("patches of one value have no variance: take larger patches, or normalize=False")
-    prediction, target = (_full(tensor) for tensor in (prediction, patches))
+    prediction, target = widest(prediction=prediction, patches=patches)
     if normalize:
         mean, variance = target.mean(2, keepdim=True), target.var(2, keepdim=True)
         target = (target - mean) / (variance + _EPSILON).sqrt()
@@ -164,5 +168,6 @@ def visible_places(mask: Tensor) -> Tensor:
     return shown.nonzero()[:, 1].reshape(len(mask), -1)
 
 
-def _full(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+def _check_side(size: object) -> None:
+    if not isinstance(size, int) or isinstance(size, bool):
+        raise ConfigError(f"size = {size!r}: expected one whole number; patches are squares, give their side in pixels")

@@ -5,7 +5,8 @@
 
 The names of the features say layer and statistic: ``layer2/location``, ``layer2/patch4-std``. Tokens give also
 ``layer/class``, the class token; register tokens are left out. ``input/square`` is the mean square of every channel of
-the images as given.
+the images as given. The network itself (``""``) is called ``output``, or ``.output`` if a submodule has that name; no
+name of a submodule begins with a dot.
 
 - The network is copied once. The copy is in evaluation mode at every call and no parameter gets a gradient: whatever
   happens to the network afterwards (training, ``.train()``, gradients), the features stay the same. The network that
@@ -98,12 +99,18 @@ def multiscale(
     if not isinstance(module, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f"a {type(module).__name__} as network: expected an nn.Module")
     _check_layers(module, layers)
-    if any(side < 2 for side in patches):
-        raise ConfigError(f"patches = {tuple(patches)}: expected sides of at least 2 locations, or none")
-    if least < 1 or (chunk is not None and chunk < 1):
-        raise ConfigError(f"least = {least}, chunk = {chunk}: expected at least 1")
-    lengths = {len(mean), len(std)} | (set() if channels is None else {channels})
-    if 0 in lengths or len(lengths - {1}) > 1 or min(std) <= 0:
+    if not all(_whole(side, 2) for side in patches):
+        raise ConfigError(f"patches = {tuple(patches)}: expected whole sides of at least 2 locations, or none")
+    size = (size, size) if isinstance(size, int) else size
+    if size is not None and not _two_sides(size):
+        raise ConfigError(f"size = {size}: expected a height and a width of at least 1 pixel, whole numbers")
+    _check_whole("least", least, 1)
+    _check_whole("chunk", chunk, 1)
+    _check_whole("channels", channels, 1)
+    _check_whole("prefix", prefix, 0)
+    if channels is None and _first_convolution(module) == 3:
+        channels = 3
+    if not _one_or_each(mean, std, channels) or min(std) <= 0:
         raise ConfigError(
             f"mean = {tuple(mean)}, std = {tuple(std)}, channels = {channels}: expected one number or one for each "
             "channel, and positive deviations"
@@ -114,14 +121,12 @@ def multiscale(
             "call=onestep_adapters.encoders.unmasked"
         )
     kept = copy.deepcopy(module).requires_grad_(False).eval()
-    if channels is None and _first_convolution(kept) == 3:
-        channels = 3
     return Multiscale(
         kept,
         tuple(layers),
         patches=tuple(patches),
         locations=locations,
-        size=(size, size) if isinstance(size, int) else size,
+        size=None if size is None else (size[0], size[1]),
         least=least,
         channels=channels,
         mean=tuple(mean),
@@ -220,6 +225,8 @@ class Multiscale:
         if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point():  # pyright: ignore
             said = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__  # pyright: ignore
             raise ConfigError(f"images {said}: expected floating point, [batch, channel, height, width], in [-1, 1]")
+        if 0 in x.shape:
+            raise ConfigError(f"images of shape {list(x.shape)}: expected at least one image of at least one pixel")
         if self.chunk is None or len(x) <= self.chunk:
             return self._features(x)
         parts = [self._again(part) if _checkpointed(x) else self._features(part) for part in x.split(self.chunk)]
@@ -232,17 +239,18 @@ class Multiscale:
 
     def _features(self, x: Tensor) -> dict[str, Tensor]:
         images = self._prepared(x)
-        found: dict[str, Tensor] = {}
+        found: dict[str, dict[str, Tensor]] = {}
         autocast = nullcontext() if self.dtype is None else torch.autocast(x.device.type, dtype=self.dtype)
         self.module.eval()
         with self._captured(images, found), autocast:
             self.call(self.module, images)
-        if missing := [name for name in self.layers if not any(_layer(key) == name for key in found)]:
+        if missing := [name for name in self.layers if name not in found]:
             raise ConfigError(
                 f"the layers {missing} were not evaluated: choose layers that the network uses, or call a part of it "
                 "that uses them with call="
             )
-        ordered = {key: found[key] for name in self.layers for key in found if _layer(key) == name}
+        whole = ".output" if "output" in dict(self.module.named_children()) else "output"
+        ordered = {f"{name or whole}/{key}": value for name in self.layers for key, value in found[name].items()}
         return ordered | {"input/square": mean_square(full(x))}
 
     def _prepared(self, x: Tensor) -> Tensor:
@@ -261,24 +269,28 @@ class Multiscale:
         if size is not None and size != tuple(x.shape[2:]):
             smaller = size[0] < x.shape[2] or size[1] < x.shape[3]
             x = interpolate(full(x), size, mode="bilinear", align_corners=False, antialias=smaller)
+        if not _one_or_each(self.mean, self.std, x.shape[1]):
+            raise ConfigError(
+                f"images of {x.shape[1]} channels for mean = {self.mean} and std = {self.std}: expected one number, or "
+                "one for each channel (channels= repeats a grey channel)"
+            )
         mean, std = (torch.tensor(numbers, dtype=x.dtype, device=x.device) for numbers in (self.mean, self.std))
         x = (x - mean[:, None, None]) / std[:, None, None]
         kept = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), x.dtype)
         return x.to(kept)
 
     @contextmanager
-    def _captured(self, images: Tensor, found: dict[str, Tensor]) -> Iterator[None]:
-        """Features of the layers that are evaluated inside, in ``found``."""
-        here, seen, handles = threading.get_ident(), set[str](), []
+    def _captured(self, images: Tensor, found: dict[str, dict[str, Tensor]]) -> Iterator[None]:
+        """Features of the layers that are evaluated inside, in ``found`` by layer."""
+        here, handles = threading.get_ident(), []
 
         def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
             def record(layer: nn.Module, _: Any, output: Any) -> None:
                 if threading.get_ident() != here:  # another thread uses the same features
                     return
-                if name in seen:
+                if name in found:
                     raise ConfigError(f"layer {name!r} is evaluated several times: choose the layer around it")
-                seen.add(name)
-                found.update(self._read(name, layer, output, images))
+                found[name] = self._read(name, layer, output, images)
 
             return record
 
@@ -308,17 +320,12 @@ class Multiscale:
             found = map_statistics(values, patches=self.patches, locations=self.locations)
             if read.token is not None:
                 found["class"] = _own(read.token)
-        return {f"{name or 'output'}/{statistic}": feature for statistic, feature in found.items()}
+        return found
 
 
 def _own(x: Tensor) -> Tensor:
     """A copy in at least float32."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x.clone(memory_format=torch.contiguous_format)
-
-
-def _layer(key: str) -> str:
-    name = key.rsplit("/", 1)[0]
-    return "" if name == "output" else name
 
 
 def _plainly(module: nn.Module, images: Tensor) -> Any:
@@ -333,6 +340,25 @@ def _checkpointed(x: Tensor) -> bool:
 
 def _first_convolution(module: nn.Module) -> int | None:
     return next((part.in_channels for part in module.modules() if isinstance(part, nn.Conv2d)), None)
+
+
+def _whole(number: object, least: int) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number >= least
+
+
+def _two_sides(size: object) -> bool:
+    return isinstance(size, tuple | list) and len(size) == 2 and all(_whole(side, 1) for side in size)
+
+
+def _check_whole(name: str, number: object, least: int) -> None:
+    if number is not None and not _whole(number, least):
+        raise ConfigError(f"{name} = {number!r}: expected a whole number of at least {least}")
+
+
+def _one_or_each(mean: Sequence[float], std: Sequence[float], channels: int | None) -> bool:
+    """Whether there is one number, or one for each channel where their number is known."""
+    lengths = {len(mean), len(std)} - {1}
+    return lengths <= {channels} if channels is not None else len(lengths) < 2 and 0 not in lengths
 
 
 def _check_layers(module: nn.Module, layers: Sequence[str]) -> None:

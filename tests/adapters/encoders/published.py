@@ -33,7 +33,7 @@ class Weights:
         self.state[f"{name}.num_batches_tracked"] = torch.tensor(7)
 
 
-def resnet_state(*, bottleneck, depths=(2, 1), stem=8, widths=(4, 8)):
+def resnet_state(*, bottleneck, depths=(2, 1, 1, 2), stem=8, widths=(4, 8, 4, 6)):
     """A ResNet by torchvision's names; bottlenecks are four times narrower inside."""
     weights, ins = Weights(), stem
     weights.draw("conv1.weight", stem, 3, 7, 7)

@@ -1,10 +1,15 @@
 """Published checkpoints in the modules of transformers: the same numbers, and what does not fit is named."""
 
+import argparse
+import pathlib
+import re
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from onestep_adapters.encoders import load_encoder, multiscale
+from onestep_adapters.encoders.checkpoints.key_layouts import dinov2, published_name, resnet, vit
 from onestep_adapters.encoders.loading import KINDS
 from onestep_core.errors import ConfigError
 from tests.adapters.encoders.published import prefixed, resnet_forward, resnet_state, vit_forward, vit_state
@@ -57,8 +62,20 @@ def mae(state):
     return {"model": state | junk("mask_token", "decoder_embed.weight", "decoder_blocks.0.norm1.weight")}
 
 
+def pooled(state):
+    """MAE fine-tuned with global pooling."""
+    renamed = {f"fc_{name}" if name.startswith("norm.") else name: value for name, value in state.items()}
+    return {"model": renamed | junk("head.weight")}
+
+
 def plain(state):
     return state
+
+
+def chunked(state):
+    """Blocks in chunks of one, as DINOv2's training saves them."""
+    renamed = {re.sub(r"^blocks\.(\d+)\.", r"blocks.\1.\1.", name): value for name, value in state.items()}
+    return {"teacher": prefixed(renamed, "backbone.") | junk("dino_head.last_layer.weight")}
 
 
 def with_mask_token(state):
@@ -71,7 +88,9 @@ VITS = [
     ("moco-v3", momentum_alone, {"depth": 1}),
     ("mae", mae, {}),
     ("mae", plain, {"bias": False, "patch": 2}),
+    ("mae", pooled, {}),
     ("dinov2", plain, {"scales": True, "hidden": 32}),
+    ("dinov2", chunked, {"scales": True, "hidden": 32, "depth": 3}),
     ("dinov2", with_mask_token, {"scales": True, "hidden": 32, "registers": 4}),
     ("dinov2", plain, {"scales": True, "gated": True, "registers": 2}),
 ]
@@ -87,7 +106,7 @@ def test_a_resnet_gives_the_numbers_of_its_weights(kind, layout, bottleneck):
     stages = resnet_forward(state, x)
     with torch.no_grad():
         torch.testing.assert_close(module(x).last_hidden_state, stages[-1], rtol=1e-10, atol=1e-10)
-    found = multiscale(module, ["encoder.stages.0", "encoder.stages.1"])(x)
+    found = multiscale(module, [f"encoder.stages.{stage}" for stage in range(4)])(x)
     for number, stage in enumerate(stages):
         location = found[f"encoder.stages.{number}/location"]
         torch.testing.assert_close(location, stage.flatten(2).transpose(1, 2), rtol=1e-10, atol=1e-10)
@@ -126,6 +145,10 @@ def test_files(tmp_path):
         torch.testing.assert_close(found, resnet_forward(state, x)[-1], rtol=1e-10, atol=1e-10)
         found = load_encoder(str(tmp_path / "mae.safetensors"), kind="mae", heads=4)(images(8)).last_hidden_state
         torch.testing.assert_close(found, vit_forward(vit_state(), images(8), heads=4), rtol=1e-10, atol=1e-10)
+    with pytest.raises(ConfigError, match="a Tensor as checkpoint: expected a file or a state dict"):
+        load_encoder(torch.zeros(3), kind="moco")
+    with pytest.raises(ConfigError, match="is a folder, expected a file"):
+        load_encoder(tmp_path, kind="moco")
     with pytest.raises(ConfigError, match="does not exist"):
         load_encoder(tmp_path / "other.pth", kind="moco")
     (tmp_path / "broken.pth").write_bytes(b"no checkpoint")
@@ -147,10 +170,44 @@ def test_a_file_is_not_executed(tmp_path, capsys):
     assert "executed" not in capsys.readouterr().out
 
 
+def test_values_of_a_command_line_beside_the_weights_are_read(tmp_path):
+    state = vit_state()
+    torch.save({"model": state, "args": argparse.Namespace(lr=0.1, model="mae")}, tmp_path / "mae.pth")
+    found = load_encoder(tmp_path / "mae.pth", kind="mae", heads=2).state_dict()
+    assert torch.equal(found["layernorm.bias"], state["norm.bias"])
+
+
+def test_another_class_beside_the_weights_is_named_in_one_line(tmp_path):
+    torch.save({"model": vit_state(), "args": pathlib.PurePosixPath("/here")}, tmp_path / "mae.pth")
+    with pytest.raises(ConfigError, match=r"holds an object of pathlib\.\S*PurePosixPath, which is no tensor") as error:
+        load_encoder(tmp_path / "mae.pth", kind="mae", heads=2)
+    assert str(error.value).isprintable()
+
+
+def without(state, *beginnings):
+    return {name: value for name, value in state.items() if not name.startswith(beginnings)}
+
+
 def test_half_precision_is_loaded_as_float32():
     state = {name: value.half() if value.is_floating_point() else value for name, value in vit_state().items()}
     module = load_encoder(state, kind="mae", heads=2)
     assert {p.dtype for p in module.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("layout", "state"),
+    [
+        (resnet, resnet_state(bottleneck=True)),
+        (resnet, resnet_state(bottleneck=False)),
+        (vit({}), vit_state()),
+        (dinov2, vit_state(scales=True, gated=True, registers=2)),
+        (dinov2, vit_state(scales=True, hidden=32)),
+    ],
+)
+def test_every_weight_is_called_by_its_published_name_in_messages(layout, state):
+    made = layout(state, 2)
+    assert not made.weights.keys() & state.keys()
+    assert {published_name(name, made.rules) for name in made.weights} == state.keys()
 
 
 def test_what_does_not_fit_is_named():
@@ -161,9 +218,10 @@ def test_what_does_not_fit_is_named():
     with pytest.raises(ConfigError) as error:
         load_encoder(converted(changed), kind="simclr")
     told = str(error.value)
-    assert "missing: encoder.stages.0.layers.0.layer.0.normalization.running_var" in told
+    assert "missing: layer1.0.bn1.running_var;" in told
     assert "unexpected: layer1.1.extra.weight" in told
-    assert "encoder.stages.1.layers.0.layer.1.convolution.weight [8, 8, 5, 5] instead of [8, 8, 3, 3]" in told
+    theirs = "encoder.stages.1.layers.0.layer.1.convolution.weight"
+    assert f"layer2.0.conv2.weight ({theirs}) [8, 8, 5, 5] instead of [8, 8, 3, 3]" in told
 
 
 @pytest.mark.parametrize(
@@ -179,6 +237,23 @@ def test_what_does_not_fit_is_named():
         (vit_state(), "mae", "an unknown number of attention heads for a width of 16"),
         ({"conv1.weight": torch.zeros(4, 3, 7, 7)}, "simclr", r"has no 'layer1\.0\.conv1\.weight'"),
         ({"patch_embed.proj.weight": torch.zeros(64, 3, 4, 4)}, "mae", r"has no 'blocks\.0\.norm1\.weight'"),
+        (sthalles(without(resnet_state(bottleneck=True), "layer4.")), "simclr", r"no weights of layer4: .* 4 stages"),
+        (moco(without(resnet_state(bottleneck=False), "layer2.", "layer3.")), "moco", "no weights of layer2, layer3"),
+        (without(resnet_state(bottleneck=True), "layer4.1.conv1"), "simclr", r"missing: layer4\.1\.conv1\.weight$"),
+        (resnet_state(bottleneck=True) | {"conv1.weight": torch.zeros(4, 3)}, "simclr", r"'conv1.weight' .* 4 axes"),
+        (without(vit_state(depth=4, width=64), "blocks.1.", "blocks.2."), "mae", r"none of blocks\.1, blocks\.2"),
+        (without(vit_state(width=64), "blocks.1.attn.qkv.b"), "mae", r"missing: blocks\.1\.attn\.qkv\.bias$"),
+        (
+            vit_state(width=64) | {"patch_embed.proj.weight": torch.zeros(64, 48)},
+            "mae",
+            r"'patch_embed\.proj\.weight' of the checkpoint has the shape \[64, 48\]: expected 4 axes",
+        ),
+        (vit_state(width=64) | {"blocks.0.attn.qkv.weight": torch.zeros(100, 64)}, "mae", "expected 3 equal parts"),
+        (
+            vit_state(scales=True, depth=1) | {"blocks.0.0.ls1.gamma": torch.zeros(16)},
+            "dinov2",
+            "save it with block_chunks=0",
+        ),
         ({**vit_state(), "extra": torch.zeros(1)}, "mae", "unexpected: extra"),
     ],
 )

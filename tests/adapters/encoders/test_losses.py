@@ -152,6 +152,23 @@ def test_a_loss_of_bfloat16_is_computed_in_float32(function, written, tensors, a
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("function", "written", "tensors"), CASES.values(), ids=CASES)
+def test_tensors_of_two_precisions_are_converted_to_the_wider(function, written, tensors):
+    narrow = tensors[0].float()
+    found = function(narrow, *tensors[1:])
+    torch.testing.assert_close(found, written(narrow.double(), *tensors[1:]), **EXACT)
+    assert function(narrow, *(t.bfloat16() for t in tensors[1:])).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("function", "written", "tensors"), CASES.values(), ids=CASES)
+def test_whole_numbers_are_refused(function, written, tensors):
+    del written
+    for place in range(len(tensors)):
+        given = [t.long() if number == place else t for number, t in enumerate(tensors)]
+        with pytest.raises(ConfigError, match=r"of torch.int64: expected floating point; convert with \.float"):
+            function(*given)
+
+
 def test_contrastive_losses_do_not_see_the_length_of_rows():
     q, k, n = rows(5, 7), rows(5, 7, seed=1), rows(9, 7, seed=2)
     long = torch.linspace(0.1, 30, 5, dtype=torch.float64)[:, None]
@@ -209,6 +226,8 @@ def test_an_image_without_a_hidden_patch_has_no_loss():
         (lambda: masked_reconstruction(rows(2, 4, 1), rows(2, 4, 1), torch.ones(2, 4)), "normalize=False"),
         (lambda: patchify(rows(2, 1, 9, 8), 2), "do not divide images of 9 x 8"),
         (lambda: patchify(rows(2, 8, 8), 2), "expected"),
+        (lambda: patchify(rows(2, 1, 8, 8), (4, 4)), r"size = \(4, 4\): expected one whole number"),
+        (lambda: unpatchify(rows(2, 4, 4), 2.0), r"size = 2.0: expected one whole number"),
         (lambda: unpatchify(rows(2, 4, 5), 2), "channel"),
         (lambda: unpatchify(rows(2, 6, 4), 2), "give rows="),
     ],

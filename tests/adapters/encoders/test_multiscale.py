@@ -390,17 +390,54 @@ class _Unused(nn.Module):
         (([],), {}, "expected a list"),
         ((["used", "used"],), {}, "expected a list"),
         ((["used"],), {"patches": (1,)}, r"patches = \(1,\)"),
+        ((["used"],), {"patches": (0,)}, r"patches = \(0,\)"),
+        ((["used"],), {"patches": (2.5,)}, r"patches = \(2.5,\): expected whole"),
         ((["used"],), {"chunk": 0}, "chunk = 0"),
+        ((["used"],), {"chunk": 1.5}, "chunk = 1.5: expected a whole number"),
+        ((["used"],), {"least": 0}, "least = 0"),
+        ((["used"],), {"channels": 0}, "channels = 0"),
+        ((["used"],), {"prefix": -1}, "prefix = -1: expected a whole number of at least 0"),
+        ((["used"],), {"size": 0}, r"size = \(0, 0\): expected a height"),
+        ((["used"],), {"size": (4, 4.0)}, r"size = \(4, 4.0\)"),
+        ((["used"],), {"size": 4.0}, "size = 4.0: expected a height"),
+        ((["used"],), {"size": (4,)}, r"size = \(4,\)"),
         ((["used"],), {"std": (0.0,)}, r"std = \(0.0,\)"),
         ((["used"],), {"mean": (0.0, 1.0)}, "one for each channel"),
         ((["used"],), {"output": lambda found: None}, "returned NoneType"),
     ],
 )
 def test_errors_say_what_to_do(arguments, options, message):
-    if options.get("mean"):
-        options = {**options, "channels": 3}
     with pytest.raises(ConfigError, match=message):
         multiscale(_Unused(), *arguments, **options)(images(4, dtype=torch.float32))
+
+
+def test_numbers_for_each_channel_are_compared_with_the_images_where_the_network_does_not_tell():
+    features = multiscale(nn.Identity(), [""], mean=(1, 2))
+    with pytest.raises(ConfigError, match=r"images of 3 channels for mean = \(1, 2\)"):
+        features(images(4))
+    assert features(images(4, channels=2))["output/mean"].shape == (3, 1, 2)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_an_empty_batch_is_refused(name):
+    features, _, x = made(name)
+    with pytest.raises(ConfigError, match="expected at least one image"):
+        features(x[:0])
+
+
+def test_a_submodule_called_output_is_not_the_network_itself():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.output = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x):
+            return 2 * self.output(x)
+
+    x = images(4, dtype=torch.float32)
+    assert multiscale(Named(), ["output"])(x)["output/location"].shape == (3, 16, 4)
+    both = multiscale(Named(), ["output", ""])(x)
+    torch.testing.assert_close(both[".output/location"], 2 * both["output/location"])
 
 
 def test_hooks_are_removed_when_the_network_fails():

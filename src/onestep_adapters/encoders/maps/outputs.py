@@ -82,9 +82,9 @@ def as_map(
         (torch.Size([2, 5, 4, 4]), torch.Size([2, 1, 5]))
     """
     if not isinstance(output, Tensor) or not 2 <= output.ndim <= 4 or not output.is_floating_point():
-        said = f"{output.dtype} {list(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+        came = f"{output.dtype} {list(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         raise ConfigError(
-            f"layer {name!r} returned {said}: expected floating point, [batch, channel, height, width], "
+            f"layer {name!r} returned {came}: expected floating point, [batch, channel, height, width], "
             "[batch, token, channel] or [batch, channel]; choose another layer, or select a tensor with output="
         )
     if output.shape[0] != batch:
