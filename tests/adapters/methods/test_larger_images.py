@@ -18,7 +18,7 @@ def images(size=32, channels=3, count=240, classes=2):
     return ImageDataset("noise", pixels, None if classes is None else np.arange(count) % classes)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name, preset in METHODS.items() if preset.larger_images is None])
 def test_the_network_is_a_transformer_on_few_patches(method):
     data, preset = images(), METHODS[method]
     options = preset.options(data)
@@ -34,6 +34,14 @@ def test_the_network_is_a_transformer_on_few_patches(method):
         if field.name not in kept:
             assert getattr(options, field.name) == getattr(preset.images, field.name), field.name
     assert preset.options(images(16)) is preset.images
+
+
+def test_a_preset_of_its_own_for_larger_images_is_taken_as_it_is():
+    own = [preset for preset in METHODS.values() if preset.larger_images is not None]
+    assert own
+    for preset in own:
+        assert preset.options(images()) is preset.larger_images
+        assert preset.options(images(16)) is preset.images
 
 
 @pytest.mark.parametrize(

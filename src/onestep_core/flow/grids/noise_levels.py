@@ -37,7 +37,7 @@ def karras_levels(
     Source: Karras et al., Elucidating the Design Space, eq. 5, https://arxiv.org/abs/2206.00364.
 
     Example:
-        >>> karras_levels(torch.tensor([0.0, 1.0], dtype=torch.float64, device="cpu"))
+        >>> karras_levels(torch.tensor([0.0, 1.0], dtype=torch.float64))
         tensor([8.0000e+01, 2.0000e-03], dtype=torch.float64)
     """
     if not (0 < sigma_min < sigma_max and rho > 0):
@@ -224,7 +224,7 @@ def discrete_levels(
     Source: NVlabs/FastGen, ``EDMNoiseSchedule``.
 
     Example:
-        >>> discrete_levels(torch.tensor([0, 999]), dtype=torch.float64, device="cpu")
+        >>> discrete_levels(torch.tensor([0, 999]), dtype=torch.float64)
         tensor([2.0000e-03, 8.0000e+01], dtype=torch.float64)
     """
     if levels < 2:
