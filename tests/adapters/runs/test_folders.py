@@ -63,7 +63,9 @@ def test_a_run_that_lacks_an_option_resumes_with_its_default(tmp_path):
     list(run.updates(tmp_path))
     assert resume_or_start(tmp_path, "meanflow", "8gaussians", options, resume=True).finished
     other = attrs.evolve(options, network=attrs.evolve(NETWORK, fourier=8))
-    with pytest.raises(CheckpointError, match=r"; network\.fourier is 0 in the folder, 8 in your options:"):
+    with pytest.raises(
+        CheckpointError, match=r"other options: network\.fourier is 0 in the folder, 8 in your options:"
+    ):
         resume_or_start(tmp_path, "meanflow", "8gaussians", other, resume=True)
 
 
