@@ -45,7 +45,7 @@ class Source(ABC):
     """Images that can be read one by one.
 
     Attributes:
-        origin: what the user typed, with an absolute path: ``folder:/home/me/photos``.
+        origin: what the user typed, with an absolute path: ``folder:/PATH/photos``.
         stem: first part of the name of the data set.
         fingerprint: hash of what can be seen without reading images, such as names, sizes and times of files.
         class_names: names of the classes, or ``None``.
