@@ -41,6 +41,7 @@ from onestep_adapters.training.folder import (
     read_history,
     read_json,
     read_pointer,
+    unless_replaced,
 )
 from onestep_adapters.training.optimizers import decoded, load_into, optimizer_state
 from onestep_adapters.training.state import TrainingState
@@ -195,11 +196,15 @@ def load_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> Tra
         0
     """
     folder = Path(folder)
-    file, description = read_description(folder)
-    check_same_run(file, description, state)
-    history = read_history(folder, description)
+
+    def read() -> tuple[Path, dict[str, Any], list[dict[str, Any]], dict[str, Tensor]]:
+        file, description = read_description(folder)
+        check_same_run(file, description, state)
+        return file, description, read_history(folder, description), _tensors(folder, description)
+
+    file, description, history, tensors = unless_replaced(folder, read)
     modules, optimizers = _modules(state), _optimizers(state)
-    parts = _split(file, _tensors(folder, description), [*modules, *optimizers, "generator"])
+    parts = _split(file, tensors, [*modules, *optimizers, "generator"])
     for part, module in modules.items():
         _compare(file, part, parts[part], module)
     saved = parts["generator"].get("generator.state")
