@@ -79,6 +79,24 @@ def _holder(stream: IO[str]) -> str:
         return "another process"
 
 
+@contextlib.contextmanager
+def errors_name(file: Path) -> Iterator[None]:
+    """Inside, an error of the operating system names ``file``: a full disk is reported without a name.
+
+    Example:
+        >>> with errors_name(Path("report.md")):
+        ...     raise OSError(28, "No space left on device")
+        Traceback (most recent call last):
+        ...
+        OSError: [Errno 28] No space left on device: 'report.md'
+    """
+    try:
+        yield
+    except OSError as error:
+        error.filename = os.fspath(file)
+        raise
+
+
 def partial_name(file: Path) -> Path:
     """An unpredictable name beside ``file`` for what is not whole yet."""
     return file.with_name(f"{file.name}.{secrets.token_hex(8)}.partial")
@@ -110,16 +128,18 @@ def write_whole(file: str | os.PathLike[str], data: bytes | str, *, partial: Pat
     partial = partial_name(file) if partial is None else partial
     # O_EXCL: the file is new, so nothing that exists is overwritten and no link is followed.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(partial, flags, 0o644)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data.encode() if isinstance(data, str) else data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, file)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with errors_name(file):
+        descriptor = os.open(partial, flags, 0o644)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(data.encode() if isinstance(data, str) else data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(partial, file)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise
     if os.name == "posix":
         directory = os.open(file.parent, os.O_RDONLY)
         try:

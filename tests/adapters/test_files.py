@@ -38,6 +38,27 @@ def test_a_failure_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_an_error_names_the_file_that_was_asked_for(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError) as caught:
+        write_whole(tmp_path / "file" / "report.md", "new")
+    assert caught.value.filename == str(tmp_path / "file" / "report.md")
+
+
+def test_a_disk_that_is_full_halfway_leaves_the_old_file(tmp_path):
+    resource = pytest.importorskip("resource")
+    write_whole(tmp_path / "a", "old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"too large.*/a'") as caught:
+            write_whole(tmp_path / "a", bytes(2000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.filename == str(tmp_path / "a")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a", "old")]
+
+
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
 def test_the_mode_honours_the_umask(tmp_path, mask):
     before = os.umask(mask)

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from onestep_adapters.cli import data, demo, evaluate, sample, train
-from onestep_adapters.cli.terminal import fail
+from onestep_adapters.cli.terminal import fail, reason
 from onestep_adapters.methods import ENCODERS, METHODS
 from onestep_adapters.names import choose
 from onestep_core.errors import OneStepError
@@ -87,6 +87,6 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        return fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", status=1)
+        return fail(reason(error), status=1)
     except KeyboardInterrupt:
         return fail(f"interrupted; {_GOES_ON.get(words[0], 'the same command starts anew')}", status=130)

@@ -22,6 +22,11 @@ def fail(message: str, status: int = 2) -> int:
     return status
 
 
+def reason(error: OSError) -> str:
+    """What the operating system said, and the file, in one line."""
+    return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+
+
 def say(message: str) -> None:
     """Print a line."""
     console.print(message, markup=False)

@@ -10,7 +10,7 @@ from onestep_adapters.cli.interrupts import Stopped, until_interrupted
 from onestep_adapters.cli.parsing import options
 from onestep_adapters.cli.pictures import show_encoder
 from onestep_adapters.cli.progress import progress, track
-from onestep_adapters.cli.terminal import fail, say, use_threads
+from onestep_adapters.cli.terminal import fail, reason, say, use_threads
 from onestep_adapters.data import DEFAULT_DATASET, Dataset, open_dataset
 from onestep_adapters.data.images.opening import is_place
 from onestep_adapters.devices import choose_device
@@ -18,8 +18,8 @@ from onestep_adapters.methods import ENCODERS, METHODS, Method, Preset, find_pre
 from onestep_adapters.methods.teacher import EXACT
 from onestep_adapters.runs import Run, options_of_run, resume_or_start
 from onestep_adapters.runs.datasets import data_of_run
-from onestep_adapters.training import latest_checkpoint, read_config, save_checkpoint
-from onestep_core.errors import ConfigError
+from onestep_adapters.training import latest_checkpoint, read_config, read_run, save_checkpoint
+from onestep_core.errors import ConfigError, OneStepError
 
 _METHODS = textwrap.fill(", ".join(METHODS), 108, subsequent_indent=" " * 12, break_on_hyphens=False)
 _ENCODERS = ", ".join(ENCODERS)
@@ -133,6 +133,15 @@ def _kept(folder: Path, run: Run, then: str) -> int:
     return fail(f"interrupted; {folder} keeps {run.state.step} of {total} updates, {then}", status=130)
 
 
+def _still_there(folder: Path, total: int) -> str:
+    """What an error of the disk left in the folder; nothing where there is no checkpoint."""
+    try:
+        step = read_run(folder).step
+    except (OneStepError, OSError):
+        return ""
+    return f"; {folder} keeps {step} of {total} updates, --resume continues from there"
+
+
 def main(arguments: Sequence[str]) -> int:
     """Parse, train, print."""
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -183,6 +192,8 @@ def main(arguments: Sequence[str]) -> int:
             pass
     except Stopped:
         return _kept(folder, run, "--resume continues it")
+    except OSError as error:
+        return fail(f"{reason(error)}{_still_there(folder, total)}", status=1)
     done = f"{folder}: {total} updates in {run.seconds:.0f} s. Next: "
     if method.generates:
         say(f"{done}onestep sample {folder}, onestep evaluate {folder}")

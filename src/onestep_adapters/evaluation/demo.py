@@ -9,7 +9,7 @@ import attrs
 import torch
 
 from onestep_adapters.data import open_dataset
-from onestep_adapters.evaluation.figures import curves
+from onestep_adapters.evaluation.figures import curves, write_figure
 from onestep_adapters.evaluation.judges import image_classifier, image_splits
 from onestep_adapters.evaluation.measuring import evaluate_runs
 from onestep_adapters.evaluation.pictures import draw_runs
@@ -88,7 +88,7 @@ class Demo:
         """Write report and pictures; yields lines to print."""
         report = evaluate_runs(list(self.runs.values()))
         write_report(self.folder, report)
-        draw_runs(self.runs, shared=True).savefig(self.folder / "samples.png")
+        write_figure(draw_runs(self.runs, shared=True), self.folder / "samples.png")
         self._curves()
         yield from _summary(report)
         total = sum(run.seconds for run in self.runs.values())
@@ -97,12 +97,13 @@ class Demo:
     def _curves(self) -> None:
         splits = image_splits(self.data, "validation", self._device)
         features = image_classifier(self.data, self._device).features
-        curves(
+        figure = curves(
             histories(self.runs),
             floor=float(energy_distance(features(splits.held_out), features(splits.train))),
             ylabel="squared energy distance to the validation split, in classifier features",
             title=f"Training (flow matching sampled in {PREVIEW_STEPS} steps here)",
-        ).savefig(self.folder / "curves.png")
+        )
+        write_figure(figure, self.folder / "curves.png")
 
     @property
     def _device(self) -> torch.device:

@@ -1,16 +1,20 @@
 """Figures: real images beside generated ones, curves of training, clouds of points.
 
 Each function returns a ``matplotlib.figure.Figure`` with an Agg canvas, made without pyplot: no global state, no
-window, no change of the caller's style. ``figure.savefig("samples.png")`` writes it. Needs matplotlib, an extra.
+window, no change of the caller's style. :func:`write_figure` writes it. Needs matplotlib, an extra.
 """
 
+import io
+import os
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from onestep_adapters.files import write_whole
 from onestep_core.errors import ConfigError, MissingExtraError
 
 try:
@@ -30,6 +34,25 @@ _LINE = "#d9dde1"
 _DPI = 160
 _LARGEST_WIDTH = 13.0
 """Of a figure of many blocks, in inches."""
+
+
+def write_figure(figure: Figure, file: str | os.PathLike[str]) -> Path:
+    """Write a figure, whole or not at all, and return its path; a link at ``file`` is replaced, not followed.
+
+    Args:
+        figure: not changed.
+        file: its suffix gives the format: ``.png``, or another one that matplotlib writes.
+
+    Raises:
+        ConfigError: for another suffix.
+    """
+    file, content = Path(file), io.BytesIO()
+    kind, known = file.suffix.removeprefix(".").lower(), figure.canvas.get_supported_filetypes()
+    if kind not in known:
+        raise ConfigError(f"{file} as a picture: expected a name that ends with .{', .'.join(sorted(known))}")
+    figure.savefig(content, format=kind)
+    write_whole(file, content.getvalue())
+    return file
 
 
 def image_grid(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from onestep_adapters.data import Dataset, part_of
 from onestep_adapters.devices import generator_on
-from onestep_adapters.evaluation.figures import Figure, image_grid, toy_scatter
+from onestep_adapters.evaluation.figures import Figure, image_grid, toy_scatter, write_figure
 from onestep_adapters.evaluation.measuring import cost_of
 from onestep_adapters.evaluation.samples import Drawn
 from onestep_adapters.runs import Run
@@ -44,9 +44,7 @@ def draw_samples(run: Run, drawn: Drawn, stem: Path) -> Path:
         )
     else:
         figure = toy_scatter(run.data.batch(3000, generator).data, {name: drawn.samples}, captions=captions)
-    picture = stem.with_name(stem.name + ".png")
-    figure.savefig(picture)
-    return picture
+    return write_figure(figure, stem.with_name(stem.name + ".png"))
 
 
 def draw_data(data: Dataset, file: Path, *, seed: int = 0) -> Path:
@@ -66,8 +64,7 @@ def draw_data(data: Dataset, file: Path, *, seed: int = 0) -> Path:
         real = part_of(data, "train", most) or data.batch(most, generator_on("cpu", seed))
         figure = image_grid(_reduced(real.data), {}, real_labels=real.labels, across=16, rows=rows, real_name=data.name)
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file)
-    return file
+    return write_figure(figure, file)
 
 
 def _reduced(images: Tensor) -> Tensor:

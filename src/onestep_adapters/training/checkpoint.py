@@ -24,7 +24,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from onestep_adapters.files import partial_name, write_whole
+from onestep_adapters.files import errors_name, partial_name, write_whole
 from onestep_adapters.training.ema import unwrapped
 from onestep_adapters.training.folder import (
     FORMAT,
@@ -164,7 +164,7 @@ def _append_history(folder: Path, history: list[dict[str, Any]], before: dict[st
             write_whole(file, lines)
         data = lines
     else:
-        with file.open("r+b") as stream:
+        with errors_name(file), file.open("r+b") as stream:
             data = stream.read(size) + lines
             stream.seek(size)
             stream.truncate()

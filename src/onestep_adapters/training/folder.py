@@ -175,7 +175,7 @@ def check_folder(folder: str | os.PathLike[str], state: TrainingState) -> None:
     if description["step"] > state.step:
         raise CheckpointError(
             f"{file} is at step {description['step']}, the state at {state.step}: saving would destroy what is further "
-            "on; load_checkpoint first, or choose another folder"
+            "on; go on from there (load_checkpoint, --resume), or choose another folder"
         )
 
 

@@ -158,10 +158,12 @@ def train(
     _check_turns(state, turns)
     writing = contextlib.ExitStack()
     if folder is not None:
-        check_folder(folder, state)
+        if not (Path(folder) / LOCK).exists():
+            # Nothing is written into a folder that holds something else.
+            check_folder(folder, state)
         Path(folder).mkdir(parents=True, exist_ok=True)
         writing.enter_context(one_writer(Path(folder) / LOCK))
-        # Again, under the lock: another process may have saved a later step meanwhile.
+        # Under the lock: another process may have saved a later step meanwhile.
         with contextlib.ExitStack() as failing:
             failing.callback(writing.close)
             check_folder(folder, state)

@@ -7,7 +7,9 @@ import sys
 import pytest
 
 from onestep_adapters.cli import main
+from onestep_adapters.runs import start_run
 from onestep_adapters.training import read_run
+from tests.adapters.tiny import tiny, trained_to
 
 QUICK = ["--steps", "2", "--batch", "16", "--width", "8", "--depth", "1"]
 
@@ -73,6 +75,24 @@ def test_errors_of_files_are_one_line(tmp_path, capsys):
     assert "file" in told
     assert run("train", "meanflow", "--data", "8gaussians", "--folder", tmp_path / "file" / "run", *QUICK) == 1
     assert "\n" not in capsys.readouterr().err.strip()
+
+
+def test_a_full_disk_is_one_line_that_says_what_is_kept(tmp_path, capsys):
+    resource = pytest.importorskip("resource")
+    folder = tmp_path / "run"
+    begun = start_run("meanflow", "8gaussians", tiny("meanflow", steps=6, coupling="independent"))
+    trained_to(begun, 2, folder)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+    try:
+        assert run("train", "meanflow", "--folder", folder, "--resume") == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    told = capsys.readouterr().err.strip()
+    assert "\n" not in told
+    assert f"File too large: {folder / 'step-000004.safetensors'}; {folder} keeps 2 of 6 updates" in told
+    assert run("train", "meanflow", "--folder", folder, "--resume") == 0
+    assert read_run(folder).step == 6
 
 
 @pytest.mark.slow

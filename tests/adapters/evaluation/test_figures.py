@@ -44,6 +44,30 @@ def test_pictures_are_drawn_without_pyplot(tmp_path):
         figures.toy_scatter(normal(9, 3), {"a": normal(9, 2)})
 
 
+def test_a_figure_is_written_whole_or_not_at_all_and_through_no_link(tmp_path):
+    pytest.importorskip("matplotlib")
+    from onestep_adapters.evaluation.figures import toy_scatter, write_figure
+
+    figure, outside = toy_scatter(normal(99, 2), {"a": normal(9, 2)}), tmp_path / "outside"
+    outside.write_text("kept")
+    (tmp_path / "a.png").symlink_to(outside)
+    assert write_figure(figure, tmp_path / "a.png") == tmp_path / "a.png"
+    assert outside.read_text() == "kept"
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert write_figure(figure, tmp_path / "a.SVG").read_text().startswith("<?xml")
+    with pytest.raises(ConfigError, match=r"a\.foo as a picture: expected a name that ends with .*\.png"):
+        write_figure(figure, tmp_path / "a.foo")
+    old, resource = (tmp_path / "a.png").read_bytes(), pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            write_figure(figure, tmp_path / "a.png")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "a.png").read_bytes() == old
+
+
 def test_metrics_and_evaluation_import_no_extra():
     extras = ("matplotlib", "sklearn", "scipy")
     imports = "import sys, onestep_adapters.metrics, onestep_adapters.evaluation"

@@ -241,7 +241,8 @@ def test_what_is_no_pointer_is_refused_in_a_short_line(tmp_path, make):
 
 
 def test_two_writers_into_one_folder(tmp_path):
-    first = train(fresh(), loss_step, steps=4, learning_rate=lambda i: 1e-3, ema=lambda i: 0.9, folder=tmp_path)
+    options = {"learning_rate": lambda i: 1e-3, "ema": lambda i: 0.9, "checkpoint_every": 1, "folder": tmp_path}
+    first = train(fresh(), loss_step, steps=4, **options)
     next(first)
     with pytest.raises(LockedError, match=rf"process {os.getpid()} on .* writes there already"):
         run(fresh(), 2, folder=tmp_path)

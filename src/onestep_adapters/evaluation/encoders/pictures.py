@@ -72,9 +72,7 @@ def draw_encoder(run: Run, folder: Path) -> list[Path]:
     figures = {"neighbours.png": neighbours_figure(run)}
     if isinstance(run.options, MAE):
         figures["reconstructions.png"] = reconstructions_figure(run)
-    for name, figure in figures.items():
-        figure.savefig(folder / name)
-    return [folder / name for name in figures]
+    return [write_figure(figure, folder / name) for name, figure in figures.items()]
 
 
 def _block(queries: Tensor, references: Tensor, mine: Tensor, theirs: Tensor) -> Tensor:
