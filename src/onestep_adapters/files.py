@@ -1,10 +1,12 @@
 """Files that are whole or absent, and folders with one writer at a time."""
 
 import contextlib
+import errno
 import json
 import os
 import secrets
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -18,8 +20,24 @@ except ImportError:  # Windows
     import msvcrt
 
 
+_LOOKS, _PAUSE = 20, 0.02
+"""Readings of a lock until its holder has written its name, and seconds between them."""
+
+
 class LockedError(OneStepError):
-    """Another process writes there; the message names it."""
+    """Another process writes there; the message names it.
+
+    Args:
+        holder: the process: ``"process 12 on HOST"``.
+        file: the lock.
+    """
+
+    def __init__(self, holder: str, file: str | os.PathLike[str]) -> None:
+        super().__init__(holder, file)
+        self.holder, self.file = holder, Path(file)
+
+    def __str__(self) -> str:
+        return f"{self.holder} writes there already ({self.file}): wait until it ends, or choose another folder"
 
 
 @contextlib.contextmanager
@@ -46,13 +64,12 @@ def one_writer(file: str | os.PathLike[str]) -> Iterator[None]:
     # A link is not followed: what it points to would be overwritten.
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     with os.fdopen(os.open(file, flags, 0o644), "r+") as stream:
-        if not _locked(stream):
-            raise LockedError(
-                f"{_holder(stream)} writes there already ({file}): wait until it ends, or choose another folder"
-            )
-        stream.truncate(0)
-        stream.write(json.dumps({"process": os.getpid(), "host": socket.gethostname()}))
-        stream.flush()
+        with errors_name(file):
+            if not _locked(stream):
+                raise LockedError(_holder(stream), file)
+            stream.truncate(0)
+            stream.write(json.dumps({"process": os.getpid(), "host": socket.gethostname()}))
+            stream.flush()
         try:
             yield
         finally:
@@ -65,18 +82,40 @@ def _locked(stream: IO[str]) -> bool:
             msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
         else:
             fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+            raise
         return False
     return True
 
 
 def _holder(stream: IO[str]) -> str:
-    """What the holder of a lock wrote about itself."""
+    """What the holder of a lock wrote about itself; it may be about to write it."""
+    for _ in range(_LOOKS):
+        stream.seek(0)
+        try:
+            said = json.loads(stream.read(1000))
+            process, host = int(said["process"]), str(said["host"])[:100]
+        except (ValueError, KeyError, TypeError):
+            pass
+        else:
+            # A killed process leaves its name in the file.
+            if host != socket.gethostname() or _runs(process):
+                return f"process {process} on {host}"
+        time.sleep(_PAUSE)
+    return "another process"
+
+
+def _runs(process: int) -> bool:
+    if os.name != "posix":
+        return True
     try:
-        said = json.loads(stream.read(1000))
-        return f"process {int(said['process'])} on {str(said['host'])[:100]}"
-    except (ValueError, KeyError, TypeError):
-        return "another process"
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 @contextlib.contextmanager

@@ -137,7 +137,7 @@ class Run:
                 if not (further or isinstance(error, LockedError)):
                     raise
                 if isinstance(error, LockedError) and not waiting:
-                    warnings.warn(f"the teacher is trained elsewhere, waiting for it: {error}", stacklevel=2)
+                    warnings.warn(f"{error.holder} trains the teacher in {folder}: waiting for it", stacklevel=2)
                     waiting = True
                 time.sleep(_PAUSE)
                 if further and folder is not None:
