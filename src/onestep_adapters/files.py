@@ -9,7 +9,6 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from onestep_core.errors import OneStepError
 
@@ -62,26 +61,28 @@ def one_writer(file: str | os.PathLike[str]) -> Iterator[None]:
     """
     file = Path(file)
     # A link is not followed: what it points to would be overwritten.
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-    with os.fdopen(os.open(file, flags, 0o644), "r+") as stream:
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(file, flags, 0o644)
+    try:
         with errors_name(file):
-            if not _locked(stream):
-                raise LockedError(_holder(stream), file)
-            stream.truncate(0)
-            stream.write(json.dumps({"process": os.getpid(), "host": socket.gethostname()}))
-            stream.flush()
+            if not _locked(descriptor):
+                raise LockedError(_holder(descriptor), file)
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, json.dumps({"process": os.getpid(), "host": socket.gethostname()}).encode())
         try:
             yield
         finally:
-            stream.truncate(0)
+            os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
 
 
-def _locked(stream: IO[str]) -> bool:
+def _locked(descriptor: int) -> bool:
     try:
         if fcntl is None:
-            msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
         else:
-            fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK):
             raise
@@ -89,12 +90,12 @@ def _locked(stream: IO[str]) -> bool:
     return True
 
 
-def _holder(stream: IO[str]) -> str:
+def _holder(descriptor: int) -> str:
     """What the holder of a lock wrote about itself; it may be about to write it."""
     for _ in range(_LOOKS):
-        stream.seek(0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
         try:
-            said = json.loads(stream.read(1000))
+            said = json.loads(os.read(descriptor, 1000))
             process, host = int(said["process"]), str(said["host"])[:100]
         except (ValueError, KeyError, TypeError):
             pass

@@ -85,6 +85,20 @@ def test_the_holder_of_a_lock_is_named_also_after_a_killed_one(tmp_path):
     assert (str(again), again.holder) == (str(caught.value), caught.value.holder)
 
 
+def test_a_lock_on_a_full_disk_names_the_file(tmp_path):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large") as caught:
+            one_writer(tmp_path / ".lock").__enter__()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.filename == str(tmp_path / ".lock")
+    with one_writer(tmp_path / ".lock"):
+        pass
+
+
 def test_an_error_names_the_file_that_was_asked_for(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError) as caught:

@@ -54,6 +54,8 @@ def main(arguments: Sequence[str]) -> int:
         "real data and for a fitted Gaussian, pass or fail against quality limits, and the training cost. Of encoders: "
         "probes (linear, few-shot, nearest neighbours), the same for pixels and for a random network.",
     )
+    if not chosen.runs:
+        raise ConfigError("no run to evaluate: give one or more folders of trained runs")
     use_threads()
     device = choose_device(chosen.device)
     runs = [open_run(folder, data=chosen.data, device=device, track=track) for folder in chosen.runs]

@@ -7,8 +7,10 @@ from onestep_adapters.evaluation.report import Report, make_report
 from onestep_adapters.evaluation.rows import Cost, Row
 from onestep_adapters.methods import METHODS, FlowMatching
 from onestep_adapters.methods.teacher import EXACT
+from onestep_adapters.names import choose
 from onestep_adapters.runs import Run
 from onestep_core.errors import ConfigError
+from onestep_core.validators import require_count
 
 
 def evaluate_runs(
@@ -26,8 +28,11 @@ def evaluate_runs(
     Raises:
         ConfigError: if the runs are of different data sets, or there is none; if ``repeats`` is below 1.
     """
-    if repeats < 1:
-        raise ConfigError(f"repeats = {repeats}: expected at least one draw of samples")
+    require_count("repeats", repeats, least=1)
+    choose(split, ("test", "validation"), "split")
+    for run in runs:
+        if not isinstance(run, Run):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"a {type(run).__name__} as run: expected one of open_run(folder) or start_run(...)")
     if baseline is None:
         baseline = next((run for run in runs if isinstance(run.options, FlowMatching)), None)
     among = baseline is None or any(run is baseline for run in runs)

@@ -14,7 +14,7 @@ from onestep_adapters.names import choose
 from onestep_adapters.training import Schedule, cosine_decay
 from onestep_core import l2, mse
 from onestep_core.errors import ConfigError
-from onestep_core.validators import count, positive, share
+from onestep_core.validators import at_least_and_below, count, positive
 
 Distance = Literal["squared", "l2"]
 """Distance of a prediction and its target. squared: the mean square, minimised by the mean. l2: the Euclidean norm,
@@ -39,9 +39,9 @@ class Network:
     backbone: Literal["mlp", "conv", "dit", "decoder"] = "mlp"
     """Architecture. mlp: samples of any shape. conv, dit: images only. decoder: images from a vector of noise, for
     drifting only."""
-    width: int = attrs.field(default=256, validator=positive)
+    width: int = attrs.field(default=256, validator=[count, positive])
     """Hidden width: units (mlp), channels (conv; decoder: at full size), size of a token (dit; a multiple of 12)."""
-    depth: int = attrs.field(default=3, validator=positive)
+    depth: int = attrs.field(default=3, validator=[count, positive])
     """Number of residual blocks (decoder: at every size)."""
     max_frequency: float = attrs.field(default=16.0, validator=positive)
     """Highest frequency of the time embedding, in radians per unit of the network's time: t from 0 to 1
@@ -55,7 +55,7 @@ class Network:
 
     patch: int = attrs.field(default=2, validator=[count, positive])
     """Side of the square patches that are the tokens, in pixels; it divides height and width (dit only)."""
-    noise_width: int = attrs.field(default=_NOISE_WIDTH, validator=positive)
+    noise_width: int = attrs.field(default=_NOISE_WIDTH, validator=[count, positive])
     """Numbers in the noise of one sample (decoder only)."""
 
     def noise_shape(self, data: Dataset) -> tuple[int, ...]:
@@ -130,7 +130,7 @@ class Training:
     student)."""
     warmup: int = attrs.field(default=50, validator=count)
     """Updates in which the learning rate rises linearly from zero."""
-    ema: float = attrs.field(default=0.995, validator=share)
+    ema: float = attrs.field(default=0.995, validator=at_least_and_below(0.0, 1.0))
     """Decay of the moving average of the weights: 0 (no average) to below 1. About 1 / (1 - ema) updates count. The
     averaged network generates the samples."""
     clip: float = attrs.field(default=1.0, validator=positive)
@@ -147,10 +147,11 @@ class Training:
 
 
 def check_names(options: Any) -> None:
-    """Refuse a word that is no choice of its option, nested options included. The command line checks this; Python not.
+    """Refuse a word that is no choice of its option, and a value of another type, nested options included. The command
+    line checks this; Python does not.
 
     Raises:
-        ConfigError: with the nearest words.
+        ConfigError: with the nearest words, or the type.
 
     Example:
         >>> check_names(Network("mpl"))  # doctest: +ELLIPSIS
@@ -160,11 +161,16 @@ def check_names(options: Any) -> None:
     """
     hints = get_type_hints(type(options))
     for field in attrs.fields(type(options)):
-        value = getattr(options, field.name)
+        value, hint = getattr(options, field.name), hints[field.name]
         if attrs.has(type(value)):
             check_names(value)
-        elif get_origin(hints[field.name]) is Literal:
-            choose(str(value), get_args(hints[field.name]), field.name)
+        elif get_origin(hint) is Literal:
+            choose(str(value), get_args(hint), field.name)
+        elif hint in (bool, int, float, str) or attrs.has(hint):
+            try:
+                _plain(value, hint)
+            except TypeError as error:
+                raise ConfigError(f"{field.name} = {value!r}: {error}") from error
 
 
 def from_dict(kind: type[T], values: dict[str, Any]) -> T:

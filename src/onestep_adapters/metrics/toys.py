@@ -22,6 +22,7 @@ from torch import Tensor
 
 from onestep_adapters.metrics.estimates import device_of, estimate, new_generator
 from onestep_core.errors import ConfigError
+from onestep_core.validators import require_call
 
 Sampler = Callable[[int, torch.Generator], Tensor]
 
@@ -82,6 +83,7 @@ def toy_reference(
     Raises:
         ConfigError: for fewer than two draws or two samples in one.
     """
+    require_call("the distribution's sample", getattr(distribution, "sample", None), ("count",), ("generator",))
     if min(count, draws) < 2:
         raise ConfigError(f"a standard error needs two draws of two samples at least; got {draws} of {count}")
     real = torch.stack([distribution.sample(count, generator=generator) for _ in range(draws)]).double()
@@ -135,6 +137,7 @@ def toy_score(
         >>> right.score < 1 < wrong.score
         True
     """
+    require_call("sampler", sampler, ("count", "generator"))
     if reference is None:
         reference = toy_reference(distribution, generator=generator, count=count, draws=draws)
     real = reference.real
@@ -263,6 +266,8 @@ def _modes(x: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _checked(drawn: Tensor, like: Tensor) -> Tensor:
+    if not isinstance(drawn, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"the sampler returned a {type(drawn).__name__}: expected samples {list(like.shape)}")
     if drawn.shape != like.shape:
         raise ConfigError(f"expected samples of shape {list(like.shape)}, got {list(drawn.shape)} from the sampler")
     broken = int((~drawn.isfinite()).any(1).sum())

@@ -167,6 +167,8 @@ class Run:
                 f"a run of {self.name} trains an encoder: it has no samples; see what its features are worth by "
                 "onestep evaluate RUN, or train a generator with them by onestep train drifting --encoder RUN"
             )
+        if not isinstance(generator, torch.Generator):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"a {type(generator).__name__} as generator: expected torch.Generator().manual_seed(0)")
         if not isinstance(count, int) or not isinstance(chunk, int) or min(count, chunk) < 1:
             raise ConfigError(f"count = {count}, chunk = {chunk}: expected whole numbers, at least one sample")
         classes = self.data.classes

@@ -31,9 +31,10 @@ from onestep_adapters.training.checkpoint import save_checkpoint
 from onestep_adapters.training.descent import Descent, LossStep, descend
 from onestep_adapters.training.ema import update_ema
 from onestep_adapters.training.folder import LOCK, check_folder
-from onestep_adapters.training.schedules import Schedule
+from onestep_adapters.training.schedules import Schedule, require_schedule, scheduled
 from onestep_adapters.training.state import TrainingState
 from onestep_core.errors import ConfigError
+from onestep_core.validators import require_call, require_count
 
 
 class StepRecord(NamedTuple):
@@ -80,11 +81,11 @@ class Turn:
     """Largest norm of the companion's gradient, positive; ``None`` for no clipping."""
 
     def __attrs_post_init__(self) -> None:
-        if not isinstance(self.updates, int) or self.updates < 1:
-            raise ConfigError(
-                f"updates = {self.updates!r} of the companion {self.companion!r}: expected a whole number, at least 1"
-            )
-        _check_clip(self.clip, f" of the companion {self.companion!r}")
+        whose = f" of the companion {self.companion!r}"
+        require_count(f"updates{whose}", self.updates, least=1)
+        require_call(f"loss_step{whose}", self.loss_step, ("network", "generator"))
+        require_schedule(f"learning_rate{whose}", self.learning_rate)
+        _check_clip(self.clip, whose)
 
 
 def train(
@@ -148,11 +149,15 @@ def train(
         [(1, ['fake_score_gradient_norm', 'fake_score_loss']), (2, ['fake_score_gradient_norm', 'fake_score_loss'])]
     """
     _check_clip(clip)
-    for name, count in (("checkpoint_every", checkpoint_every), ("history_every", history_every)):
-        if count is not None and count < 1:
-            raise ConfigError(f"{name} = {count!r}: expected at least 1")
-    if steps < 0:
-        raise ConfigError(f"steps = {steps!r}: expected a number that is not negative")
+    if not isinstance(state, TrainingState):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"a {type(state).__name__} as state: expected one of new_state(name, network)")
+    require_call("loss_step", loss_step, ("network", "generator"))
+    require_schedule("learning_rate", learning_rate)
+    require_schedule("ema", ema)
+    require_count("steps", steps)
+    require_count("history_every", history_every, least=1)
+    if checkpoint_every is not None:
+        require_count("checkpoint_every", checkpoint_every, least=1)
     if checkpoint_every is not None and folder is None:
         raise ConfigError(f"checkpoint_every = {checkpoint_every} without a folder: give folder=")
     _check_turns(state, turns)
@@ -235,17 +240,20 @@ def _clear_gradients(state: TrainingState) -> None:
 
 
 def _checked_decay(ema: Schedule, step: int) -> float:
-    if not 0 <= (decay := ema(step)) <= 1:
+    if not 0 <= (decay := scheduled("EMA's decay", ema, step)) <= 1:
         raise ConfigError(f"the EMA's decay at update {step} is {decay!r}: expected a number in [0, 1]")
     return decay
 
 
 def _check_clip(clip: float | None, whose: str = "") -> None:
-    if clip is not None and not clip > 0:
+    if clip is not None and not (isinstance(clip, int | float) and clip > 0):
         raise ConfigError(f"clip = {clip!r}{whose}: expected a positive norm, or None for no clipping")
 
 
 def _check_turns(state: TrainingState, turns: Sequence[Turn]) -> None:
+    for turn in turns:
+        if not isinstance(turn, Turn):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"a {type(turn).__name__} as a turn: expected Turn(companion, loss_step, ...)")
     names = [turn.companion for turn in turns]
     if len(set(names)) < len(names):
         raise ConfigError(f"turns of {names}: expected one turn for each companion; raise its updates")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from onestep_core.errors import OneStepError
+from onestep_core.validators import require_call
 
 _PATIENCE = 1.0
 """Seconds between two checks whether a process without output is alive."""
@@ -36,6 +37,8 @@ def side_by_side(jobs: Sequence[Callable[[], Iterator[Any]]]) -> Iterator[Any]:
         []
     """
     # Pickled here, because the queues of multiprocessing would put every tensor into a file of shared memory.
+    for job in jobs:
+        require_call("a job", job, ())
     context = multiprocessing.get_context("spawn")
     said: Any = context.Queue()
     processes = [

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from onestep_adapters.encoders import locations
-from onestep_adapters.evaluation.figures import Figure, image_grid
+from onestep_adapters.evaluation.figures import Figure, image_grid, write_figure
 from onestep_adapters.methods.pretraining.base import Pretraining, encoded
 from onestep_adapters.methods.pretraining.mae import MAE
 from onestep_adapters.metrics import nearest_neighbours
