@@ -142,6 +142,40 @@ def partial_name(file: Path) -> Path:
     return file.with_name(f"{file.name}.{secrets.token_hex(8)}.partial")
 
 
+def make_folder(folder: str | os.PathLike[str]) -> Path:
+    """The folder, created with its parents if it does not exist.
+
+    Raises:
+        OSError: if it cannot be created; it names the folder.
+    """
+    folder = Path(folder)
+    with errors_name(folder):
+        if folder.is_file():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def require_writable(folder: str | os.PathLike[str]) -> None:
+    """Create a folder if it does not exist, and find out whether files can be written there: before a long computation.
+
+    Raises:
+        OSError: if not; it names the folder.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as home:
+        ...     require_writable(Path(home) / "new")
+        ...     [file.name for file in Path(home).rglob("*")]
+        ['new']
+    """
+    folder = make_folder(folder)
+    with errors_name(folder):
+        trial = partial_name(folder / "trial")
+        write_whole(trial, b"trial")
+        trial.unlink()
+
+
 def write_whole(file: str | os.PathLike[str], data: bytes | str, *, partial: Path | None = None) -> None:
     """Write ``data`` to ``file``, wholly or not at all.
 

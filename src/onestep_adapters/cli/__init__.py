@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from onestep_adapters.cli import data, demo, evaluate, sample, train
-from onestep_adapters.cli.terminal import fail, reason
+from onestep_adapters.cli.terminal import fail, no_memory, reason
 from onestep_adapters.methods import ENCODERS, METHODS
 from onestep_adapters.names import choose
 from onestep_core.errors import OneStepError
@@ -88,5 +88,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     except OSError as error:
         return fail(reason(error), status=1)
+    except (MemoryError, RuntimeError) as error:
+        told = no_memory(error)
+        if told is None:
+            raise
+        return fail(told, status=1)
     except KeyboardInterrupt:
         return fail(f"interrupted; {_GOES_ON.get(words[0], 'the same command starts anew')}", status=130)

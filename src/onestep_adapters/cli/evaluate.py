@@ -14,6 +14,7 @@ from onestep_adapters.cli.terminal import say, use_threads
 from onestep_adapters.devices import choose_device
 from onestep_adapters.evaluation import evaluate_runs, write_report
 from onestep_adapters.evaluation.encoders import evaluate_encoders, write_encoder_report
+from onestep_adapters.files import require_writable
 from onestep_adapters.runs import Run, open_run
 from onestep_core.errors import ConfigError
 from onestep_core.validators import count, positive
@@ -58,8 +59,9 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError("no run to evaluate: give one or more folders of trained runs")
     use_threads()
     device = choose_device(chosen.device)
-    runs = [open_run(folder, data=chosen.data, device=device, track=track) for folder in chosen.runs]
     target = chosen.runs[0] if chosen.folder is None else chosen.folder
+    runs = [open_run(folder, data=chosen.data, device=device, track=track) for folder in chosen.runs]
+    require_writable(target)
     encoders = [run for run in runs if not run.options.generates]
     if encoders:
         return _encoders(chosen, runs, encoders, target)

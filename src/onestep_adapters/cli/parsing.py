@@ -33,6 +33,7 @@ def options(kind: type[T] | Any, arguments: Sequence[str], *, prog: str, descrip
     Raises:
         ConfigError: for an unknown option or a value that does not fit, in one line.
     """
+    _refuse_empty(kind, arguments)
     extra: dict[str, Any] = {} if default is None else {"default": _as_shown(default)}
     parse = partial(tyro.cli, _shown(kind), args=list(arguments), prog=prog, description=description, **extra)
     if {"-h", "--help"} & set(arguments):
@@ -48,6 +49,25 @@ def options(kind: type[T] | Any, arguments: Sequence[str], *, prog: str, descrip
             raise
         raise ConfigError(f"{_in_one_line(told.getvalue())} (see {prog} --help)") from None
     return _as_given(found, kind)
+
+
+def _refuse_empty(kind: type, arguments: Sequence[str]) -> None:
+    """Refuse an empty word, unless it is the value of an option of words: as a path it would be the current folder."""
+    for before, word in pairwise(["", *arguments]):
+        option, equals, value = word.partition("=")
+        if word == "" and before.startswith("--"):
+            option = before
+        elif not (word == "" or (option.startswith("--") and equals and value == "")):
+            continue
+        if not option or _kind_of(kind, option) is not str:
+            raise ConfigError(f"{option or 'an argument'} is empty: give a value, or leave it out")
+
+
+def _kind_of(kind: type, option: str) -> Any:
+    """The type of an option such as ``--teacher.training.steps`` or ``--steps``; ``None`` for an unknown one."""
+    hints, name = get_type_hints(kind), option.rpartition(".")[2].lstrip("-").replace("-", "_")
+    nested = [inner for hint in hints.values() if (inner := _nested(hint)) is not None]
+    return hints.get(name) or next((found for inner in nested if (found := _kind_of(inner, option))), None)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from onestep_adapters.methods import ENCODERS, METHODS, Method, Preset, find_pre
 from onestep_adapters.methods.teacher import EXACT
 from onestep_adapters.runs import Run, options_of_run, resume_or_start
 from onestep_adapters.runs.datasets import data_of_run
-from onestep_adapters.training import latest_checkpoint, read_config, read_run, save_checkpoint
+from onestep_adapters.training import latest_checkpoint, read_config, read_run, save_checkpoint, writing_into
 from onestep_core.errors import ConfigError, OneStepError
 
 _METHODS = textwrap.fill(", ".join(METHODS), 108, subsequent_indent=" " * 12, break_on_hyphens=False)
@@ -176,6 +176,9 @@ def main(arguments: Sequence[str]) -> int:
     if run.finished:
         say(f"{folder} is complete: {run.state.step} of {total} updates")
         return 0
+    with writing_into(folder, run.state):
+        # What cannot be written to is found out before a teacher is trained.
+        pass
     teacher = run.teacher_run
     if teacher is not None and not teacher.finished:
         steps = teacher.options.training.steps

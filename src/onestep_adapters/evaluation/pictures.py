@@ -12,6 +12,7 @@ from onestep_adapters.devices import generator_on
 from onestep_adapters.evaluation.figures import Figure, image_grid, toy_scatter, write_figure
 from onestep_adapters.evaluation.measuring import cost_of
 from onestep_adapters.evaluation.samples import Drawn
+from onestep_adapters.files import make_folder
 from onestep_adapters.runs import Run
 
 _PER_CLASS = 4
@@ -63,7 +64,7 @@ def draw_data(data: Dataset, file: Path, *, seed: int = 0) -> Path:
         most = max(rows, min(max(200, 100 * rows), _SHEET_NUMBERS // max(1, math.prod(data.shape))))
         real = part_of(data, "train", most) or data.batch(most, generator_on("cpu", seed))
         figure = image_grid(_reduced(real.data), {}, real_labels=real.labels, across=16, rows=rows, real_name=data.name)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     return write_figure(figure, file)
 
 

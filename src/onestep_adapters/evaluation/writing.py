@@ -2,7 +2,6 @@
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -11,15 +10,14 @@ from onestep_adapters.evaluation.criteria import criteria_of
 from onestep_adapters.evaluation.markdown import to_markdown
 from onestep_adapters.evaluation.report import Report
 from onestep_adapters.evaluation.rows import Comparison, Cost, References, Row, Verdict
-from onestep_adapters.files import write_whole
+from onestep_adapters.files import make_folder, write_whole
 from onestep_adapters.metrics import Estimate
 from onestep_core.errors import ConfigError
 
 
 def write_report(folder: str | os.PathLike[str], report: Report) -> str:
     """Write ``report.json`` and ``report.md`` into ``folder``, each whole or not at all; returns the Markdown."""
-    place, text = Path(folder), to_markdown(report)
-    place.mkdir(parents=True, exist_ok=True)
+    place, text = make_folder(folder), to_markdown(report)
     write_whole(place / "report.json", to_json(report))
     write_whole(place / "report.md", text)
     return text

@@ -76,7 +76,9 @@ class Network:
                 a decoder in a method that takes no vector of noise.
         """
         if self.backbone != "mlp" and len(data.shape) != 3:
-            raise ConfigError(f"backbone {self.backbone!r} needs images, {data.name} has samples of {data.shape}: mlp")
+            raise ConfigError(
+                f"backbone {self.backbone!r} needs images, {data.name} has samples of {data.shape}: choose mlp"
+            )
         if self.fourier and self.backbone != "mlp":
             raise ConfigError(
                 f"fourier = {self.fourier} with the backbone {self.backbone!r}: only mlp has it; leave it at 0"

@@ -25,6 +25,7 @@ from onestep_adapters.training import (
     read_run,
     train,
     warmed_decay,
+    writing_into,
 )
 from onestep_core.errors import ConfigError
 
@@ -89,6 +90,8 @@ class Run:
         Raises:
             TrainingError: if a loss is not finite; state and checkpoints stay at the last finite update.
             CheckpointError: if ``folder`` holds another run.
+            LockedError: if another process trains into the folder.
+            OSError: if the folder cannot be written to.
             ConfigError: if the teacher or the encoder is missing.
         """
         if self.finished:
@@ -97,6 +100,10 @@ class Run:
             raise ConfigError(f"this run cannot be trained further: {self.missing_teacher}; sampling needs no teacher")
         if self.missing_encoder:
             raise ConfigError(f"this run cannot be trained further: {self.missing_encoder}; sampling needs no encoder")
+        if folder is not None:
+            # Before minutes of preparation.
+            with writing_into(folder, self.state):
+                pass
         for _ in self.teaching(track=track):
             pass
         method, training = self.options, self.options.training

@@ -24,7 +24,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from onestep_adapters.files import errors_name, partial_name, write_whole
+from onestep_adapters.files import errors_name, make_folder, partial_name, write_whole
 from onestep_adapters.training.ema import unwrapped
 from onestep_adapters.training.folder import (
     FORMAT,
@@ -75,8 +75,7 @@ def save_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> Pat
         ...     save_checkpoint(folder, new_state("demo", nn.Linear(2, 2))).name
         'step-000000.json'
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     check_folder(folder, state)
     before = read_pointer(folder)
     previous = None if before is None else read_description(folder)[1]

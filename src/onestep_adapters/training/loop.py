@@ -26,7 +26,7 @@ import attrs
 from torch import nn
 from torch.optim import Optimizer
 
-from onestep_adapters.files import one_writer
+from onestep_adapters.files import make_folder, one_writer
 from onestep_adapters.training.checkpoint import save_checkpoint
 from onestep_adapters.training.descent import Descent, LossStep, descend
 from onestep_adapters.training.ema import update_ema
@@ -163,16 +163,7 @@ def train(
     _check_turns(state, turns)
     writing = contextlib.ExitStack()
     if folder is not None:
-        if not (Path(folder) / LOCK).exists():
-            # Nothing is written into a folder that holds something else.
-            check_folder(folder, state)
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        writing.enter_context(one_writer(Path(folder) / LOCK))
-        # Under the lock: another process may have saved a later step meanwhile.
-        with contextlib.ExitStack() as failing:
-            failing.callback(writing.close)
-            check_folder(folder, state)
-            failing.pop_all()
+        writing.enter_context(writing_into(folder, state))
 
     def update() -> StepRecord:
         start = time.perf_counter()
@@ -212,6 +203,40 @@ def train(
                 yield record
 
     return records()
+
+
+@contextlib.contextmanager
+def writing_into(folder: str | os.PathLike[str], state: TrainingState) -> Iterator[None]:
+    """Inside, this process alone trains into ``folder``, and ``state`` may be saved there.
+
+    Entered and left before a long preparation, it finds out at once what ``train`` would find out after it.
+
+    Args:
+        folder: created if it does not exist.
+        state: of the run.
+
+    Raises:
+        CheckpointError: if the folder holds another run or a later step of this run.
+        LockedError: if another process trains into the folder.
+        OSError: if the folder cannot be written to.
+
+    Example:
+        >>> import tempfile
+        >>> from torch import nn
+        >>> from onestep_adapters.training import new_state
+        >>> with tempfile.TemporaryDirectory() as folder, writing_into(folder, new_state("demo", nn.Linear(1, 1))):
+        ...     [file.name for file in Path(folder).iterdir()]
+        ['.lock']
+    """
+    lock = Path(folder) / LOCK
+    if not lock.exists():
+        # Nothing is written into a folder that holds something else.
+        check_folder(folder, state)
+    make_folder(lock.parent)
+    with one_writer(lock):
+        # Under the lock: another process may have saved a later step meanwhile.
+        check_folder(folder, state)
+        yield
 
 
 def _take(turn: Turn, state: TrainingState, folder: str | os.PathLike[str] | None, made: int) -> Descent:

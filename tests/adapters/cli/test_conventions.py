@@ -38,6 +38,16 @@ def run(*words):
         (["sample", "run", "more"], "Unrecognized options: more"),
         (["sample"], "Folder of a trained run"),
         (["evaluate"], "no run to evaluate"),
+        (["evaluate", ""], "an argument is empty"),
+        (["sample", ""], "an argument is empty"),
+        (["sample", "run", "--out="], "--out is empty"),
+        (["sample", "run", "--count", "0"], "count = 0: expected a positive"),
+        (["demo", "--folder", ""], "--folder is empty"),
+        (["data", ""], "an argument is empty"),
+        (["data", "8gaussians", "--picture", ""], "--picture is empty"),
+        (["train", "reflow", "--data", "8gaussians", "--teacher.coupling", ""], "--teacher.coupling is empty"),
+        (["train", "reflow", "--data", "8gaussians", "--teacher-from", "", "--steps", "0"], "steps = 0"),
+        (["train", "progressive", "--data", "8gaussians", "--steps", "4"], "expected at least 5 updates"),
         (["demo", "--processes", "3"], "invalid choice '3'"),
     ],
 )
@@ -70,8 +80,20 @@ def test_samples_go_where_they_were_asked_to_go(tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         f"{stem}.{kind}" for stem in "abc" for kind in ("npz", "png")
     ]
-    assert run("sample", folder, "--out", tmp_path / "..") == 2
-    assert "expected the name of a file" in capsys.readouterr().err
+    for name in ("..", ".png"):
+        assert run("sample", folder, "--out", tmp_path / name) == 2
+        assert "expected the name of a file" in capsys.readouterr().err
+    assert run("sample", folder, "--out", folder) == 2
+    assert f"is a folder: give the name of a file in it, such as {folder / 'samples'}" in capsys.readouterr().err
+
+
+def test_samples_that_no_memory_holds_are_one_line(tmp_path, capsys):
+    folder = tmp_path / "run"
+    trained_to(start_run("meanflow", "8gaussians", tiny("meanflow", coupling="independent")), 2, folder)
+    assert run("sample", folder, "--count", 10**15) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("onestep: there is not enough memory (8000000000000000 bytes asked for): lower")
+    assert told.count("\n") == 1
 
 
 def test_errors_of_files_are_one_line(tmp_path, capsys):
@@ -85,6 +107,37 @@ def test_errors_of_files_are_one_line(tmp_path, capsys):
     assert "file" in told
     assert run("train", "meanflow", "--data", "8gaussians", "--folder", tmp_path / "file" / "run", *QUICK) == 1
     assert "\n" not in capsys.readouterr().err.strip()
+
+
+@pytest.mark.parametrize("words", [("meanflow", "--coupling", "precomputed"), ("reflow",)])
+def test_a_folder_that_cannot_be_written_is_found_before_pairs_and_teachers(words, tmp_path, capsys, new_teachers):
+    """Both preparations take minutes."""
+    (tmp_path / "file").write_text("")
+    assert run("train", *words, "--data", "8gaussians", "--folder", tmp_path / "file" / "run") == 1
+    out, told = capsys.readouterr()
+    assert out == ""
+    assert "Not a directory" in told
+    assert told.count("\n") == 1
+    assert not new_teachers.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_anything_is_measured(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert (
+        run("train", "meanflow", "--data", "8gaussians", "--folder", folder, *QUICK, "--coupling", "independent") == 0
+    )
+    (tmp_path / "file").write_text("")
+    capsys.readouterr()
+    assert run("evaluate", folder, "--folder", tmp_path / "file" / "report") == 1
+    assert run("sample", folder, "--out", tmp_path / "file" / "samples") == 1
+    assert run("demo", "--folder", tmp_path / "file" / "demo") == 1
+    out, told = capsys.readouterr()
+    assert out == ""
+    assert told.splitlines() == [
+        f"onestep: Not a directory: {tmp_path / 'file' / 'report'}",
+        f"onestep: Not a directory: {tmp_path / 'file'}",
+        f"onestep: Not a directory: {tmp_path / 'file' / 'demo'}",
+    ]
 
 
 def test_a_full_disk_is_one_line_that_says_what_is_kept(tmp_path, capsys):

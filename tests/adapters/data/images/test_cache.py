@@ -8,10 +8,12 @@ import sys
 import numpy as np
 import pytest
 
-from onestep_adapters.data import open_dataset
-from onestep_adapters.data.images.cache import cache_home
+from onestep_adapters.data import ImageOptions, open_dataset
+from onestep_adapters.data.couplings import untracked
+from onestep_adapters.data.images.cache import cache_home, cached_images
+from onestep_adapters.data.images.folder import FolderSource
 from onestep_adapters.data.images.locking import locked
-from onestep_core.errors import OneStepError
+from onestep_core.errors import ConfigError, OneStepError
 from tests.adapters.data.images.made import noise, photos, write
 
 OPEN = r"""
@@ -91,6 +93,18 @@ def test_a_changed_file_is_decoded_again(tmp_path, monkeypatch):
     second = open_dataset(f"folder:{folder}")
     assert len(decoded) == 40
     assert second.name != first.name
+
+
+def test_a_file_that_cannot_be_opened_for_a_moment_is_not_kept_as_a_damaged_one(tmp_path):
+    """It was left out of the cache for ever, and of that of every copy of the folder."""
+    folder = photos(tmp_path / "p", 20)
+    source, options = FolderSource(folder, ImageOptions()), ImageOptions(size=8, channels=3, skip_corrupt=True)
+    (folder / "cat" / "000.png").rename(tmp_path / "away")
+    for read in (lambda: cached_images(source, options), lambda: source.natural(ImageOptions(), untracked)):
+        with pytest.raises(ConfigError, match=r"cat/000\.png cannot be opened \(No such file"):
+            read()
+    (tmp_path / "away").rename(folder / "cat" / "000.png")
+    assert len(cached_images(source, options).pixels) == 20
 
 
 def test_progress_is_shown(tmp_path):
