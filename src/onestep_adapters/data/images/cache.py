@@ -11,6 +11,7 @@ depend on the names of files.
 import json
 import os
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -103,6 +104,8 @@ def resolved(source: Source, options: ImageOptions, *, track: Track = untracked)
     except (OSError, ValueError, TypeError):
         size, channels, whole = None, None, False
     if not whole:
+        if file.exists():
+            warnings.warn(f"{file} is damaged: it is made again", stacklevel=2)
         # All sizes and colours, whichever of the two is asked for.
         size, channels = source.natural(attrs.evolve(options, size=None, channels=None), track)
         write_whole(file, json.dumps([size, channels, digest_of(repr((size, channels)).encode())]))

@@ -156,6 +156,17 @@ def test_a_damaged_cache_is_built_again(damage, tmp_path, monkeypatch):
     assert np.array_equal(again.images.numpy(), expected)
 
 
+def test_a_damaged_size_is_found_again(tmp_path, own_cache):
+    """One flipped bit made 8 x 8 to 9 x 9, and the run another one."""
+    folder = photos(tmp_path / "p", 20)
+    first = open_dataset(f"folder:{folder}")
+    file = next((own_cache / "images").glob("*.natural.json"))
+    file.write_bytes(file.read_bytes().replace(b"8", b"9", 1))
+    with pytest.warns(UserWarning, match=r"natural\.json is damaged: it is made again"):
+        again = open_dataset(f"folder:{folder}")
+    assert (again.name, again.shape) == (first.name, first.shape)
+
+
 def test_two_processes_at_once_build_one_cache(tmp_path, own_cache):
     outputs = [found.communicate(timeout=120) for found in processes(tmp_path, 2)]
     lines = [output.splitlines() for output, _ in outputs]
