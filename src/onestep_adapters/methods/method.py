@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from onestep_adapters.data import Coupling, Dataset, Draws
-from onestep_adapters.data.couplings import Track, untracked
 from onestep_adapters.encoders.encoder import Encoder
 from onestep_adapters.methods.options import Network, Training
 from onestep_adapters.methods.teacher import Teacher
+from onestep_adapters.tracking import Track, untracked
 from onestep_adapters.training import Companion, TrainingState, Turn
 from onestep_core.errors import ConfigError
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from onestep_adapters.data import Dataset
-from onestep_adapters.data.couplings import Track, untracked
 from onestep_adapters.encoders.encoder import Encoder
 from onestep_adapters.files import LockedError
 from onestep_adapters.methods import Context, Method, Teacher
+from onestep_adapters.tracking import Track, untracked
 from onestep_adapters.training import (
     CheckpointError,
     StepRecord,

@@ -10,7 +10,8 @@ import attrs
 import pytest
 import torch
 
-from onestep_adapters.cli import COMMANDS, main
+from onestep_adapters.cli import main
+from onestep_adapters.cli.app import COMMANDS
 from onestep_adapters.cli.interrupts import Stopped, until_interrupted
 from onestep_adapters.cli.parsing import _field_docstrings
 from onestep_adapters.data import open_dataset
@@ -368,3 +369,43 @@ def test_a_missing_extra_stops_only_what_needs_it(missing, words, code, said, tm
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert found.returncode == code, found.stderr
     assert said in found.stderr
+
+
+BARE = """
+import sys
+for name in {missing!r}:
+    sys.modules[name] = None
+from onestep_adapters.cli import main
+for words in {calls!r}:
+    print(main(words), file=sys.stderr)
+"""
+CALLS = [
+    [],
+    ["--help"],
+    ["train"],
+    ["train", "meanflow"],
+    ["sample", "x"],
+    ["evaluate", "x"],
+    ["data", "digits"],
+    ["demo"],
+]
+
+
+@pytest.mark.parametrize(
+    ("missing", "extra"),
+    [
+        (["tyro", "rich", "cattrs", "safetensors", "scipy", "sklearn", "matplotlib", "PIL"], "onestep[cli]"),
+        (["tyro"], "onestep[cli]"),
+        (["rich"], "onestep[cli]"),
+        (["cattrs"], "onestep[training]"),
+        (["safetensors"], "onestep[training]"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value[:1]),
+)
+def test_without_the_extras_every_command_ends_in_one_line(missing, extra):
+    script = BARE.format(missing=missing, calls=[*CALLS, ["--version"]])
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    said = found.stderr.splitlines()
+    assert said[1::2] == ["2"] * len(CALLS), found.stderr
+    assert all(line.startswith("onestep: ") and f"pip install '{extra}'" in line for line in said[:-1:2])
+    assert (said[-1], found.stdout.strip().startswith("onestep ")) == ("0", True)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from onestep_adapters.data import Batch, Dataset
-from onestep_adapters.data.couplings import Track, untracked
 from onestep_adapters.encoders import Encoder, Multiscale
 from onestep_adapters.methods.drifting.feature_cache import FeatureRows, cached_features, gigabytes
+from onestep_adapters.tracking import Track, untracked
 from onestep_core.errors import ConfigError
 from onestep_core.protocols import Features
 
