@@ -167,6 +167,11 @@ def main(arguments: Sequence[str]) -> int:
     if run.finished:
         say(f"{folder} is complete: {run.state.step} of {total} updates")
         return 0
+    ahead = run.ahead()
+    if ahead:
+        say("before the first update:" if run.state.step == 0 else "before training goes on:")
+        for line in ahead:
+            say(f"  {line}")
     teacher = run.teacher_run
     if teacher is not None and not teacher.finished:
         steps = teacher.options.training.steps

@@ -119,22 +119,45 @@ _MADE: "WeakKeyDictionary[Dataset, dict[int, Pairs]]" = WeakKeyDictionary()
 """Precomputed pairs of each data set, by seed. A student and its teacher use the same pairs."""
 
 
-def _precomputed(data: Dataset, seed: int, track: Track) -> Pairs:
+def pairs_to_make(data: Dataset, coupling: Coupling, *, seed: int) -> str:
+    """What :class:`Draws` makes before the first update, for an announcement; empty for nothing.
+
+    Example:
+        >>> from onestep_adapters.data import open_dataset
+        >>> pairs_to_make(open_dataset("8gaussians"), "optimal", seed=0)
+        ''
+    """
+    if coupling != "precomputed" or seed in _kept(data):
+        return ""
+    count, together = _sizes(data)
+    return f"{count:,} coupled pairs of data and noise: optimal transport among {together:,} at a time"
+
+
+def _kept(data: Dataset) -> dict[int, Pairs]:
     try:
-        kept = _MADE.setdefault(data, {})
+        return _MADE.setdefault(data, {})
     except TypeError:
         # The object cannot be a weak key (a dataclass, for example), so every run makes its own pairs.
-        kept = dict[int, Pairs]()
+        return {}
+
+
+def _precomputed(data: Dataset, seed: int, track: Track) -> Pairs:
+    kept = _kept(data)
     if seed not in kept:
         kept[seed] = _made(data, seed, track)
     return kept[seed]
 
 
+def _sizes(dataset: Dataset) -> tuple[int, int]:
+    """Number of precomputed pairs, and the largest number of them that are coupled together."""
+    count, together = _POINTS if dataset.classes is None else _IMAGES
+    return max(1, min(count, _VALUES // math.prod(dataset.shape))), together
+
+
 def _made(dataset: Dataset, seed: int, track: Track) -> Pairs:
     """Make pairs, sorted by class, on the CPU. The same seed gives the same pairs."""
     generator = torch.Generator().manual_seed(seed)
-    count, together = _POINTS if dataset.classes is None else _IMAGES
-    count = max(1, min(count, _VALUES // math.prod(dataset.shape)))
+    count, together = _sizes(dataset)
     data, labels = dataset.batch(count, generator)
     noise = torch.randn(data.shape, generator=generator, device=generator.device)
     if labels is not None:

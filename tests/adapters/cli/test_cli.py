@@ -95,7 +95,10 @@ def test_what_comes_before_the_first_update_is_shown(tmp_path, capsys, monkeypat
     monkeypatch.setenv("ONESTEP_TEACHERS", str(tmp_path / "teachers"))
     words = ("--data", "8gaussians", "--folder", tmp_path / "run", *QUICK, "--coupling", "precomputed")
     assert run("train", "meanflow", *words) == 0
-    assert capsys.readouterr().out.startswith("coupled pairs  0/")
+    announced, cost, phase, *_ = capsys.readouterr().out.splitlines()
+    assert announced == "before the first update:"
+    assert cost.startswith("  512 coupled pairs of data and noise")
+    assert phase == "coupled pairs  0/4"
 
 
 def test_without_a_terminal_the_first_line_comes_before_the_first_update(tmp_path, capsys):

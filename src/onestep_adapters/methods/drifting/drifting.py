@@ -13,7 +13,14 @@ from onestep_adapters.data import Dataset, SampleQueue
 from onestep_adapters.encoders import Encoder, Multiscale, RandomConvolutions, features_of, joined, pixels
 from onestep_adapters.methods.drifting.fields import RELEASED, named_field
 from onestep_adapters.methods.drifting.monitors import DriftMonitors, monitor_names
-from onestep_adapters.methods.drifting.positives import CachedPositives, Encoded, Real, cached_positives, encoded
+from onestep_adapters.methods.drifting.positives import (
+    CachedPositives,
+    Encoded,
+    Real,
+    cache_place,
+    cached_positives,
+    encoded,
+)
 from onestep_adapters.methods.method import Context, Loss, Method
 from onestep_adapters.methods.options import Network, Training
 from onestep_adapters.methods.presets import IMAGE_NETWORK, POINT_NETWORK, SMALL, Preset
@@ -252,6 +259,19 @@ class Drifting(Method):
                 track=context.track,
             )
         return _Prepared(features, monitors, cached)
+
+    def preparations(self, context: Context) -> tuple[str, ...]:
+        """The features of the real images, if they are kept and not there yet."""
+        device, encoder = context.device, context.encoder
+        if encoder is None or self.queue.queue_size:
+            return ()
+        features = self.features(context.data, device, encoder)
+        if not isinstance(features, Multiscale):
+            return ()
+        found = cache_place(context.cache, encoder, features, context.data, limit=self.cache_features, device=device)
+        if found is None or found[1].is_dir():
+            return ()
+        return (f"the features of {len(found[0].data):,} real images: one evaluation of the encoder each, kept",)
 
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
         """The drifting loss, summed over features, and the monitors. The loss itself does not show progress."""
