@@ -4,13 +4,16 @@ Each function returns a ``matplotlib.figure.Figure`` with an Agg canvas, made wi
 window, no change of the caller's style. ``figure.savefig("samples.png")`` writes it. Needs matplotlib, an extra.
 """
 
+import io
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from onestep_adapters.files import write_whole
 from onestep_core.errors import ConfigError, MissingExtraError
 
 try:
@@ -266,6 +269,20 @@ def toy_scatter(
     _hide(grid, len(sets))
     _title(figure, title)
     return figure
+
+
+def save(figure: Figure, file: Path) -> None:
+    """Write a figure to a file, wholly or not at all; the suffix of its name is the format.
+
+    Raises:
+        ConfigError: for a format that matplotlib does not know.
+    """
+    content, kind = io.BytesIO(), file.suffix.removeprefix(".").lower() or "png"
+    known = figure.canvas.get_supported_filetypes()
+    if kind not in known:
+        raise ConfigError(f"{file}: pictures have the formats {', '.join(sorted(known))}; expected a name such as a.png")
+    figure.savefig(content, format=kind)
+    write_whole(file, content.getvalue())
 
 
 def _figure(width: float, height: float) -> Figure:

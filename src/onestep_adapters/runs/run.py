@@ -28,6 +28,9 @@ from onestep_adapters.training import (
 )
 from onestep_core.errors import ConfigError
 
+CHUNK = 250
+"""Samples in one network evaluation, by default."""
+
 
 @attrs.define(eq=False)
 class Run:
@@ -176,7 +179,7 @@ class Run:
         *,
         generator: torch.Generator,
         labels: Tensor | None = None,
-        chunk: int = 250,
+        chunk: int = CHUNK,
         track: Track = untracked,
     ) -> tuple[Tensor, Tensor | None]:
         """Generate ``count`` samples with the averaged weights. Returns samples and classes, on the generator's device.

@@ -9,6 +9,7 @@ from pathlib import Path
 import attrs
 
 from onestep_adapters.evaluation.encoders.measuring import METRICS, control, encoder_rows, parameters, probed
+from onestep_adapters.evaluation.markdown import options_of
 from onestep_adapters.evaluation.measuring import label_of
 from onestep_adapters.evaluation.report import environment
 from onestep_adapters.evaluation.rows import Row, number
@@ -17,6 +18,7 @@ from onestep_adapters.methods import ENCODERS
 from onestep_adapters.methods.pretraining.base import Pretraining
 from onestep_adapters.metrics import Estimate
 from onestep_adapters.runs import Run
+from onestep_adapters.tracking import Track, untracked
 from onestep_core.errors import ConfigError
 
 
@@ -43,7 +45,9 @@ class EncoderReport:
     date: str
 
 
-def evaluate_encoders(runs: Sequence[Run], *, split: str = "test", images: int = 5000, seed: int = 0) -> EncoderReport:
+def evaluate_encoders(
+    runs: Sequence[Run], *, split: str = "test", images: int = 5000, seed: int = 0, track: Track = untracked
+) -> EncoderReport:
     """Probe the encoders of runs on one data set, beside pixels and random networks.
 
     Args:
@@ -51,6 +55,7 @@ def evaluate_encoders(runs: Sequence[Run], *, split: str = "test", images: int =
         split: ``"test"`` for a report, ``"validation"`` for choices.
         images: at most so many training images for the probes, and two fifths of that of the other splits.
         seed: of the draws of few images.
+        track: shows the progress of every row.
 
     Raises:
         ConfigError: for no run, runs of different data, or data without classes.
@@ -63,7 +68,7 @@ def evaluate_encoders(runs: Sequence[Run], *, split: str = "test", images: int =
             raise ConfigError(f"a run of {run.name} trains no encoder: expected runs of {', '.join(ENCODERS)}")
     data = runs[0].data
     on = probed(data, split=split, images=images, device=runs[0].device)
-    rows = encoder_rows(runs, on, seed=seed)
+    rows = encoder_rows(runs, on, seed=seed, track=track)
     sizes: dict[str, int] = {}
     for run in runs:
         assert isinstance(run.options, Pretraining)
@@ -103,6 +108,7 @@ def encoder_markdown(report: EncoderReport) -> str:
         meanings,
         "## Which options were chosen, and why" if notes else "",
         "\n".join(f"- **{name}**: {note}" for name, note in notes.items()),
+        *options_of({row.method: row for row in report.rows}.values()),
         "## Where it ran",
         ", ".join(f"{name} {value}" for name, value in report.environment.items()) + ".",
     ]
