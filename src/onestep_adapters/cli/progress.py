@@ -1,8 +1,9 @@
 """Progress of trainings and of what comes before and after them: bars on a terminal, plain lines elsewhere."""
 
 import contextlib
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from onestep_adapters.cli.terminal import console, say
@@ -31,20 +32,42 @@ SECONDS = 5.0
 def track(items: Iterable[Any], title: str, total: int) -> Iterator[Any]:
     """Pass items through and show how many of them are done."""
     if not console.is_terminal:
+        start, done = time.monotonic(), 0
+
+        def line() -> None:
+            say(f"{title}  {done}/{total}  {time.monotonic() - start:.0f} s")
+
         say(f"{title}  0/{total}")
-        start = last = time.monotonic()
-        for done, item in enumerate(items, 1):
-            yield item
-            now = time.monotonic()
-            if now - last > SECONDS or (done == total and now - start > 1):
-                last = now
-                say(f"{title}  {done}/{total}  {last - start:.0f} s")
+        with _repeated(line):
+            for item in items:
+                yield item
+                done += 1
+        if time.monotonic() - start > 1:
+            line()
         return
     with _bars() as bars:
         task = bars.add_task(title, total=total, numbers="")
         for item in items:
             yield item
             bars.advance(task)
+
+
+@contextlib.contextmanager
+def _repeated(line: Callable[[], None]) -> Iterator[None]:
+    """Inside, ``line`` is called every few seconds, however long one part of the work takes."""
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(SECONDS):
+            line()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def progress(

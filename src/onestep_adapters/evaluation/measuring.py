@@ -125,8 +125,11 @@ def notes_on(run: Run) -> str:
         return preset.notes_for(run.data)
     told = [f"{name} {shown(mine.get(name))} (preset {shown(theirs.get(name))})" for name in names[:_TOLD]]
     more = f", and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
-    return f"Other options than the preset {run.name}: {', '.join(told)}{more}."
+    return f"{OTHER_OPTIONS} {run.name}: {', '.join(told)}{more}."
 
+
+OTHER_OPTIONS = "Other options than the preset"
+"""How the note begins on a run whose options are not those of its preset."""
 
 _FREE = ("training.seed", "training.checkpoint_every")
 """Options that a run may change and still be the preset."""

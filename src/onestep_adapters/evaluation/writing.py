@@ -17,9 +17,7 @@ from onestep_adapters.metrics import Estimate
 from onestep_core.errors import ConfigError
 
 
-def write_report(
-    folder: str | os.PathLike[str], report: Report, pictures: Mapping[str, str] | None = None
-) -> str:
+def write_report(folder: str | os.PathLike[str], report: Report, pictures: Mapping[str, str] | None = None) -> str:
     """Write ``report.json`` and ``report.md`` into ``folder``, each whole or not at all; returns the Markdown.
 
     ``pictures`` are files in the folder by what they show, see :func:`to_markdown`.

@@ -258,9 +258,25 @@ def test_train_sample_evaluate(trained, capsys):
     assert "12 samples, 1 network evaluation per sample" in capsys.readouterr().out
     assert (trained / "samples.npz").stat().st_size > 0
     assert (trained / "samples.png").read_bytes().startswith(b"\x89PNG")
-    assert run("evaluate", trained, "--repeats", 2) == 0
-    assert "| meanflow |" in capsys.readouterr().out
+    assert run("evaluate", trained, "--repeats", 1) == 0
+    said = capsys.readouterr().out
+    phases = (
+        "evaluating meanflow on 8gaussians: 1 draw",
+        "reference rows  0/5",
+        "meanflow: samples",
+        "meanflow: distances",
+    )
+    assert all(part in said for part in phases)
+    verdict = said.split("\n\n")[1]
+    assert "|" not in verdict
+    assert 5 <= len(verdict.splitlines()) <= 12
+    for part in ("not judged", "training.steps 3 (preset 4,000)", "without a baseline", "written into"):
+        assert part in verdict
     assert json.loads((trained / "report.json").read_text())["data"] == "8gaussians"
+    text = (trained / "report.md").read_text()
+    assert "| meanflow |" in text
+    assert "](report-samples.png)" in text
+    assert (trained / "report-samples.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_file_in_place_of_a_folder(tmp_path, capsys):
