@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from functools import partial
 from typing import Literal, NamedTuple
 
 import attrs
@@ -283,8 +282,7 @@ class Drifting(Method):
         real = self._real(context, groups, generator)
         noise = torch.randn(groups * each, *self.noise_shape(data), generator=generator, device=device)
         alpha = self._scales(groups, generator)
-        generate = partial(self._generated, network, noise, labels, alpha)
-        samples = generate()
+        samples = self._generated(network, noise, labels, alpha)
         field, generated = self.field_at(progress), encode(samples)
         weights = None
         if alpha is not None:
@@ -304,7 +302,9 @@ class Drifting(Method):
             real.positives,
             temperature=min(self._temperatures_at(progress)),
             alpha=alpha,
-            again=lambda: encode(generate()),
+            noise=noise,
+            again=lambda noise, alpha: encode(self._generated(network, noise, labels, alpha)),
+            kept=context.state.kept,
         )
         return torch.stack([mse(*pair).mean() for pair in pairs.values()]).sum(), numbers
 
