@@ -75,6 +75,7 @@ def test_meanflow_distillation_learns_the_teacher_s_velocity(velocities):
         {"kappa": 1.0, "label_dropout": 0.1},
         {"omega": 2.0, "label_dropout": 0.1, "teacher": FlowMatching()},
         {"omega": 2.0, "label_dropout": 0.1, "guidance_from": 0.5, "guidance_to": 0.5},
+        {"guidance_from": 0.7, "guidance_to": 0.2},
     ],
 )
 def test_guidance_needs_its_parts(options):
