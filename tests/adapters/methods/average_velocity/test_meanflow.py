@@ -75,12 +75,17 @@ def test_meanflow_distillation_learns_the_teacher_s_velocity(velocities):
         {"kappa": 1.0, "label_dropout": 0.1},
         {"omega": 2.0, "label_dropout": 0.1, "teacher": FlowMatching()},
         {"omega": 2.0, "label_dropout": 0.1, "guidance_from": 0.5, "guidance_to": 0.5},
-        {"guidance_from": 0.7, "guidance_to": 0.2},
     ],
 )
 def test_guidance_needs_its_parts(options):
     with pytest.raises(ConfigError, match="guidance needs dropped labels"):
         MeanFlow(**options)
+
+
+@pytest.mark.parametrize("guided", [{}, {"omega": 2.0, "label_dropout": 0.1}])
+def test_times_of_guidance_that_end_before_they_begin_are_refused(guided):
+    with pytest.raises(ConfigError, match="expected guidance_from <= guidance_to"):
+        MeanFlow(guidance_from=0.7, guidance_to=0.2, **guided)
 
 
 def test_labels_are_dropped_where_there_are_some():
