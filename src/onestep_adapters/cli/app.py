@@ -6,7 +6,7 @@ import warnings
 from typing import Any
 
 from onestep_adapters.cli import data, demo, evaluate, sample, train
-from onestep_adapters.cli.terminal import fail
+from onestep_adapters.cli.terminal import fail, filled, listed
 from onestep_adapters.methods import ENCODERS, METHODS
 from onestep_adapters.names import choose
 from onestep_core.errors import OneStepError
@@ -19,32 +19,49 @@ COMMANDS = {
     "demo": demo.main,
 }
 
-_WIDTH = 2 + max(map(len, (*METHODS, *ENCODERS)))
+_COMMANDS = (
+    ("onestep demo", "three methods on 8 x 8 digits; report and pictures (5 minutes)"),
+    ("onestep train METHOD [--data D] [options]", "train and save in a run folder; --resume continues"),
+    ("onestep sample RUN [options]", "draw samples of a run: arrays and a picture"),
+    (
+        "onestep evaluate RUN [RUN ...] [options]",
+        "report: quality, cost, pass or fail against quality limits; of an encoder: probes beside pixels and a random "
+        "network",
+    ),
+    ("onestep data PLACE [options]", "show data, such as a folder of your images, and check its files"),
+)
 
-HELP = f"""onestep: train one-step generators, draw samples and evaluate them.
 
-  onestep demo                               three methods on 8 x 8 digits; report and pictures (5 minutes)
-  onestep train METHOD [--data D] [options]  train and save in a run folder; --resume continues
-  onestep sample RUN [options]               draw samples of a run: arrays and a picture
-  onestep evaluate RUN [RUN ...] [options]   report: quality, cost, pass or fail against quality limits;
-                                             of an encoder: probes beside pixels and a random network
-  onestep data PLACE [options]               show data, such as a folder of your images, and check its files
+def help_text() -> str:
+    """What ``onestep --help`` prints, as wide as the terminal."""
+    methods, encoders = (
+        listed((name, preset.summary) for name, preset in presets.items()) for presets in (METHODS, ENCODERS)
+    )
+    session = (
+        "A first session (about five minutes; the report is runs/first/report.md). Flow matching, in many steps, is "
+        "the baseline that one-step methods are compared with:"
+    )
+    more = "`onestep COMMAND --help` lists all options with their defaults; for training,"
+    return f"""{filled("onestep: train one-step generators, draw samples and evaluate them.")}
 
-METHOD is one of (-paper: the named settings of the paper instead of those for small data)
-{chr(10).join(f"  {name:<{_WIDTH}}{method.summary}" for name, method in METHODS.items())}
+{listed(_COMMANDS)}
+
+{filled("METHOD is one of (-paper: the named settings of the paper instead of those for small data)")}
+{methods}
 or trains an encoder, whose features a generator can use
-{chr(10).join(f"  {name:<{_WIDTH}}{method.summary}" for name, method in ENCODERS.items())}
+{encoders}
 
-A first session (two minutes; the report is runs/first/report.md):
+{filled(session)}
+  onestep train flow-matching --data 8gaussians --folder runs/baseline
   onestep train meanflow --data 8gaussians --folder runs/first
   onestep sample runs/first
-  onestep evaluate runs/first
+  onestep evaluate runs/first --baseline runs/baseline
 
 On your own images (docs/data.md):
   onestep data folder:photos
   onestep train meanflow --data folder:photos --folder runs/photos
 
-`onestep COMMAND --help` lists all options with their defaults; for training, `onestep train METHOD --data D --help`."""
+{filled(f"{more} `onestep train METHOD --data D --help`.")}"""
 
 
 _GOES_ON = {
@@ -62,7 +79,7 @@ def _note(message: Warning | str, *_: Any) -> None:
 def run(words: list[str]) -> int:
     """Run a command; returns the exit status."""
     if not words or words[0] in ("-h", "--help"):
-        print(HELP)
+        print(help_text())
         return 0
     try:
         with warnings.catch_warnings():

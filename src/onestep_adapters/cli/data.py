@@ -20,8 +20,8 @@ _SHOWN = 21
 class Data(ImageOptions):
     """Which data, and how images are read."""
 
-    data: Positional[str] = attrs.field(kw_only=True)
-    """What --data of onestep train takes, or the path of a folder or file (required)."""
+    data: Positional[str] = attrs.field(kw_only=True, metadata={"metavar": "PLACE"})
+    """What --data of onestep train takes, or the path of a folder or file."""
     autoencoder: str = ""
     """Folder of a diffusers AutoencoderKL: the data are then the latents of the images."""
     picture: Path | None = None

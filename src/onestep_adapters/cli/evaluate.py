@@ -24,8 +24,10 @@ from onestep_core.validators import count, positive
 class Evaluate:
     """Which runs are measured, and how."""
 
-    runs: Positional[tuple[Path, ...]]
-    """One or more folders of trained runs, all of one data set (required)."""
+    runs: Positional[tuple[Path, ...]] = attrs.field(
+        kw_only=True, metadata={"metavar": "RUN [RUN ...]", "help_behavior_hint": "(required)"}
+    )
+    """One or more folders of trained runs, all of one data set."""
     baseline: Path | None = None
     """Folder of the many-step run that the others are compared with; by default the first flow-matching run given.
     Without any, the samples are compared with real data alone."""
@@ -55,6 +57,8 @@ def main(arguments: Sequence[str]) -> int:
         "real data and for a fitted Gaussian, pass or fail against quality limits, and the training cost. Of encoders: "
         "probes (linear, few-shot, nearest neighbours), the same for pixels and for a random network.",
     )
+    if not chosen.runs:
+        raise ConfigError("no run is given: expected onestep evaluate RUN [RUN ...], with folders of trained runs")
     use_threads()
     device = choose_device(chosen.device)
     runs = [open_run(folder, data=chosen.data, device=device, track=track) for folder in chosen.runs]

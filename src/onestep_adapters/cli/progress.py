@@ -166,7 +166,7 @@ def _bars() -> Iterator[_Bars]:
     columns = (
         # A long title wraps, so that bar, count and times have their place.
         TextColumn("{task.description}", table_column=Column(no_wrap=False, overflow="fold")),
-        BarColumn(table_column=Column(min_width=8)),
+        BarColumn(bar_width=max(8, min(40, console.width - 60)), table_column=Column(min_width=8)),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),

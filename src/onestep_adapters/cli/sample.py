@@ -13,15 +13,16 @@ from onestep_adapters.evaluation import write_samples
 from onestep_adapters.runs import open_run
 from onestep_core.errors import ConfigError, MissingExtraError
 from onestep_core.validators import count as valid_count
+from onestep_core.validators import positive
 
 
 @attrs.frozen
 class Sample:
     """Number of samples, their seed, the files."""
 
-    run: Positional[Path]
+    run: Positional[Path] = attrs.field(kw_only=True, metadata={"metavar": "RUN"})
     """Folder of a trained run."""
-    count: int = 1000
+    count: int = attrs.field(default=1000, validator=[valid_count, positive])
     """Number of samples, at least 1."""
     seed: int = attrs.field(default=0, validator=valid_count)
     """Seed of classes and noise, 0 or more."""

@@ -1,6 +1,7 @@
 """What the commands share: messages and threads."""
 
 import os
+import shutil
 import textwrap
 from collections.abc import Iterable
 
@@ -38,6 +39,39 @@ def say_all(lines: Iterable[str]) -> None:
         indent = " " * (len(line) - len(line.lstrip()) + 4)
         wrapped = textwrap.wrap(line, console.width, subsequent_indent=indent, break_on_hyphens=False)
         say("\n".join(wrapped))
+
+
+def width() -> int:
+    """Columns for texts: those of the terminal, or of the environment variable ``COLUMNS``; at most 110."""
+    return max(40, min(110, shutil.get_terminal_size().columns))
+
+
+def filled(text: str, indent: str = "", first: str | None = None) -> str:
+    """A paragraph, wrapped at words.
+
+    Example:
+        >>> filled("onestep trains one-step generators", "  ", first="")
+        'onestep trains one-step generators'
+    """
+    start = indent if first is None else first
+    return textwrap.fill(
+        text, width(), initial_indent=start, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+    )
+
+
+def listed(rows: Iterable[tuple[str, str]]) -> str:
+    """Names and what they mean in two columns; on a narrow terminal the meaning begins on a line of its own.
+
+    Example:
+        >>> print(listed([("--flip", "mirror half of the training images"), ("--size N", "height and width")]))
+          --flip    mirror half of the training images
+          --size N  height and width
+    """
+    rows = list(rows)
+    column = 4 + max(len(name) for name, _ in rows)
+    if column > 0.45 * width():
+        return "\n".join(f"  {name}\n{filled(text, ' ' * 6)}" for name, text in rows)
+    return "\n".join(filled(text, " " * column, first=f"  {name:<{column - 2}}") for name, text in rows)
 
 
 def use_threads() -> None:
