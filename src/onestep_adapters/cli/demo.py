@@ -43,6 +43,8 @@ def main(arguments: Sequence[str]) -> int:
 
     demo = Demo(chosen.folder, chosen.steps, choose_device(chosen.device))
     steps = {name: (run.state.step, run.options.training.steps) for name, run in demo.runs.items() if not run.finished}
+    if ahead := demo.ahead():
+        say_all(["before the first updates:", *(f"  {line}" for line in ahead)])
     for _ in progress_of_many(demo.train(processes=chosen.processes, track=track), steps):
         pass
     say_all(demo.finish(track))

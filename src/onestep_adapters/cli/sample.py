@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     if chosen.alpha is not None:
         run = run.guided(chosen.alpha)
     stem = chosen.run / "samples" if chosen.out is None else _stem(chosen.out)
-    drawn = write_samples(run, stem, count=chosen.count, seed=chosen.seed)
+    drawn = write_samples(run, stem, count=chosen.count, seed=chosen.seed, track=track)
     each = run.options.evaluations
     say(f"{chosen.count} samples, {each} network evaluation{'s' * (each > 1)} per sample: {drawn.file}")
     try:

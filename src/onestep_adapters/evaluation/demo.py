@@ -63,6 +63,15 @@ class Demo:
                 folder / name, name, self.data, options, resume=True, teacher=teacher, device=device
             )
 
+    def ahead(self) -> list[str]:
+        """What is made before the first updates, one line each."""
+        return [
+            f"for {name}: {line}"
+            for name, run in self.runs.items()
+            if not run.finished
+            for line in run.options.preparations(run.context())
+        ]
+
     def train(self, *, processes: int = 1, track: Track = untracked) -> Iterator[tuple[str, StepRecord | Phase]]:
         """Names and updates of the unfinished runs; with several processes, phases before the first update too.
 

@@ -118,11 +118,12 @@ class Run:
 
     def prepared(self, track: Track = untracked) -> Context:
         """The context that the loss uses, after the method's ``prepare``. The teacher has to be finished."""
-        context = self._context(track)
+        context = self.context(track)
         context.prepared = self.options.prepare(context)
         return context
 
-    def _context(self, track: Track = untracked) -> Context:
+    def context(self, track: Track = untracked) -> Context:
+        """The context of the method, before its ``prepare``."""
         return Context(self.data, self.state, self.teacher, self.cache, track, encoder=self.encoder)
 
     def ahead(self) -> list[str]:
@@ -144,7 +145,7 @@ class Run:
             found.append(f"a teacher ({teacher.name}): {left:,} updates{kept}")
             if teacher.options.training.seed == self.options.training.seed:
                 shared = set(theirs)  # coupled pairs are made once for both
-        return found + [line for line in self.options.preparations(self._context()) if line not in shared]
+        return found + [line for line in self.options.preparations(self.context()) if line not in shared]
 
     def teaching(self, *, track: Track = untracked) -> Iterator[StepRecord]:
         """Train the teacher to its last update, into ``teacher_folder``, and yield one record for each update.
