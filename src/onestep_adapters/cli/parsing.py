@@ -30,7 +30,7 @@ def options(kind: type[T] | Any, arguments: Sequence[str], *, prog: str, descrip
     """
     extra: dict[str, Any] = {} if default is None else {"default": _as_shown(default)}
     # tyro keeps line breaks in a description only before an indented line.
-    told = filled(description, "  ", first="")
+    told = filled(description, "    ", first="")
     found = tyro.cli(_shown(kind), args=list(arguments), prog=prog, description=told, **extra)
     return _as_given(found, kind)
 
