@@ -1,0 +1,177 @@
+"""The table of rules: how a tangent goes through one operation.
+
+A rule is a function ``(value, arguments, tangents, **keywords) -> tangent``:
+
+- ``value``: what the operation returned, a tensor or a tuple of tensors;
+- ``arguments``: its positional arguments, the values; ``keywords``: its keyword arguments;
+- ``tangents``: for every positional argument its tangent, or ``None``; for a list or a tuple of tensors a list;
+- the result: the tangent of the value, ``None`` for one that is constant, a tuple if the value is a tuple.
+
+It runs without graph. The keys of :data:`FUNCTIONS` are functions as the network calls them
+(``torch.nn.functional.silu``, ``Tensor.__mul__``), the keys of :data:`OPERATIONS` are ATen operations, below autograd.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from onestep_core.errors import ConfigError
+from onestep_core.flow.derivatives.tangents.cells import Cell
+
+TangentRule: TypeAlias = Callable[..., Any]
+"""``(value, arguments, tangents, **keywords) -> tangent``; see the module."""
+
+
+class FirstRows(NamedTuple):
+    """A call restricted to the rows that its tangents have."""
+
+    value: Any
+    arguments: Sequence[Any]
+    axis: int
+    """The axis of the value along which rows are left out."""
+
+
+RowPlan: TypeAlias = Callable[[Any, Sequence[Any], Sequence[Any], Any], FirstRows | None]
+"""``(value, arguments, cells, keywords) -> the call's first rows``, or ``None`` where rows are not independent."""
+
+
+class Rule(NamedTuple):
+    """A rule and what is known about it."""
+
+    tangent: TangentRule
+    rows: RowPlan | None = None
+    accepts: Callable[[Sequence[Any], dict[str, Any]], bool] | None = None
+    """Which calls it knows; the others go on to the operations below."""
+    views: bool = False
+    """Whether the value can share the memory of its argument."""
+    complex: bool = False
+    """Whether it holds for complex numbers too."""
+    foreign: bool = False
+    """Whether a user wrote it: then nothing is known about the memory of its result."""
+
+
+FUNCTIONS: dict[Any, Rule] = {}
+OPERATIONS: dict[Any, Rule] = {}
+
+
+def function_rule(
+    *functions: Any,
+    count: int | tuple[int, ...] | None = None,
+    rows: RowPlan | None = None,
+    views: bool = False,
+    complex: bool = False,
+    when: Callable[[Sequence[Any]], bool] | None = None,
+) -> Callable[[TangentRule], TangentRule]:
+    """Decorator: a rule of functions as the network calls them.
+
+    Args:
+        functions: the functions.
+        count: how many positional arguments a call has that the rule knows; any, by default. Keywords are those of the
+            rule.
+        rows: which rows are independent.
+        views: whether the value can share the memory of its argument.
+        complex: whether it holds for complex numbers too.
+        when: which positional arguments the rule knows; any, by default.
+    """
+
+    def keep(rule: TangentRule) -> TangentRule:
+        parameters = inspect.signature(rule).parameters.values()
+        known = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+        every = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        counts = (count,) if isinstance(count, int) else count
+
+        def accepts(arguments: Sequence[Any], keywords: dict[str, Any]) -> bool:
+            if counts is not None and len(arguments) not in counts:
+                return False
+            if when is not None and not when(arguments):
+                return False
+            return not keywords or (not keywords.get("inplace") and (every or known.issuperset(keywords)))
+
+        for function in functions:
+            FUNCTIONS[function] = Rule(rule, rows, accepts, views, complex)
+        return rule
+
+    return keep
+
+
+def operation_rule(
+    *operations: Any, rows: RowPlan | None = None, views: bool = False, complex: bool = False
+) -> Callable[[TangentRule], TangentRule]:
+    """Decorator: a rule of ATen operations."""
+
+    def keep(rule: TangentRule) -> TangentRule:
+        for operation in operations:
+            OPERATIONS[operation] = Rule(rule, rows, None, views, complex)
+        return rule
+
+    return keep
+
+
+def tangent_rule(operation: Any) -> Callable[[TangentRule], TangentRule]:
+    """Decorator that teaches :func:`single_pass` how a tangent goes through an operation of your own.
+
+    The rule is ``(value, arguments, tangents, **keywords) -> tangent``. ``value`` is what the operation returned,
+    ``arguments`` are its positional arguments and ``tangents`` their tangents, ``None`` where there is none. It returns
+    the tangent of the value, in its shape: for an operation of several outputs a tuple, ``None`` for a constant one. It
+    runs without graph. The value itself, its graph and its backward pass stay as they are.
+
+    Args:
+        operation: a subclass of ``torch.autograd.Function``, an operation of ``torch.library`` (``torch.ops.a.b``, or
+            what ``torch.library.custom_op`` returned), or a function that torch dispatches (``torch.sin``).
+
+    Raises:
+        ConfigError: if the operation is of another kind, which :func:`single_pass` never sees.
+
+    Example:
+        >>> class Double(torch.autograd.Function):
+        ...     @staticmethod
+        ...     def forward(ctx, x):
+        ...         return 2 * x
+        ...     @staticmethod
+        ...     def backward(ctx, gradient):
+        ...         return 2 * gradient
+        >>> @tangent_rule(Double)
+        ... def double_tangent(value, arguments, tangents):
+        ...     return 2 * tangents[0]
+    """
+    key: Any = operation
+    if not (isinstance(key, type) and issubclass(key, torch.autograd.Function)):
+        key = getattr(operation, "_opoverload", operation)
+        if isinstance(key, torch._ops.OpOverloadPacket):  # pyright: ignore[reportPrivateUsage]
+            keys = [getattr(key, name) for name in key.overloads()]
+        elif callable(key) and not isinstance(key, type):
+            keys = [key]
+        else:
+            raise ConfigError(
+                f"tangent_rule({operation!r}): expected a subclass of torch.autograd.Function, an operation of "
+                "torch.library or a function of torch"
+            )
+    else:
+        keys = [key]
+
+    def keep(rule: TangentRule) -> TangentRule:
+        for key in keys:
+            table = OPERATIONS if isinstance(key, torch._ops.OpOverload) else FUNCTIONS  # pyright: ignore
+            table[key] = Rule(rule, foreign=True)
+        return rule
+
+    return keep
+
+
+def like(tangent: Any, value: Tensor) -> Tensor:
+    """The tangent in the shape of the value, expanded where an argument without tangent was larger."""
+    return tangent if tangent.shape == value.shape else tangent.expand(value.shape)
+
+
+def partial(cells: Sequence[Any]) -> bool:
+    """Whether a tangent among the cells has rows left out."""
+    for cell in cells:
+        if isinstance(cell, Cell):
+            if cell.axis is not None:
+                return True
+        elif cell is not None and partial(cell):
+            return True
+    return False
