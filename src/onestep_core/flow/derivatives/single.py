@@ -9,14 +9,17 @@ random number, a tangent dies with its last reader, and no operation needs a for
 # pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
+import re
+import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from onestep_core.errors import ConfigError
+from onestep_core.errors import ConfigError, UnsupportedDerivative
 from onestep_core.flow.derivatives.forward_mode import detached, jvp, transformed
 from onestep_core.flow.derivatives.tangents import RULES_LOADED
 from onestep_core.flow.derivatives.tangents.cells import Cell, differentiable
@@ -25,6 +28,8 @@ from onestep_core.flow.derivatives.tangents.functions import seen
 from onestep_core.flow.derivatives.tangents.runs import Run, runs, whole
 
 assert RULES_LOADED
+
+_OURS = re.compile(r"\bDual\b|\bBelow object\b|Cannot access data pointer of Tensor")
 
 
 def single_pass(
@@ -82,15 +87,25 @@ def _run(
 ) -> tuple[Any, Any]:
     leaves, spec = tree_flatten(primals)
     along, structure = tree_flatten(tangents)
-    if len(leaves) != len(along):
+    if spec != structure:
         raise ConfigError(f"the tangents are {structure}: expected the structure of the primals, {spec}")
     run = Run(moving=moving is not None)
     duals = [_dual(run, x, v, moving) for x, v in zip(leaves, along, strict=True)]
     active = runs()
     active.append(run)
     try:
-        with seen():
+        with seen(), _eager():
             results, shape = tree_flatten(function(*tree_unflatten(duals, spec)))
+        if run.refusal is not None:
+            raise run.refusal
+    except Exception as error:
+        if run.refusal is not None and error is not run.refusal:
+            raise run.refusal from error
+        if not isinstance(error, UnsupportedDerivative) and _about_duals(error):
+            raise UnsupportedDerivative(
+                "an operation of the network", f"it refuses the tensors of a derivative: {error}"
+            ) from error
+        raise
     finally:
         if run.watching:
             unwatch()
@@ -98,6 +113,18 @@ def _run(
         run.open = False
     pairs = [_parted(run, x) for x in results]
     return tree_unflatten([x for x, _ in pairs], shape), tree_unflatten([v for _, v in pairs], shape)
+
+
+def _eager() -> AbstractContextManager[Any]:
+    """Compiled parts of the network run as they were written."""
+    if "torch._dynamo" in sys.modules:
+        return torch.compiler.set_stance("force_eager")
+    return nullcontext()
+
+
+def _about_duals(error: Exception) -> bool:
+    """Whether an error is about the tensors or the modes of a derivative, which a plain call does not have."""
+    return type(error).__module__.startswith("torch._dynamo") or _OURS.search(str(error)) is not None
 
 
 def _dual(run: Run, primal: Any, tangent: Any, moving: int | None) -> Any:

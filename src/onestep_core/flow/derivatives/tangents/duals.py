@@ -43,6 +43,8 @@ class Dual(Tensor):
         dual = Tensor._make_wrapper_subclass(
             cls, value.shape, strides=value.stride(), dtype=value.dtype, device=value.device
         )
+        # What reads memory without asking raises, too.
+        torch._C._set_throw_on_mutable_data_ptr(dual)
         dual.value, dual.cell, dual.run = value, cell, run
         return dual
 
@@ -63,9 +65,12 @@ class Dual(Tensor):
         cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Refuse what goes past ``__torch_function__``: its gradient and tangent would be lost."""
-        raise UnsupportedDerivative(
+        refusal = UnsupportedDerivative(
             str(func), "a kernel or a transform from outside of torch's functions reads a value with a tangent"
         )
+        for run in runs():
+            run.refusal = refusal
+        raise refusal
 
 
 class Watch(TorchFunctionMode):

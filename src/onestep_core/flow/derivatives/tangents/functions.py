@@ -32,16 +32,18 @@ _IDENTITIES = {
 
 _LOCK = threading.Lock()
 _COUNT = 0
+_DATA: Any = Tensor.data
 
 
 @contextmanager
 def seen() -> Iterator[None]:
-    """Replace ``apply`` while a derivative runs."""
+    """Replace ``Function.apply``, and the setter of ``Tensor.data``, while a derivative runs."""
     global _COUNT
     with _LOCK:
         _COUNT += 1
         if _COUNT == 1:
             _SingleLevelFunction.apply = classmethod(_apply)  # pyright: ignore[reportAttributeAccessIssue]
+            Tensor.data = property(_DATA.__get__, _set_data)  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:
@@ -49,6 +51,16 @@ def seen() -> Iterator[None]:
             _COUNT -= 1
             if _COUNT == 0:
                 del _SingleLevelFunction.apply
+                del Tensor.data
+
+
+def _set_data(tensor: Tensor, data: Any) -> None:
+    """``tensor.data = data``, of which the data are no argument that torch's functions look at."""
+    if type(data) is Dual and data.run.open:
+        raise UnsupportedDerivative(
+            "Tensor.data", "it replaces the memory of a tensor by that of a value with a tangent"
+        )
+    _DATA.__set__(tensor, plain(data))
 
 
 def _original(cls: Any, args: Any, keywords: Any) -> Any:
@@ -65,6 +77,9 @@ def _apply(cls: Any, *args: Any, **keywords: Any) -> Any:
         return _original(cls, args, keywords)
     if run is None or (not any(x.run is run for x in duals) and not hidden):
         return _original(cls, plain(args), plain(keywords))
+    if hidden and cls.__module__ == "torch._library.autograd":
+        # The graph of an operation of torch.library; the operation itself comes below.
+        return _original(cls, args, keywords)
     rule = FUNCTIONS.get(cls)
     known = any(cls.__name__ == name and cls.__module__.startswith(module) for module, name in _IDENTITIES)
     if hidden or (rule is None and not known) or any(type(x) is Dual for x in keywords.values()):

@@ -113,10 +113,11 @@ def operation_rule(
 def tangent_rule(operation: Any) -> Callable[[TangentRule], TangentRule]:
     """Decorator that teaches :func:`single_pass` how a tangent goes through an operation of your own.
 
-    The rule is ``(value, arguments, tangents, **keywords) -> tangent``. ``value`` is what the operation returned,
-    ``arguments`` are its positional arguments and ``tangents`` their tangents, ``None`` where there is none. It returns
-    the tangent of the value, in its shape: for an operation of several outputs a tuple, ``None`` for a constant one. It
-    runs without graph. The value itself, its graph and its backward pass stay as they are.
+    The rule is ``(arguments, tangents) -> tangent``: the positional arguments of the operation, their tangents
+    (``None`` where there is none), and the tangent of the value, in its shape; for an operation of several outputs a
+    tuple, with ``None`` for a constant one. A rule with a keyword ``value`` is also given what the operation returned;
+    keyword arguments of the operation are handed on. It runs without graph. The value itself, its graph and its
+    backward pass stay as they are.
 
     Args:
         operation: a subclass of ``torch.autograd.Function``, an operation of ``torch.library`` (``torch.ops.a.b``, or
@@ -134,7 +135,7 @@ def tangent_rule(operation: Any) -> Callable[[TangentRule], TangentRule]:
         ...     def backward(ctx, gradient):
         ...         return 2 * gradient
         >>> @tangent_rule(Double)
-        ... def double_tangent(value, arguments, tangents):
+        ... def double_tangent(arguments, tangents):
         ...     return 2 * tangents[0]
     """
     key: Any = operation
@@ -153,9 +154,16 @@ def tangent_rule(operation: Any) -> Callable[[TangentRule], TangentRule]:
         keys = [key]
 
     def keep(rule: TangentRule) -> TangentRule:
+        with_value = "value" in inspect.signature(rule).parameters
+
+        def full(value: Any, arguments: Any, tangents: Any, **keywords: Any) -> Any:
+            given = {"value": value, **keywords} if with_value else keywords
+            return rule(tuple(arguments), tuple(tangents), **given)
+
+        full.__qualname__ = f"the rule of {getattr(operation, '__qualname__', operation)}"
         for key in keys:
             table = OPERATIONS if isinstance(key, torch._ops.OpOverload) else FUNCTIONS  # pyright: ignore
-            table[key] = Rule(rule, foreign=True)
+            table[key] = Rule(full, foreign=True)
         return rule
 
     return keep

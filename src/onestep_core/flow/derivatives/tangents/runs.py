@@ -23,6 +23,7 @@ class Run:
         written: tangents of memory that the network made itself and wrote a value with a tangent into, by storage:
             its views have no common object that could hold a tangent.
         watching: whether functions of all tensors are seen, which is necessary after the first such write.
+        refusal: what a kernel from outside was refused with; raised again if it was caught on the way.
     """
 
     def __init__(self, *, moving: bool) -> None:
@@ -31,6 +32,7 @@ class Run:
         self.table: dict[int, tuple[Any, Cell]] = {}
         self.written: dict[int, tuple[Any, Tensor]] = {}
         self.watching = False
+        self.refusal: UnsupportedDerivative | None = None
 
     def keep(self, value: Tensor, cell: Cell) -> None:
         """Remember a value's tangent while the torch function under way is running."""
