@@ -34,7 +34,7 @@ def central_difference(
         primals: point at which the function is evaluated.
         tangents: direction of the derivative.
         step: ``h``, in units of the tangents, positive.
-        moving: accepted and not used; see the module.
+        moving: accepted and not used.
 
     Raises:
         ConfigError: if ``step`` is not positive.

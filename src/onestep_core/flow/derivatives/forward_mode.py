@@ -1,29 +1,8 @@
-"""Directional derivatives: the value with its graph, the tangent without.
+"""Derivatives by torch's forward mode: :func:`two_pass`, :func:`with_graph`; values without graph.
 
-MeanFlow and related methods need ``u(z, t, s)`` to train on and ``du/dt`` along the trajectory to build the target.
-The target is frozen, so the tangent needs no graph; what differs between the functions here is how it is
-found. All take ``(function, primals, tangents)`` as ``torch.func.jvp`` does and return ``(value, tangent)``,
-any pytrees of tensors:
-
-=================================  =======================  ========================================================
-function                           exact                    cost, besides one forward and backward pass
-=================================  =======================  ========================================================
-:func:`two_pass`                   yes                      one forward-mode pass without graph
-:func:`central_difference`         to second order in step  two forwards without graph; any operation works
-:func:`with_graph`                 yes, and differentiable  the graph of the tangent is kept: time and memory
-``derivative_along(curve, step)``  to second order in step  as the difference, but on a curve that the caller knows
-=================================  =======================  ========================================================
-
-Targets without a derivative use :func:`frozen_value`, which builds no graph either.
-
-``moving=n`` says that only the first ``n`` rows of the tangent will be used (elsewhere its factor, ``s - t``
-for one, is zero). It permits savings and requires none. The function is already bound to the conditioning of all rows,
-so rows can be left out only where the caller gives the function of those rows (``moving_function`` of
-:func:`two_pass`).
-
-Forward mode needs operations that have it. ``scaled_dot_product_attention`` does only inside
-``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``; ``torch.cdist``, and batch normalisation in training mode
-do not. Each pass draws its own dropout masks.
+Forward mode runs inside of :class:`~onestep_core.flow.derivatives.traps.ForwardMode`, which replaces operations that
+have no forward derivative by equal ones. ``torch.cdist``, batch normalisation in training mode and ``grid_sample`` have
+none. The pass of the value and that of the tangent draw their own dropout masks.
 """
 
 from collections.abc import Callable
@@ -34,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from onestep_core.errors import ConfigError
+from onestep_core.flow.derivatives.traps import ForwardMode
 
 
 def jvp(function: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
@@ -49,28 +28,17 @@ def jvp(function: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[
             return leaf
         return leaf.clone() if torch.compiler.is_compiling() else leaf.contiguous()
 
-    return cast(tuple[Any, Any], torch.func.jvp(function, tree_map(own, primals), tree_map(own, tangents)))
+    with ForwardMode():
+        return cast(tuple[Any, Any], torch.func.jvp(function, tree_map(own, primals), tree_map(own, tangents)))
 
 
 def detached(tree: Any) -> Any:
+    """All tensors detached."""
+
     def detach(leaf: Any) -> Any:
         return leaf.detach() if isinstance(leaf, Tensor) else leaf
 
     return tree_map(detach, tree)
-
-
-def _rows(tree: Any, count: int) -> Any:
-    """The first rows of every tensor."""
-
-    def first(leaf: Any) -> Any:
-        return leaf[:count] if isinstance(leaf, Tensor) else leaf
-
-    return tree_map(first, tree)
-
-
-def _with_zeros(first: Any, whole: Any) -> Any:
-    """A tensor of the size of ``whole``: ``first``, and zeros."""
-    return torch.cat([first, torch.zeros_like(whole[len(first) :])]) if isinstance(whole, Tensor) else first
 
 
 def transformed() -> bool:
@@ -121,27 +89,19 @@ def two_pass(
     /,
     *,
     moving: int | None = None,
-    tangent_function: Callable[..., Any] | None = None,
-    moving_function: Callable[..., Any] | None = None,
 ) -> tuple[Any, Any]:
-    """Value by an ordinary call, tangent by ``torch.func.jvp`` without graph: exact, plain memory.
+    """Value by an ordinary call, tangent by ``torch.func.jvp`` without graph: exact, plain memory, twice the time.
 
     Args:
         function: function of tensors or of pytrees of them.
         primals: where, a tuple of its arguments.
         tangents: along what, of the same structure.
-        moving: see the module; used with ``moving_function``.
-        tangent_function: function of the tangent pass, ``function`` by default. Under
-            ``DistributedDataParallel`` give the network itself: forward mode through the wrapper raises
-            when the module has buffers, while the ordinary call through the wrapper synchronises gradients.
-        moving_function: with ``moving=n``, ``function`` for the first ``n`` rows, with their conditioning alone: the
-            tangent pass calls it on those, and the tangent of the others is zero.
+        moving: accepted and not used.
 
     Returns:
         ``(function(*primals), tangent)``; the tangent is detached, in reverse and forward mode.
 
     Raises:
-        ConfigError: if ``moving`` is negative.
         NotImplementedError: from torch, where an operation has no forward derivative.
 
     Example:
@@ -150,16 +110,9 @@ def two_pass(
         >>> value.requires_grad, tangent
         (True, tensor([6.]))
     """
-    if moving is not None and moving < 0:
-        raise ConfigError(f"moving = {moving}: expected how many of the first rows move, zero or more")
     value = function(*primals)
     with without_graph():
-        inputs, along_what = primals if transformed() else detached(primals), detached(tangents)
-        if moving is None or moving_function is None:
-            _, tangent = jvp(tangent_function or function, inputs, along_what)
-        else:
-            _, first = jvp(moving_function, _rows(inputs, moving), _rows(along_what, moving))
-            tangent = tree_map(_with_zeros, first, value)
+        _, tangent = jvp(function, primals if transformed() else detached(primals), detached(tangents))
     return value, detached(tangent)
 
 
@@ -177,7 +130,7 @@ def with_graph(
         function: function of tensors or of pytrees of them.
         primals: point at which the function is evaluated.
         tangents: direction of the derivative.
-        moving: accepted and not used; see the module.
+        moving: accepted and not used.
 
     Example:
         >>> x = torch.tensor([3.0], requires_grad=True)

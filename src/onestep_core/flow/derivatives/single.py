@@ -7,7 +7,8 @@ random number, a tangent dies with its last reader, and no operation needs a for
 """
 
 # pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false, reportUnknownParameterType=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 
 import re
 import sys
@@ -17,17 +18,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import _broadcast_to_and_flatten, tree_flatten, tree_map, tree_unflatten
 
 from onestep_core.errors import ConfigError, UnsupportedDerivative
 from onestep_core.flow.derivatives.forward_mode import detached, jvp, transformed
-from onestep_core.flow.derivatives.tangents import RULES_LOADED
 from onestep_core.flow.derivatives.tangents.cells import Cell, differentiable
 from onestep_core.flow.derivatives.tangents.duals import Dual, plain, unwatch
 from onestep_core.flow.derivatives.tangents.functions import seen
 from onestep_core.flow.derivatives.tangents.runs import Run, runs, whole
-
-assert RULES_LOADED
 
 _OURS = re.compile(r"\bDual\b|\bBelow object\b|Cannot access data pointer of Tensor")
 
@@ -86,8 +84,9 @@ def _run(
     function: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, ...], moving: int | None
 ) -> tuple[Any, Any]:
     leaves, spec = tree_flatten(primals)
-    along, structure = tree_flatten(tangents)
-    if spec != structure:
+    given, structure = tree_flatten(tangents)
+    along = _broadcast_to_and_flatten(tangents, spec)
+    if along is None or sum(v is not None for v in along) != sum(v is not None for v in given):
         raise ConfigError(f"the tangents are {structure}: expected the structure of the primals, {spec}")
     run = Run(moving=moving is not None)
     duals = [_dual(run, x, v, moving) for x, v in zip(leaves, along, strict=True)]

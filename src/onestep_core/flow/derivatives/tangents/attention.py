@@ -10,7 +10,9 @@ block of rows: memory stays linear in the number of tokens. Products and sums ar
 Source of the idea: Dao et al., FlashAttention, section 3.1 (recomputation), https://arxiv.org/abs/2205.14135.
 """
 
-# pyright: reportPrivateUsage=false
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false, reportUnknownParameterType=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 
 import math
 from typing import Any
@@ -23,22 +25,21 @@ from onestep_core.flow.derivatives.tangents.rules import operation_rule
 
 aten: Any = torch.ops.aten
 
-_BLOCK = {"cpu": 2**20, "cuda": 2**26}
+_BLOCK = {"cpu": 2**18, "cuda": 2**26}
 """Most elements of one block of attention weights."""
-_ALL = slice(None)
 
 
 @operation_rule(aten._scaled_dot_product_flash_attention_for_cpu.default, rows=attention)
 def _flash_cpu(value: Any, arguments: Any, tangents: Any, *, attn_mask: Any = None, scale: float | None = None) -> Any:
-    q, k, v, _, causal = (*arguments, 0.0, False)[:5]
+    q, k, v, *others = arguments
+    causal = bool(others[1]) if len(others) > 1 else False
     return attend(q, k, v, value[0], value[1], tangents[:3], attn_mask, causal, scale), None
 
 
 @operation_rule(aten._scaled_dot_product_flash_attention.default, rows=attention)
 def _flash(value: Any, arguments: Any, tangents: Any, *, scale: float | None = None) -> Any:
-    q, k, v, dropout, causal, _ = (*arguments, 0.0, False, False)[:6]
-    if dropout > 0:
-        return NotImplemented
+    q, k, v, *others = arguments
+    causal = bool(others[1]) if len(others) > 1 else False
     tangent = attend(q, k, v, value[0], value[1], tangents[:3], None, causal, scale)
     return tangent, *[None] * (len(value) - 1)
 
@@ -48,11 +49,9 @@ def _flash(value: Any, arguments: Any, tangents: Any, *, scale: float | None = N
     rows=attention,
 )  # fmt: skip
 def _with_mask(value: Any, arguments: Any, tangents: Any, *, scale: float | None = None) -> Any:
-    q, k, v, mask, _, dropout, causal, *_ = (*arguments, 0.0, False)[:7]
-    sums = value[1]
-    if dropout > 0 or sums is None or sums.numel() == 0:
-        return NotImplemented
-    tangent = attend(q, k, v, value[0], sums, tangents[:3], mask, causal, scale)
+    q, k, v, mask, _, *others = arguments
+    causal = bool(others[1]) if len(others) > 1 else False
+    tangent = attend(q, k, v, value[0], value[1], tangents[:3], mask, causal, scale)
     return tangent, *[None] * (len(value) - 1)
 
 
@@ -61,7 +60,7 @@ def attend(
     k: Tensor,
     v: Tensor,
     out: Tensor,
-    sums: Tensor,
+    sums: Tensor | None,
     tangents: Any,
     mask: Tensor | None,
     causal: bool,
@@ -74,68 +73,59 @@ def attend(
         k: keys, ``[batch, group, key, channel]``: each group of them serves ``head / group`` heads.
         v: values, ``[batch, group, key, value channel]``.
         out: what the kernel returned, ``[batch, head, query, value channel]``.
-        sums: logarithms of the rows' sums, ``[batch, head, query]``.
+        sums: logarithms of the rows' sums, ``[batch, head, query]``; without, they are found here.
         tangents: those of ``q``, ``k``, ``v``, ``None`` where there is none.
         mask: added to the logits, or of bool: ``True`` takes part; broadcasts to ``[batch, head, query, key]``.
         causal: whether query ``i`` sees the keys up to ``i`` alone.
         scale: factor of the logits, ``1 / sqrt(channel)`` by default.
     """
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    factor = q.shape[-1] ** -0.5 if scale is None else scale
     batch, heads, queries, _ = q.shape
-    keys, groups = k.shape[2], k.shape[1]
+    keys = k.shape[2]
     kind = torch.float64 if q.dtype == torch.float64 else torch.float32
-
-    def flat(x: Tensor | None) -> Tensor | None:
-        if x is None:
-            return None
-        if x.shape[1] != heads:
-            x = x.repeat_interleave(heads // groups, 1)
-        return x.to(kind).reshape(batch * heads, *x.shape[2:])
-
-    dq, dk, dv = (flat(x) for x in tangents)
-    first, second, third = flat(q), flat(k), flat(v)
-    assert first is not None and second is not None and third is not None
-    whole, logarithms = flat(out), sums.reshape(batch, heads, -1)[..., :queries].to(kind).reshape(batch * heads, -1, 1)
-    assert whole is not None
-    # A row that sees no key has the sum 0: its weights are 0, not 0 / 0.
-    logarithms = logarithms.masked_fill(logarithms == -math.inf, math.inf)
-    if mask is not None:
-        mask = _added(mask, batch, kind)
-    result = first.new_empty(batch * heads, queries, v.shape[-1])
+    if sums is not None and sums.numel() == 0:
+        sums = None
+    if sums is not None:
+        sums = sums.reshape(batch, heads, -1)[..., :queries, None]
+    mask = None if mask is None else _added(mask, batch, kind)
+    result = torch.empty_like(out)
     limit = _BLOCK.get(q.device.type, 2**26)
-    rows = max(1, min(queries, limit // max(keys, 1)))
-    count = max(1, limit // max(rows * keys, 1))
-    for i in range(0, batch * heads, count):
-        pick = slice(i, i + count)
-        kt, kdt = second[pick].mT, None if dk is None else dk[pick].mT
+    rows = max(1, min(queries, limit // max(heads * keys, 1)))
+    count = max(1, limit // max(heads * rows * keys, 1))
+    for i in range(0, batch, count):
+        some = slice(i, min(i + count, batch))
+
+        def part(x: Tensor, some: slice = some) -> Tensor:
+            """Samples and heads as one axis; of one sample it is no copy."""
+            x = x[some]
+            x = x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], 1)
+            return (x[0] if len(x) == 1 else x.flatten(0, 1)).to(kind)
+
+        dq, dk, dv = (None if x is None else part(x) for x in tangents)
+        first, second, third, whole = part(q), part(k).mT, part(v), part(out)
+        logarithms = None if sums is None else part(sums)
         for j in range(0, queries, rows):
-            row = (pick, slice(j, j + rows))
-            logits = torch.baddbmm(logarithms[row], first[row], kt, beta=-1, alpha=scale)
+            row = (slice(None), slice(j, min(j + rows, queries)))
+            logits = torch.bmm(first[row], second).mul_(factor)
             if mask is not None:
-                logits += _block(mask, i, min(i + count, batch * heads), heads)[
-                    :, row[1] if mask.shape[2] > 1 else _ALL
-                ]
+                logits += _block(mask, some, heads, row[1])
             if causal:
                 later = torch.ones(logits.shape[1:], dtype=torch.bool, device=q.device).triu_(1 + j)
                 logits.masked_fill_(later, -math.inf)
-            weights = logits.exp_()
-            tangent = None if dv is None else torch.bmm(weights, dv[pick])
-            slope = None
-            if dq is not None:
-                slope = torch.bmm(dq[row], kt)
-            if kdt is not None:
-                slope = torch.bmm(first[row], kdt) if slope is None else slope.baddbmm_(first[row], kdt)
+            shift = logits.logsumexp(-1, keepdim=True) if logarithms is None else logarithms[row]
+            # A row that sees no key has the sum 0: its weights are 0, not 0 / 0.
+            weights = logits.sub_(shift.masked_fill(shift == -math.inf, math.inf)).exp_()
+            tangent = None if dv is None else torch.bmm(weights, dv)
+            slope = None if dq is None else torch.bmm(dq[row], second)
+            if dk is not None:
+                slope = torch.bmm(first[row], dk.mT) if slope is None else slope.baddbmm_(first[row], dk.mT)
             if slope is not None:
                 slope.mul_(weights)
-                tangent = torch.bmm(slope, third[pick]) if tangent is None else tangent.baddbmm_(
-                    slope, third[pick], alpha=scale
-                )  # fmt: skip
-                if dv is None:
-                    tangent.mul_(scale)
-                tangent.addcmul_(slope.sum(-1, keepdim=True), whole[row], value=-scale)
-            assert tangent is not None
-            result[row] = tangent
-    return result.view(batch, heads, queries, -1).to(out.dtype)
+                turned = torch.bmm(slope, third).addcmul_(slope.sum(-1, keepdim=True), whole[row], value=-1)
+                tangent = turned.mul_(factor) if tangent is None else tangent.add_(turned, alpha=factor)
+            if tangent is not None:
+                result[some, :, row[1]] = tangent.view(-1, heads, *tangent.shape[1:])
+    return result
 
 
 def _added(mask: Tensor, batch: int, kind: torch.dtype) -> Tensor:
@@ -149,10 +139,11 @@ def _added(mask: Tensor, batch: int, kind: torch.dtype) -> Tensor:
     return mask.to(kind)
 
 
-def _block(mask: Tensor, start: int, stop: int, heads: int) -> Tensor:
-    """The mask of some of the ``batch * head`` maps, ``[map or 1, query or 1, key or 1]``."""
+def _block(mask: Tensor, some: slice, heads: int, rows: slice) -> Tensor:
+    """The mask of some samples and rows, ``[sample * head or 1, query or 1, key or 1]``."""
+    mask = mask[some] if len(mask) > 1 else mask
+    mask = mask[:, :, rows] if mask.shape[2] > 1 else mask
     if mask.shape[0] == mask.shape[1] == 1:
         return mask[0]
-    index = torch.arange(start, stop, device=mask.device)
-    zero = torch.zeros_like(index)
-    return mask[index // heads if mask.shape[0] > 1 else zero, index % heads if mask.shape[1] > 1 else zero]
+    count = some.stop - some.start
+    return mask.expand(count, heads, *mask.shape[2:]).flatten(0, 1)

@@ -7,6 +7,7 @@ differentiated by forward-mode AD of that one operation.
 
 # pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false, reportUnknownParameterType=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -148,17 +149,18 @@ class Below(TorchDispatchMode):
         found = [None if t is None else Cell(t) for t in tangents]
         return found[0] if isinstance(value, Tensor) else found
 
-    def _in_place(self, func: Any, name: str, args: Any, keywords: Any, cells: list[Any], moved: Any) -> Any:
+    def _in_place(self, func: Any, name: str, args: Any, keywords: Any, cells: Sequence[Any], moved: Any) -> Any:
         """An operation that writes into its first argument."""
         run = self.run
         target = args[0]
         writes = [k for k, argument in enumerate(func._schema.arguments) if _written(argument)]
         if name in _REFUSED or writes != [0] or not isinstance(target, Tensor):
             raise UnsupportedDerivative(str(func), "it writes into other memory than that of its first argument")
-        cell = cells[0]
+        cell: Any = cells[0]
         if cell is None and name.endswith("_") and name in _DRAWS:
             return func(*args, **keywords)
         if name in _TURNS:
+            assert isinstance(cell, Cell)
             mirrored(target, cell)
             run.spread(target, cell)
             seen = cell.tangent.view_as(cell.tangent)
@@ -207,11 +209,10 @@ class Below(TorchDispatchMode):
         arguments = (before, *args[1:])
         value = functional(*arguments, **keywords)
         found: Any = NotImplemented
-        if rule is not None and not any(c is not None for c in moved.values()):
-            if rule.complex or not _complex(arguments, cells):
-                found = move(
-                    rule, value, arguments, [_full(v, c) for v, c in zip(arguments, cells, strict=True)], keywords
-                )
+        constant = all(cell is None for cell in moved.values())
+        if rule is not None and constant and (rule.complex or not _complex(arguments, cells)):
+            given = [_full(v, c) for v, c in zip(arguments, cells, strict=True)]
+            found = move(rule, value, arguments, given, keywords)
         if found is NotImplemented:
             found = self._fallback(functional, arguments, keywords, cells, moved, value)
         return None if found is None else found.tangent

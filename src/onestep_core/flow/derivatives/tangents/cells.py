@@ -10,6 +10,10 @@ a viewed value has the strides of the value, and memory of its own (:func:`mirro
 *Rows.* With ``moving`` a tangent can hold the first rows of one axis alone; those left out are zero.
 """
 
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false, reportUnknownParameterType=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -10,13 +10,16 @@ module's cache, or for a checkpoint that runs the network again in the backward 
 
 # pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false, reportUnknownParameterType=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
@@ -38,7 +41,7 @@ class Dual(Tensor):
     run: Run
 
     @staticmethod
-    def __new__(cls, value: Tensor, cell: Cell, run: Run) -> "Dual":
+    def __new__(cls: Any, value: Tensor, cell: Cell, run: Run) -> "Dual":
         """A tensor that looks like the value, without memory."""
         dual = Tensor._make_wrapper_subclass(
             cls, value.shape, strides=value.stride(), dtype=value.dtype, device=value.device
@@ -241,6 +244,9 @@ def _below(run: Run, function: Any, args: Sequence[Any], values: list[Any], keyw
         with ExitStack() as stack:
             if function in RECURRENT:
                 stack.enter_context(_without_fused_kernels())
+            if function is F.scaled_dot_product_attention and _drops(values, named):
+                # The fused kernels of a GPU keep their dropout mask to themselves.
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             stack.enter_context(Below(run))
             value = function(*values, **named)
         results, spec = tree_flatten(value)
@@ -259,8 +265,12 @@ def _below(run: Run, function: Any, args: Sequence[Any], values: list[Any], keyw
     return tree_unflatten(results, spec)
 
 
+def _drops(arguments: Sequence[Any], keywords: dict[str, Any]) -> bool:
+    return (arguments[4] if len(arguments) > 4 else keywords.get("dropout_p", 0.0)) > 0
+
+
 @contextmanager
-def _without_fused_kernels() -> Iterator[None]:
+def _without_fused_kernels() -> Generator[None]:
     """Recurrent layers step by step: those of oneDNN and cuDNN have no forward derivative."""
     before = torch._C._get_mkldnn_enabled(), torch._C._get_cudnn_enabled()
     torch._C._set_mkldnn_enabled(False)

@@ -1,7 +1,8 @@
 """Tangents through arithmetic and activations, element by element."""
 
-# pyright: reportPrivateUsage=false
-# pyright: reportUnknownLambdaType=false, reportUnknownArgumentType=false
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false, reportUnknownParameterType=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 
 from collections.abc import Callable
 from typing import Any
@@ -144,7 +145,7 @@ def _where(value: Tensor, arguments: Any, tangents: Any) -> Any:
 @operation_rule(aten.clamp.default, rows=elementwise)
 def _clamp(value: Tensor, arguments: Any, tangents: Any) -> Any:
     x, (low, high) = arguments[0], (*arguments[1:], None, None)[:2]
-    inside = torch.ones_like(x, dtype=torch.bool)
+    inside: Any = torch.ones_like(x, dtype=torch.bool)
     if low is not None:
         inside &= x >= low
     if high is not None:
@@ -159,5 +160,6 @@ def _masked_fill(value: Tensor, arguments: Any, tangents: Any) -> Any:
 
 @operation_rule(aten.rrelu_with_noise.default, aten.rrelu_with_noise_.default)
 def _rrelu(value: Tensor, arguments: Any, tangents: Any) -> Any:
+    x: Any
     x, noise, low, high, training = (*arguments, 1 / 8, 1 / 3, False)[:5]
     return tangents[0] * noise if training else torch.where(x > 0, tangents[0], tangents[0] * ((low + high) / 2))

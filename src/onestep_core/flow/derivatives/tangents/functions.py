@@ -6,10 +6,11 @@ silence. All calls, those of an ``op = MyFunction.apply`` bound earlier too, go 
 """
 
 # pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false, reportUnknownParameterType=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,25 +32,25 @@ _IDENTITIES = {
 """Functions of torch that return their inputs; by the start of their module's name, and their name."""
 
 _LOCK = threading.Lock()
-_COUNT = 0
+_running = 0
 _DATA: Any = Tensor.data
 
 
 @contextmanager
-def seen() -> Iterator[None]:
+def seen() -> Generator[None]:
     """Replace ``Function.apply``, and the setter of ``Tensor.data``, while a derivative runs."""
-    global _COUNT
+    global _running
     with _LOCK:
-        _COUNT += 1
-        if _COUNT == 1:
-            _SingleLevelFunction.apply = classmethod(_apply)  # pyright: ignore[reportAttributeAccessIssue]
-            Tensor.data = property(_DATA.__get__, _set_data)  # pyright: ignore[reportAttributeAccessIssue]
+        _running += 1
+        if _running == 1:
+            _SingleLevelFunction.apply = classmethod(_apply)
+            Tensor.data = property(_DATA.__get__, _set_data)
     try:
         yield
     finally:
         with _LOCK:
-            _COUNT -= 1
-            if _COUNT == 0:
+            _running -= 1
+            if _running == 0:
                 del _SingleLevelFunction.apply
                 del Tensor.data
 

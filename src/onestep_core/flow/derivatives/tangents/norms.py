@@ -4,7 +4,9 @@ The Jacobian of a normalisation without weight and shift is symmetric, and so is
 backward pass is that of the tangent.
 """
 
-# pyright: reportPrivateUsage=false
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false, reportUnknownParameterType=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 
 import math
 from typing import Any

@@ -1,7 +1,8 @@
 """Functions that need no rule, and those whose tangent would be lost: they raise."""
 
-# pyright: reportPrivateUsage=false, reportAttributeAccessIssue=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false, reportUnknownParameterType=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 
 from typing import Any
 
@@ -26,7 +27,8 @@ READS: set[Any] = {
     ),
     *_methods(
         "dim", "size", "stride", "numel", "nelement", "ndimension", "storage_offset", "is_contiguous",
-        "is_floating_point", "is_complex", "is_signed", "element_size", "get_device", "__len__", "__repr__", "__format__", "__hash__",
+        "is_floating_point", "is_complex", "is_signed", "element_size", "get_device", "__len__", "__repr__",
+        "__format__", "__hash__",
         "is_pinned", "is_inference", "is_conj", "is_neg", "is_coalesced", "has_names", "dim_order",
         "is_same_size", "is_set_to", "register_hook", "retain_grad", "register_post_accumulate_grad_hook",
         "argmax", "argmin", "argsort", "isnan", "isinf", "isfinite", "allclose", "equal", "nonzero", "count_nonzero",

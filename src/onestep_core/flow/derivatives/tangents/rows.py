@@ -5,6 +5,10 @@ rows of its value depend on the first rows of its arguments alone; then the rule
 Elsewhere the tangent is filled up with zeros, and the operation goes on with all rows: slower, never wrong.
 """
 
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false, reportUnknownParameterType=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +17,11 @@ from torch import Tensor
 
 from onestep_core.flow.derivatives.tangents.cells import Cell
 from onestep_core.flow.derivatives.tangents.rules import FirstRows
+
+
+def first_rows(cell: Any) -> tuple[int, int]:
+    """The axis along which a tangent has rows left out, and how many it has."""
+    return cell.axis, cell.tangent.shape[cell.axis]
 
 
 def aligned(cells: Sequence[Any], arguments: Sequence[Any]) -> tuple[int, int, int] | None:
@@ -80,7 +89,7 @@ def leading(mixed: int | Callable[[Sequence[Any]], int]) -> Callable[..., FirstR
 
         def first(x: Any) -> Any:
             if isinstance(x, tuple):
-                return tuple(first(part) for part in x)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+                return tuple(first(part) for part in x)
             return x.narrow(axis, 0, rows) if isinstance(x, Tensor) and x.dim() > axis and x.shape[axis] == total else x
 
         return FirstRows(first(value), [first(arguments[0]), *arguments[1:]], axis)
@@ -117,7 +126,7 @@ def attention(value: Any, arguments: Sequence[Any], cells: Sequence[Any], keywor
 
     def first(x: Any) -> Any:
         if isinstance(x, tuple):
-            return tuple(first(part) for part in x)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+            return tuple(first(part) for part in x)
         return x[:count] if isinstance(x, Tensor) and x.dim() in (3, 4) and len(x) == total else x
 
     return FirstRows(first(value), [first(x) for x in arguments], 0)

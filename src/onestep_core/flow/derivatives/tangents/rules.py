@@ -11,6 +11,10 @@ It runs without graph. The keys of :data:`FUNCTIONS` are functions as the networ
 (``torch.nn.functional.silu``, ``Tensor.__mul__``), the keys of :data:`OPERATIONS` are ATen operations, below autograd.
 """
 
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false, reportUnknownParameterType=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -141,7 +145,7 @@ def tangent_rule(operation: Any) -> Callable[[TangentRule], TangentRule]:
     key: Any = operation
     if not (isinstance(key, type) and issubclass(key, torch.autograd.Function)):
         key = getattr(operation, "_opoverload", operation)
-        if isinstance(key, torch._ops.OpOverloadPacket):  # pyright: ignore[reportPrivateUsage]
+        if isinstance(key, torch._ops.OpOverloadPacket):
             keys = [getattr(key, name) for name in key.overloads()]
         elif callable(key) and not isinstance(key, type):
             keys = [key]
@@ -162,7 +166,7 @@ def tangent_rule(operation: Any) -> Callable[[TangentRule], TangentRule]:
 
         full.__qualname__ = f"the rule of {getattr(operation, '__qualname__', operation)}"
         for key in keys:
-            table = OPERATIONS if isinstance(key, torch._ops.OpOverload) else FUNCTIONS  # pyright: ignore
+            table = OPERATIONS if isinstance(key, torch._ops.OpOverload) else FUNCTIONS
             table[key] = Rule(full, foreign=True)
         return rule
 

@@ -1,5 +1,9 @@
 """One derivative in progress: which values have tangents, and how one operation moves them."""
 
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false, reportUnknownParameterType=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+
 import threading
 import weakref
 from collections.abc import Sequence
@@ -119,10 +123,7 @@ def _filled(value: Any, cell: Any) -> Any:
 
 
 def _tangents(cells: Any) -> Any:
-    return [
-        None if cell is None else cell.tangent if isinstance(cell, Cell) else _tangents(cell)  # pyright: ignore
-        for cell in cells
-    ]
+    return [None if cell is None else cell.tangent if isinstance(cell, Cell) else _tangents(cell) for cell in cells]
 
 
 def move(rule: Rule, value: Any, arguments: Sequence[Any], cells: Sequence[Any], keywords: dict[str, Any]) -> Any:

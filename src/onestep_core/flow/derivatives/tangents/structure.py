@@ -1,7 +1,8 @@
 """Tangents through what is linear in one argument, and through what joins tensors."""
 
-# pyright: reportPrivateUsage=false
-# pyright: reportUnknownLambdaType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false, reportUnknownParameterType=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,7 +1,8 @@
 """Tangents through what changes how a tensor is seen, or only copies: the same change of the tangent."""
 
-# pyright: reportPrivateUsage=false
-# pyright: reportUnknownLambdaType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false, reportUnknownParameterType=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from onestep_core.flow.derivatives.tangents.cells import Cell
-from onestep_core.flow.derivatives.tangents.rows import reshaped
+from onestep_core.flow.derivatives.tangents.rows import first_rows, reshaped
 from onestep_core.flow.derivatives.tangents.rules import FirstRows, function_rule, operation_rule
 
 aten: Any = torch.ops.aten
@@ -26,9 +27,8 @@ def _same(function: Any) -> Callable[..., Any]:
 
 
 def _reshape_rows(value: Tensor, arguments: Sequence[Any], cells: Sequence[Any], keywords: Any) -> FirstRows | None:
-    cell = cells[0]
-    assert isinstance(cell, Cell) and cell.axis is not None
-    found = reshaped(arguments[0].shape, value.shape, cell.axis, cell.tangent.shape[cell.axis])
+    axis, count = first_rows(cells[0])
+    found = reshaped(arguments[0].shape, value.shape, axis, count)
     if found is None:
         return None
     shape, axis = found
@@ -60,10 +60,9 @@ function_rule(
 
 
 def _moved(value: Tensor, arguments: Sequence[Any], cells: Sequence[Any], order: Sequence[int]) -> FirstRows | None:
-    cell = cells[0]
-    assert isinstance(cell, Cell) and cell.axis is not None
-    axis = list(order).index(cell.axis)
-    return FirstRows(value.narrow(axis, 0, cell.tangent.shape[cell.axis]), arguments, axis)
+    axis, count = first_rows(cells[0])
+    axis = list(order).index(axis)
+    return FirstRows(value.narrow(axis, 0, count), arguments, axis)
 
 
 def _permute_rows(value: Tensor, arguments: Sequence[Any], cells: Sequence[Any], keywords: Any) -> FirstRows | None:
@@ -96,26 +95,24 @@ _through(
 )  # fmt: skip
 _through(torch.t, Tensor.t, torch.t, operations=[aten.t.default], rows=_transpose_rows)
 # The getters of the properties `mT` and `T`.
-_through(lambda x: x.mT, Tensor.mT.__get__, rows=_transpose_rows)  # pyright: ignore[reportAttributeAccessIssue]
-_through(lambda x: x.T, Tensor.T.__get__)  # pyright: ignore[reportAttributeAccessIssue]
+_through(lambda x: x.mT, Tensor.mT.__get__, rows=_transpose_rows)
+_through(lambda x: x.T, Tensor.T.__get__)
 
 
 def _axis_rows(position: int, removes: bool) -> Callable[..., FirstRows | None]:
     """Functions that choose along one axis, given at ``position``; ``removes`` it or not."""
 
     def plan(value: Any, arguments: Sequence[Any], cells: Sequence[Any], keywords: Any) -> FirstRows | None:
-        cell = cells[0]
-        assert isinstance(cell, Cell) and cell.axis is not None
+        axis, count = first_rows(cells[0])
         if any(other is not None for other in cells[1:]):
             return None
         chosen = arguments[position] if len(arguments) > position else keywords.get("dim", 0)
         if not isinstance(chosen, int):
             return None
         chosen %= arguments[0].dim()
-        if chosen == cell.axis:
+        if chosen == axis:
             return None
-        axis = cell.axis - (removes and chosen < cell.axis)
-        count = cell.tangent.shape[cell.axis]
+        axis -= removes and chosen < axis
         cut = [part.narrow(axis, 0, count) for part in value] if isinstance(value, tuple | list) else None
         return FirstRows(value.narrow(axis, 0, count) if cut is None else tuple(cut), arguments, axis)
 
@@ -174,10 +171,8 @@ def _index(value: Any, arguments: Any, tangents: Any) -> Any:
 
 
 def _expand_rows(value: Tensor, arguments: Sequence[Any], cells: Sequence[Any], keywords: Any) -> FirstRows | None:
-    cell = cells[0]
-    assert isinstance(cell, Cell) and cell.axis is not None
-    axis = value.dim() - arguments[0].dim() + cell.axis
-    count = cell.tangent.shape[cell.axis]
+    axis, count = first_rows(cells[0])
+    axis += value.dim() - arguments[0].dim()
     return FirstRows(value.narrow(axis, 0, count), arguments, axis)
 
 
@@ -191,9 +186,8 @@ def _expand(value: Tensor, arguments: Any, tangents: Any, *, implicit: bool = Fa
 
 
 def _every_row(value: Tensor, arguments: Sequence[Any], cells: Sequence[Any], keywords: Any) -> FirstRows | None:
-    cell = cells[0]
-    assert isinstance(cell, Cell) and cell.axis is not None
-    return FirstRows(value.narrow(cell.axis, 0, cell.tangent.shape[cell.axis]), arguments, cell.axis)
+    axis, count = first_rows(cells[0])
+    return FirstRows(value.narrow(axis, 0, count), arguments, axis)
 
 
 def _cast(value: Tensor, arguments: Any, tangents: Any, **keywords: Any) -> Any:
