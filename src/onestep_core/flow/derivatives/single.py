@@ -45,8 +45,8 @@ def single_pass(
         primals: where, a tuple of its arguments.
         tangents: along what, of the same structure; ``None`` stands for zero.
         moving: the tangent is carried for the first ``moving`` rows alone (the first axis of every primal); the
-            tangents given for the other rows count as zero. Conditions of all rows may stay in the function. An
-            operation that mixes rows goes on with all of them.
+            tangents given for the other rows count as zero, and zero is returned for them. Conditions of all rows may
+            stay in the function. An operation that mixes rows goes on with all of them.
 
     Returns:
         ``(function(*primals), tangent)``. The tangent has no graph; that of an output which does not depend on the
@@ -56,7 +56,7 @@ def single_pass(
     Inside of ``torch.func`` transforms and ``torch.compile`` it is ``torch.func.jvp``, whose tangent is detached.
 
     Raises:
-        ConfigError: if ``moving`` is negative, or the tangents do not fit the primals.
+        ConfigError: if ``moving`` is negative or larger than the number of rows, or the tangents do not fit the primals.
         UnsupportedDerivative: at an operation whose tangent is not known, such as a custom ``torch.autograd.Function``;
             the message names it. See :func:`tangent_rule`.
 
@@ -88,6 +88,9 @@ def _run(
     along = _broadcast_to_and_flatten(tangents, spec)
     if along is None or sum(v is not None for v in along) != sum(v is not None for v in given):
         raise ConfigError(f"the tangents are {structure}: expected the structure of the primals, {spec}")
+    batch = max((len(x) for x, v in zip(leaves, along, strict=True) if _moves(x, v)), default=0)
+    if moving is not None and moving > batch:
+        raise ConfigError(f"moving = {moving}: expected at most the number of rows, {batch}")
     run = Run(moving=moving is not None)
     duals = [_dual(run, x, v, moving) for x, v in zip(leaves, along, strict=True)]
     active = runs()
@@ -111,6 +114,8 @@ def _run(
         active.remove(run)
         run.open = False
     pairs = [_parted(run, x) for x in results]
+    if moving is not None:
+        pairs = [(x, _first(v, moving, batch)) for x, v in pairs]
     return tree_unflatten([x for x, _ in pairs], shape), tree_unflatten([v for _, v in pairs], shape)
 
 
@@ -153,6 +158,18 @@ def _parted(run: Run, answer: Any) -> tuple[Any, Any]:
         if cell is not None:
             return answer, cell.tangent
     return answer, _zero(answer)
+
+
+def _moves(primal: Any, tangent: Any) -> bool:
+    return isinstance(primal, Tensor) and tangent is not None and primal.dim() > 0
+
+
+def _first(tangent: Any, moving: int, batch: int) -> Any:
+    """The tangent with zeros in the rows that do not move, which may have become other numbers where rows were mixed."""
+    if not isinstance(tangent, Tensor) or tangent.dim() == 0 or len(tangent) != batch or moving == batch:
+        return tangent
+    rest = tangent[moving:]
+    return torch.cat([tangent[:moving], torch.zeros_like(rest)])
 
 
 def _zero(answer: Any) -> Any:

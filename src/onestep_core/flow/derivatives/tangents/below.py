@@ -78,7 +78,7 @@ class Below(TorchDispatchMode):
             return value
         found: Any = NotImplemented
         if rule is not None and not named and (rule.complex or not _complex(args, cells)):
-            found = move(rule, value, args, cells, keywords)
+            found = move(self.run, rule, value, args, cells, keywords)
         if found is NotImplemented:
             if before is not None:
                 # Once more from the same state: the same draws.
@@ -188,7 +188,7 @@ class Below(TorchDispatchMode):
         return value
 
     def _written_tangent(
-        self, func: Any, name: str, args: Any, keywords: Any, cells: list[Any], moved: Any
+        self, func: Any, name: str, args: Any, keywords: Any, cells: Sequence[Any], moved: Any
     ) -> Tensor | None:
         """The tangent of what will be written: that of the same operation which returns it."""
         target = args[0]
@@ -212,7 +212,7 @@ class Below(TorchDispatchMode):
         constant = all(cell is None for cell in moved.values())
         if rule is not None and constant and (rule.complex or not _complex(arguments, cells)):
             given = [_full(v, c) for v, c in zip(arguments, cells, strict=True)]
-            found = move(rule, value, arguments, given, keywords)
+            found = move(self.run, rule, value, arguments, given, keywords)
         if found is NotImplemented:
             found = self._fallback(functional, arguments, keywords, cells, moved, value)
         return None if found is None else found.tangent

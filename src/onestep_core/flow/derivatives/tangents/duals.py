@@ -216,7 +216,7 @@ def _by_rule(
     enabled = torch.is_grad_enabled()
     torch._C._set_grad_enabled(False)
     try:
-        found = move(rule, value, values, cells, keywords)
+        found = move(run, rule, value, values, cells, keywords)
     finally:
         torch._C._set_grad_enabled(enabled)
     if found is None:

@@ -93,7 +93,7 @@ def _apply(cls: Any, *args: Any, **keywords: Any) -> Any:
     if rule is None:
         return _identity(run, value, args)
     with torch.no_grad():
-        found = move(rule, value, values, [_filled(v, c) for v, c in zip(values, cells, strict=True)], keywords)
+        found = move(run, rule, value, values, [_filled(v, c) for v, c in zip(values, cells, strict=True)], keywords)
     if found is NotImplemented or found is None:
         return value
     if isinstance(value, Tensor):

@@ -126,7 +126,9 @@ def _tangents(cells: Any) -> Any:
     return [None if cell is None else cell.tangent if isinstance(cell, Cell) else _tangents(cell) for cell in cells]
 
 
-def move(rule: Rule, value: Any, arguments: Sequence[Any], cells: Sequence[Any], keywords: dict[str, Any]) -> Any:
+def move(
+    run: Run, rule: Rule, value: Any, arguments: Sequence[Any], cells: Sequence[Any], keywords: dict[str, Any]
+) -> Any:
     """The cell or cells of what an operation returned, by its rule.
 
     Returns:
@@ -139,6 +141,10 @@ def move(rule: Rule, value: Any, arguments: Sequence[Any], cells: Sequence[Any],
             return None
         cells = [source, *[None] * (len(cells) - 1)]
         mirrored(arguments[0], source)
+        if source.axis is not None and (rule.rows is None or rule.rows(value, arguments, cells, keywords) is None):
+            # A view of other rows than the first: it has to see what is written into those later.
+            run.spread(arguments[0], source)
+            mirrored(arguments[0], source)
     axis: int | None = None
     restricted, of = value, arguments
     if partial(cells):
