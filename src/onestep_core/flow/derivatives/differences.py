@@ -40,6 +40,7 @@ def central_difference(
         ConfigError: if ``step`` is not positive.
 
     Example:
+        >>> import torch
         >>> central_difference(lambda x: x**2, (torch.tensor([3.0]),), (torch.ones(1),), step=0.5)
         (tensor([9.]), tensor([6.]))
     """
@@ -92,6 +93,7 @@ def derivative_along(
     Source: NVlabs/FastGen, ``SCMModel._estimate_jvp_finite_difference``, which differs in computing in float64.
 
     Example:
+        >>> import torch
         >>> cubic = derivative_along(lambda t: (t**3, t), step=0.5)
         >>> t = torch.tensor([2.0])
         >>> cubic(lambda z, t: z, (t**3, t), (12.0 * torch.ones(1), torch.ones(1)))
@@ -148,6 +150,7 @@ def relative_step(t: Time, *, fraction: float = 1e-3, smallest: float = 1e-6) ->
     Source: NVlabs/FastGen, ``SCMModel._estimate_jvp_finite_difference``.
 
     Example:
+        >>> import torch
         >>> relative_step(torch.tensor([0.0, 0.5]))
         tensor([1.0000e-06, 5.0000e-04])
     """
