@@ -71,6 +71,10 @@ def single_pass(
     if torch.compiler.is_compiling() or transformed():
         value, tangent = jvp(function, primals, tangents)
         return value, detached(tangent)
+    if torch.is_inference_mode_enabled():
+        # Inference mode has no forward derivatives, which the operations without a rule need.
+        with torch.inference_mode(False), torch.no_grad():
+            return single_pass(function, primals, tangents, moving=moving)
     if moving == 0:
         value = function(*primals)
         return value, tree_map(_zero, value)
@@ -142,6 +146,7 @@ def _dual(run: Run, primal: Any, tangent: Any, moving: int | None) -> Any:
         )
     # Another tensor than the primal, which the function may hold as a constant; an expanded one gets memory of its own.
     value = primal.contiguous() if 0 in primal.stride() and primal.numel() > 1 else primal
+    value = value.clone() if value.is_inference() else value
     value = value.view_as(value) if value is primal else value
     tangent = tangent.detach().to(primal.dtype)
     partial = moving is not None and primal.dim() > 0 and moving < len(primal)

@@ -213,12 +213,14 @@ def _by_rule(
         return args[0]
     if all(cell is None for cell in cells):
         return value
-    enabled = torch.is_grad_enabled()
+    graph, forward = torch.is_grad_enabled(), torch._C._is_fwd_grad_enabled()
     torch._C._set_grad_enabled(False)
+    torch._C._set_fwd_grad_enabled(False)
     try:
         found = move(run, rule, value, values, cells, keywords)
     finally:
-        torch._C._set_grad_enabled(enabled)
+        torch._C._set_grad_enabled(graph)
+        torch._C._set_fwd_grad_enabled(forward)
     if found is None:
         return value
     if isinstance(value, Tensor):
@@ -261,6 +263,8 @@ def _below(run: Run, function: Any, args: Sequence[Any], values: list[Any], keyw
             elif hasattr(x, "__next__"):
                 raise UnsupportedDerivative(_name(function), "it returns an iterator, whose tensors are not seen")
     finally:
+        # The table and its weak references are a cycle: emptied, no tangent waits for the garbage collector.
+        run.table.clear()
         run.table = outer
     return tree_unflatten(results, spec)
 

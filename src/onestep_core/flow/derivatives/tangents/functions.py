@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import _SingleLevelFunction
+from torch.nn.parallel import distributed
 from torch.utils._pytree import tree_flatten
 
 from onestep_core.errors import UnsupportedDerivative
@@ -34,17 +35,19 @@ _IDENTITIES = {
 _LOCK = threading.Lock()
 _running = 0
 _DATA: Any = Tensor.data
+_FIND: Any = distributed._find_tensors
 
 
 @contextmanager
 def seen() -> Generator[None]:
-    """Replace ``Function.apply``, and the setter of ``Tensor.data``, while a derivative runs."""
+    """Replace ``Function.apply``, the setter of ``Tensor.data`` and a search for tensors, while a derivative runs."""
     global _running
     with _LOCK:
         _running += 1
         if _running == 1:
             _SingleLevelFunction.apply = classmethod(_apply)
             Tensor.data = property(_DATA.__get__, _set_data)
+            distributed._find_tensors = _find_tensors
     try:
         yield
     finally:
@@ -53,6 +56,12 @@ def seen() -> Generator[None]:
             if _running == 0:
                 del _SingleLevelFunction.apply
                 del Tensor.data
+                distributed._find_tensors = _FIND
+
+
+def _find_tensors(answer: Any) -> Any:
+    """The tensors of an answer, where ``DistributedDataParallel`` looks for parameters without use."""
+    return [plain(x) for x in _FIND(answer)]
 
 
 def _set_data(tensor: Tensor, data: Any) -> None:
