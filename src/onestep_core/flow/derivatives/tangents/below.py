@@ -142,9 +142,8 @@ class Below(TorchDispatchMode):
                 str(func), f"torch has no forward derivative of it ({_short(error)})"
             ) from error
         values, _ = tree_flatten(value)
-        if func.namespace not in ("aten", "prims", "_c10d_functional") and any(
-            t is None and differentiable(v) for t, v in zip(tangents, values, strict=True)
-        ):
+        missing = [t is None for t, v in zip(tangents, values, strict=True) if differentiable(v)]
+        if all(missing) if func.namespace in ("aten", "prims") else any(missing):
             raise UnsupportedDerivative(str(func), "torch has no forward derivative of it")
         found = [None if t is None else Cell(t) for t in tangents]
         return found[0] if isinstance(value, Tensor) else found
