@@ -170,7 +170,7 @@ def _moves(primal: Any, tangent: Any) -> bool:
 
 
 def _first(tangent: Any, moving: int, batch: int) -> Any:
-    """The tangent with zeros in the rows that do not move, which may have become other numbers where rows were mixed."""
+    """The tangent with zeros in the rows that do not move: where rows were mixed they may be other numbers."""
     if not isinstance(tangent, Tensor) or tangent.dim() == 0 or len(tangent) != batch or moving == batch:
         return tangent
     rest = tangent[moving:]

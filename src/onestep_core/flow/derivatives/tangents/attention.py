@@ -19,9 +19,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend
 
 from onestep_core.flow.derivatives.tangents.rows import attention
-from onestep_core.flow.derivatives.tangents.rules import operation_rule
+from onestep_core.flow.derivatives.tangents.rules import function_rule, operation_rule
 
 aten: Any = torch.ops.aten
 
@@ -29,6 +31,19 @@ _BLOCK = {"cpu": 2**18, "cuda": 2**26}
 """Most elements of one block of attention weights."""
 
 
+def _flash_cpu_call(
+    values: Any, *, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None
+) -> Any:
+    """The kernel that ``scaled_dot_product_attention`` chooses on the processor, with the rows' sums."""
+    q, k, v = values
+    if attn_mask is not None or dropout_p > 0 or scale is not None or q.device.type != "cpu":
+        return None
+    if aten._fused_sdp_choice(q, k, v, None, 0.0, is_causal) != SDPBackend.FLASH_ATTENTION.value:
+        return None
+    return (q, k, v, 0.0, is_causal), aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, is_causal)
+
+
+@function_rule(F.scaled_dot_product_attention, count=3, rows=attention, call=_flash_cpu_call)
 @operation_rule(aten._scaled_dot_product_flash_attention_for_cpu.default, rows=attention)
 def _flash_cpu(value: Any, arguments: Any, tangents: Any, *, attn_mask: Any = None, scale: float | None = None) -> Any:
     q, k, v, *others = arguments

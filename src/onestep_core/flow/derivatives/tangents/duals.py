@@ -11,6 +11,7 @@ module's cache, or for a checkpoint that runs the network again in the backward 
 # pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false, reportUnknownParameterType=false
 # pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# pyright: reportIncompatibleVariableOverride=false, reportIncompatibleMethodOverride=false
 
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
@@ -25,10 +27,10 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from onestep_core.errors import UnsupportedDerivative
 from onestep_core.flow.derivatives.tangents.below import Below
-from onestep_core.flow.derivatives.tangents.cells import Cell, differentiable
+from onestep_core.flow.derivatives.tangents.cells import Cell, differentiable, mirrored, same_strides
 from onestep_core.flow.derivatives.tangents.refusals import DETACHES, NUMBERS, PASSES, READS, RECURRENT, REFUSED
 from onestep_core.flow.derivatives.tangents.rules import FUNCTIONS, Rule
-from onestep_core.flow.derivatives.tangents.runs import Run, move, runs
+from onestep_core.flow.derivatives.tangents.runs import Run, move, runs, settled
 
 _OTHER = object()
 
@@ -56,12 +58,61 @@ class Dual(Tensor):
         cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run a function on the values, and move the tangents."""
-        result = call(func, args, kwargs or {})
         active = runs()
+        if active:
+            run = active[-1]
+            rule = FUNCTIONS.get(func)
+            if rule is not None and not run.written:
+                result = _quick(run, rule, func, args, kwargs)
+                if result is not _OTHER:
+                    return result
+        result = call(func, args, kwargs or {})
         if active and active[-1].written and not active[-1].watching:
             watch()
             active[-1].watching = True
         return result
+
+    # What is asked most often goes past torch's dispatch; the value answers.
+    @property
+    def shape(self) -> Any:
+        """Shape of the value."""
+        return self.value.shape
+
+    @property
+    def dtype(self) -> Any:
+        """Kind of the numbers."""
+        return self.value.dtype
+
+    @property
+    def device(self) -> Any:
+        """Where the value lies."""
+        return self.value.device
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return self.value.ndim
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether autograd follows the value."""
+        return self.value.requires_grad
+
+    @requires_grad.setter
+    def requires_grad(self, flag: bool) -> None:
+        self.value.requires_grad = flag
+
+    def dim(self) -> int:
+        """Number of axes."""
+        return self.value.dim()
+
+    def size(self, *axis: Any, **keywords: Any) -> Any:
+        """Shape of the value, or its length along one axis."""
+        return self.value.size(*axis, **keywords)
+
+    def is_floating_point(self) -> bool:
+        """Whether the numbers are real floating-point numbers."""
+        return self.value.is_floating_point()
 
     @classmethod
     def __torch_dispatch__(
@@ -123,11 +174,111 @@ def call(function: Any, args: Sequence[Any], keywords: dict[str, Any]) -> Any:
         return args[0] if value is values[0] else value
     if function is Tensor.__iter__:
         return iter(call(Tensor.unbind, args, {}))
-    if rule is not None and (rule.accepts is None or rule.accepts(values, keywords)):
+    if rule is not None and rule.call is None and (rule.accepts is None or rule.accepts(values, keywords)):
         constant = not keywords or not any(type(x) is Dual for x in keywords.values())
         if constant and _known(cells) and (rule.complex or _real(values, cells)):
             return _by_rule(run, rule, function, args, values, cells, keywords)
     return _below(run, function, args, values, keywords)
+
+
+_PLAIN = {
+    Tensor, torch.nn.Parameter, int, float, bool, complex, str, slice, type(None), type(Ellipsis), torch.Size,
+    torch.dtype, torch.device, torch.memory_format,
+}  # fmt: skip
+"""Types of arguments that have no tangent."""
+
+
+def _quick(run: Run, rule: Rule, function: Any, args: Sequence[Any], keywords: dict[str, Any] | None) -> Any:
+    """A function with a rule, on arguments without lists of tensors; :data:`_OTHER` if there is more to look at."""
+    values: list[Any] = []
+    cells: list[Any] = []
+    tangents: list[Any] = []
+    whole, last = True, None
+    for x in args:
+        kind = type(x)
+        if kind is Dual:
+            if x.run is not run:
+                return _OTHER
+            last = x
+            cell = x.cell
+            values.append(x.value)
+            cells.append(cell)
+            tangents.append(cell.tangent)
+            whole = whole and cell.axis is None
+            continue
+        if kind not in _PLAIN:
+            if kind is not tuple and kind is not list:
+                return _OTHER
+            for part in x:
+                if type(part) not in _PLAIN:
+                    return _OTHER
+        values.append(x)
+        cells.append(None)
+        tangents.append(None)
+    if last is None or (rule.views and cells[0] is None):
+        return _OTHER
+    if keywords:
+        for x in keywords.values():
+            if type(x) not in _PLAIN:
+                return _OTHER
+    else:
+        keywords = {}
+    if rule.accepts is not None and not rule.accepts(values, keywords):
+        return _OTHER
+    if not rule.complex and last.value.is_complex():
+        return _OTHER
+    if rule.call is None:
+        value = answer = function(*values, **keywords)
+        if value is values[0]:
+            return args[0]
+    else:
+        done = None if torch.is_autocast_enabled(last.value.device.type) else rule.call(values, **keywords)
+        if done is None:
+            return _OTHER
+        values, answer = list(done[0]), done[1]
+        value, keywords = answer[0], {}
+        cells += [None] * (len(values) - len(cells))
+        tangents += [None] * (len(values) - len(tangents))
+    graph = torch.is_grad_enabled()
+    forward = forward_ad._current_level >= 0
+    torch._C._set_grad_enabled(False)
+    if forward:
+        torch._C._set_fwd_grad_enabled(False)
+    try:
+        if not whole or rule.foreign or type(value) is not Tensor:
+            found = move(run, rule, answer, values, cells, keywords)
+            return _wrapped(run, value, found if rule.call is None else found[0])
+        if rule.views:
+            source = cells[0]
+            tangents[0] = mirrored(values[0], source)
+            tangent = rule.tangent(value, values, tangents, **keywords)
+            if not differentiable(value):
+                return value
+            aliased = same_strides(tangent, value)
+            source.aliased = source.aliased or aliased
+            cell = Cell(tangent, aliased=aliased)
+        else:
+            tangent = rule.tangent(answer, values, tangents, **keywords)
+            if rule.call is not None:
+                tangent = tangent[0]
+            if tangent.dtype != value.dtype or tangent.shape != value.shape or any(tangent is x for x in tangents):
+                return _wrapped(run, value, settled(rule, value, value, tangent, cells, None))
+            cell = Cell(tangent)
+        return Dual(value, cell, run)
+    finally:
+        torch._C._set_grad_enabled(graph)
+        if forward:
+            torch._C._set_fwd_grad_enabled(True)
+
+
+def _wrapped(run: Run, value: Any, found: Any) -> Any:
+    """What the network gets of an operation: values with their cells."""
+    if found is None:
+        return value
+    if isinstance(value, Tensor):
+        return Dual(value, found, run)
+    made = [part if cell is None else Dual(part, cell, run) for part, cell in zip(value, found, strict=True)]
+    return tuple(made) if isinstance(value, tuple) else made
 
 
 def _split(run: Run, args: Sequence[Any]) -> tuple[list[Any], list[Any]]:
@@ -221,12 +372,7 @@ def _by_rule(
     finally:
         torch._C._set_grad_enabled(graph)
         torch._C._set_fwd_grad_enabled(forward)
-    if found is None:
-        return value
-    if isinstance(value, Tensor):
-        return Dual(value, found, run)
-    made = [part if cell is None else Dual(part, cell, run) for part, cell in zip(value, found, strict=True)]
-    return tuple(made) if isinstance(value, tuple) else made
+    return _wrapped(run, value, found)
 
 
 def _below(run: Run, function: Any, args: Sequence[Any], values: list[Any], keywords: dict[str, Any]) -> Any:

@@ -29,6 +29,7 @@ from onestep_core.flow.derivatives.tangents.runs import Run, move, runs, whole
 _IDENTITIES = {
     ("torch.distributed.fsdp", "RegisterPostBackwardFunction"),
     ("torch.nn.parallel.distributed", "_DDPSink"),
+    ("torch.nn.modules._functions", "BackwardHookFunction"),
 }
 """Functions of torch that return their inputs; by the start of their module's name, and their name."""
 

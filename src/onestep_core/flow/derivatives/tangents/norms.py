@@ -29,6 +29,18 @@ def _scaled(tangent: Tensor, weight: Tensor | None, normal: Tensor | None, secon
     return result if third is None else result + third
 
 
+def _layer_norm_call(
+    values: Any, *, normalized_shape: Any = None, weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Any:
+    x, shape, weight, bias, eps = (*values, *(normalized_shape, weight, bias, eps)[len(values) - 1 :])
+    arguments: Any = (x, shape, weight, bias, eps)
+    return arguments, torch.native_layer_norm(*arguments)
+
+
+@function_rule(
+    F.layer_norm, torch.layer_norm, count=(1, 2, 3, 4, 5), rows=leading(lambda arguments: len(arguments[1])),
+    call=_layer_norm_call,
+)  # fmt: skip
 @operation_rule(aten.native_layer_norm.default, rows=leading(lambda arguments: len(arguments[1])))
 def _layer_norm(value: Any, arguments: Any, tangents: Any) -> Any:
     x, shape, weight, _, _ = arguments
@@ -44,6 +56,20 @@ def _layer_norm(value: Any, arguments: Any, tangents: Any) -> Any:
     return _scaled(result, weight, (x - mean) * rstd if second is not None else None, second, third), None, None
 
 
+def _group_norm_call(
+    values: Any, *, num_groups: int = 0, weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Any:
+    x, groups, weight, bias, eps = (*values, *(num_groups, weight, bias, eps)[len(values) - 1 :])
+    if x.dim() < 3 or x.shape[1] % groups or x.device.type != "cpu" or not x.numel():
+        return None
+    last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    x = x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    arguments: Any = (x, weight, bias, len(x), x.shape[1], x[0, 0].numel(), groups, eps)
+    return arguments, torch.native_group_norm(*arguments)
+
+
+@function_rule(F.group_norm, count=(1, 2, 3, 4, 5), rows=batches, call=_group_norm_call,
+               when=lambda arguments: not any(isinstance(x, Tensor) for x in arguments[1:]))  # fmt: skip
 @operation_rule(aten.native_group_norm.default, rows=batches)
 def _group_norm(value: Any, arguments: Any, tangents: Any) -> Any:
     x, weight, _, _, channels, space, groups, _ = arguments
@@ -87,6 +113,12 @@ def _rms_norm(value: Tensor, arguments: Any, tangents: Any, *, weight: Any = Non
 @operation_rule(aten._softmax.default, rows=along(lambda arguments: arguments[1]))
 def _softmax(value: Tensor, arguments: Any, tangents: Any) -> Any:
     return aten._softmax_backward_data(tangents[0], value, arguments[1], value.dtype)
+
+
+@function_rule(F.softmax, torch.softmax, Tensor.softmax, count=(1, 2), rows=along(lambda arguments: arguments[1]),
+               when=lambda arguments: len(arguments) == 2)  # fmt: skip
+def _softmax_function(value: Tensor, arguments: Any, tangents: Any, *, dtype: Any = None) -> Any:
+    return aten._softmax_backward_data(tangents[0].to(value.dtype), value, arguments[1], value.dtype)
 
 
 @operation_rule(aten._log_softmax.default, rows=along(lambda arguments: arguments[1]))

@@ -53,6 +53,9 @@ class Rule(NamedTuple):
     """Whether the value can share the memory of its argument."""
     complex: bool = False
     """Whether it holds for complex numbers too."""
+    call: Callable[..., tuple[Sequence[Any], Any] | None] | None = None
+    """Calls an operation in the function's place that also returns what the rule needs: ``(values, **keywords)
+    -> (arguments, values)``, of which the network gets the first value; ``None`` where it cannot."""
     foreign: bool = False
     """Whether a user wrote it: then nothing is known about the memory of its result."""
 
@@ -68,6 +71,7 @@ def function_rule(
     views: bool = False,
     complex: bool = False,
     when: Callable[[Sequence[Any]], bool] | None = None,
+    call: Any = None,
 ) -> Callable[[TangentRule], TangentRule]:
     """Decorator: a rule of functions as the network calls them.
 
@@ -79,10 +83,11 @@ def function_rule(
         views: whether the value can share the memory of its argument.
         complex: whether it holds for complex numbers too.
         when: which positional arguments the rule knows; any, by default.
+        call: see :class:`Rule`; its keywords are those that the rule knows.
     """
 
     def keep(rule: TangentRule) -> TangentRule:
-        parameters = inspect.signature(rule).parameters.values()
+        parameters = inspect.signature(rule if call is None else call).parameters.values()
         known = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
         every = any(p.kind is p.VAR_KEYWORD for p in parameters)
         counts = (count,) if isinstance(count, int) else count
@@ -95,7 +100,7 @@ def function_rule(
             return not keywords or (not keywords.get("inplace") and (every or known.issuperset(keywords)))
 
         for function in functions:
-            FUNCTIONS[function] = Rule(rule, rows, accepts, views, complex)
+            FUNCTIONS[function] = Rule(rule, rows, accepts, views, complex, call)
         return rule
 
     return keep

@@ -158,15 +158,16 @@ def move(
         return tangent
     if isinstance(value, tuple | list):
         return [
-            None if part is None else _cell(rule, whole_part, restricted_part, part, cells, axis)
+            None if part is None else settled(rule, whole_part, restricted_part, part, cells, axis)
             for whole_part, restricted_part, part in zip(value, restricted, tangent, strict=True)
         ]
-    return _cell(rule, value, restricted, tangent, cells, axis)
+    return settled(rule, value, restricted, tangent, cells, axis)
 
 
-def _cell(
+def settled(
     rule: Rule, value: Tensor, restricted: Tensor, tangent: Tensor, cells: Sequence[Any], axis: int | None
 ) -> Any:
+    """The cell of a tangent that a rule answered, after a look at its shape, its numbers and its memory."""
     if not differentiable(value):
         return None
     if tangent.shape != restricted.shape:
