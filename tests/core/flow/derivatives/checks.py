@@ -82,10 +82,10 @@ def assert_same_state(found: nn.Module | None, expected: nn.Module | None) -> No
             assert type(tensor) in (Tensor, nn.Parameter), f"a {type(tensor).__name__} was left in {module}"
 
 
-def outcome(case: Case) -> Any:
+def outcome(function: Any, primals: Any, tangents: Any) -> Any:
     """Value and tangent, or the refusal."""
     try:
-        return seeded(one.single_pass, case.function, case.primals, case.tangents)
+        return seeded(one.single_pass, function, primals, tangents)
     except one.UnsupportedDerivative as refusal:
         return refusal
 
@@ -97,18 +97,20 @@ def check(entry: Entry) -> None:
     if entry.gradient:
         with_gradient((plain.primals, case.primals))
     value = seeded(plain.function, *plain.primals)
+    after = torch.get_rng_state()
     expected = gradients(plain, value)
     tangent = expected_tangent(oracle, entry.oracle)
     moving = any(bool(leaf.ne(0).any()) for leaf in tree_leaves(tangent) if differentiable(leaf))
     assert moving != entry.still, "the case proves nothing: its tangent is zero" if not moving else "it moves"
 
     directions, places = copies(case.tangents), copies(case.primals)
-    found = outcome(case)
+    found = outcome(case.function, case.primals, case.tangents)
     if isinstance(found, one.UnsupportedDerivative):
         assert entry.refusable, f"refused: {found}"
         assert "tangent_rule" in str(found), f"the refusal names no remedy: {found}"
         return
     got_value, got_tangent = found
+    assert torch.equal(torch.get_rng_state(), after), "the derivative draws other numbers than the plain call"
     if entry.rounded:
         assert_close(copies(got_value), copies(value), 1e-13, "value")
     for place, (a, b) in enumerate(zip(tree_leaves(got_value), tree_leaves(value), strict=True)):
