@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map, tree_structure
@@ -9,6 +10,11 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_structure
 import onestep_core as one
 from tests.core.flow.derivatives.case import Case, Entry, Oracle, differentiable
 
+QUIET = [
+    pytest.mark.filterwarnings(f"ignore:{words}")
+    for words in ("Using padding='same'", "Complex modules are", "`past_key_values` is deprecated")
+]
+"""Warnings of the networks themselves."""
 SEED = 7
 GRADIENTS = 1e-10
 

@@ -5,8 +5,10 @@ import torch
 from torch.nn.modules import activation
 
 import onestep_core as one
-from tests.core.flow.derivatives.checks import assert_close, check, copies, expected_tangent, seeded
+from tests.core.flow.derivatives.checks import QUIET, assert_close, check, copies, expected_tangent, seeded
 from tests.core.flow.derivatives.zoo import ZOO, activations
+
+pytestmark = QUIET
 
 
 @pytest.mark.parametrize("name", ZOO)

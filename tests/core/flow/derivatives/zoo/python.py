@@ -209,7 +209,7 @@ def control_flow(generator: torch.Generator) -> Case:
             z = 0.5 * module(z) if (z.sum() > 0).item() else 0.5 * module(-z) * t[:, None]
             steps += 1
         for i, row in enumerate(z):
-            if float(row[0]) > 0:
+            if row[0] > 0:
                 z = z + i * row
         return z if bool(t.mean() > 0.5) else z * 2
 
@@ -316,11 +316,11 @@ def a_hook_on_a_tensor(generator: torch.Generator) -> Case:
 
 @listed("structure")
 def deep(generator: torch.Generator) -> Case:
-    """A thousand operations, one after the other."""
+    """Hundreds of operations, one after the other."""
 
     def function(z: Tensor) -> Tensor:
-        for _ in range(500):
-            z = z + 0.01 * z.sin()
+        for _ in range(200):
+            z = z + 0.02 * z.sin()
         return z
 
     return jump(function, generator, 3, 4, times=0)
