@@ -80,11 +80,14 @@ def gradients(module: nn.Module) -> dict[str, Any]:
     return found
 
 
-def sharded(*, kind: type[nn.Module] = Network, **options: Any) -> nn.Module:
-    module, mesh = network(kind), init_device_mesh("cpu", (2,))
+def sharded(*, low: bool = False, **options: Any) -> nn.Module:
+    """FSDP2 for each part and for the whole; with ``low`` parts compute in bfloat16."""
+    module, mesh = network(), init_device_mesh("cpu", (2,))
+    dtype = torch.bfloat16 if low else None
     for part in (*module.body.down, *module.body.up, module.body.attention):
-        fully_shard(part, mesh=mesh, **options)
-    return fully_shard(module, mesh=mesh, **options)
+        fully_shard(part, mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=dtype), **options)
+    policy = MixedPrecisionPolicy(param_dtype=dtype, output_dtype=F64)
+    return fully_shard(module, mesh=mesh, mp_policy=policy, **options)
 
 
 WRAPPED: dict[str, Any] = {
@@ -99,9 +102,7 @@ WRAPPED: dict[str, Any] = {
     "ddp with checkpoints": lambda: DistributedDataParallel(network(Checkpointed)),
     "fsdp": sharded,
     "fsdp, kept after the forward pass": partial(sharded, reshard_after_forward=False),
-    "fsdp in bfloat16": partial(
-        sharded, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16, output_dtype=torch.float64)
-    ),
+    "fsdp in bfloat16": partial(sharded, low=True),
 }
 
 
