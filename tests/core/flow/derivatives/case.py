@@ -156,12 +156,12 @@ def normal(generator: torch.Generator, *shape: int, dtype: torch.dtype = F64) ->
     return torch.randn(shape, generator=generator, dtype=dtype)
 
 
-def drawn(module: nn.Module, generator: torch.Generator, *, dtype: torch.dtype = F64) -> nn.Module:
+def drawn(module: nn.Module, generator: torch.Generator, *, dtype: torch.dtype = F64, by: float = 0.2) -> nn.Module:
     """The module in double precision; parameters that start at zero or one are no longer so."""
     module = module.to(dtype)
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter.add_(0.2 * normal(generator, *parameter.shape).to(parameter.dtype))
+            parameter.add_(by * normal(generator, *parameter.shape).to(parameter.dtype))
     return module
 
 
