@@ -71,6 +71,12 @@ def pairs(primals: Any, tangents: Any) -> tuple[list[Any], list[Any], Any]:
 
 def forward_mode(function: Function, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> Any:
     """``torch.func.jvp``, with attention by its plain kernel, which alone has a forward-mode derivative."""
+    with sdpa_kernel(SDPBackend.MATH):
+        return value_and_tangent(function, primals, tangents)[1]
+
+
+def value_and_tangent(function: Function, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+    """``torch.func.jvp``, which takes no integers and no ``None``: those are bound to the function, or zeros."""
     leaves, along, structure = pairs(primals, tangents)
     places = [i for i, leaf in enumerate(leaves) if differentiable(leaf)]
 
@@ -80,10 +86,9 @@ def forward_mode(function: Function, primals: tuple[Any, ...], tangents: tuple[A
             new[i] = leaf
         return function(*tree_unflatten(new, structure))
 
-    at = tuple(leaves[i].detach().clone() for i in places)
+    at = tuple(leaves[i].clone() for i in places)
     direction = tuple(torch.zeros_like(leaves[i]) if along[i] is None else along[i].clone() for i in places)
-    with sdpa_kernel(SDPBackend.MATH):
-        return torch.func.jvp(of_tensors, at, direction)[1]
+    return torch.func.jvp(of_tensors, at, direction)
 
 
 def two_backwards(function: Function, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> Any:
