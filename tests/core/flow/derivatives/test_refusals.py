@@ -321,6 +321,10 @@ def test_a_function_of_constants_is_no_matter(function):
     torch.testing.assert_close(w.grad, 3 * w.detach().square() * x)
 
 
+def test_the_refusal_is_an_error_of_this_library():
+    assert issubclass(one.UnsupportedDerivative, one.OneStepError)
+
+
 def test_after_a_refusal_everything_is_as_before():
     """Also the tensors that the function had made, and a later derivative."""
     x, v = state()

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.bias import causal_lower_right
 
 from tests.core.flow.derivatives.case import F64, Case, add, drawn, fragment, jump, listed, normal, two_backwards
 
@@ -16,6 +18,12 @@ KEPT = torch.tensor(
     [[True, False, True], [True, True, True], [False, True, True], [True, False, False], [False, True, True]]
 )
 BIAS = torch.linspace(-1, 1, 15, dtype=F64).view(5, 3)
+
+
+def by_kernel(backend: SDPBackend, *qkv: Tensor) -> Tensor:
+    with sdpa_kernel(backend):
+        return sdpa(*qkv)
+
 
 FUSED: dict[str, Any] = {
     "sdpa": (sdpa, *QKV),
@@ -70,6 +78,7 @@ FUSED: dict[str, Any] = {
         (2, 3, 2, 4),
     ),
     "sdpa of many tokens": (sdpa, (1, 1, 600, 4), (1, 1, 530, 4), (1, 1, 530, 4)),
+    "sdpa by its plain kernel": (lambda q, k, v: by_kernel(SDPBackend.MATH, q, k, v), *CROSS),
     "attention by products": (
         lambda q, k, v: ((q @ k.transpose(-2, -1)) / 2 + BIAS).softmax(-1) @ v,
         *CROSS,
@@ -83,6 +92,25 @@ FUSED: dict[str, Any] = {
 }
 for _name, (_function, *_shapes) in FUSED.items():
     add("attention", _name, fragment(_function, *_shapes))
+
+
+add(
+    "attention",
+    "sdpa by its flash kernel",
+    fragment(lambda q, k, v: by_kernel(SDPBackend.FLASH_ATTENTION, q, k, v), *CROSS, equivalent=sdpa),
+)
+add(
+    "attention",
+    "sdpa with a mask of a class of its own",
+    fragment(
+        lambda q, k, v: sdpa(q, k, v, attn_mask=causal_lower_right(3, 5)),
+        (2, 2, 3, 4),
+        (2, 2, 5, 4),
+        (2, 2, 5, 4),
+        equivalent=lambda q, k, v: sdpa(q, k, v, attn_mask=torch.ones(3, 5, dtype=torch.bool).tril(2)),
+    ),
+    rounded=True,  # the class calls another kernel for plain tensors
+)
 
 
 def multi_head(

@@ -40,6 +40,7 @@ RUNNING: dict[str, Any] = {
     "BatchNorm3d without weight": (lambda: nn.BatchNorm3d(2, affine=False), 2, 2, 3, 2, 2),
     "InstanceNorm with statistics": (lambda: nn.InstanceNorm2d(3, track_running_stats=True, affine=True), 2, 3, 4, 4),
     "spectral norm": (lambda: parametrizations.spectral_norm(nn.Linear(6, 3)), 2, 6),
+    "spectral norm by a hook": (lambda: nn.utils.spectral_norm(nn.Linear(6, 3)), 2, 6),
 }
 for _name, (_make, *_shape) in RUNNING.items():
     add("norms", f"{_name}, training", layer(_make, *_shape), oracle=two_backwards)

@@ -1,5 +1,6 @@
 """What Python code around the operations does: hooks, state, structure, control flow, dtypes, checkpoints."""
 
+import copy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -312,6 +313,46 @@ def a_hook_on_a_tensor(generator: torch.Generator) -> Case:
         return hidden.sin()
 
     return jump(function, generator, 3, 4, module=module, times=0)
+
+
+@listed("structure")
+def backward_hooks(generator: torch.Generator) -> Case:
+    """Hooks of modules on gradients pass inputs and outputs through a custom Function of torch, an identity."""
+    module = drawn(body(), generator)
+    without = copy.deepcopy(module)
+    module[0].register_full_backward_hook(
+        lambda module, inward, outward: tuple(g if g is None else 2 * g for g in inward)
+    )
+    module[3].register_full_backward_pre_hook(lambda module, outward: (outward[0] * 3,))
+    case = jump(lambda z, t: module(z * t[:, None]), generator, 3, 4, module=module, times=1)
+    return case._replace(equivalent=lambda z, t: without(z * t[:, None]))
+
+
+@listed("structure")
+def gradients_retained(generator: torch.Generator) -> Case:
+    module = drawn(body(), generator)
+
+    def function(z: Tensor) -> Tensor:
+        hidden = module[0](z)
+        if hidden.requires_grad:
+            hidden.retain_grad()
+        return module[1:](hidden)
+
+    return jump(function, generator, 3, 4, module=module, times=0)
+
+
+@listed("structure")
+def distributions(generator: torch.Generator) -> Case:
+    """A sample of a normal distribution with moments of the network, and densities; arguments are validated."""
+    module = drawn(body(), generator)
+
+    def function(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        normal_ = torch.distributions.Normal(module(z), (1 + t[:, None]).expand(3, 4).exp())
+        other = torch.distributions.Categorical(logits=module(z.sin()))
+        sample = normal_.rsample()
+        return sample + other.entropy()[:, None], normal_.log_prob(z).sum() + F.gumbel_softmax(z).sum()
+
+    return jump(function, generator, 3, 4, module=module, times=1)
 
 
 @listed("structure")
