@@ -117,7 +117,7 @@ def attend(
             return (x[0] if len(x) == 1 else x.flatten(0, 1)).to(kind)
 
         dq, dk, dv = (None if x is None else part(x) for x in tangents)
-        first, second, third, whole = part(q), part(k).mT, part(v), part(out)
+        first, second, third = part(q), part(k).mT, part(v)
         logarithms = None if sums is None else part(sums)
         for j in range(0, queries, rows):
             row = (slice(None), slice(j, min(j + rows, queries)))
@@ -136,10 +136,16 @@ def attend(
                 slope = torch.bmm(first[row], dk.mT) if slope is None else slope.baddbmm_(first[row], dk.mT)
             if slope is not None:
                 slope.mul_(weights)
-                turned = torch.bmm(slope, third).addcmul_(slope.sum(-1, keepdim=True), whole[row], value=-1)
-                tangent = turned.mul_(factor) if tangent is None else tangent.add_(turned, alpha=factor)
-            if tangent is not None:
-                result[some, :, row[1]] = tangent.view(-1, heads, *tangent.shape[1:])
+                turned = torch.bmm(slope, third).mul_(factor)
+                tangent = turned if tangent is None else tangent.add_(turned)
+            place, seen = result[some, :, row[1]], out[some, :, row[1]]
+            shape = (-1, heads, *place.shape[2:])
+            if slope is None:
+                place.copy_(torch.zeros_like(place) if tangent is None else tangent.view(shape))
+            else:
+                assert tangent is not None
+                total = slope.sum(-1).view(-1, heads, slope.shape[1], 1)
+                place.copy_(torch.addcmul(tangent.view(shape), total, seen.to(kind), value=-factor))
     return result
 
 

@@ -103,8 +103,15 @@ def _rms_norm(value: Tensor, arguments: Any, tangents: Any, *, weight: Any = Non
     first, second = tangents[0], tangents[2] if len(tangents) > 2 else None
     root = torch.linalg.vector_norm(working, dim=axes, keepdim=True).square_().div_(math.prod(shape)).add_(eps).rsqrt_()
     normal = value if weight is None else working * root
-    result = torch.zeros_like(normal)
-    if first is not None:
+    result = torch.zeros_like(normal) if first is None else first
+    if first is not None and first.is_contiguous() and working.is_contiguous() and x.device.type == "cpu":
+        # Layer normalisation's kernel, with the mean 0, also subtracts the mean of the tangent: it is added again.
+        zero = torch.zeros_like(root)
+        result = aten.native_layer_norm_backward(
+            first.to(working.dtype), working, shape, zero, root, None, None, [True, False, False]
+        )[0]
+        result.add_(first.mean(axes, keepdim=True).mul_(root))
+    elif first is not None:
         mean = (first * normal).mean(axes, keepdim=True)
         result = torch.addcmul(first, normal, mean, value=-1).mul_(root)
     return _scaled(result, weight, normal, second, None)

@@ -107,3 +107,8 @@ def _native_dropout(value: Any, arguments: Any, tangents: Any) -> Any:
     if probability == 1:
         return torch.zeros_like(tangents[0]), None
     return tangents[0] * value[1] / (1 - probability), None
+
+
+@operation_rule(aten._pack_padded_sequence.default)
+def _pack(value: Any, arguments: Any, tangents: Any) -> Any:
+    return aten._pack_padded_sequence(tangents[0], *arguments[1:])[0], None
