@@ -13,7 +13,7 @@ CORE = SOURCE / "onestep_core"
 ADAPTERS = SOURCE / "onestep_adapters"
 BASE = {"typing", "errors", "precision", "protocols", "shapes", "validators"}
 WINGS = {"regression", "flow", "fields"}
-ADAPTERS_BASE = {"names", "devices", "files"}
+ADAPTERS_BASE = {"names", "devices", "files", "tracking"}
 PARTS = {"networks", "backbones", "encoders", "data", "samplers", "training", "metrics", "testing"}
 APPLICATION = ["methods", "runs", "evaluation", "cli"]
 """From the lowest to the highest."""

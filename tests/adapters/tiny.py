@@ -84,6 +84,11 @@ def assert_same_weights(one, other):
         torch.testing.assert_close(mine.state_dict(), theirs.state_dict(), rtol=0, atol=0)
 
 
+def logged(state):
+    """What a training has logged, without its times."""
+    return [{name: value for name, value in entry.items() if name != "seconds"} for entry in state.history]
+
+
 @contextmanager
 def counted():
     """Evaluations of every backbone: the network, its average, a teacher, a discriminator; a tangent counts as one."""

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from tyro.conf import Positional
 
-from onestep_adapters.cli.parsing import options
+from onestep_adapters.cli.parsing import Positional, options
 from onestep_adapters.cli.progress import track
 from onestep_adapters.cli.terminal import say, use_threads
 from onestep_adapters.data import Dataset, ImageOptions, open_dataset

@@ -14,6 +14,7 @@ from onestep_core.errors import MissingExtraError
 
 try:
     import tyro
+    from tyro.conf import Positional as Positional
 except ImportError as error:
     raise MissingExtraError("the command line needs tyro and rich: pip install 'onestep[cli]'") from error
 

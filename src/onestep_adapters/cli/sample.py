@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
-from tyro.conf import Positional
 
-from onestep_adapters.cli.parsing import options
+from onestep_adapters.cli.parsing import Positional, options
 from onestep_adapters.cli.progress import track
 from onestep_adapters.cli.terminal import say, use_threads
 from onestep_adapters.devices import choose_device

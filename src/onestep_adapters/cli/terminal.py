@@ -1,6 +1,8 @@
 """What the commands share: messages and threads."""
 
 import os
+import textwrap
+from collections.abc import Iterable
 
 import torch
 
@@ -25,6 +27,17 @@ def fail(message: str, status: int = 2) -> int:
 def say(message: str) -> None:
     """Print a line."""
     console.print(message, markup=False)
+
+
+def say_all(lines: Iterable[str]) -> None:
+    """Print lines; on a terminal, long ones are wrapped at words, and what follows is indented."""
+    for line in lines:
+        if not console.is_terminal:
+            say(line)
+            continue
+        indent = " " * (len(line) - len(line.lstrip()) + 4)
+        wrapped = textwrap.wrap(line, console.width, subsequent_indent=indent, break_on_hyphens=False)
+        say("\n".join(wrapped))
 
 
 def use_threads() -> None:

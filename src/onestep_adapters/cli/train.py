@@ -10,7 +10,7 @@ from onestep_adapters.cli.interrupts import Stopped, until_interrupted
 from onestep_adapters.cli.parsing import options
 from onestep_adapters.cli.pictures import show_encoder
 from onestep_adapters.cli.progress import progress, track
-from onestep_adapters.cli.terminal import fail, say, use_threads
+from onestep_adapters.cli.terminal import fail, say, say_all, use_threads
 from onestep_adapters.data import DEFAULT_DATASET, Dataset, open_dataset
 from onestep_adapters.data.images.opening import is_place
 from onestep_adapters.devices import choose_device
@@ -167,6 +167,10 @@ def main(arguments: Sequence[str]) -> int:
     if run.finished:
         say(f"{folder} is complete: {run.state.step} of {total} updates")
         return 0
+    ahead = run.ahead()
+    if ahead:
+        say("before the first update:" if run.state.step == 0 else "before training goes on:")
+        say_all(f"  {line}" for line in ahead)
     teacher = run.teacher_run
     if teacher is not None and not teacher.finished:
         steps = teacher.options.training.steps

@@ -4,7 +4,6 @@ from functools import partial
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import attrs
-import cattrs
 import torch
 from torch import nn
 
@@ -13,8 +12,13 @@ from onestep_adapters.data import Dataset
 from onestep_adapters.names import choose
 from onestep_adapters.training import Schedule, cosine_decay
 from onestep_core import l2, mse
-from onestep_core.errors import ConfigError
+from onestep_core.errors import ConfigError, MissingExtraError
 from onestep_core.validators import count, positive, share
+
+try:
+    import cattrs
+except ImportError as error:
+    raise MissingExtraError("options are read with cattrs: pip install 'onestep[training]'") from error
 
 Distance = Literal["squared", "l2"]
 """Distance of a prediction and its target. squared: the mean square, minimised by the mean. l2: the Euclidean norm,

@@ -1,5 +1,6 @@
 """Presets: the options of a method for each kind of data, and the networks and trainings that several of them share."""
 
+import re
 from typing import Any, NamedTuple, TypeVar
 
 import attrs
@@ -20,6 +21,10 @@ _LARGEST_RATE = 1e-3
 """Largest learning rate of a transformer."""
 
 
+_PARTS = (f"Images of more than {SMALL} pixels", "Images", "Points")
+"""What begins the part of a note that is about some data alone."""
+
+
 class Preset(NamedTuple):
     """A method under its command-line name, with the options for each kind of data and the reasons for them."""
 
@@ -28,7 +33,8 @@ class Preset(NamedTuple):
     images: Method
     points: Method
     notes: str
-    """What was chosen on the validation split, and why; the report prints it."""
+    """What was chosen on the validation split, and why; the report prints it. What comes after ``Images:``, ``Points:``
+    or ``Images of more than 16 pixels:`` is about these data alone."""
     larger_images: Method | None = None
     """For images of more than 16 pixels; without it :func:`for_larger_images` of the options for small ones."""
 
@@ -39,6 +45,22 @@ class Preset(NamedTuple):
         if _side(data) <= SMALL:
             return self.images
         return for_larger_images(self.images, data) if self.larger_images is None else self.larger_images
+
+    def notes_for(self, data: Dataset) -> str:
+        """The notes on the options for a data set.
+
+        Example:
+            >>> from onestep_adapters.data import open_dataset
+            >>> preset = Preset("a", "", None, None, "For all. Images: small. Points: many. Few.")
+            >>> preset.notes_for(open_dataset("8gaussians"))
+            'For all. Many. Few.'
+        """
+        opening, *parts = re.split(rf"({'|'.join(_PARTS)}): ", self.notes)
+        kind = _PARTS[2] if data.kind != "images" else _PARTS[1] if _side(data) <= SMALL else _PARTS[0]
+        found = [text.strip() for part, text in zip(parts[::2], parts[1::2], strict=True) if part == kind]
+        if kind == _PARTS[0] and self.larger_images is None and self.images.generates:
+            found.append("the options for small images with a transformer on patches, not tuned at this size.")
+        return " ".join([opening.strip(), *(text[:1].upper() + text[1:] for text in found)]).strip()
 
 
 IMAGE_NETWORK = Network("conv", width=32, depth=3)

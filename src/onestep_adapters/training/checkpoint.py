@@ -1,7 +1,7 @@
 """Checkpoints. A crash at any time leaves a complete checkpoint, and the errors say what is damaged.
 
-    folder/step-000500.safetensors    tensors: network.*, ema.*, optimizer.*, generator.state, and for each companion
-                                      companion.NAME.* and companion_optimizer.NAME.*
+    folder/step-000500.safetensors    tensors: network.*, ema.*, optimizer.*, generator.state, kept.*, and for each
+                                      companion companion.NAME.* and companion_optimizer.NAME.*
     folder/step-000500.json           format, step, method, config, how each companion is trained; what the optimisers
                                       keep beside tensors; size and sha256 of the file of tensors and of the history
     folder/history.jsonl              the history, one entry a line, appended at every save (all but the last entry)
@@ -199,7 +199,7 @@ def load_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> Tra
     check_same_run(file, description, state)
     history = read_history(folder, description)
     modules, optimizers = _modules(state), _optimizers(state)
-    parts = _split(file, _tensors(folder, description), [*modules, *optimizers, "generator"])
+    parts = _split(file, _tensors(folder, description), [*modules, *optimizers, "generator", "kept"])
     for part, module in modules.items():
         _compare(file, part, parts[part], module)
     saved = parts["generator"].get("generator.state")
@@ -219,6 +219,8 @@ def load_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> Tra
     for part, module in modules.items():
         module.load_state_dict({name.removeprefix(f"{part}."): tensor for name, tensor in parts[part].items()})
     state.generator.set_state(saved)
+    device = state.generator.device
+    state.kept = {name.removeprefix("kept."): tensor.to(device) for name, tensor in parts["kept"].items()}
     state.step, state.history, state.config = description["step"], history, description["config"]
     return state
 
@@ -275,6 +277,7 @@ def _collect(state: TrainingState) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for part, (optimizer, owners) in _optimizers(state).items():
         described[part], kept = optimizer_state(optimizer, part, owners)
         tensors |= kept
+    tensors |= {f"kept.{name}": tensor for name, tensor in state.kept.items()}
     # The format refuses tensors that share memory.
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, described
 

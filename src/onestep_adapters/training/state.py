@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from onestep_adapters.training.companions import Companion, adamw, checked_companions
@@ -28,6 +28,8 @@ class TrainingState:
         history: one dictionary per recorded update, see ``history_every`` of ``train``; JSON.
         config: the configuration that the run was built from; JSON.
         companions: further modules of the run, by name; saved with it.
+        kept: tensors of any shape that a loss leaves for the next update, by name; saved with the run, so that what is
+            logged does not depend on interruptions.
 
     Example:
         >>> state = new_state("flow matching", nn.Linear(2, 2), learning_rate=1e-3, seed=0)
@@ -44,6 +46,7 @@ class TrainingState:
     history: list[dict[str, Any]] = attrs.field(factory=list)
     config: dict[str, Any] = attrs.field(factory=dict)
     companions: dict[str, Companion] = attrs.field(factory=dict)
+    kept: dict[str, Tensor] = attrs.field(factory=dict)
 
 
 def new_state(

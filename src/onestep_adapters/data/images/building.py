@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from onestep_adapters.data.couplings import Track
 from onestep_adapters.data.images.locking import locked
+from onestep_adapters.tracking import Track
 from onestep_core.errors import OneStepError
 
 T = TypeVar("T")

@@ -50,6 +50,11 @@ class MeanFlow(EulerianMethod):
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
+        if self.guidance_from > self.guidance_to:
+            raise ConfigError(
+                f"guidance_from = {self.guidance_from}, guidance_to = {self.guidance_to}: expected guidance_from <= "
+                "guidance_to"
+            )
         whole = (
             self.label_dropout > 0 and self.teacher is None and self.kappa < 1 and self.guidance_from < self.guidance_to
         )

@@ -23,7 +23,7 @@ from onestep_adapters.methods.method import Context, Loss
 from onestep_adapters.methods.options import DISTANCES, Distance
 from onestep_adapters.methods.students import start_from_teacher, take_over
 from onestep_adapters.methods.teacher import EXACT, Teacher
-from onestep_adapters.methods.teacher_pairs import teacher_pairs
+from onestep_adapters.methods.teacher_pairs import teacher_pairs, teacher_pairs_to_make
 from onestep_adapters.networks import frozen
 from onestep_adapters.samplers import consistency_multistep
 from onestep_adapters.training import Companion, Turn, trained_in_turns
@@ -169,9 +169,16 @@ class ScoreDistillation(Distillation):
                 take_over(module.score if isinstance(module, Critic) else module, teacher.module)
         if not self.uses_pairs:
             return None
-        seed = self.training.seed
-        noise, (data, labels) = teacher_pairs(context, count=self.pairs, solver_steps=self.solver_steps, seed=seed)
+        noise, (data, labels) = teacher_pairs(context, **self._pairs)
         return Pairs(noise, data, labels)
+
+    def preparations(self, context: Context) -> tuple[str, ...]:
+        """The teacher's pairs, if they are used."""
+        return teacher_pairs_to_make(context, **self._pairs) if self.uses_pairs else ()
+
+    @property
+    def _pairs(self) -> dict[str, int]:
+        return {"count": self.pairs, "solver_steps": self.solver_steps, "seed": self.training.seed}
 
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
         """The loss of the generator: first only the pairs, then the scores and the pairs."""
