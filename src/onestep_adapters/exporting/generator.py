@@ -2,10 +2,8 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor, nn
 
 from onestep_adapters.networks import as_average_velocity, as_flow_map, as_one_step, as_velocity

@@ -37,11 +37,11 @@ class Network:
     """Which backbone, and how large."""
 
     backbone: Literal["mlp", "conv", "dit", "unet", "decoder"] = "mlp"
-    """Architecture. mlp: samples of any shape. conv, dit, unet: images only. decoder: images from a vector of noise, for
-    drifting only."""
+    """Architecture. mlp: samples of any shape. conv, dit, unet: images only. decoder: images from a vector of noise,
+    for drifting only."""
     width: int = attrs.field(default=256, validator=positive)
-    """Hidden width: units (mlp), channels (conv; unet, decoder: at full size; unet: a multiple of 4), size of a token (dit;
-    a multiple of 12)."""
+    """Hidden width: units (mlp), channels (conv; unet, decoder: at full size; unet: a multiple of 4), size of a token
+    (dit; a multiple of 12)."""
     depth: int = attrs.field(default=3, validator=positive)
     """Number of residual blocks (unet, decoder: at every size)."""
     max_frequency: float = attrs.field(default=16.0, validator=positive)

@@ -189,8 +189,8 @@ def load_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> Tra
         ``state``, restored in place.
 
     Raises:
-        CheckpointError: if the folder holds no run, another run or a damaged checkpoint, or if the frozen parameters of the
-            state are others; the message says which.
+        CheckpointError: if the folder holds no run, another run or a damaged checkpoint, or if the frozen parameters of
+            the state are others; the message says which.
 
     Example:
         >>> import tempfile

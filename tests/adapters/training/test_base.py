@@ -104,7 +104,7 @@ def test_another_base_is_refused_and_the_state_is_not_touched(tmp_path):
     run(one, 2, loss_step, folder=tmp_path)
     other = state(seed=1)
     before = copy.deepcopy(other)
-    with pytest.raises(CheckpointError, match="trained on another base: .* frozen parameters of the network differ"):
+    with pytest.raises(CheckpointError, match=r"trained on another base: .* frozen parameters of the network differ"):
         load_checkpoint(tmp_path, other)
     assert_equal(other, before)
     one_weight = state()
