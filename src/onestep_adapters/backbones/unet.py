@@ -265,9 +265,13 @@ class _Attend(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         tokens = rearrange(self.norm(x), "b c h w -> b (h w) c")
         q, k, v = rearrange(self.projections(tokens), "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        q, k = (rms_norm(part, part.shape[-1:], eps=_EPSILON) * gain for part, gain in zip((q, k), self.gains, strict=True))
+        q, k = _normalised(q) * self.gains[0], _normalised(k) * self.gains[1]
         mixed = self.merge(rearrange(self.attention(q.to(v.dtype), k.to(v.dtype), v), "b h n d -> b n (h d)"))
         return rearrange(mixed, "b (h w) c -> b c h w", h=x.shape[2])
+
+
+def _normalised(x: Tensor) -> Tensor:
+    return rms_norm(x, x.shape[-1:], eps=_EPSILON)
 
 
 class _Doubled(nn.Module):

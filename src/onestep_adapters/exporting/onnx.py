@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from onestep_adapters.exporting.programs import ExportError, Run, first_line
+from onestep_adapters.exporting.errors import ExportError, Run, first_line
 from onestep_core.errors import MissingExtraError
 
 try:

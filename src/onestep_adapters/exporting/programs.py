@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
+from onestep_adapters.exporting.errors import ExportError, Run, first_line
 from onestep_adapters.exporting.generator import Generator
 from onestep_adapters.files import write_whole
 from onestep_core.errors import ConfigError, OneStepError
@@ -36,12 +37,6 @@ _BATCHES = (1, 2, 5)
 _MEAN, _LARGEST = 1e-4, 2e-2
 """Largest mean and largest single difference, as shares of the largest sample. The second one is above one grey level,
 because a difference of rounding can move a value to the next level."""
-
-Run = Callable[..., Tensor]
-
-
-class ExportError(OneStepError):
-    """A generator cannot be exported, or the file does not compute what the generator does."""
 
 
 def export(
@@ -146,16 +141,6 @@ def _compare(generator: Generator, run: Run, seed: int) -> None:
                 f"the exported program differs from the generator by up to {float(difference.max()):.2g} at a batch "
                 f"size of {count}: the file was not written"
             )
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its class.
-
-    Example:
-        >>> first_line(ValueError("one line\\nanother"))
-        'one line'
-    """
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 @contextmanager
