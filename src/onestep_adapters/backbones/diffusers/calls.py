@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from onestep_core.errors import ConfigError, MissingExtraError
 
@@ -30,11 +31,13 @@ class Call(NamedTuple):
 
 
 def unwrapped(model: Any) -> Any:
-    """The module under ``torch.compile`` and data-parallel wrappers."""
+    """The module under ``torch.compile``, ``frozen`` and data-parallel wrappers."""
     while True:
-        inner = getattr(model, "_orig_mod", None)
-        if inner is None and type(model).__name__ in {"DistributedDataParallel", "DataParallel"}:
-            inner = model.module
+        inner = vars(model).get("__wrapped__") if callable(model) and hasattr(model, "__dict__") else None
+        if isinstance(model, nn.Module):
+            inner = model._modules.get("_orig_mod")
+            if isinstance(model, DistributedDataParallel | nn.DataParallel):
+                inner = model.module
         if inner is None:
             return model
         model = inner
