@@ -50,7 +50,9 @@ def call_of(model: Callable[..., Any]) -> Call:
         names = inspect.signature(plain.forward if isinstance(plain, nn.Module) else plain).parameters
     except (TypeError, ValueError):
         names = {}
-    return Call("timestep" in names, "return_dict" in names, isinstance(plain, FluxTransformer2DModel), "guidance" in names)
+    return Call(
+        "timestep" in names, "return_dict" in names, isinstance(plain, FluxTransformer2DModel), "guidance" in names
+    )
 
 
 def evaluate(call: Call, model: Callable[..., Any], z: Tensor, t: Tensor, condition: dict[str, Any]) -> Tensor:

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from onestep_adapters.backbones.diffusers.calls import call_of, evaluate, unwrapped
@@ -53,8 +52,8 @@ class DiffusersNetwork(ModelMixin, ConfigMixin):
 
     Example:
         >>> from diffusers import UNet2DModel
-        >>> blocks = {"block_out_channels": (8,), "down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
-        >>> unet = UNet2DModel(in_channels=1, out_channels=1, norm_num_groups=4, layers_per_block=1, **blocks)
+        >>> blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "norm_num_groups": 4}
+        >>> unet = UNet2DModel(in_channels=1, out_channels=1, block_out_channels=(8,), **blocks)
         >>> network = DiffusersNetwork(unet, times=2, time_scale=1000.0)
         >>> z, t, s = torch.randn(2, 1, 8, 8), torch.ones(2), torch.zeros(2)
         >>> bool((network(z, t, s) == unet(z, 1000 * t).sample).all())
@@ -110,7 +109,7 @@ class DiffusersNetwork(ModelMixin, ConfigMixin):
         extra = [t - scaled[1]] if self.times == 2 else []
         if self.guidance:
             if not isinstance(keywords.get("guidance"), Tensor):
-                raise ConfigError("this network has guidance=True: expected guidance=, a scale for each sample, [batch]")
+                raise ConfigError("a network with guidance=True: expected guidance=, a scale for each sample, [batch]")
             extra.append(_time(keywords.pop("guidance"), z, 1.0))
         if extra:
             t, keywords = give(self.model, t, extra, keywords)
@@ -166,7 +165,7 @@ def _made(config: Mapping[str, Any]) -> nn.Module:
     module = importlib.import_module("diffusers") if home.split(".")[0] == "diffusers" else _loaded(home)
     kind = getattr(module, str(name), None)
     if not (isinstance(kind, type) and issubclass(kind, ModelMixin) and issubclass(kind, ConfigMixin)):
-        raise ConfigError(f"the config names the model {home}.{name}, which is no model of diffusers or of this process")
+        raise ConfigError(f"the config names the model {home}.{name}: expected one of diffusers, or of this process")
     return kind.from_config({key: value for key, value in config.items() if not key.startswith("_")})
 
 

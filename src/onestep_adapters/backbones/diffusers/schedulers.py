@@ -84,7 +84,9 @@ def path_of(scheduler: Any) -> Path:
         Linear(noise_floor=0.0)
     """
     if not isinstance(scheduler, SchedulerMixin):
-        raise ConfigError(f"a {type(scheduler).__name__} as scheduler: expected one of diffusers, such as DDPMScheduler")
+        raise ConfigError(
+            f"a {type(scheduler).__name__} as scheduler: expected one of diffusers, such as DDPMScheduler"
+        )
     config = scheduler.config
     if config.get("invert_sigmas"):
         raise ConfigError("invert_sigmas=True: times of this scheduler run from data to noise; expected the default")

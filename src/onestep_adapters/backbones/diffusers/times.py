@@ -56,6 +56,7 @@ class Numbers(nn.Module):
             nn.init.zeros_(embedding.linear_2.bias)
 
     def forward(self, numbers: Tensor) -> Tensor:
+        """``[batch, width]``."""
         parts = [
             embedding(self.sinusoids(number).to(embedding.linear_1.weight.dtype))
             for embedding, number in zip(self.embeddings, numbers.unbind(), strict=True)
@@ -71,6 +72,7 @@ class BesideLabels(nn.Module):
         self.first, self.added = first, added
 
     def forward(self, given: tuple[Tensor | None, Tensor]) -> Tensor:
+        """The embedding, ``[batch, width]``."""
         labels, numbers = given
         added = self.added(numbers)
         if self.first is None:
@@ -88,6 +90,7 @@ class BesideTime(nn.Module):
         self.first, self.added = first, added
 
     def forward(self, sample: Tensor, given: tuple[Tensor | None, Tensor]) -> Tensor:
+        """The embedding, ``[batch, width]``."""
         condition, numbers = given
         return self.first(sample, condition) + self.added(numbers)
 
@@ -101,6 +104,7 @@ class WithTime(nn.Module):
         self.first, self.added = first, added
 
     def forward(self, timestep: Tensor, *condition: Any, **keywords: Any) -> Tensor:
+        """The embedding, ``[batch, width]``."""
         return self.first(timestep[0], *condition, **keywords) + self.added(timestep[1:])
 
 
