@@ -22,7 +22,8 @@ KNOWN = {**METHODS, **ENCODERS}
 """Everything that ``onestep train`` trains."""
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "methods").glob("*.md"))]
+FOLDERS = ("docs", "docs/guides", "docs/methods")
+PAGES = [ROOT / "README.md", *(page for folder in FOLDERS for page in sorted((ROOT / folder).glob("*.md")))]
 
 
 def snippets(page):

@@ -24,6 +24,9 @@ from onestep_core import Linear, VarianceExploding, ddim, euler, integrate
 from onestep_core.errors import ConfigError
 from tests.adapters.backbones.diffusers.small import BATCH, MODELS, condition_of, model_of, seeded, states
 
+# Schedulers convert tensors to arrays in ways that numpy warns of.
+pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
+
 SHAPE = (BATCH, 2, 4, 4)
 PREDICTIONS = pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 ZERO = pytest.mark.parametrize("zero", [False, True], ids=["", "zero terminal"])
@@ -46,6 +49,7 @@ def loop(scheduler, z):
 
 
 def close(found, expected, bound=3e-6):
+    found, expected = found.detach(), expected.detach()
     size = float(expected.abs().max())
     torch.testing.assert_close(found, expected, rtol=0, atol=bound * size)
 
@@ -117,7 +121,7 @@ def test_every_scheduler_of_the_table(name):
     assert float(clean) < 0.1 < float(noisy)
 
 
-@pytest.mark.parametrize("law", laws.path(path_of(DDPMScheduler(rescale_betas_zero_snr=True))), ids=str)
+@pytest.mark.parametrize("law", laws.path(path_of(DDPMScheduler(rescale_betas_zero_snr=True)), clean_end=0.02), ids=str)
 def test_the_zero_terminal_path_is_a_path(law):
     law()
 
@@ -183,16 +187,13 @@ def test_continuous_times_of_video_models():
 @pytest.mark.parametrize("kind", [DDPMScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler])
 def test_denoiser_and_velocity_of_the_truth(kind, prediction, zero):
     """A model that predicts a pair's own quantity: the denoiser answers the data, the velocity that of the path."""
-    options = {"rescale_betas_zero_snr": zero} if kind is not HeunDiscreteScheduler else {}
+    if zero and kind is HeunDiscreteScheduler:
+        pytest.skip("it has no zero terminal")
+    options = {"beta_start": 0.0001, "beta_end": 0.02} | ({"rescale_betas_zero_snr": True} if zero else {})
     scheduler, (x, e) = kind(prediction_type=prediction, **options), drawn()
-    preserving = path_of(DDPMScheduler(**options))
-    t = torch.tensor([1.0, 500.25, 990.0])
-    alpha, sigma = (c.reshape(-1, 1, 1, 1) for c in preserving.coefficients(t))
+    t = torch.tensor([1.0, 500.0, 990.0])
+    alpha, sigma = (c.reshape(-1, 1, 1, 1) for c in path_of(DDPMScheduler(**options)).coefficients(t))
     truth = {"epsilon": e, "sample": x, "v_prediction": alpha * e - sigma * x}[prediction]
-    if kind is not DDPMScheduler:
-        t = torch.tensor([1.0, 500.0, 990.0])
-        alpha, sigma = (c.reshape(-1, 1, 1, 1) for c in preserving.coefficients(t))
-        truth = {"epsilon": e, "sample": x, "v_prediction": alpha * e - sigma * x}[prediction]
     path = path_of(scheduler)
     z, v = path(x, e, t)
     seen = []
