@@ -21,6 +21,7 @@ MODULES = [
     "onestep_adapters.networks",
     "onestep_adapters.backbones",
     "onestep_adapters.backbones.transformers",
+    "onestep_adapters.backbones.diffusers",
     "onestep_adapters.encoders",
     "onestep_adapters.data",
     "onestep_adapters.data.digits",
