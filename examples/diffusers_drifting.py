@@ -77,7 +77,9 @@ def train(steps: int, *, each: int = 16, positives: int = 48, seed: int = 0) -> 
         if step % 100 == 0:
             spread = float(samples.detach().reshape(10, each, -1).std(dim=1).mean())
             expected = float(real.reshape(10, positives, -1).std(dim=1).mean())
-            print(f"update {step:4d}  spread {spread / expected:.2f} of the data's  {time.perf_counter() - start:4.0f} s")
+            print(
+                f"update {step:4d}  spread {spread / expected:.2f} of the data's  {time.perf_counter() - start:4.0f} s"
+            )
     return average.eval()
 
 

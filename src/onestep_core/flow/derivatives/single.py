@@ -56,7 +56,7 @@ def single_pass(
     Inside of ``torch.func`` transforms and ``torch.compile`` it is ``torch.func.jvp``, whose tangent is detached.
 
     Raises:
-        ConfigError: if ``moving`` is negative or larger than the number of rows, or the tangents do not fit the primals.
+        ConfigError: if ``moving`` is negative or above the number of rows, or if tangents do not fit their primals.
         UnsupportedDerivative: at an operation whose tangent is not known, such as a custom ``torch.autograd.Function``;
             the message names it. See :func:`tangent_rule`.
 

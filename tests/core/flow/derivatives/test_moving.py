@@ -406,6 +406,7 @@ def one_batch(name: str) -> bool:
     return rows(out) == moving and all(leaf.ndim for leaf in out)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name", [name for name, entry in ZOO.items() if entry.group not in ("activations", "diffusers")]
 )
