@@ -217,6 +217,8 @@ def _quick(run: Run, rule: Rule, function: Any, args: Sequence[Any], keywords: d
         tangents.append(None)
     if last is None or (rule.views and cells[0] is None):
         return _OTHER
+    if rule.alone and (cells[0] is None or any(cell is not None for cell in cells[1:])):
+        return _OTHER
     if keywords:
         for x in keywords.values():
             if type(x) not in _PLAIN:

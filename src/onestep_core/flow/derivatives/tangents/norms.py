@@ -68,8 +68,7 @@ def _group_norm_call(
     return arguments, torch.native_group_norm(*arguments)
 
 
-@function_rule(F.group_norm, count=(1, 2, 3, 4, 5), rows=batches, call=_group_norm_call,
-               when=lambda arguments: not any(isinstance(x, Tensor) for x in arguments[1:]))  # fmt: skip
+@function_rule(F.group_norm, count=(1, 2, 3, 4, 5), rows=batches, call=_group_norm_call, alone=True)
 @operation_rule(aten.native_group_norm.default, rows=batches)
 def _group_norm(value: Any, arguments: Any, tangents: Any) -> Any:
     x, weight, _, _, channels, space, groups, _ = arguments

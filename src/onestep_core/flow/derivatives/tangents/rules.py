@@ -56,6 +56,8 @@ class Rule(NamedTuple):
     call: Callable[..., tuple[Sequence[Any], Any] | None] | None = None
     """Calls an operation in the function's place that also returns what the rule needs: ``(values, **keywords)
     -> (arguments, values)``, of which the network gets the first value; ``None`` where it cannot."""
+    alone: bool = False
+    """Whether ``call`` knows tangents of the first argument alone."""
     foreign: bool = False
     """Whether a user wrote it: then nothing is known about the memory of its result."""
 
@@ -72,6 +74,7 @@ def function_rule(
     complex: bool = False,
     when: Callable[[Sequence[Any]], bool] | None = None,
     call: Any = None,
+    alone: bool = False,
 ) -> Callable[[TangentRule], TangentRule]:
     """Decorator: a rule of functions as the network calls them.
 
@@ -84,6 +87,7 @@ def function_rule(
         complex: whether it holds for complex numbers too.
         when: which positional arguments the rule knows; any, by default.
         call: see :class:`Rule`; its keywords are those that the rule knows.
+        alone: see :class:`Rule`.
     """
 
     def keep(rule: TangentRule) -> TangentRule:
@@ -100,7 +104,7 @@ def function_rule(
             return not keywords or (not keywords.get("inplace") and (every or known.issuperset(keywords)))
 
         for function in functions:
-            FUNCTIONS[function] = Rule(rule, rows, accepts, views, complex, call)
+            FUNCTIONS[function] = Rule(rule, rows, accepts, views, complex, call, alone)
         return rule
 
     return keep

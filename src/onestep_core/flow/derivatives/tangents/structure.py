@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from onestep_core.flow.derivatives.tangents.cells import Cell
 from onestep_core.flow.derivatives.tangents.rows import batches
-from onestep_core.flow.derivatives.tangents.rules import FirstRows, function_rule, operation_rule
+from onestep_core.flow.derivatives.tangents.rules import FUNCTIONS, FirstRows, Rule, function_rule, operation_rule
 
 aten: Any = torch.ops.aten
 
@@ -112,3 +112,13 @@ def _native_dropout(value: Any, arguments: Any, tangents: Any) -> Any:
 @operation_rule(aten._pack_padded_sequence.default)
 def _pack(value: Any, arguments: Any, tangents: Any) -> Any:
     return aten._pack_padded_sequence(tangents[0], *arguments[1:])[0], None
+
+
+def _keeps_all(arguments: Sequence[Any], keywords: dict[str, Any]) -> bool:
+    """Whether a dropout drops nothing: then it returns its argument itself."""
+    given = dict(zip(("p", "training", "inplace"), arguments[1:], strict=False)) | keywords
+    return given.get("p", 0.5) == 0 or given.get("training", True) is False
+
+
+for _function in (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d):
+    FUNCTIONS[_function] = Rule(lambda value, arguments, tangents, **keywords: tangents[0], accepts=_keeps_all)
