@@ -5,7 +5,7 @@ import sys
 import warnings
 from typing import Any
 
-from onestep_adapters.cli import data, demo, evaluate, sample, train
+from onestep_adapters.cli import data, demo, evaluate, export, sample, train
 from onestep_adapters.cli.terminal import fail, filled, listed
 from onestep_adapters.methods import ENCODERS, METHODS
 from onestep_adapters.names import choose
@@ -15,6 +15,7 @@ COMMANDS = {
     "train": train.main,
     "sample": sample.main,
     "evaluate": evaluate.main,
+    "export": export.main,
     "data": data.main,
     "demo": demo.main,
 }
@@ -28,6 +29,7 @@ _COMMANDS = (
         "report: quality, cost, pass or fail against quality limits; of an encoder: probes beside pixels and a random "
         "network",
     ),
+    ("onestep export RUN [options]", "write a one-step generator to a file that needs torch or ONNX alone"),
     ("onestep data PLACE [options]", "show data, such as a folder of your images, and check its files"),
 )
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from onestep_adapters.training.state import TrainingState
 from onestep_core.errors import OneStepError
 
-FORMAT = 3
+FORMAT = 4
 """Version of the layout; a checkpoint of another version is refused."""
 
 POINTER = "latest.json"
@@ -253,7 +253,7 @@ def read_description(folder: Path) -> tuple[Path, dict[str, Any]]:
         if file.is_file() or read_pointer(folder) == pointer:
             break
     data = read_bytes(file, limit=_LARGEST_DESCRIPTION)
-    fields = (*SavedRun._fields, "companions", "optimizers", "tensors")
+    fields = (*SavedRun._fields, "companions", "optimizers", "base", "tensors")
     content = parsed_json(file, data, fields)
     if len(data) != pointer["bytes"] or hashlib.sha256(data).hexdigest() != pointer["sha256"]:
         raise CheckpointError(f"{file} is not the file that {POINTER} names: altered; restore it from a copy")

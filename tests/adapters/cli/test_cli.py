@@ -41,7 +41,7 @@ def test_no_words_and_help_teach(capsys):
     assert all(method in text for method in METHODS)
 
 
-@pytest.mark.parametrize("command", ["sample", "evaluate", "demo"])
+@pytest.mark.parametrize("command", ["sample", "evaluate", "export", "demo"])
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         run(command, "--help")

@@ -49,7 +49,7 @@ TEXTS = [
     ("--help",),
     ("train", "--help"),
     ("train", "drifting", "--data", "8gaussians", "--help"),
-    *((command, "--help") for command in ("sample", "evaluate", "data", "demo")),
+    *((command, "--help") for command in ("sample", "evaluate", "export", "data", "demo")),
 ]
 
 

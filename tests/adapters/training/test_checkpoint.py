@@ -391,7 +391,7 @@ DAMAGE = {
     ),
     "history cut": (shorten("history.jsonl", 10), "first .* bytes of .*history.jsonl are not those"),
     "history absent": (lambda folder: (folder / "history.jsonl").unlink(), "missing, expected .* bytes of history"),
-    "format": (rewrite(format=2), "format 2, expected 3"),
+    "format": (rewrite(format=2), "format 2, expected 4"),
     "another method": (rewrite(method="other"), "run of 'other', the state is one of 'demo'"),
     "another config": (rewrite(config={"width": 6}), "width: 6 saved, 5 given"),
     "tensor absent": (with_tensors(lambda t: t.pop("ema.first.weight")), "lacks tensors of the ema.*first.weight"),

@@ -71,7 +71,7 @@ class RectifiedMeanFlow(EulerianMethod):
 
     @property
     def calls(self) -> int:
-        """Network evaluations in one update: value and forward-mode pass. The teacher is evaluated before training."""
+        """Network evaluations in one update: value and tangent. The teacher is evaluated before training."""
         return 2
 
     def prepare(self, context: Context) -> _Prepared:
@@ -100,10 +100,7 @@ class RectifiedMeanFlow(EulerianMethod):
         drawn = Draw(data[index], noise[index], None if classes is None else classes[index])
         z, v, t, s, labels = self.placed(drawn, t, s)
         average_velocity = as_average_velocity(network, label=labels)
-        derivative = self.derivative(network, labels)
-        pair = meanflow_regression(
-            average_velocity, z, v, t, s, scale=(~exact).to(z), moving=self.jumps, derivative=derivative
-        )
+        pair = meanflow_regression(average_velocity, z, v, t, s, scale=(~exact).to(z), moving=self.jumps)
         raw = squared_l2(*pair)
         return (raw * self.weight(raw, z)).mean(), {"raw": raw.detach().mean() / z[0].numel()}
 
