@@ -117,6 +117,8 @@ def check(entry: Entry) -> None:
 def _check(entry: Entry, tangent: Any, *, inputs: bool) -> None:
     apply = torch.autograd.Function.__dict__["apply"]
     plain, case = entry.build(), entry.build()
+    # Without any gradient torch may multiply plain tensors by another routine.
+    rounded = entry.rounded or (not inputs and entry.group == "products")
     if inputs:
         with_gradient((plain.primals, case.primals))
     value = seeded(plain.function, *plain.primals)
@@ -132,9 +134,9 @@ def _check(entry: Entry, tangent: Any, *, inputs: bool) -> None:
     for place, (a, b) in enumerate(zip(tree_leaves(got_value), tree_leaves(value), strict=True)):
         if isinstance(b, Tensor):
             assert type(a) is Tensor, f"value {place} is a {type(a).__name__}, expected a plain tensor"
-            assert entry.rounded or torch.equal(a, b), f"value {place} is not that of the plain call, bit for bit"
+            assert rounded or torch.equal(a, b), f"value {place} is not that of the plain call, bit for bit"
             assert a.requires_grad == b.requires_grad, f"value {place}: requires_grad is {a.requires_grad}"
-    assert_close(copies(got_value), copies(value), 1e-13 if entry.rounded else 0.0, "value")
+    assert_close(copies(got_value), copies(value), 1e-13 if rounded else 0.0, "value")
     assert_close(got_tangent, tangent, entry.tolerance, "tangent")
     for leaf in tree_leaves(got_tangent):
         assert not (isinstance(leaf, Tensor) and leaf.requires_grad), "the tangent requires a gradient"
@@ -147,5 +149,5 @@ def _check(entry: Entry, tangent: Any, *, inputs: bool) -> None:
     assert torch.autograd.Function.__dict__["apply"] is apply, "torch.autograd.Function.apply was not put back"
     assert torch._C._len_torch_function_stack() == torch._C._len_torch_dispatch_stack() == 0, "a mode was left on"
     later, expected_later = (seeded(which.function, *which.primals) for which in (case, plain))
-    assert_close(copies(later), copies(expected_later), 0.0, "a later plain call")
+    assert_close(copies(later), copies(expected_later), 1e-13 if rounded else 0.0, "a later plain call")
     assert_same_state(case.module, plain.module)
