@@ -8,10 +8,10 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from onestep_adapters.backbones.diffusers import DiffusersNetwork
 from onestep_adapters.networks import as_average_velocity
 from onestep_core import meanflow_regression, squared_l2
 from tests.adapters.backbones.diffusers.small import MODELS, awake, condition_of, model_of, states
-from onestep_adapters.backbones.diffusers import DiffusersNetwork
 
 
 def gradients(network, name):

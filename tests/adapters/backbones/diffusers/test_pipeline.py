@@ -191,7 +191,8 @@ def test_networks_are_saved_by_themselves(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", [Linear(0.1), Trigonometric(0.5), VarianceExploding(0.1, 9.0), reverse(Linear()), NoiseScaled(Linear(), 0.5)]
+    "path",
+    [Linear(0.1), Trigonometric(0.5), VarianceExploding(0.1, 9.0), reverse(Linear()), NoiseScaled(Linear(), 0.5)],
 )
 def test_paths_are_saved(path, tmp_path):
     SavedPath(path).save_pretrained(tmp_path)

@@ -86,7 +86,9 @@ def test_between_two_steps_a_path_goes_on(scheduler):
     for here, first, last in zip(path.coefficients(t), low, high, strict=True):
         assert bool(((here - first) * (here - last) <= 0).all())
     step = 1e-4
-    for rate, after, before in zip(path.rates(t), path.coefficients(t + step), path.coefficients(t - step), strict=True):
+    for rate, after, before in zip(
+        path.rates(t), path.coefficients(t + step), path.coefficients(t - step), strict=True
+    ):
         torch.testing.assert_close(rate, (after - before) / (2 * step), rtol=1e-5, atol=1e-9)
 
 
