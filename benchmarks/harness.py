@@ -24,7 +24,7 @@ import torch
 from onestep_adapters.files import write_whole
 
 RESULTS = Path(__file__).parent / "results"
-LIBRARIES = ("torch", "numpy", "pykeops", "triton")
+LIBRARIES = ("torch", "numpy", "pykeops", "triton", "diffusers", "transformers")
 
 
 def interleaved(rivals: Mapping[str, Callable[[], Any]], *, rounds: int) -> dict[str, dict[str, float]]:

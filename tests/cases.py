@@ -128,6 +128,7 @@ DISTANCES: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 DERIVATIVES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "single_pass": (flow.single_pass, {}),
     "two_pass": (flow.two_pass, {}),
     "with_graph": (flow.with_graph, {"frozen": False}),
     "central_difference": (partial(flow.central_difference, step=1e-5), {"tolerance": 1e-8}),

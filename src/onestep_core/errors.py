@@ -37,3 +37,13 @@ def like_states(answer: object, states: Tensor) -> Tensor:
             "the same shape; wrap a network with several outputs so that it returns one tensor"
         )
     return answer
+
+
+class UnsupportedDerivative(OneStepError, NotImplementedError):
+    """An operation whose tangent is not known; the message names it and the remedy."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(
+            f"{name}: {reason}. Teach single_pass its tangent with onestep_core.tangent_rule, or give the objective "
+            "another derivative: derivative=two_pass (forward mode of torch) or derivative=central_difference"
+        )

@@ -8,3 +8,4 @@ from onestep_adapters.backbones.decoder import Decoder as Decoder
 from onestep_adapters.backbones.dit import DiT as DiT
 from onestep_adapters.backbones.dit import plain_attention as plain_attention
 from onestep_adapters.backbones.mlp import MLP as MLP
+from onestep_adapters.backbones.unet import UNet as UNet

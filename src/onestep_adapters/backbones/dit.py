@@ -85,13 +85,18 @@ def fused_or_plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         >>> bool(torch.allclose(fused_or_plain(x, x, x), plain_attention(x, x, x), atol=1e-6))
         True
     """
-    if torch.compiler.is_compiling() or _transformed():
+    if torch.compiler.is_compiling() or inside_transform():
         return plain_attention(q, k, v)
     return scaled_dot_product_attention(q, k, v)
 
 
-def _transformed() -> bool:
-    """Whether a ``torch.func`` transform or forward-mode AD is active. Torch has no public function for this."""
+def inside_transform() -> bool:
+    """Whether a ``torch.func`` transform or forward-mode AD is active. Torch has no public function for this.
+
+    Example:
+        >>> inside_transform()
+        False
+    """
     functorch = torch._C._functorch.peek_interpreter_stack()  # pyright: ignore
     return functorch is not None or getattr(forward_ad, "_current_level", -1) >= 0
 

@@ -1,63 +1,9 @@
-"""``onestep``: train, sample, evaluate, show data, and the demo. Only parsing and printing is here."""
+"""``onestep``: train, sample, evaluate, export, show data, and the demo. Only parsing and printing is here."""
 
-import os
 import sys
-import warnings
 from importlib.metadata import version
-from typing import Any
 
-from onestep_adapters.cli import data, demo, evaluate, sample, train
-from onestep_adapters.cli.terminal import fail, no_memory, reason
-from onestep_adapters.methods import ENCODERS, METHODS
-from onestep_adapters.names import choose
-from onestep_core.errors import OneStepError
-
-COMMANDS = {
-    "train": train.main,
-    "sample": sample.main,
-    "evaluate": evaluate.main,
-    "data": data.main,
-    "demo": demo.main,
-}
-
-_WIDTH = 2 + max(map(len, (*METHODS, *ENCODERS)))
-
-HELP = f"""onestep: train one-step generators, draw samples and evaluate them.
-
-  onestep demo                               three methods on 8 x 8 digits; report and pictures (5 minutes)
-  onestep train METHOD [--data D] [options]  train and save in a run folder; --resume continues
-  onestep sample RUN [options]               draw samples of a run: arrays and a picture
-  onestep evaluate RUN [RUN ...] [options]   report: quality, cost, pass or fail against quality limits;
-                                             of an encoder: probes beside pixels and a random network
-  onestep data PLACE [options]               show data, such as a folder of your images, and check its files
-
-METHOD is one of (-paper: the named settings of the paper instead of those for small data)
-{chr(10).join(f"  {name:<{_WIDTH}}{method.summary}" for name, method in METHODS.items())}
-or trains an encoder, whose features a generator can use
-{chr(10).join(f"  {name:<{_WIDTH}}{method.summary}" for name, method in ENCODERS.items())}
-
-A first session (two minutes; the report is runs/first/report.md):
-  onestep train meanflow --data 8gaussians --folder runs/first
-  onestep sample runs/first
-  onestep evaluate runs/first
-
-On your own images (docs/data.md):
-  onestep data folder:photos
-  onestep train meanflow --data folder:photos --folder runs/photos
-
-`onestep COMMAND --help` lists all options with their defaults; for training, `onestep train METHOD --data D --help`."""
-
-
-_GOES_ON = {
-    "train": "--resume continues from the last checkpoint, if one was saved",
-    "demo": "the same command continues from the last checkpoint of each training, one every 500 updates",
-    "data": "the same command starts anew",
-}
-"""What to do after Ctrl-C."""
-
-
-def _note(message: Warning | str, *_: Any) -> None:
-    fail(f"note: {message}")
+from onestep_core.errors import MissingExtraError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -73,25 +19,10 @@ def main(arguments: list[str] | None = None) -> int:
     if words[:1] == ["--version"]:
         print(f"onestep {version('onestep')}")
         return 0
-    if not words or words[0] in ("-h", "--help"):
-        print(HELP)
-        return 0
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _note
-            return COMMANDS[choose(words[0], COMMANDS, "command")](words[1:])
-    except OneStepError as error:
-        return fail(str(error))
-    except BrokenPipeError:
-        # The reader of the pipe has closed it: nothing more can be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        return fail(reason(error), status=1)
-    except (MemoryError, RuntimeError) as error:
-        told = no_memory(error)
-        if told is None:
-            raise
-        return fail(told, status=1)
-    except KeyboardInterrupt:
-        return fail(f"interrupted; {_GOES_ON.get(words[0], 'the same command starts anew')}", status=130)
+        # The command line is an extra: without it one line says what is missing.
+        from onestep_adapters.cli.app import run
+    except MissingExtraError as error:
+        print(f"onestep: {error}", file=sys.stderr)
+        return 2
+    return run(words)

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from tyro.conf import Positional
 
-from onestep_adapters.cli.parsing import options
+from onestep_adapters.cli.parsing import Positional, options
 from onestep_adapters.cli.progress import track
 from onestep_adapters.cli.terminal import say, use_threads
 from onestep_adapters.data import Dataset, ImageOptions, open_dataset
@@ -21,7 +20,7 @@ _SHOWN = 21
 class Data(ImageOptions):
     """Which data, and how images are read."""
 
-    data: Positional[str] = attrs.field(kw_only=True)
+    data: Positional[str] = attrs.field(kw_only=True, metadata={"metavar": "PLACE"})
     """What --data of onestep train takes, or the path of a folder or file."""
     autoencoder: str = ""
     """Folder of a diffusers AutoencoderKL: the data are then the latents of the images."""

@@ -7,8 +7,8 @@ from typing import Literal
 import attrs
 
 from onestep_adapters.cli.parsing import options
-from onestep_adapters.cli.progress import progress_of_many
-from onestep_adapters.cli.terminal import say, use_threads
+from onestep_adapters.cli.progress import progress_of_many, track
+from onestep_adapters.cli.terminal import say_all, use_threads
 from onestep_adapters.devices import choose_device
 from onestep_adapters.files import require_writable
 from onestep_core.validators import count, positive
@@ -45,8 +45,9 @@ def main(arguments: Sequence[str]) -> int:
     require_writable(chosen.folder)
     demo = Demo(chosen.folder, chosen.steps, choose_device(chosen.device))
     steps = {name: (run.state.step, run.options.training.steps) for name, run in demo.runs.items() if not run.finished}
-    for _ in progress_of_many(demo.train(processes=chosen.processes), steps):
+    if ahead := demo.ahead():
+        say_all(["before the first updates:", *(f"  {line}" for line in ahead)])
+    for _ in progress_of_many(demo.train(processes=chosen.processes, track=track), steps):
         pass
-    for line in demo.finish():
-        say(line)
+    say_all(demo.finish(track))
     return 0

@@ -1,22 +1,23 @@
 """``onestep evaluate RUN [RUN ...]``."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import attrs
-from tyro.conf import Positional
 
-from onestep_adapters.cli.parsing import options
+from onestep_adapters.cli.parsing import Positional, options
 from onestep_adapters.cli.pictures import show_encoder
 from onestep_adapters.cli.progress import track
-from onestep_adapters.cli.terminal import say, use_threads
+from onestep_adapters.cli.terminal import say, say_all, use_threads
 from onestep_adapters.devices import choose_device
-from onestep_adapters.evaluation import evaluate_runs, write_report
-from onestep_adapters.evaluation.encoders import evaluate_encoders, write_encoder_report
+from onestep_adapters.evaluation import evaluate_runs, label_of, labelled, summary, write_report
+from onestep_adapters.evaluation.encoders import encoder_summary, evaluate_encoders, write_encoder_report
+from onestep_adapters.evaluation.rows import counted
 from onestep_adapters.files import require_writable
 from onestep_adapters.runs import Run, open_run
-from onestep_core.errors import ConfigError
+from onestep_core.errors import ConfigError, MissingExtraError
 from onestep_core.validators import count, positive
 
 
@@ -24,8 +25,10 @@ from onestep_core.validators import count, positive
 class Evaluate:
     """Which runs are measured, and how."""
 
-    runs: Positional[tuple[Path, ...]]
-    """One or more folders of trained runs, all of one data set (required)."""
+    runs: Positional[tuple[Path, ...]] = attrs.field(
+        kw_only=True, metadata={"metavar": "RUN [RUN ...]", "help_behavior_hint": "(required)"}
+    )
+    """One or more folders of trained runs, all of one data set."""
     baseline: Path | None = None
     """Folder of the many-step run that the others are compared with; by default the first flow-matching run given.
     Without any, the samples are compared with real data alone."""
@@ -34,7 +37,7 @@ class Evaluate:
     split: Literal["test", "validation"] = "test"
     """Real images to compare with: test for a report, validation to choose options. 2-D toys have no splits."""
     repeats: int = attrs.field(default=5, validator=[count, positive])
-    """Independent sets of samples, for means and standard errors; 1: no standard error (2-D toys: at least 2)."""
+    """Independent sets of samples, for means and standard errors; 1: no standard error."""
     seed: int = attrs.field(default=0, validator=count)
     """Seed of the samples and of the reference rows (real data, fitted Gaussian), 0 or more."""
     data: str | None = None
@@ -56,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
         "probes (linear, few-shot, nearest neighbours), the same for pixels and for a random network.",
     )
     if not chosen.runs:
-        raise ConfigError("no run to evaluate: give one or more folders of trained runs")
+        raise ConfigError("no run is given: expected onestep evaluate RUN [RUN ...], with folders of trained runs")
     use_threads()
     device = choose_device(chosen.device)
     target = chosen.runs[0] if chosen.folder is None else chosen.folder
@@ -65,12 +68,23 @@ def main(arguments: Sequence[str]) -> int:
     encoders = [run for run in runs if not run.options.generates]
     if encoders:
         return _encoders(chosen, runs, encoders, target)
+    baseline = _baseline(chosen, dict(zip(chosen.runs, runs, strict=True)))
+    rows = labelled(runs, baseline)
+    say(f"evaluating {', '.join(rows)} on {runs[0].data.name}: {counted(chosen.repeats, 'draw')} of samples each")
     report = evaluate_runs(
-        runs, _baseline(chosen, dict(zip(chosen.runs, runs, strict=True))), split=chosen.split, repeats=chosen.repeats,
-        seed=chosen.seed,
+        runs, baseline, split=chosen.split, repeats=chosen.repeats, seed=chosen.seed, track=track
     )  # fmt: skip
-    say(write_report(target, report))
-    say(f"written: {target / 'report.md'}, {target / 'report.json'}")
+    pictures: dict[str, str] = {}
+    try:
+        # Pictures are an extra.
+        from onestep_adapters.evaluation.pictures import draw_report
+
+        pictures = draw_report(rows, target, track=track)
+    except MissingExtraError as error:
+        say(f"no pictures in the report: {error}")
+    write_report(target, report, pictures)
+    files = ["report.md (all tables, what they mean, options)", "report.json", *pictures.values()]
+    say_all(["", *summary(report), f"written into {target}: {', '.join(files)}"])
     return 0
 
 
@@ -81,11 +95,17 @@ def _encoders(chosen: Evaluate, runs: Sequence[Run], encoders: Sequence[Run], ta
         raise ConfigError(f"{named} trained encoders, the other runs generators: evaluate them in two commands")
     if chosen.baseline is not None:
         raise ConfigError(f"--baseline {chosen.baseline} with runs of encoders: leave it out, it is for generators")
-    report = evaluate_encoders(encoders, split=chosen.split, images=chosen.probe_images, seed=chosen.seed)
-    say(write_encoder_report(target, report))
-    say(f"written: {target / 'report.md'}, {target / 'report.json'}")
-    for folder, run in zip(chosen.runs, runs, strict=True):
-        show_encoder(run, folder)
+    names = [label_of(run, runs) for run in runs]
+    say(f"evaluating {', '.join(names)} on {runs[0].data.name}: probes of at most {chosen.probe_images:,} images")
+    report = evaluate_encoders(encoders, split=chosen.split, images=chosen.probe_images, seed=chosen.seed, track=track)
+    pictures = {
+        f"{name}: {file.stem}": os.path.relpath(file, target)
+        for name, folder, run in zip(names, chosen.runs, runs, strict=True)
+        for file in show_encoder(run, folder)
+    }
+    write_encoder_report(target, report, pictures)
+    written = f"written into {target}: report.md (all layers, what the probes mean, options), report.json"
+    say_all(["", *encoder_summary(report), written])
     return 0
 
 

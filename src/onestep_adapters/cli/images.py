@@ -7,23 +7,27 @@ import attrs
 
 from onestep_adapters.data import IMAGES, TOYS, ImageOptions
 
-PLACES = f"""digits (8 x 8 images, ten classes); a 2-D toy: {", ".join(TOYS)};
-            {", ".join(IMAGES)} (28 x 28 images, ten classes); or images of your own:
-              folder:PATH  files in a folder; its sub-folders are the classes
-              idx:PATH     IDX files, as of MNIST: a folder or one file of images
-              hub:NAME     a Hugging Face data set, or a folder that save_to_disk wrote"""
+PLACES = (
+    ("digits", "8 x 8 images, ten classes"),
+    (", ".join(TOYS), "2-D toys"),
+    (", ".join(IMAGES), "28 x 28 images, ten classes"),
+    ("folder:PATH", "files in a folder; its sub-folders are the classes"),
+    ("idx:PATH", "IDX files, as of MNIST: a folder or one file of images"),
+    ("hub:NAME", "a Hugging Face data set, or a folder that save_to_disk wrote"),
+)
 """What ``--data`` can be, for help texts."""
 
-OPTIONS = """For images (onestep data --help says more):
-  --size N            height and width, in pixels
-  --channels 1|3      grey or colour
-  --flip              mirror half of the training images
-  --no-crop           resize both sides, instead of keeping the square in the middle
-  --background C      colour behind transparent pixels (default: white)
-  --labels CSV        table with the columns file and class
-  --no-classes        without classes
-  --skip-corrupt      leave out files that cannot be read
-  --autoencoder PATH  train on the latents of a diffusers AutoencoderKL in this folder"""
+OPTIONS = (
+    ("--size N", "height and width, in pixels"),
+    ("--channels 1|3", "grey or colour"),
+    ("--flip", "mirror half of the training images"),
+    ("--no-crop", "resize both sides, instead of keeping the square in the middle"),
+    ("--background C", "colour behind transparent pixels (default: white)"),
+    ("--labels CSV", "table with the columns file and class"),
+    ("--no-classes", "without classes"),
+    ("--skip-corrupt", "leave out files that cannot be read"),
+    ("--autoencoder PATH", "train on the latents of a diffusers AutoencoderKL in this folder"),
+)
 """The options of images, for help texts."""
 
 

@@ -11,14 +11,17 @@ import warnings
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from itertools import groupby, pairwise
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import attrs
 
+from onestep_adapters.cli.terminal import filled
 from onestep_core.errors import ConfigError, MissingExtraError
 
 try:
     import tyro
+    from tyro.conf import Positional as Positional
 except ImportError as error:
     raise MissingExtraError("the command line needs tyro and rich: pip install 'onestep[cli]'") from error
 
@@ -35,7 +38,9 @@ def options(kind: type[T] | Any, arguments: Sequence[str], *, prog: str, descrip
     """
     _refuse_empty(kind, arguments)
     extra: dict[str, Any] = {} if default is None else {"default": _as_shown(default)}
-    parse = partial(tyro.cli, _shown(kind), args=list(arguments), prog=prog, description=description, **extra)
+    # tyro keeps line breaks in a description only before an indented line.
+    about = filled(description, "    ", first="")
+    parse = partial(tyro.cli, _shown(kind), args=list(arguments), prog=prog, description=about, **extra)
     if {"-h", "--help"} & set(arguments):
         return _as_given(parse(), kind)
     told = io.StringIO()
@@ -117,24 +122,46 @@ def _is_ruler(row: str) -> bool:
 def _shown(kind: type, short: bool = True) -> type:
     """A subclass whose annotations tell tyro the help of the options, and that nested ones have ``short`` names.
 
-    A field with the metadata ``fixed`` is no option.
+    The defaults of nested options are of such classes too. A field with the metadata ``fixed`` is no option.
     """
     hints, told = get_type_hints(kind, include_extras=True), _field_docstrings(kind)
     annotations: dict[str, Any] = {}
+    known = attrs.fields(kind)
+    shown = {field.name: field for field in known}
     for field in attrs.fields(kind):
         hint, nested = hints[field.name], _nested(hints[field.name])
         if field.metadata.get("fixed"):
             annotations[field.name] = tyro.conf.Suppress[hint]
             continue
         if nested is None:
-            annotations[field.name] = Annotated[hint, tyro.conf.arg(help=told.get(field.name))]
+            annotations[field.name] = Annotated[hint, tyro.conf.arg(help=told.get(field.name), **_words(field, hint))]
             continue
         plain = short and field.name != "teacher"
         inner: Any = _shown(nested, plain)
+        default = field.default.factory() if isinstance(field.default, attrs.Factory) else field.default  # type: ignore[arg-type,union-attr]
+        if attrs.has(type(default)):
+            shown[field.name] = field.evolve(default=_as_shown(default, plain))
         if type(None) in get_args(hint):
             inner = inner | None
         annotations[field.name] = tyro.conf.OmitArgPrefixes[inner] if plain else inner
-    return type(kind.__name__, (kind,), {"__annotations__": annotations, "__doc__": kind.__doc__})
+    members = {"__annotations__": annotations, "__doc__": kind.__doc__}
+    return type(kind.__name__, (kind,), {**members, "__attrs_attrs__": type(known)(shown.values())})
+
+
+_PLACEHOLDERS = {int: "INT", float: "FLOAT", str: "STR", Path: "PATH"}
+
+
+def _words(field: "attrs.Attribute[Any]", hint: Any) -> dict[str, Any]:
+    """Placeholder and hint of an option: those of its metadata; one that may be left out names no None."""
+    words = {name: field.metadata[name] for name in ("metavar", "help_behavior_hint") if name in field.metadata}
+    one = next((kind for kind in get_args(hint) if kind in _PLACEHOLDERS), None)
+    if type(None) in get_args(hint) and one is not None and field.default is None:
+        words = {
+            "metavar": _PLACEHOLDERS[one],
+            "help_behavior_hint": lambda value: "" if value == "None" else f"(default: {value})",
+            **words,
+        }
+    return words
 
 
 def _nested(hint: Any) -> type | None:

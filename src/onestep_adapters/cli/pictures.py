@@ -7,12 +7,14 @@ from onestep_adapters.runs import Run
 from onestep_core.errors import MissingExtraError
 
 
-def show_encoder(run: Run, folder: Path) -> None:
+def show_encoder(run: Run, folder: Path) -> list[Path]:
     """Draw nearest neighbours (for MAE reconstructions too) into the folder, and say where they are."""
     try:
         # Pictures are an extra.
         from onestep_adapters.evaluation.encoders.pictures import draw_encoder
     except MissingExtraError as error:
         say(f"no picture: {error}")
-        return
-    say(f"pictures: {', '.join(map(str, draw_encoder(run, folder)))}")
+        return []
+    files = draw_encoder(run, folder)
+    say(f"pictures: {', '.join(map(str, files))}")
+    return files

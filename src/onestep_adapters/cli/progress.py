@@ -1,10 +1,13 @@
-"""Progress of trainings and of what comes before them: bars on a terminal, plain lines elsewhere."""
+"""Progress of trainings and of what comes before and after them: bars on a terminal, plain lines elsewhere."""
 
+import contextlib
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from onestep_adapters.cli.terminal import console, say
+from onestep_adapters.tracking import Phase
 from onestep_core.errors import MissingExtraError
 
 try:
@@ -17,27 +20,54 @@ try:
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.table import Column
     from rich.text import Text
 except ImportError as error:
     raise MissingExtraError("the command line needs tyro and rich: pip install 'onestep[cli]'") from error
+
+SECONDS = 5.0
+"""Seconds between two plain lines of one task."""
 
 
 def track(items: Iterable[Any], title: str, total: int) -> Iterator[Any]:
     """Pass items through and show how many of them are done."""
     if not console.is_terminal:
+        start, done = time.monotonic(), 0
+
+        def line() -> None:
+            say(f"{title}  {done}/{total}  {time.monotonic() - start:.0f} s")
+
         say(f"{title}  0/{total}")
-        start = last = time.monotonic()
-        for done, item in enumerate(items, 1):
-            yield item
-            if done == total or time.monotonic() - last > 10:
-                last = time.monotonic()
-                say(f"{title}  {done}/{total}  {last - start:.0f} s")
+        with _repeated(line):
+            for item in items:
+                yield item
+                done += 1
+        if time.monotonic() - start > 1:
+            line()
         return
-    with _Bars(*_columns(), console=console) as bars:
+    with _bars() as bars:
         task = bars.add_task(title, total=total, numbers="")
         for item in items:
             yield item
             bars.advance(task)
+
+
+@contextlib.contextmanager
+def _repeated(line: Callable[[], None]) -> Iterator[None]:
+    """Inside, ``line`` is called every few seconds, however long one part of the work takes."""
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(SECONDS):
+            line()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def progress(
@@ -55,17 +85,24 @@ def progress(
 def progress_of_many(
     updates: Iterator[tuple[str, Any]], steps: Mapping[str, tuple[int, int]], *, shown: Sequence[str] | None = None
 ) -> Iterator[tuple[str, Any]]:
-    """The same for several trainings, with one bar each; ``steps`` are the updates made and wanted, by title."""
+    """The same for several trainings, with one bar each; ``steps`` are the updates made and wanted, by title.
+
+    In place of a record, a training in another process may give a :class:`~onestep_adapters.tracking.Phase`: it is
+    shown, and not passed on.
+    """
     numbers = {title: _Numbers(shown) for title in steps}
     if not console.is_terminal:
         yield from _lines(updates, steps, numbers)
         return
-    with _Bars(*_columns(), console=console) as bars:
+    with _bars() as bars:
         tasks = {
             title: bars.add_task(title, total=total, completed=done, numbers="", start=False)
             for title, (done, total) in steps.items()
         }
         for title, record in updates:
+            if isinstance(record, Phase):
+                bars.update(tasks[title], numbers=_phase(record))
+                continue
             bars.start_task(tasks[title])
             bars.update(tasks[title], completed=record.step, numbers=numbers[title].after(record))
             yield title, record
@@ -78,11 +115,21 @@ def _lines(
     for title, (done, total) in steps.items():
         say(f"{title:<{widest}}  {done}/{total}")
     for title, record in updates:
+        due = time.monotonic() - last[title] > SECONDS
+        if isinstance(record, Phase):
+            if due or record.done == 0:
+                last[title] = time.monotonic()
+                say(f"{title:<{widest}}  {_phase(record)}")
+            continue
         line, total = numbers[title].after(record), steps[title][1]
-        if record.step == total or time.monotonic() - last[title] > 10:
+        if due or record.step == total:
             last[title] = time.monotonic()
             say(f"{title:<{widest}}  {record.step}/{total}  {line}")
         yield title, record
+
+
+def _phase(phase: Phase) -> str:
+    return f"{phase.title}  {phase.done}/{phase.total}"
 
 
 class _Numbers:
@@ -97,16 +144,6 @@ class _Numbers:
         return "  ".join(f"{name} {self._known[name]:.3g}" for name in names)
 
 
-def _columns() -> tuple[Any, ...]:
-    return (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-
-
 class _Bars(Progress):
     """Bars of all tasks, and below them the numbers of each: a long line of numbers leaves the bar its place."""
 
@@ -115,3 +152,28 @@ class _Bars(Progress):
         for task in self.tasks:
             if numbers := task.fields.get("numbers"):
                 yield Text(f"  {numbers}", style="dim", overflow="ellipsis", no_wrap=True)
+
+
+_shown: list[_Bars] = []
+"""The bars on the terminal: a phase inside of a training adds its bar to them."""
+
+
+@contextlib.contextmanager
+def _bars() -> Iterator[_Bars]:
+    if _shown:
+        yield _shown[0]
+        return
+    columns = (
+        # A long title wraps, so that bar, count and times have their place.
+        TextColumn("{task.description}", table_column=Column(no_wrap=False, overflow="fold")),
+        BarColumn(bar_width=max(8, min(40, console.width - 60)), table_column=Column(min_width=8)),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with _Bars(*columns, console=console) as bars:
+        _shown.append(bars)
+        try:
+            yield bars
+        finally:
+            _shown.pop()

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
-from tyro.conf import Positional
 
-from onestep_adapters.cli.parsing import options
+from onestep_adapters.cli.parsing import Positional, options
 from onestep_adapters.cli.progress import track
 from onestep_adapters.cli.terminal import say, use_threads
 from onestep_adapters.devices import choose_device
@@ -22,7 +21,7 @@ from onestep_core.validators import positive
 class Sample:
     """Number of samples, their seed, the files."""
 
-    run: Positional[Path]
+    run: Positional[Path] = attrs.field(kw_only=True, metadata={"metavar": "RUN"})
     """Folder of a trained run."""
     count: int = attrs.field(default=1000, validator=[valid_count, positive])
     """Number of samples, at least 1."""
@@ -54,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
         run = run.guided(chosen.alpha)
     stem = chosen.run / "samples" if chosen.out is None else _stem(chosen.out)
     require_writable(stem.parent)
-    drawn = write_samples(run, stem, count=chosen.count, seed=chosen.seed)
+    drawn = write_samples(run, stem, count=chosen.count, seed=chosen.seed, track=track)
     each = run.options.evaluations
     say(f"{chosen.count} samples, {each} network evaluation{'s' * (each > 1)} per sample: {drawn.file}")
     try:

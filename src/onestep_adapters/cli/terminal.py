@@ -2,6 +2,9 @@
 
 import os
 import re
+import shutil
+import textwrap
+from collections.abc import Iterable
 
 import torch
 
@@ -47,6 +50,50 @@ _NO_MEMORY = re.compile(
 def say(message: str) -> None:
     """Print a line."""
     console.print(message, markup=False)
+
+
+def say_all(lines: Iterable[str]) -> None:
+    """Print lines; on a terminal, long ones are wrapped at words, and what follows is indented."""
+    for line in lines:
+        if not console.is_terminal:
+            say(line)
+            continue
+        indent = " " * (len(line) - len(line.lstrip()) + 4)
+        wrapped = textwrap.wrap(line, console.width, subsequent_indent=indent, break_on_hyphens=False)
+        say("\n".join(wrapped))
+
+
+def width() -> int:
+    """Columns for texts: those of the terminal, or of the environment variable ``COLUMNS``; at most 110."""
+    return max(40, min(110, shutil.get_terminal_size().columns))
+
+
+def filled(text: str, indent: str = "", first: str | None = None) -> str:
+    """A paragraph, wrapped at words.
+
+    Example:
+        >>> filled("onestep trains one-step generators", "  ", first="")
+        'onestep trains one-step generators'
+    """
+    start = indent if first is None else first
+    return textwrap.fill(
+        text, width(), initial_indent=start, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+    )
+
+
+def listed(rows: Iterable[tuple[str, str]]) -> str:
+    """Names and what they mean in two columns; on a narrow terminal the meaning begins on a line of its own.
+
+    Example:
+        >>> print(listed([("--flip", "mirror half of the training images"), ("--size N", "height and width")]))
+          --flip    mirror half of the training images
+          --size N  height and width
+    """
+    rows = list(rows)
+    column = 4 + max(len(name) for name, _ in rows)
+    if column > 0.45 * width():
+        return "\n".join(f"  {name}\n{filled(text, ' ' * 6)}" for name, text in rows)
+    return "\n".join(filled(text, " " * column, first=f"  {name:<{column - 2}}") for name, text in rows)
 
 
 def use_threads() -> None:

@@ -1,7 +1,7 @@
 """``onestep train METHOD``."""
 
 import argparse
-import textwrap
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,45 +10,68 @@ from onestep_adapters.cli.interrupts import Stopped, until_interrupted
 from onestep_adapters.cli.parsing import options
 from onestep_adapters.cli.pictures import show_encoder
 from onestep_adapters.cli.progress import progress, track
-from onestep_adapters.cli.terminal import fail, reason, say, use_threads
+from onestep_adapters.cli.terminal import fail, filled, listed, reason, say, say_all, use_threads
 from onestep_adapters.data import DEFAULT_DATASET, Dataset, open_dataset
 from onestep_adapters.data.images.opening import is_place
 from onestep_adapters.devices import choose_device
 from onestep_adapters.methods import ENCODERS, METHODS, Method, Preset, find_preset
 from onestep_adapters.methods.teacher import EXACT
+from onestep_adapters.names import choose
 from onestep_adapters.runs import Run, options_of_run, resume_or_start
 from onestep_adapters.runs.datasets import data_of_run
 from onestep_adapters.training import latest_checkpoint, read_config, read_run, save_checkpoint, writing_into
 from onestep_core.errors import ConfigError, OneStepError
 
-_METHODS = textwrap.fill(", ".join(METHODS), 108, subsequent_indent=" " * 12, break_on_hyphens=False)
-_ENCODERS = ", ".join(ENCODERS)
 
-HELP = f"""Train a generator, or an encoder whose features a generator can use, and save it in a run folder.
+def help_text() -> str:
+    """What ``onestep train --help`` prints, as wide as the terminal."""
+    general = (
+        ("METHOD", f"{', '.join(METHODS)}; encoders: {', '.join(ENCODERS)} (onestep --help says what each is)"),
+        (
+            "--data D",
+            f"the data, see below (default: {DEFAULT_DATASET}; with --resume the data of the run, or the new place of "
+            "its images)",
+        ),
+        ("--folder F", "folder of the run (default: runs/METHOD-DATA)"),
+        (
+            "--resume",
+            "continue the run in the folder from its last checkpoint, with the options saved there; on the same "
+            "machine the result is bit-identical to an uninterrupted run. METHOD is given again; other options than "
+            "the saved ones are refused. Without --resume a folder that holds a run is refused",
+        ),
+        ("--device D", "auto (default: a CUDA GPU if there is one, else the CPU), cpu, cuda, cuda:1, mps"),
+    )
+    words = (
+        (
+            "time t",
+            "runs from 0 (data) to 1 (noise). In consistency-training, easy- and truncated-consistency t and m are "
+            "noise levels; in continuous-consistency t is an angle",
+        ),
+        ("jump", "goes from a start time t to an end time s nearer to the data"),
+        ("pair", "a data sample with its noise; a teacher's pair is noise and the sample that the teacher makes of it"),
+        ("score gap", "the difference of two scores"),
+        ("code", "what the authors of a paper released"),
+    )
+    opening = "Train a generator, or an encoder whose features a generator can use, and save it in a run folder."
+    usage = "onestep train METHOD [--data D] [--folder F] [--resume] [--device D] [options of images] [options]"
+    own = (
+        "`onestep train METHOD --data D --help` lists the method's own options. Defaults depend on METHOD and D and "
+        "are chosen for small data; the help gives the papers' values. Words of the help:"
+    )
+    return f"""{filled(opening)}
 
-  onestep train METHOD [--data D] [--folder F] [--resume] [--device D] [options of images] [options]
+{filled(usage, "    ", first="  ")}
 
-  METHOD    {_METHODS}
-            encoders: {_ENCODERS}
-            (onestep --help says what each is)
-  --data    {PLACES}
-            (default: {DEFAULT_DATASET}; with --resume the data of the run, or the new place of its images)
-  --folder  folder of the run (default: runs/METHOD-DATA)
-  --resume  continue the run in the folder from its last checkpoint, with the options saved there; on the same machine
-            the result is bit-identical to an uninterrupted run. METHOD is given again; other options than the saved
-            ones are refused. Without --resume a folder that holds a run is refused
-  --device  auto (default: a CUDA GPU if there is one, else the CPU), cpu, cuda, cuda:1, mps
+{listed(general)}
 
-{OPTIONS}
+Data:
+{listed(PLACES)}
 
-`onestep train METHOD --data D --help` lists the method's own options. Defaults depend on METHOD and D and are chosen
-for small data; the help gives the papers' values. Words of the help:
-  time t    runs from 0 (data) to 1 (noise). In consistency-training, easy- and truncated-consistency t and m are noise
-            levels; in continuous-consistency t is an angle
-  jump      goes from a start time t to an end time s nearer to the data
-  pair      a data sample with its noise; a teacher's pair is noise and the sample that the teacher makes of it
-  score gap the difference of two scores
-  code      what the authors of a paper released"""
+For images (onestep data --help says more):
+{listed(OPTIONS)}
+
+{filled(own)}
+{listed(words)}"""
 
 
 _WORDS = (
@@ -77,9 +100,23 @@ def _place(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _method_first(arguments: Sequence[str]) -> list[str]:
-    """The arguments with METHOD in front, wherever it was given."""
+    """The arguments with METHOD in front, wherever it was given.
+
+    Raises:
+        ConfigError: if no word is a method.
+    """
     known = {**METHODS, **ENCODERS}
-    place = next((i for i, word in enumerate(arguments) if word in known), 0)
+    place = next((i for i, word in enumerate(arguments) if word in known), None)
+    if place is None and arguments[0].startswith("-"):
+        # A misspelt method among the options?
+        near = next((word for word in arguments if difflib.get_close_matches(word, known, cutoff=0.8)), None)
+        if near is not None:
+            choose(near, known, "method")
+        raise ConfigError(
+            f"no METHOD among {' '.join(arguments)!r}: expected onestep train METHOD [options]; onestep --help lists "
+            "the methods"
+        )
+    place = place or 0
     return [arguments[place], *arguments[:place], *arguments[place + 1 :]]
 
 
@@ -145,7 +182,7 @@ def _still_there(folder: Path, total: int) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Parse, train, print."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        say(HELP)
+        say(help_text())
         return 0
     arguments = _method_first(arguments)
     name, preset = arguments[0], find_preset(arguments[0])
@@ -179,6 +216,10 @@ def main(arguments: Sequence[str]) -> int:
     with writing_into(folder, run.state):
         # What cannot be written to is found out before a teacher is trained.
         pass
+    ahead = run.ahead()
+    if ahead:
+        say("before the first update:" if run.state.step == 0 else "before training goes on:")
+        say_all(f"  {line}" for line in ahead)
     teacher = run.teacher_run
     if teacher is not None and not teacher.finished:
         steps = teacher.options.training.steps

@@ -7,8 +7,7 @@ variance: they replace the data of the pair by the expected data given the state
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias, get_args
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from onestep_adapters.data.dataset import Batch, Dataset, members
 from onestep_adapters.names import choose
+from onestep_adapters.tracking import Track, untracked
 from onestep_core import ddim, empirical_denoiser, empirical_velocity, expand_like, velocity_from_data
 from onestep_core.errors import ConfigError
 from onestep_core.flow.paths import point_on_path
@@ -30,9 +30,6 @@ class (minibatch optimal transport, https://arxiv.org/abs/2302.00482). ``precomp
 training, with the smallest total squared distance within hundreds of samples of a class; a batch has fewer
 (https://arxiv.org/abs/2506.05526). Smaller distances make the trajectories of the flow straighter."""
 
-Track: TypeAlias = Callable[[Iterable[Any], str, int], Iterator[Any]]
-"""``(items, title, total) -> items``: returns the same items and shows the progress."""
-
 _IMAGES, _POINTS = (2**16, 512), (2**15, 1024)
 """Number of precomputed pairs, and number of samples of a class that are coupled together. The total time grows with
 the square of the second number. For points the second number limits how close the pairs are, for images the first."""
@@ -43,16 +40,6 @@ pixels in colour, 43,690 pairs; of larger ones fewer."""
 
 _NEAR = 1e-3
 """A time closer than this to the data end is treated as the data end."""
-
-
-def untracked(items: Iterable[Any], title: str, total: int) -> Iterator[Any]:
-    """The items, without a progress display.
-
-    Example:
-        >>> list(untracked("ab", "letters", 2))
-        ['a', 'b']
-    """
-    return iter(items)
 
 
 class Draw(NamedTuple):
@@ -140,22 +127,45 @@ _MADE: "WeakKeyDictionary[Dataset, dict[int, Pairs]]" = WeakKeyDictionary()
 """Precomputed pairs of each data set, by seed. A student and its teacher use the same pairs."""
 
 
-def _precomputed(data: Dataset, seed: int, track: Track) -> Pairs:
+def pairs_to_make(data: Dataset, coupling: Coupling, *, seed: int) -> str:
+    """What :class:`Draws` makes before the first update, for an announcement; empty for nothing.
+
+    Example:
+        >>> from onestep_adapters.data import open_dataset
+        >>> pairs_to_make(open_dataset("8gaussians"), "optimal", seed=0)
+        ''
+    """
+    if coupling != "precomputed" or seed in _kept(data):
+        return ""
+    count, together = _sizes(data)
+    return f"{count:,} coupled pairs of data and noise: optimal transport among {together:,} at a time"
+
+
+def _kept(data: Dataset) -> dict[int, Pairs]:
     try:
-        kept = _MADE.setdefault(data, {})
+        return _MADE.setdefault(data, {})
     except TypeError:
         # The object cannot be a weak key (a dataclass, for example), so every run makes its own pairs.
-        kept = dict[int, Pairs]()
+        return {}
+
+
+def _precomputed(data: Dataset, seed: int, track: Track) -> Pairs:
+    kept = _kept(data)
     if seed not in kept:
         kept[seed] = _made(data, seed, track)
     return kept[seed]
 
 
+def _sizes(dataset: Dataset) -> tuple[int, int]:
+    """Number of precomputed pairs, and the largest number of them that are coupled together."""
+    count, together = _POINTS if dataset.classes is None else _IMAGES
+    return max(1, min(count, _VALUES // math.prod(dataset.shape))), together
+
+
 def _made(dataset: Dataset, seed: int, track: Track) -> Pairs:
     """Make pairs, sorted by class, on the CPU. The same seed gives the same pairs."""
     generator = torch.Generator().manual_seed(seed)
-    count, together = _POINTS if dataset.classes is None else _IMAGES
-    count = max(1, min(count, _VALUES // math.prod(dataset.shape)))
+    count, together = _sizes(dataset)
     data, labels = dataset.batch(count, generator)
     noise = torch.randn(data.shape, generator=generator, device=generator.device)
     if labels is not None:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from onestep_adapters.data.couplings import Track, untracked
 from onestep_adapters.data.dataset import Dataset
 from onestep_adapters.data.images.latents import LatentDataset
 from onestep_adapters.data.images.opening import SOURCES, is_place, open_fashion_mnist, open_images, place_of
@@ -12,6 +11,7 @@ from onestep_adapters.data.images.options import ImageOptions, given
 from onestep_adapters.data.toys import TOYS, ToyDataset
 from onestep_adapters.devices import choose_device
 from onestep_adapters.names import choose
+from onestep_adapters.tracking import Track, untracked
 from onestep_core.errors import ConfigError
 
 

@@ -16,6 +16,7 @@ from onestep_adapters.evaluation.markdown import to_markdown as to_markdown
 from onestep_adapters.evaluation.measuring import cost_of as cost_of
 from onestep_adapters.evaluation.measuring import evaluate_runs as evaluate_runs
 from onestep_adapters.evaluation.measuring import label_of as label_of
+from onestep_adapters.evaluation.measuring import labelled as labelled
 from onestep_adapters.evaluation.point_criteria import point_verdicts as point_verdicts
 from onestep_adapters.evaluation.report import Report as Report
 from onestep_adapters.evaluation.report import environment as environment
@@ -27,6 +28,7 @@ from onestep_adapters.evaluation.rows import References as References
 from onestep_adapters.evaluation.rows import Row as Row
 from onestep_adapters.evaluation.rows import Verdict as Verdict
 from onestep_adapters.evaluation.samples import write_samples as write_samples
+from onestep_adapters.evaluation.summary import summary as summary
 from onestep_adapters.evaluation.watching import histories as histories
 from onestep_adapters.evaluation.watching import validation_distance as validation_distance
 from onestep_adapters.evaluation.watching import watched as watched

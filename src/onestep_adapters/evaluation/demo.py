@@ -1,6 +1,6 @@
 """The demo: three generators of real images, what they make, and how good it is. Needs matplotlib and scikit-learn."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -9,17 +9,19 @@ import attrs
 import torch
 
 from onestep_adapters.data import open_dataset
-from onestep_adapters.evaluation.figures import curves, write_figure
+from onestep_adapters.evaluation.figures import Figure, curves, write_figure
 from onestep_adapters.evaluation.judges import image_classifier, image_splits
 from onestep_adapters.evaluation.measuring import evaluate_runs
 from onestep_adapters.evaluation.pictures import draw_runs
-from onestep_adapters.evaluation.report import Report
+from onestep_adapters.evaluation.summary import summary
 from onestep_adapters.evaluation.watching import histories, validation_distance, watched
 from onestep_adapters.evaluation.writing import write_report
 from onestep_adapters.methods import Method, find_preset
 from onestep_adapters.methods.flow_matching import PREVIEW_STEPS
 from onestep_adapters.runs import Run, resume_or_start
+from onestep_adapters.tracking import Phase, Track, titled, told, untracked
 from onestep_adapters.training import StepRecord, load_checkpoint, side_by_side
+from onestep_adapters.training.processes import Tell
 from onestep_core.fields import energy_distance
 
 DATA = "digits"
@@ -61,58 +63,65 @@ class Demo:
                 folder / name, name, self.data, options, resume=True, teacher=teacher, device=device
             )
 
-    def train(self, *, processes: int = 1) -> Iterator[tuple[str, StepRecord]]:
-        """Names and updates of the unfinished runs.
+    def ahead(self) -> list[str]:
+        """What is made before the first updates, one line each."""
+        return [
+            f"for {name}: {line}"
+            for name, run in self.runs.items()
+            if not run.finished
+            for line in run.options.preparations(run.context())
+        ]
+
+    def train(self, *, processes: int = 1, track: Track = untracked) -> Iterator[tuple[str, StepRecord | Phase]]:
+        """Names and updates of the unfinished runs; with several processes, phases before the first update too.
 
         Args:
             processes: 1 trains one after another, here; with more, the two lanes train side by side, in processes of
                 their own (see :func:`onestep_adapters.training.side_by_side`).
+            track: with one process, shows the progress of the phases before the first update.
         """
-        jobs = [partial(self._lane, names) for names in LANES if not all(self.runs[name].finished for name in names)]
+        lanes = [names for names in LANES if not all(self.runs[name].finished for name in names)]
         if processes == 1:
-            for job in jobs:
-                yield from job()
+            for names in lanes:
+                yield from self._lane(names, partial(titled, track))
             return
-        yield from side_by_side(jobs)
+        yield from side_by_side([partial(self._told, names) for names in lanes])
         for name, run in self.runs.items():
             load_checkpoint(self.folder / name, run.state)
 
-    def _lane(self, names: Sequence[str]) -> Iterator[tuple[str, StepRecord]]:
-        distance = validation_distance(self.data, self._device)
+    def _told(self, names: Sequence[str], tell: Tell) -> Iterator[tuple[str, StepRecord]]:
+        return self._lane(names, lambda name: told(lambda phase: tell((name, phase))))
+
+    def _lane(self, names: Sequence[str], track_of: Callable[[str], Track]) -> Iterator[tuple[str, StepRecord]]:
+        distance = None
         for name in names:
             if not self.runs[name].finished:
-                for record in watched(self.runs[name], self.folder / name, distance):
+                track = track_of(name)
+                distance = distance or validation_distance(self.data, self._device, track=track)
+                for record in watched(self.runs[name], self.folder / name, distance, track=track):
                     yield name, record
 
-    def finish(self) -> Iterator[str]:
-        """Write report and pictures; yields lines to print."""
-        report = evaluate_runs(list(self.runs.values()))
-        write_report(self.folder, report)
-        write_figure(draw_runs(self.runs, shared=True), self.folder / "samples.png")
-        self._curves()
-        yield from _summary(report)
-        total = sum(run.seconds for run in self.runs.values())
-        yield f"{total:.0f} s of training in all; see {self.folder}/report.md, samples.png, curves.png"
+    def finish(self, track: Track = untracked) -> Iterator[str]:
+        """Write report and pictures; yields lines to print. ``track`` shows the progress."""
+        report = evaluate_runs(list(self.runs.values()), track=track)
+        write_figure(draw_runs(self.runs, shared=True, track=track), self.folder / "samples.png")
+        write_figure(self._curves(), self.folder / "curves.png")
+        pictures = {"Samples beside real images": "samples.png", "Distance during training": "curves.png"}
+        write_report(self.folder, report, pictures)
+        yield from summary(report)
+        yield f"{sum(run.seconds for run in self.runs.values()):.0f} s of training in all"
+        yield f"written into {self.folder}: report.md, report.json, samples.png, curves.png"
 
-    def _curves(self) -> None:
+    def _curves(self) -> Figure:
         splits = image_splits(self.data, "validation", self._device)
         features = image_classifier(self.data, self._device).features
-        figure = curves(
+        return curves(
             histories(self.runs),
             floor=float(energy_distance(features(splits.held_out), features(splits.train))),
             ylabel="squared energy distance to the validation split, in classifier features",
             title=f"Training (flow matching sampled in {PREVIEW_STEPS} steps here)",
         )
-        write_figure(figure, self.folder / "curves.png")
 
     @property
     def _device(self) -> torch.device:
         return self.runs[BASELINE].state.generator.device
-
-
-def _summary(report: Report) -> Iterator[str]:
-    for row in report.rows:
-        missed = report.missed(row.label)
-        against = "the floor" if row.label == report.baseline else "the baseline"
-        said = f"misses {', '.join(missed)}" if missed else report.overall(row.label)
-        yield f"{row.label:<20}against {against}: {said}"

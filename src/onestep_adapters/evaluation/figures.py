@@ -21,6 +21,7 @@ try:
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 except ImportError as error:
     raise MissingExtraError("pictures need matplotlib: pip install 'onestep[plots]'") from error
 
@@ -41,13 +42,13 @@ def write_figure(figure: Figure, file: str | os.PathLike[str]) -> Path:
 
     Args:
         figure: not changed.
-        file: its suffix gives the format: ``.png``, or another one that matplotlib writes.
+        file: its suffix gives the format, one that matplotlib writes; without a suffix ``.png``.
 
     Raises:
         ConfigError: for another suffix.
     """
     file, content = Path(file), io.BytesIO()
-    kind, known = file.suffix.removeprefix(".").lower(), figure.canvas.get_supported_filetypes()
+    kind, known = file.suffix.removeprefix(".").lower() or "png", figure.canvas.get_supported_filetypes()
     if kind not in known:
         raise ConfigError(f"{file} as a picture: expected a name that ends with .{', .'.join(sorted(known))}")
     figure.savefig(content, format=kind)
@@ -152,8 +153,9 @@ def curves(
         xlabel: below.
         ylabel: beside the vertical axis.
         title: above everything.
-        logarithmic: distances on a logarithmic axis; if some are not positive, it is linear below a hundredth of the
-            largest.
+        logarithmic: distances on a logarithmic axis where they span more than a factor of four. Those that are not
+            positive, or below a ten-thousandth of the largest, are open circles at its lower edge: an unbiased distance
+            is below zero by chance where it is about zero.
 
     Raises:
         ConfigError: without a history, or with an empty one.
@@ -165,24 +167,20 @@ def curves(
     if not histories or not all(len(history) for history in histories.values()):
         raise ConfigError("expected at least one (update, distance) pair for each method")
     everything = [value for history in histories.values() for _, value in history]
-    scale: dict[str, Any] = {"value": "linear"}
-    if logarithmic and min([*everything, *([] if floor is None else [floor])]) > 0:
-        scale = {"value": "log"}
-    elif logarithmic and max(everything) > 0:
-        scale = {"value": "symlog", "linthresh": max(everything) / 100}
+    lowest = _lowest([*everything, *([] if floor is None else [floor])]) if logarithmic else None
     if len(histories) > len(PALETTE):
-        return _panels(histories, floor=floor, xlabel=xlabel, ylabel=ylabel, title=title, scale=scale)
+        return _panels(histories, floor=floor, xlabel=xlabel, ylabel=ylabel, title=title, lowest=lowest)
     figure = _figure(7.2, 3.8)
     axes = figure.subplots()
     lines = {}
     for colour, (name, history) in zip(PALETTE, histories.items(), strict=False):
-        steps, values = zip(*history, strict=True)
-        (lines[name],) = axes.plot(steps, values, "o-", color=colour, linewidth=1.7, markersize=3.5, label=name)
-    axes.set_yscale(**scale)
+        lines[name] = _line(axes, history, lowest, colour, label=name)
     ends = {name: history[-1][1] for name, history in histories.items()}
     handles = [lines[name] for name in sorted(ends, key=lambda name: -ends[name])]
     if floor is not None:
-        handles.append(_floor(axes, floor))
+        handles.append(_floor(axes, floor, lowest))
+    if lowest is not None and min(everything) < lowest:
+        handles.append(_marker("white", _QUIET, "about 0: below the axis"))
     _open(axes)
     axes.set_xlabel(xlabel, fontsize=8.5, color=_INK)
     axes.set_ylabel(_wrapped(ylabel, 3.0, 8.5), fontsize=8.5, color=_INK)
@@ -199,7 +197,7 @@ def _panels(
     xlabel: str,
     ylabel: str,
     title: str,
-    scale: dict[str, Any],
+    lowest: float | None,
     columns: int = 5,
 ) -> Figure:
     lines = -(-len(histories) // columns)
@@ -207,13 +205,13 @@ def _panels(
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     for axes, name in zip(grid.flat, histories, strict=False):
         for other, history in histories.items():
-            steps, values = zip(*history, strict=True)
-            axes.plot(steps, values, color="#e4e7ea", linewidth=0.8, zorder=1 + (other == name))
-        steps, values = zip(*histories[name], strict=True)
-        axes.plot(steps, values, "o-", color=PALETTE[0], linewidth=1.7, markersize=2.5, zorder=3)
+            if other != name:
+                steps, values = zip(*history, strict=True)
+                shown = [value if lowest is None else max(value, lowest) for value in values]
+                axes.plot(steps, shown, color="#e4e7ea", linewidth=0.8, zorder=1)
+        _line(axes, histories[name], lowest, PALETTE[0], markersize=2.5, zorder=3)
         if floor is not None:
-            _floor(axes, floor)
-        axes.set_yscale(**scale)
+            _floor(axes, floor, lowest)
         _open(axes)
         axes.locator_params(axis="x", nbins=3)
         axes.tick_params(labelsize=6.5)
@@ -221,11 +219,38 @@ def _panels(
     _hide(grid, len(histories))
     for i, axes in enumerate(grid.flat[: len(histories)]):
         axes.tick_params(labelbottom=i + columns >= len(histories))
-    dashed = "" if floor is None else "\n(dashed: floor, real data)"
-    figure.supylabel(f"{ylabel}{dashed}", fontsize=8.5, color=_INK)
+    marks = [] if floor is None else ["dashed: floor, real data"]
+    if lowest is not None and any(value < lowest for history in histories.values() for _, value in history):
+        marks.append("open circles: about 0, below the axis")
+    figure.supylabel(ylabel + (f"\n({'; '.join(marks)})" if marks else ""), fontsize=8.5, color=_INK)
     figure.supxlabel(xlabel, fontsize=8.5, color=_INK)
     _title(figure, title)
     return figure
+
+
+def _lowest(values: Sequence[float]) -> float | None:
+    """The lower edge of a logarithmic axis; ``None`` for a linear one, where values span a factor of four at most."""
+    largest, positive = max(values), [value for value in values if value > 0]
+    if not positive or (len(positive) == len(values) and largest <= 4 * min(positive)):
+        return None
+    return max(min(positive), largest * 1e-4)
+
+
+def _line(
+    axes: Axes, history: Sequence[tuple[float, float]], lowest: float | None, colour: str, markersize: float = 3.5,
+    **keywords: Any,
+) -> Any:  # fmt: skip
+    """A curve with a circle at each value; the circles of values below the axis are open and at its edge."""
+    steps, values = zip(*history, strict=True)
+    if lowest is not None:
+        axes.set_yscale("log")
+    shown = [value if lowest is None else max(value, lowest) for value in values]
+    (line,) = axes.plot(steps, shown, "o-", color=colour, linewidth=1.7, markersize=markersize, **keywords)
+    below = [step for step, value in zip(steps, values, strict=True) if lowest is not None and value < lowest]
+    if below:
+        edge = [lowest] * len(below)
+        axes.plot(below, edge, "o", color=colour, markerfacecolor="white", markersize=markersize + 1, zorder=4)
+    return line
 
 
 def toy_scatter(
@@ -237,18 +262,19 @@ def toy_scatter(
     columns: int = 4,
     title: str = "",
 ) -> Figure:
-    """Real draws in grey behind every method's samples, one panel a method, on equal axes.
+    """Real draws in grey behind every method's samples, one panel a method, on equal axes; a legend below.
 
     Args:
         real: draws of the distribution, ``[n, 2]``.
-        sets: samples by method, ``[m, 2]``; how many fall outside the panel is written in its corner.
+        sets: samples by method, ``[m, 2]``; how many fall outside the frame is written in its corner. Empty: one panel
+            with the real draws alone.
         captions: text under a method's name, such as its budget.
         points: at most so many of each are drawn.
         columns: panels in a row.
         title: above everything.
 
     Raises:
-        ConfigError: for points that are not two-dimensional, or without a method.
+        ConfigError: for points that are not two-dimensional.
 
     Example:
         >>> len(toy_scatter(torch.randn(9, 2), {"MeanFlow": torch.randn(9, 2)}).get_axes())
@@ -257,22 +283,22 @@ def toy_scatter(
     for name, x in {"real": real, **sets}.items():
         if x.ndim != 2 or x.shape[1] != 2 or len(x) == 0:
             raise ConfigError(f"expected points [n, 2], got {list(x.shape)} for {name!r}")
-    if not sets:
-        raise ConfigError("expected samples of at least one method")
-    columns = min(columns, len(sets))
-    lines = -(-len(sets) // columns)
+    drawn: dict[str, Tensor | None] = {**sets} if sets else {"": None}
+    columns = min(columns, len(drawn))
+    lines = -(-len(drawn) // columns)
     side = 2.1
-    headings = {name: (_wrapped(name, side, 9), _wrapped((captions or {}).get(name, ""), side, 6)) for name in sets}
+    headings = {name: (_wrapped(name, side, 9), _wrapped((captions or {}).get(name, ""), side, 6)) for name in drawn}
     head = max(0.17 * _height(name) + 0.12 * _height(caption) for name, caption in headings.values()) + 0.12
-    figure = _figure(columns * side, lines * (side + head) + (0.35 if title else 0.05))
+    figure = _figure(columns * side, lines * (side + head) + (0.35 if title else 0.05) + 0.25)
     grid = figure.subplots(lines, columns, squeeze=False)
     real = real.detach().cpu()
     low, high = real.amin(0), real.amax(0)
     middle, half = (low + high) / 2, 0.56 * float((high - low).max())
-    for i, (axes, (name, samples)) in enumerate(zip(grid.flat, sets.items(), strict=False)):
-        x = samples.detach().cpu()[:points]
+    legend = [_marker(_GREY, _GREY, "real data")]
+    if sets:
+        legend.append(_marker(PALETTE[0], PALETTE[0], "samples" if len(sets) == 1 else "in colour: samples"))
+    for i, (axes, (name, samples)) in enumerate(zip(grid.flat, drawn.items(), strict=False)):
         _dots(axes, real[:points], _GREY, 1.6)
-        _dots(axes, x, PALETTE[i % len(PALETTE)], 1.6)
         axes.set_xlim(float(middle[0]) - half, float(middle[0]) + half)
         axes.set_ylim(float(middle[1]) - half, float(middle[1]) + half)
         axes.set_aspect("equal")
@@ -281,12 +307,21 @@ def toy_scatter(
         for spine in axes.spines.values():
             spine.set_color(_LINE)
         _heading(axes, *headings[name])
+        if samples is None:
+            continue
+        x = samples.detach().cpu()[:points]
+        _dots(axes, x, PALETTE[i % len(PALETTE)], 1.6)
         outside = int(((x - middle).abs() > half).any(1).sum())
         if outside:
             patch = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
             where = {"transform": axes.transAxes, "ha": "right", "bbox": patch}
-            axes.text(0.97, 0.03, f"{outside} outside", fontsize=6.5, color=_INK, **where)
-    _hide(grid, len(sets))
+            told = f"{outside:,} of {len(x):,} samples\noutside of the frame"
+            axes.text(0.97, 0.03, told, fontsize=5.5, color=_INK, multialignment="right", **where)
+    figure.legend(
+        handles=legend, loc="outside lower left", ncols=2, frameon=False, fontsize=7.5, labelcolor=_INK,
+        handletextpad=0.1, columnspacing=1.0, borderpad=0,
+    )  # fmt: skip
+    _hide(grid, len(drawn))
     _title(figure, title)
     return figure
 
@@ -363,8 +398,16 @@ def _open(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
 
 
-def _floor(axes: Axes, floor: float) -> Any:
-    return axes.axhline(floor, color=_QUIET, linewidth=1.1, linestyle=(0, (4, 3)), label="floor (real data)")
+def _floor(axes: Axes, floor: float, lowest: float | None) -> Any:
+    shown = floor if lowest is None else max(floor, lowest)
+    return axes.axhline(shown, color=_QUIET, linewidth=1.1, linestyle=(0, (4, 3)), label="floor (real data)")
+
+
+def _marker(face: str, edge: str, label: str) -> Line2D:
+    """A circle for a legend."""
+    return Line2D(
+        [], [], marker="o", linestyle="", markersize=4, markerfacecolor=face, markeredgecolor=edge, label=label
+    )
 
 
 def _dots(axes: Axes, x: Tensor, colour: str, size: float) -> None:

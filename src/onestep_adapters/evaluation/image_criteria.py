@@ -8,7 +8,7 @@ compared with the *floor*, real images against real images.
 
 import math
 
-from onestep_adapters.evaluation.rows import Comparison, Metric, References, Row, Verdict, number, verdict
+from onestep_adapters.evaluation.rows import Comparison, Metric, References, Row, Verdict, allowance, number, verdict
 from onestep_adapters.metrics import Estimate
 from onestep_core.errors import ConfigError
 
@@ -123,11 +123,11 @@ def image_verdicts(
         else:
             judge(metric, gaussian, ">", "that of the moments row")
     for metric in featured:
-        rival, own = against[metric], mine[metric] if mine is not None else Estimate(0.0)
+        rival, own = against[metric], mine[metric] if mine is not None else Estimate(0.0, 0.0)
         near = rival.mean + 2 * math.hypot(rival.se or 0.0, own.se or 0.0)
         halfway = (low[metric].mean + classes[metric].mean) / 2
         if near >= halfway:
-            judge(metric, near, "<=", f"{number(rival.mean)} of {name} plus two standard errors")
+            judge(metric, near, "<=", f"{number(rival.mean)} of {name} {allowance(rival, own)}")
         else:
             judge(metric, halfway, "<=", "halfway from the floor to the moments, per class where there are labels")
     judge("nearest_training", comparison.facts["held_out_nearest"], ">=", "that of the held-out images")
@@ -138,9 +138,10 @@ def image_opening(comparison: Comparison, draws: int) -> str:
     """The first sentence of a report."""
     total = comparison.facts.get("split_size")
     real = f"the {comparison.count}" if total is None else f"{comparison.count} of the {total:,.0f}"
+    means = "one draw, which gives no standard error" if draws == 1 else "mean ± standard error over independent draws"
     return (
         f"Every number compares {comparison.count} generated images with {real} images of the "
-        f"**{comparison.split}** split: mean ± standard error over independent draws."
+        f"**{comparison.split}** split: {means}."
     )
 
 

@@ -26,6 +26,8 @@ from onestep_adapters.metrics import (
 )
 from onestep_adapters.names import choose
 from onestep_adapters.runs import Run
+from onestep_adapters.runs.run import CHUNK
+from onestep_adapters.tracking import Track, counting, untracked
 from onestep_core.errors import ConfigError
 
 _MOST, _FEWEST, _VALUES = 2000, 500, 2**22
@@ -65,8 +67,8 @@ class Judge(Protocol):
         """Of the data, for readers."""
         ...
 
-    def judge(self, run: Run) -> Judged:
-        """Draw samples of a run and measure them."""
+    def judge(self, run: Run, track: Track = untracked) -> Judged:
+        """Draw samples of a run and measure them; ``track`` shows the progress."""
         ...
 
 
@@ -79,37 +81,41 @@ class PointJudge:
 
     Args:
         data: of kind ``"points"``.
-        repeats: independent draws; at least two are made, for the standard error.
+        repeats: independent draws; one alone gives no standard error.
         seed: of references and samples.
         device: of all tensors.
+        track: shows the progress of the references.
     """
 
-    def __init__(self, data: Dataset, *, repeats: int, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, data: Dataset, *, repeats: int, seed: int, device: torch.device, track: Track = untracked
+    ) -> None:
         self._data, self._seed, self._device = data, seed, device
-        self._reference = toy_reference(data, generator=generator_on(device, seed), draws=max(2, repeats))
+        self._reference = toy_reference(data, generator=generator_on(device, seed), draws=repeats, track=track)
         self.comparison = Comparison("fresh draws", self._reference.real.shape[1])
         self.references = point_references(float(self._reference.floor.mean()), float(self._reference.moments.mean()))
         self.description = data.title
 
-    def judge(self, run: Run) -> Judged:
+    def judge(self, run: Run, track: Track = untracked) -> Judged:
         """The score of a run, with its mode masses and widths where the modes are known."""
-        seconds, count = 0.0, len(self._reference.real) * self.comparison.count
+        seconds, (draws, count) = 0.0, self._reference.real.shape[:2]
 
         def sampler(count: int, generator: torch.Generator) -> Tensor:
             nonlocal seconds
             start = time.perf_counter()
-            samples, _ = run.samples(count, generator=generator)
+            samples, _ = run.samples(count, generator=generator, track=each)
             seconds += time.perf_counter() - start
             if not samples.isfinite().all():
                 raise _NotFiniteError
             return samples
 
         generator = generator_on(self._device, self._seed)
-        try:
-            score = toy_score(sampler, self._data, generator=generator, reference=self._reference)
-        except _NotFiniteError:
-            return Judged(None, (), 0, 1e6 * seconds / self.comparison.count)
-        return Judged(point_metrics(score), score.spreads or (), len(self._reference.real), 1e6 * seconds / count)
+        with counting(track, "samples", draws * -(-count // CHUNK)) as each:
+            try:
+                score = toy_score(sampler, self._data, generator=generator, reference=self._reference, track=track)
+            except _NotFiniteError:
+                return Judged(None, (), 0, 1e6 * seconds / count)
+        return Judged(point_metrics(score), score.spreads or (), draws, 1e6 * seconds / (draws * count))
 
 
 class ImageJudge:
@@ -122,12 +128,15 @@ class ImageJudge:
         repeats: independent draws of as many samples as there are held-out images.
         seed: of references and samples.
         device: of all tensors.
+        track: shows the progress of the classifier's training and of the references.
 
     Raises:
         ConfigError: for another split, or data without that split.
     """
 
-    def __init__(self, data: Dataset, *, split: str, repeats: int, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, data: Dataset, *, split: str, repeats: int, seed: int, device: torch.device, track: Track = untracked
+    ) -> None:
         self._seed, self._repeats, self._device = seed, repeats, device
         self._splits = image_splits(data, split, device)
         if len(self._splits.held_out) <= _NEIGHBOURS:
@@ -135,9 +144,13 @@ class ImageJudge:
                 f"{data.name} has {len(self._splits.held_out)} {split} images: expected more than {_NEIGHBOURS}, to "
                 "compare samples with; add images"
             )
-        self._classifier = None if data.classes is None else image_classifier(data, device)
+        self._classifier = None if data.classes is None else image_classifier(data, device, track=track)
         measured = measure_references(
-            splits=self._splits, classifier=self._classifier, generator=generator_on(device, seed), repeats=repeats
+            splits=self._splits,
+            classifier=self._classifier,
+            generator=generator_on(device, seed),
+            repeats=repeats,
+            track=track,
         )
         self.references = image_references(measured)
         totals = {name: split_size(data, name) for name in ("train", split)}
@@ -149,11 +162,11 @@ class ImageJudge:
         }
         self.description = f"{data.title}: {told['train']} training and {told[split]} {split} images"
 
-    def judge(self, run: Run) -> Judged:
+    def judge(self, run: Run, track: Track = untracked) -> Judged:
         """All metrics of a run."""
         count = self._repeats * len(self._splits.held_out)
         start = time.perf_counter()
-        samples, labels = run.samples(count, generator=generator_on(self._device, self._seed))
+        samples, labels = run.samples(count, generator=generator_on(self._device, self._seed), track=track)
         milliseconds = 1e6 * (time.perf_counter() - start) / count
         if not samples.isfinite().all():
             return Judged(None, (), 0, milliseconds)
@@ -164,11 +177,14 @@ class ImageJudge:
             classifier=self._classifier,
             generator=generator_on(self._device, self._seed),
             repeats=self._repeats,
+            track=track,
         )
         return Judged(dict(found.metrics), found.histogram, found.repeats, milliseconds)
 
 
-def judge_of(data: Dataset, *, split: str, repeats: int, seed: int, device: torch.device) -> Judge:
+def judge_of(
+    data: Dataset, *, split: str, repeats: int, seed: int, device: torch.device, track: Track = untracked
+) -> Judge:
     """The judge for a data set, by its kind.
 
     Args:
@@ -177,13 +193,14 @@ def judge_of(data: Dataset, *, split: str, repeats: int, seed: int, device: torc
         repeats: independent draws of samples.
         seed: of references and samples.
         device: of all tensors.
+        track: shows the progress of what is made once for all runs.
 
     Raises:
         ConfigError: for an unknown kind of data, or what the judge of its kind refuses.
     """
     if choose(data.kind, ("points", "images"), "kind of data") == "points":
-        return PointJudge(data, repeats=repeats, seed=seed, device=device)
-    return ImageJudge(data, split=split, repeats=repeats, seed=seed, device=device)
+        return PointJudge(data, repeats=repeats, seed=seed, device=device, track=track)
+    return ImageJudge(data, split=split, repeats=repeats, seed=seed, device=device, track=track)
 
 
 def image_splits(data: Dataset, split: str, device: torch.device | str = "cpu") -> ImageSplits:
@@ -208,7 +225,7 @@ def image_splits(data: Dataset, split: str, device: torch.device | str = "cpu") 
     return ImageSplits(train.data.to(device), held_out.data.to(device), labels, name=split)
 
 
-def image_classifier(data: Dataset, device: torch.device | str = "cpu") -> Classifier:
+def image_classifier(data: Dataset, device: torch.device | str = "cpu", *, track: Track = untracked) -> Classifier:
     """The classifier in whose features images are compared: trained on the training split, accuracy on validation.
 
     Raises:
@@ -220,7 +237,7 @@ def image_classifier(data: Dataset, device: torch.device | str = "cpu") -> Class
             f"images are compared in the features of a classifier, which needs labels: {data.name} has none"
         )
     images, labels, others, other_labels = (tensor.to(device) for tensor in (*train, *validation))  # type: ignore[union-attr]
-    return train_classifier(images, labels, validation_images=others, validation_labels=other_labels)
+    return train_classifier(images, labels, validation_images=others, validation_labels=other_labels, track=track)
 
 
 def image_references(measured: dict[str, Measurement]) -> References:

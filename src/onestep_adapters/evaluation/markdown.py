@@ -1,10 +1,10 @@
 """A report as Markdown, for a reader who sees one for the first time."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from onestep_adapters.evaluation.report import Report
-from onestep_adapters.evaluation.rows import Row, Verdict, number
+from onestep_adapters.evaluation.rows import Row, Verdict, number, shown
 from onestep_adapters.metrics import Estimate
 
 _WORDS = {"<=": "at most", ">=": "at least", ">": "more than"}
@@ -19,8 +19,13 @@ _COSTS = (
 )
 
 
-def to_markdown(report: Report) -> str:
-    """The report as Markdown: metrics, thresholds, costs, meanings, notes."""
+def to_markdown(report: Report, pictures: Mapping[str, str] | None = None) -> str:
+    """The report as Markdown: metrics, thresholds, costs, meanings, notes.
+
+    Args:
+        report: the report.
+        pictures: files of pictures, relative to that of the report, by what they show.
+    """
     every = [*report.references.rows, *report.rows]
     criteria, comparison = report.criteria, report.comparison
     shown = [name for name in criteria.metrics if any(row.metrics and name in row.metrics for row in every)]
@@ -30,6 +35,7 @@ def to_markdown(report: Report) -> str:
         f"# {report.title}",
         f"{report.date}. {_sentence(report.description)} {criteria.opening(comparison, draws)}",
         report.notes,
+        *(f"![{caption}]({file})\n\n*{caption}*" for caption, file in (pictures or {}).items()),
         "## Metrics",
         _table(
             ["method", "evaluations per sample", "evaluations in training", "draws", *headings],
@@ -58,6 +64,7 @@ def to_markdown(report: Report) -> str:
         "\n".join(f"- **{criteria.metrics[name].heading}**: {criteria.metrics[name].meaning}" for name in shown),
         "## Which options were chosen, and why",
         _notes(every) or "No notes were passed in.",
+        *options_of(every),
         "## Where it ran",
         ", ".join(f"{name} {value}" for name, value in report.environment.items()) + ".",
     ]
@@ -173,6 +180,17 @@ def _notes(every: Iterable[Row]) -> str:
         if row.notes:
             same.setdefault(row.notes, []).append(_cell(row.label))
     return "\n".join(f"- **{'; '.join(labels)}**: {note}" for note, labels in same.items())
+
+
+def options_of(rows: Iterable[Row]) -> list[str]:
+    """A section with the options of every row that has some; nothing where no row has."""
+    same: dict[str, list[str]] = {}
+    for row in rows:
+        if row.options:
+            told = ", ".join(f"{name} {shown(value)}" for name, value in row.options.items())
+            same.setdefault(told, []).append(_cell(row.label))
+    lines = "\n".join(f"- **{'; '.join(labels)}**: {told}" for told, labels in same.items())
+    return ["## All options of the runs", lines] if lines else []
 
 
 def _sentence(text: str) -> str:

@@ -4,17 +4,25 @@ from collections.abc import Sequence
 
 from onestep_adapters.evaluation.judges import judge_of
 from onestep_adapters.evaluation.report import Report, make_report
-from onestep_adapters.evaluation.rows import Cost, Row
-from onestep_adapters.methods import METHODS, FlowMatching
+from onestep_adapters.evaluation.rows import Cost, Row, shown
+from onestep_adapters.methods import ENCODERS, METHODS, FlowMatching
 from onestep_adapters.methods.teacher import EXACT
 from onestep_adapters.names import choose
 from onestep_adapters.runs import Run
+from onestep_adapters.runs.configs import dotted
+from onestep_adapters.tracking import Track, titled, untracked
 from onestep_core.errors import ConfigError
 from onestep_core.validators import require_count
 
 
 def evaluate_runs(
-    runs: Sequence[Run], baseline: Run | None = None, *, split: str = "test", repeats: int = 5, seed: int = 0
+    runs: Sequence[Run],
+    baseline: Run | None = None,
+    *,
+    split: str = "test",
+    repeats: int = 5,
+    seed: int = 0,
+    track: Track = untracked,
 ) -> Report:
     """Measure runs of one data set.
 
@@ -22,8 +30,9 @@ def evaluate_runs(
         runs: at least one.
         baseline: the many-step run to match; by default the first flow-matching run among ``runs``, if there is one.
         split: of images: ``"test"`` or ``"validation"``.
-        repeats: independent draws of samples, at least one; for points at least two are made, for the standard error.
+        repeats: independent draws of samples, at least one; one alone gives no standard error.
         seed: of samples and references.
+        track: shows the progress of every phase.
 
     Raises:
         ConfigError: if the runs are of different data sets, or there is none; if ``repeats`` is below 1.
@@ -33,28 +42,29 @@ def evaluate_runs(
     for run in runs:
         if not isinstance(run, Run):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigError(f"a {type(run).__name__} as run: expected one of open_run(folder) or start_run(...)")
-    if baseline is None:
-        baseline = next((run for run in runs if isinstance(run.options, FlowMatching)), None)
-    among = baseline is None or any(run is baseline for run in runs)
-    everything = list(runs) if among else [baseline, *runs]  # type: ignore[list-item]
+    everything = labelled(runs, baseline)
     if not everything:
         raise ConfigError("no run to evaluate: expected at least one")
-    names = {run.data.name for run in everything}
+    if baseline is None:
+        baseline = next((run for run in runs if isinstance(run.options, FlowMatching)), None)
+    names = {run.data.name for run in everything.values()}
     if len(names) > 1:
         raise ConfigError(f"runs of different data sets, {', '.join(sorted(names))}: evaluate those of one at a time")
-    data, device = everything[0].data, everything[0].state.generator.device
-    judge = judge_of(data, split=split, repeats=repeats, seed=seed, device=device)
+    first = next(iter(everything.values()))
+    data, device = first.data, first.device
+    judge = judge_of(data, split=split, repeats=repeats, seed=seed, device=device, track=track)
     rows = []
-    for run in everything:
-        found = judge.judge(run)
+    for label, run in everything.items():
+        found = judge.judge(run, titled(track, label))
         rows.append(
             Row(
-                label_of(run, everything),
+                label,
                 found.metrics,
                 draws=found.draws,
                 breakdown=found.breakdown,
                 cost=cost_of(run, milliseconds_per_1000=found.milliseconds_per_1000),
-                notes=_notes(run) if found.metrics is not None else "samples that are not finite",
+                notes=notes_on(run) if found.metrics is not None else "samples that are not finite",
+                options=dotted(run.options),
             )
         )
     return make_report(
@@ -64,8 +74,15 @@ def evaluate_runs(
         description=judge.description,
         comparison=judge.comparison,
         references=judge.references,
-        baseline=None if baseline is None else label_of(baseline, everything),
+        baseline=next((label for label, run in everything.items() if run is baseline), None),
     )
+
+
+def labelled(runs: Sequence[Run], baseline: Run | None = None) -> dict[str, Run]:
+    """The rows of a report by label: the runs, and before them the baseline if it is not among them."""
+    among = baseline is None or any(run is baseline for run in runs)
+    everything = list(runs) if among else [baseline, *runs]  # type: ignore[list-item]
+    return {label_of(run, everything): run for run in everything}  # type: ignore[arg-type]
 
 
 def label_of(run: Run, among: Sequence[Run]) -> str:
@@ -98,9 +115,32 @@ def cost_of(run: Run, *, milliseconds_per_1000: float | None = None) -> Cost:
     )
 
 
-def _notes(run: Run) -> str:
-    """The reasons for the preset; nothing for a method of a user's own."""
-    return METHODS[run.name].notes if run.name in METHODS else ""
+def notes_on(run: Run) -> str:
+    """The notes of the preset, if the run has its options, whatever the seed; else the options that differ from it.
+
+    Nothing for a method of a user's own.
+    """
+    preset = {**METHODS, **ENCODERS}.get(run.name)
+    expected = None if preset is None else preset.options(run.data)
+    if preset is None or type(expected) is not type(run.options):
+        return ""
+    mine, theirs = dotted(run.options), dotted(expected)
+    names = [name for name in {**theirs, **mine} if name not in _FREE and mine.get(name) != theirs.get(name)]
+    if not names:
+        return preset.notes_for(run.data)
+    told = [f"{name} {shown(mine.get(name))} (preset {shown(theirs.get(name))})" for name in names[:_TOLD]]
+    more = f", and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
+    return f"{OTHER_OPTIONS} {run.name}: {', '.join(told)}{more}."
+
+
+OTHER_OPTIONS = "Other options than the preset"
+"""How the note begins on a run whose options are not those of its preset."""
+
+_FREE = ("training.seed", "training.checkpoint_every")
+"""Options that a run may change and still be the preset."""
+
+_TOLD = 10
+"""Options that a note names, at most; the report has all of them elsewhere."""
 
 
 def _teacher_budget(run: Run) -> tuple[int, int] | None:

@@ -1,7 +1,7 @@
 """Pictures of runs: samples beside real data, with each run's budget under its name. Needs matplotlib, an extra."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -12,8 +12,10 @@ from onestep_adapters.devices import generator_on
 from onestep_adapters.evaluation.figures import Figure, image_grid, toy_scatter, write_figure
 from onestep_adapters.evaluation.measuring import cost_of
 from onestep_adapters.evaluation.samples import Drawn
+from onestep_adapters.evaluation.watching import histories
 from onestep_adapters.files import make_folder
 from onestep_adapters.runs import Run
+from onestep_adapters.tracking import Track, untracked
 
 _PER_CLASS = 4
 _SHEET_SIDE = 128
@@ -57,7 +59,7 @@ def draw_data(data: Dataset, file: Path, *, seed: int = 0) -> Path:
         seed: of the points.
     """
     if data.kind == "points":
-        figure = toy_scatter(data.sample(3000, generator_on("cpu", seed)), {data.name: torch.zeros(1, 2)})
+        figure = toy_scatter(data.sample(3000, generator_on("cpu", seed)), {}, title=data.name)
     else:
         rows = min(_MOST_ROWS, data.classes or _MOST_ROWS // 2)
         # Large images are shown in part, and made smaller: a contact sheet needs no more.
@@ -78,7 +80,23 @@ def _reduced(images: Tensor) -> Tensor:
     return torch.nn.functional.interpolate(images, size=sides, mode="bilinear", antialias=True)
 
 
-def draw_runs(runs: Mapping[str, Run], *, seed: int = 2, title: str = "", shared: bool = False) -> Figure:
+def draw_report(runs: Mapping[str, Run], folder: Path, *, track: Track = untracked) -> dict[str, str]:
+    """Write the pictures of a report into ``folder``; returns their names by what they show.
+
+    ``report-samples.png``, and ``report-curves.png`` if distances were measured during a training.
+    """
+    make_folder(folder)
+    figures = {"Samples beside real data": ("samples", draw_runs(runs, track=track))}
+    if known := histories(runs):
+        figures["Distance to validation data during training"] = ("curves", curves(known))
+    for name, figure in figures.values():
+        write_figure(figure, folder / f"report-{name}.png")
+    return {caption: f"report-{name}.png" for caption, (name, _) in figures.items()}
+
+
+def draw_runs(
+    runs: Mapping[str, Run], *, seed: int = 2, title: str = "", shared: bool = False, track: Track = untracked
+) -> Figure:
     """Samples of runs of one data set beside real data, by label, with each one's budget under its name.
 
     Args:
@@ -86,16 +104,20 @@ def draw_runs(runs: Mapping[str, Run], *, seed: int = 2, title: str = "", shared
         seed: of the samples.
         title: above everything.
         shared: whether all runs get the same noise; otherwise one generator draws for all.
+        track: shows how many runs are drawn.
     """
     data, device = next(iter(runs.values())).data, next(iter(runs.values())).state.generator.device
     captions = {name: cost_of(run).caption for name, run in runs.items()}
     common = generator_on(device, seed)
 
+    def each() -> Iterator[tuple[str, Run]]:
+        return track(runs.items(), "picture", len(runs))
+
     def drawn(run: Run, count: int, labels: Tensor | None = None) -> Tensor:
         return run.samples(count, generator=generator_on(device, seed) if shared else common, labels=labels)[0]
 
     if data.kind == "points":
-        samples = {name: drawn(run, 1000) for name, run in runs.items()}
+        samples = {name: drawn(run, 1000) for name, run in each()}
         return toy_scatter(data.sample(1000, common), samples, captions=captions, columns=5, title=title)
     real = part_of(data, "train", _REAL)
     if real is None:
@@ -103,7 +125,7 @@ def draw_runs(runs: Mapping[str, Run], *, seed: int = 2, title: str = "", shared
     classes = None if data.classes is None else torch.arange(data.classes, device=device)
     labels = None if classes is None else classes.repeat_interleave(_PER_CLASS)
     count = 10 * _PER_CLASS if labels is None else len(labels)
-    samples = {name: drawn(run, count, labels) for name, run in runs.items()}
+    samples = {name: drawn(run, count, labels) for name, run in each()}
     return image_grid(
         real.data,
         samples,

@@ -4,7 +4,7 @@ The score is explained in :mod:`onestep_adapters.metrics.toys`: 0 for the distri
 mean and covariance. The *baseline* is a many-step sampler with the same network.
 """
 
-from onestep_adapters.evaluation.rows import Comparison, Metric, References, Row, Verdict, verdict
+from onestep_adapters.evaluation.rows import Comparison, Metric, References, Row, Verdict, allowance, verdict
 from onestep_adapters.metrics import Estimate, ToyScore
 
 TRAINED = 0.03
@@ -95,9 +95,8 @@ def point_verdicts(
     known = 0.0 if peer is None else peer.mean
     limit = max(2 * known, TRAINED) + 2 * ((own and own.se) or 0.0)
     score = "twice the baseline's score" + ("" if peer is None else f" ({peer.mean:.4f})")
-    found = [
-        verdict("score", own and own.mean, "<=", limit, f"{score}, but at least {TRAINED}, plus two standard errors")
-    ]
+    score += f", but at least {TRAINED}, {allowance(own)}"
+    found = [verdict("score", own and own.mean, "<=", limit, score)]
     if "mass_error" in mine:
         masses = f"{MASS_TOLERANCE}: total variation between the masses of the modes and the real ones"
         found.append(verdict("mode masses", mine["mass_error"].mean, "<=", MASS_TOLERANCE, masses))
@@ -114,10 +113,12 @@ def point_verdicts(
 
 def point_opening(comparison: Comparison, draws: int) -> str:
     """The first sentence of a report."""
+    times = "once" if draws == 1 else f"{draws} times"
+    error = "one draw gives no standard error" if draws == 1 else "± one standard error"
     return (
         f"Score: squared energy distance between {comparison.count:,} samples and {comparison.count:,} "
-        f"{comparison.split}, {draws} times, scaled so that 0 is the distribution itself and 1 a Gaussian with its "
-        "mean and covariance; ± one standard error."
+        f"{comparison.split}, {times}, scaled so that 0 is the distribution itself and 1 a Gaussian with its "
+        f"mean and covariance; {error}."
     )
 
 

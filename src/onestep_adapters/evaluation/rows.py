@@ -1,7 +1,7 @@
 """The parts of a report: rows with named metrics and costs, reference rows, verdicts."""
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import attrs
 
@@ -79,6 +79,7 @@ class Row:
             deviation over the real one).
         cost: ``None`` for reference rows.
         notes: which options were chosen and why; what failed.
+        options: all options of the run, by their dotted names.
     """
 
     method: str
@@ -88,6 +89,7 @@ class Row:
     breakdown: tuple[float, ...] = ()
     cost: Cost | None = None
     notes: str = ""
+    options: Mapping[str, Any] = attrs.field(factory=dict)
 
     @property
     def label(self) -> str:
@@ -161,6 +163,21 @@ def verdict(name: str, value: float | None, relation: str, limit: float, explana
     return Verdict(name, value, limit, passed, explanation, relation)
 
 
+def allowance(*estimates: Estimate | None) -> str:
+    """What a limit with two standard errors of the estimates adds; a single draw has no standard error.
+
+    Example:
+        >>> allowance(Estimate(1.0, 0.1)), allowance(Estimate(1.0))
+        ('plus two standard errors', 'without a margin for the error, which one draw does not give')
+    """
+    known = [estimate.se is not None for estimate in estimates if estimate is not None]
+    if all(known):
+        return "plus two standard errors"
+    if any(known):
+        return "plus two standard errors of the row that has several draws"
+    return "without a margin for the error, which one draw does not give"
+
+
 def counted(count: int, noun: str) -> str:
     """A number and its noun.
 
@@ -169,6 +186,20 @@ def counted(count: int, noun: str) -> str:
         ('2,400 updates', '1 update')
     """
     return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def shown(value: Any) -> str:
+    """The value of an option, for readers.
+
+    Example:
+        >>> shown(4000), shown(0.005), shown(None), shown([0.1, 0.2]), shown("")
+        ('4,000', '0.005', 'none', '0.1 0.2', 'none')
+    """
+    if isinstance(value, list | tuple):
+        return " ".join(map(shown, value)) or "none"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "none" if value in (None, "") else str(value)
 
 
 def number(value: float | None) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from onestep_adapters.files import make_folder, write_whole
 from onestep_adapters.runs import Run
+from onestep_adapters.tracking import Track, untracked
 
 
 class Drawn(NamedTuple):
@@ -20,14 +21,14 @@ class Drawn(NamedTuple):
     file: Path
 
 
-def write_samples(run: Run, stem: Path, *, count: int, seed: int) -> Drawn:
-    """Draw samples and write ``stem.npz``: arrays ``samples`` and, with classes, ``labels``.
+def write_samples(run: Run, stem: Path, *, count: int, seed: int, track: Track = untracked) -> Drawn:
+    """Draw samples and write ``stem.npz``: arrays ``samples`` and, with classes, ``labels``. ``track`` shows progress.
 
     Raises:
         ConfigError: if ``count`` is not positive.
     """
     # Noise from the CPU: a seed gives the same samples on every device, up to rounding.
-    samples, labels = run.samples(count, generator=torch.Generator().manual_seed(seed))
+    samples, labels = run.samples(count, generator=torch.Generator().manual_seed(seed), track=track)
     arrays: dict[str, Any] = {"samples": samples.numpy()}
     if labels is not None:
         arrays["labels"] = labels.numpy()

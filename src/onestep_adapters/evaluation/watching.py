@@ -10,6 +10,7 @@ from onestep_adapters.data.dataset import Dataset
 from onestep_adapters.devices import generator_on
 from onestep_adapters.evaluation.judges import image_classifier, image_splits
 from onestep_adapters.runs import Run
+from onestep_adapters.tracking import Track, untracked
 from onestep_adapters.training import StepRecord, save_checkpoint
 from onestep_core.fields import energy_distance
 
@@ -23,7 +24,9 @@ Distance = Callable[[Run], float]
 """From a run, as it is, to a number."""
 
 
-def watched(run: Run, folder: Path, distance: Distance, *, points: int = 8) -> Iterator[StepRecord]:
+def watched(
+    run: Run, folder: Path, distance: Distance, *, points: int = 8, track: Track = untracked
+) -> Iterator[StepRecord]:
     """The updates of a run, with its distance at ``points`` of them, kept in the history.
 
     Args:
@@ -31,9 +34,14 @@ def watched(run: Run, folder: Path, distance: Distance, *, points: int = 8) -> I
         folder: gets the checkpoints.
         distance: of the run as it is.
         points: how often the distance is measured.
+        track: shows the progress of what is made before the first update.
     """
     every = max(1, run.options.training.steps // points)
-    for record in run.updates(folder):
+    step, history = run.state.step, run.state.history
+    if step and step % every == 0 and DISTANCE not in history[-1]:
+        # The training was stopped between the checkpoint of this update and its distance.
+        history[-1][DISTANCE] = distance(run)
+    for record in run.updates(folder, track=track):
         if record.step % every == 0:
             run.state.history[-1][DISTANCE] = distance(run)
         yield record
@@ -57,7 +65,7 @@ def distance_to(real: Tensor, features: Callable[[Tensor], Tensor] = lambda x: x
     return distance
 
 
-def validation_distance(data: Dataset, device: torch.device | str = "cpu") -> Distance:
+def validation_distance(data: Dataset, device: torch.device | str = "cpu", *, track: Track = untracked) -> Distance:
     """The squared energy distance to validation data: of images, in the features of a classifier, or in pixels where
     they have no classes; of points, to fresh draws.
 
@@ -68,7 +76,9 @@ def validation_distance(data: Dataset, device: torch.device | str = "cpu") -> Di
         return distance_to(data.sample(POINTS, generator_on(device, 9)))
     if data.classes is None:
         return distance_to(image_splits(data, "validation", device).held_out)
-    return distance_to(image_splits(data, "validation", device).held_out, image_classifier(data, device).features)
+    return distance_to(
+        image_splits(data, "validation", device).held_out, image_classifier(data, device, track=track).features
+    )
 
 
 def histories(runs: Mapping[str, Run]) -> dict[str, list[tuple[float, float]]]:

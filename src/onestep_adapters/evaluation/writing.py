@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -15,9 +16,12 @@ from onestep_adapters.metrics import Estimate
 from onestep_core.errors import ConfigError
 
 
-def write_report(folder: str | os.PathLike[str], report: Report) -> str:
-    """Write ``report.json`` and ``report.md`` into ``folder``, each whole or not at all; returns the Markdown."""
-    place, text = make_folder(folder), to_markdown(report)
+def write_report(folder: str | os.PathLike[str], report: Report, pictures: Mapping[str, str] | None = None) -> str:
+    """Write ``report.json`` and ``report.md`` into ``folder``, each whole or not at all; returns the Markdown.
+
+    ``pictures`` are files in the folder by what they show, see :func:`to_markdown`.
+    """
+    place, text = make_folder(folder), to_markdown(report, pictures)
     write_whole(place / "report.json", to_json(report))
     write_whole(place / "report.md", text)
     return text
@@ -30,9 +34,14 @@ def to_json(report: Report) -> str:
         ConfigError: if a number is not finite.
     """
     try:
-        return json.dumps(attrs.asdict(report), allow_nan=False, indent=1, ensure_ascii=False) + "\n"
+        return json.dumps(attrs.asdict(report, filter=_kept), allow_nan=False, indent=1, ensure_ascii=False) + "\n"
     except ValueError as error:
         raise ConfigError(f"a report holds finite numbers only; None says that one is missing ({error})") from error
+
+
+def _kept(attribute: "attrs.Attribute[Any]", value: Any) -> bool:
+    """Options are left out of a row that has none, such as a reference row."""
+    return attribute.name != "options" or bool(value)
 
 
 def from_json(text: str) -> Report:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from onestep_adapters.networks import as_velocity
-from onestep_adapters.samplers import consistency_multistep
 from onestep_core import Linear, denoiser_from_velocity, heun, time_between
 from onestep_core.flow.paths import prior_state
+from onestep_core.precision import full
 from onestep_core.protocols import ConsistencyFunction, Path, Velocity
 
 PATH = Linear()
@@ -32,12 +32,24 @@ def straight_consistency(network: Callable[..., Tensor], labels: Tensor | None) 
 def one_evaluation(function: ConsistencyFunction, noise: Tensor, *, path: Path) -> Tensor:
     """The data end of the trajectories that start at ``noise``, by one call of a consistency function.
 
+    Nothing here depends on values, so that ``torch.export`` can follow.
+
     Example:
         >>> one_evaluation(lambda z, t: z - 1, torch.ones(1, 2), path=PATH)
         tensor([[0., 0.]])
     """
-    ends = [path.noise_time, path.data_time]
-    return consistency_multistep(function, prior_state(path, noise), ends, path=path, noise=None)
+    return evaluated_at(function, prior_state(path, noise), path.noise_time)
+
+
+def evaluated_at(function: ConsistencyFunction, z: Tensor, time: float) -> Tensor:
+    """A consistency function at one time for all samples, in at least float32.
+
+    Example:
+        >>> evaluated_at(lambda z, t: z * t[:, None], torch.ones(1, 2), 0.5)
+        tensor([[0.5000, 0.5000]])
+    """
+    z = full(z)
+    return full(function(z, z.new_full((z.shape[0],), time)))
 
 
 @torch.no_grad()

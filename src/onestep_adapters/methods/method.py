@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from onestep_adapters.data import Coupling, Dataset, Draws
-from onestep_adapters.data.couplings import Track, untracked
+from onestep_adapters.data.couplings import pairs_to_make
 from onestep_adapters.encoders.encoder import Encoder
 from onestep_adapters.methods.options import Network, Training
 from onestep_adapters.methods.teacher import Teacher
+from onestep_adapters.tracking import Track, untracked
 from onestep_adapters.training import Companion, TrainingState, Turn
 from onestep_core.errors import ConfigError
 
@@ -71,6 +72,11 @@ class Context:
         seed = self.state.generator.initial_seed()
         return Draws(self.data, coupling, further=further, alike=alike, seed=seed, track=self.track)
 
+    def pairs_to_make(self, coupling: Coupling) -> tuple[str, ...]:
+        """What :meth:`draws` makes with this coupling, for :meth:`Method.preparations`."""
+        told = pairs_to_make(self.data, coupling, seed=self.state.generator.initial_seed())
+        return (told,) if told else ()
+
     def companion(self, name: str) -> Any:
         """The module of a companion, for example ``context.companion("fake_score")``."""
         return self.state.companions[name].module
@@ -121,6 +127,13 @@ class Method(ABC):
     def prepare(self, context: Context) -> Any:
         """Called once before the first update: weights of a teacher, pairs. The result is ``context.prepared``."""
         return None
+
+    def preparations(self, context: Context) -> tuple[str, ...]:
+        """What :meth:`prepare` has to make, one line each, with its cost: announced before a training.
+
+        By default the coupled pairs of an option ``coupling``.
+        """
+        return context.pairs_to_make(getattr(self, "coupling", "independent"))
 
     @abstractmethod
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:

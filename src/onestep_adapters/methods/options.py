@@ -4,17 +4,21 @@ from functools import partial
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import attrs
-import cattrs
 import torch
 from torch import nn
 
-from onestep_adapters.backbones import MLP, ConvNet, Decoder, DiT
+from onestep_adapters.backbones import MLP, ConvNet, Decoder, DiT, UNet
 from onestep_adapters.data import Dataset
 from onestep_adapters.names import choose
 from onestep_adapters.training import Schedule, cosine_decay
 from onestep_core import l2, mse
-from onestep_core.errors import ConfigError
+from onestep_core.errors import ConfigError, MissingExtraError
 from onestep_core.validators import at_least_and_below, count, positive
+
+try:
+    import cattrs
+except ImportError as error:
+    raise MissingExtraError("options are read with cattrs: pip install 'onestep[training]'") from error
 
 Distance = Literal["squared", "l2"]
 """Distance of a prediction and its target. squared: the mean square, minimised by the mean. l2: the Euclidean norm,
@@ -36,13 +40,14 @@ _NOISE_WIDTH = 64
 class Network:
     """Which backbone, and how large."""
 
-    backbone: Literal["mlp", "conv", "dit", "decoder"] = "mlp"
-    """Architecture. mlp: samples of any shape. conv, dit: images only. decoder: images from a vector of noise, for
-    drifting only."""
+    backbone: Literal["mlp", "conv", "dit", "unet", "decoder"] = "mlp"
+    """Architecture. mlp: samples of any shape. conv, dit, unet: images only. decoder: images from a vector of noise,
+    for drifting only."""
     width: int = attrs.field(default=256, validator=[count, positive])
-    """Hidden width: units (mlp), channels (conv; decoder: at full size), size of a token (dit; a multiple of 12)."""
+    """Hidden width: units (mlp), channels (conv; unet, decoder: at full size; unet: a multiple of 4), size of a token
+    (dit; a multiple of 12)."""
     depth: int = attrs.field(default=3, validator=[count, positive])
-    """Number of residual blocks (decoder: at every size)."""
+    """Number of residual blocks (unet, decoder: at every size)."""
     max_frequency: float = attrs.field(default=16.0, validator=positive)
     """Highest frequency of the time embedding, in radians per unit of the network's time: t from 0 to 1
     (continuous-consistency without a teacher: an angle). Lower: more stable derivatives in time. Higher: finer
@@ -95,7 +100,7 @@ class Network:
         if self.backbone == "decoder" and not from_vector:
             raise ConfigError(
                 "backbone 'decoder' makes an image from a vector of noise, and this method adds noise to images: "
-                "choose conv, dit or mlp, or the method drifting"
+                "choose conv, dit, unet or mlp, or the method drifting"
             )
         if self.patch != 2 and self.backbone != "dit":
             raise ConfigError(
@@ -105,6 +110,7 @@ class Network:
             "mlp": partial(MLP, fourier=self.fourier),
             "conv": partial(ConvNet, condition=self.condition),
             "dit": partial(DiT, patch=self.patch),
+            "unet": UNet,
             "decoder": partial(Decoder, noise=self.noise_width),
         }[self.backbone]
         return make(

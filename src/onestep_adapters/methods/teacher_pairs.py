@@ -38,9 +38,8 @@ def teacher_pairs(context: Context, *, count: int, solver_steps: int, seed: int)
         solver_steps: Heun steps for each pair, two evaluations of the teacher a step.
         seed: of noise and classes, which are drawn on the CPU: the same on every device.
     """
-    teacher, dataset, cache = context.required_teacher(), context.data, context.cache
-    name = hashlib.sha256(repr((dataset.name, count, solver_steps, seed)).encode()).hexdigest()[:12]
-    file = None if cache is None else cache / f"pairs-{name}.safetensors"
+    teacher, dataset = context.required_teacher(), context.data
+    file = _file(context, count, solver_steps, seed)
     if file is not None and file.is_file():
         try:
             tensors = _read(file, (count, *dataset.shape), classes=dataset.classes is not None)
@@ -62,6 +61,19 @@ def teacher_pairs(context: Context, *, count: int, solver_steps: int, seed: int)
         tensors = {"noise": noise, "data": data} | ({} if labels is None else {"labels": labels})
         write_whole(file, save(tensors, metadata={"sha256": _digest(tensors)}))
     return _placed(context, noise, data, labels)
+
+
+def teacher_pairs_to_make(context: Context, *, count: int, solver_steps: int, seed: int) -> tuple[str, ...]:
+    """What :func:`teacher_pairs` has to make, for :meth:`Method.preparations`; nothing if the pairs are there."""
+    file = _file(context, count, solver_steps, seed)
+    if file is not None and file.is_file():
+        return ()
+    return (f"{count:,} pairs of noise and the teacher's sample: {2 * solver_steps} evaluations of the teacher each",)
+
+
+def _file(context: Context, count: int, solver_steps: int, seed: int) -> Path | None:
+    name = hashlib.sha256(repr((context.data.name, count, solver_steps, seed)).encode()).hexdigest()[:12]
+    return None if context.cache is None else context.cache / f"pairs-{name}.safetensors"
 
 
 def _read(file: Path, shape: tuple[int, ...], *, classes: bool) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from onestep_adapters.devices import generator_on
+from onestep_adapters.tracking import Track, untracked
 from onestep_core.errors import ConfigError
 from onestep_core.typing import typed
 
@@ -75,6 +76,7 @@ def train_classifier(
     seed: int = 0,
     steps: int = 400,
     width: int = 32,
+    track: Track = untracked,
 ) -> Classifier:
     """Train a three-layer convolutional classifier; the same arguments again return the same object.
 
@@ -90,6 +92,7 @@ def train_classifier(
         seed: of the generator.
         steps: gradient steps of 64 images; 400 take one or two seconds on two CPU cores for 8x8 images.
         width: number of features.
+        track: shows the progress.
 
     Raises:
         ConfigError: for fewer than two classes, or settings below one.
@@ -113,7 +116,7 @@ def train_classifier(
     for tensor in tensors:
         key.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     if key.hexdigest() not in _trained:
-        _trained[key.hexdigest()] = _train(*tensors, classes, seed, steps, width)
+        _trained[key.hexdigest()] = _train(*tensors, classes, seed, steps, width, track)
     return _trained[key.hexdigest()]
 
 
@@ -126,6 +129,7 @@ def _train(
     seed: int,
     steps: int,
     width: int,
+    track: Track,
 ) -> Classifier:
     device, (channels, height, columns) = images.device, images.shape[1:]
     generator = generator_on(device, seed)
@@ -149,7 +153,7 @@ def _train(
     optimizer = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     with torch.enable_grad():
-        for _ in range(steps):
+        for _ in track(range(steps), "classifier", steps):
             rows = torch.randint(len(images), (_BATCH,), generator=generator, device=device)
             batch = images[rows].detach().float()
             batch = batch + _NOISE * torch.randn(batch.shape, generator=generator, device=device)

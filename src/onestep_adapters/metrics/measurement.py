@@ -16,6 +16,7 @@ from onestep_adapters.metrics.classifier import Classifier
 from onestep_adapters.metrics.estimates import Estimate, estimate, new_generator
 from onestep_adapters.metrics.frechet import frechet_distance
 from onestep_adapters.metrics.manifold import manifold_metrics, nearest_neighbour_accuracy, nearest_training_distance
+from onestep_adapters.tracking import Track, untracked
 from onestep_core.errors import ConfigError
 from onestep_core.fields.divergences import energy_distance, sliced_wasserstein
 
@@ -97,6 +98,7 @@ def measure(
     k: int = 5,
     directions: int = 128,
     own: Tensor | None = None,
+    track: Track = untracked,
 ) -> Measurement:
     """Every metric of one set of images, against the held-out split at equal counts.
 
@@ -117,6 +119,7 @@ def measure(
         directions: of the sliced Wasserstein distance.
         own: where samples are training images, their rows in the training split, which are left out of the
             distance to the nearest training image, ``[N]``.
+        track: shows how many draws are measured.
 
     Raises:
         ConfigError: for too few samples, another image size, labels of another length, or samples that are
@@ -151,7 +154,7 @@ def measure(
     held_out_histogram = _histogram(classifier, splits.held_out)
     results: dict[str, list[float]] = {}
     histogram = torch.zeros(len(held_out_histogram), dtype=torch.float64)
-    for rows in draws:
+    for rows in track(draws, "metrics", repeats):
         images = samples[rows.to(samples.device)].detach().to(device)
         flat = images.flatten(1).double()
         near = manifold_metrics(held_out, flat, k=k)

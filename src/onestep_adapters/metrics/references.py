@@ -13,6 +13,7 @@ from onestep_adapters.devices import generator_on
 from onestep_adapters.metrics.classifier import Classifier
 from onestep_adapters.metrics.estimates import device_of
 from onestep_adapters.metrics.measurement import ImageSplits, Measurement, measure
+from onestep_adapters.tracking import Track, counting, untracked
 from onestep_core.errors import ConfigError
 from onestep_core.validators import require_count
 
@@ -83,34 +84,41 @@ def measure_references(
     repeats: int = 5,
     k: int = 5,
     directions: int = 128,
+    track: Track = untracked,
 ) -> dict[str, Measurement]:
     """``floor``, ``resampled``, ``moments`` and, with labels, ``class moments``, each by :func:`measure`.
 
     The floor has as many draws as disjoint subsets of the training split allow, at most ``repeats``. Resampled are
-    training images drawn with replacement, as from a generator that memorises the training set.
+    training images drawn with replacement, as from a generator that memorises the training set. ``track`` shows the
+    progress.
     """
     count = len(splits.held_out)
     device = device_of(generator)
     seed = int(torch.randint(2**62, (), generator=generator, device=device))
-
-    def measured(images: Tensor, repeats: int, own: Tensor | None = None, labels: Tensor | None = None) -> Measurement:
-        return measure(
-            images, labels, splits=splits, classifier=classifier, generator=generator_on(device, seed),
-            repeats=repeats, k=k, directions=directions, own=own,
-        )  # fmt: skip
-
     every = torch.arange(len(splits.train), device=splits.train.device)
     drawing = generator_on(device, seed + 1)
     moments = gaussian_like(splits.train, repeats * count, generator=drawing)
     again = torch.randint(len(every), (repeats * count,), generator=generator_on(device, seed + 2), device=device)
     again = again.to(every.device)
     asked = None if splits.train_labels is None else splits.train_labels[again]
-    rows = {
-        "floor": measured(splits.train, min(repeats, len(splits.train) // count), every, splits.train_labels),
-        "resampled": measured(splits.train[again], repeats, None, asked),
-        "moments": measured(moments, repeats),
-    }
-    if splits.train_labels is not None:
-        images, labels = class_gaussians_like(splits.train, splits.train_labels, repeats * count, generator=drawing)
-        rows["class moments"] = measured(images, repeats, None, labels)
+    subsets = min(repeats, len(splits.train) // count)
+    total = subsets + (2 if splits.train_labels is None else 3) * repeats
+    with counting(track, "reference rows", total) as each:
+
+        def measured(
+            images: Tensor, repeats: int, own: Tensor | None = None, labels: Tensor | None = None
+        ) -> Measurement:
+            return measure(
+                images, labels, splits=splits, classifier=classifier, generator=generator_on(device, seed),
+                repeats=repeats, k=k, directions=directions, own=own, track=each,
+            )  # fmt: skip
+
+        rows = {
+            "floor": measured(splits.train, subsets, every, splits.train_labels),
+            "resampled": measured(splits.train[again], repeats, None, asked),
+            "moments": measured(moments, repeats),
+        }
+        if splits.train_labels is not None:
+            images, labels = class_gaussians_like(splits.train, splits.train_labels, repeats * count, generator=drawing)
+            rows["class moments"] = measured(images, repeats, None, labels)
     return rows

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from onestep_adapters.metrics.estimates import device_of, estimate, new_generator
+from onestep_adapters.tracking import Track, counting, untracked
 from onestep_core.errors import ConfigError
 from onestep_core.validators import require_call
 
@@ -55,12 +56,13 @@ class ToyReference(NamedTuple):
 class ToyScore(NamedTuple):
     """How far a sampler is from a distribution, in units of the distance of the Gaussian with its two moments.
 
-    ``se`` is the standard error of ``score`` over draws, ``mass_error`` the total variation of the mode
-    masses, ``spreads`` each mode's standard deviation over that of the distribution (0 where no sample came).
+    ``se`` is the standard error of ``score`` over draws (``None`` for a single draw), ``mass_error`` the total
+    variation of the mode masses, ``spreads`` each mode's standard deviation over that of the distribution (0 where no
+    sample came).
     """
 
     score: float
-    se: float
+    se: float | None
     energy: float
     floor: float
     moments: float
@@ -70,7 +72,12 @@ class ToyScore(NamedTuple):
 
 @torch.no_grad()
 def toy_reference(
-    distribution: Distribution, *, generator: torch.Generator | None = None, count: int = 10_000, draws: int = 5
+    distribution: Distribution,
+    *,
+    generator: torch.Generator | None = None,
+    count: int = 10_000,
+    draws: int = 5,
+    track: Track = untracked,
 ) -> ToyReference:
     """Draws of ``distribution`` with their floor and moments: computed once, used for every method.
 
@@ -78,14 +85,18 @@ def toy_reference(
         distribution: see the module.
         generator: of all draws; every tensor is made on its device.
         count: samples in a draw.
-        draws: independent draws, at least two, for the standard error.
+        draws: independent draws, at least one; one alone gives no standard error.
+        track: shows the progress.
 
     Raises:
-        ConfigError: for fewer than two draws or two samples in one.
+        ConfigError: without a draw, or for fewer than two samples in one.
     """
     require_call("the distribution's sample", getattr(distribution, "sample", None), ("count",), ("generator",))
-    if min(count, draws) < 2:
-        raise ConfigError(f"a standard error needs two draws of two samples at least; got {draws} of {count}")
+    if count < 2 or draws < 1:
+        raise ConfigError(
+            f"{draws} draws of {count} samples: expected at least one draw of at least two samples, and two draws for "
+            "a standard error"
+        )
     real = torch.stack([distribution.sample(count, generator=generator) for _ in range(draws)]).double()
     again = torch.stack([distribution.sample(count, generator=generator) for _ in range(draws)]).double()
     mean, root = _gaussian(again.flatten(0, 1))
@@ -96,8 +107,9 @@ def toy_reference(
     if modes is not None:
         means = torch.as_tensor(modes.means).to(real)
         masses, spreads = _modes(real.flatten(0, 1), means)
-    within = _within(real)
-    floor, moments = _energies(again, real, within), _energies(normal, real, within)
+    with counting(track, "reference rows", 5 * draws) as each:
+        within = _within(real, each)
+        floor, moments = (_energies(drawn, real, within, each) for drawn in (again, normal))
     return ToyReference(real, within, floor, moments, means, masses, spreads)
 
 
@@ -110,6 +122,7 @@ def toy_score(
     count: int = 10_000,
     draws: int = 5,
     reference: ToyReference | None = None,
+    track: Track = untracked,
 ) -> ToyScore:
     """``(E2 - floor) / (moments - floor)`` of a sampler on a distribution, with its standard error over draws.
 
@@ -121,6 +134,7 @@ def toy_score(
         draws: independent draws, where ``reference`` is not given.
         reference: of :func:`toy_reference`: saves most of the time from the second method on, and
             compares all methods with the same draws.
+        track: shows the progress of the distances.
 
     Raises:
         ConfigError: if the sampler returns another shape or values that are not finite (it says how many).
@@ -143,7 +157,8 @@ def toy_score(
     real = reference.real
     own = new_generator(generator)
     drawn = torch.stack([_checked(sampler(real.shape[1], own), real[0]) for _ in range(len(real))])
-    energies = _energies(drawn, real, reference.within)
+    with counting(track, "distances", 2 * len(real)) as each:
+        energies = _energies(drawn, real, reference.within, each)
     floor, moments = reference.floor.mean(), reference.moments.mean()
     score = estimate(((energies - reference.floor) / (moments - floor)).tolist())
     mass_error = spreads = None
@@ -151,9 +166,7 @@ def toy_score(
         masses, deviations = _modes(drawn.flatten(0, 1), reference.means)
         mass_error = float(0.5 * (masses - reference.masses).abs().sum())
         spreads = tuple((deviations / reference.spreads).tolist())
-    return ToyScore(
-        score.mean, score.se or 0.0, float(energies.mean()), float(floor), float(moments), mass_error, spreads
-    )
+    return ToyScore(score.mean, score.se, float(energies.mean()), float(floor), float(moments), mass_error, spreads)
 
 
 @torch.no_grad()
@@ -206,7 +219,7 @@ def average_score(scores: Sequence[ToyScore]) -> ToyScore:
     """One score for several training seeds: means, the worst modes, and the error of measuring.
 
     ``se`` is the error of the mean that comes from finite draws, ``sqrt(sum se^2) / n``. The spread between
-    training seeds is a property of the method and does not add to it.
+    training seeds is a property of the method and does not add to it. It is ``None`` if that of a score is.
 
     Raises:
         ConfigError: without scores.
@@ -219,11 +232,12 @@ def average_score(scores: Sequence[ToyScore]) -> ToyScore:
         raise ConfigError("an average needs at least one score: pass one for each training seed")
     n = len(scores)
     score, energy, floor, moments = (sum(s[i] for s in scores) / n for i in (0, 2, 3, 4))
+    known = [s.se for s in scores if s.se is not None]
     errors = [s.mass_error for s in scores if s.mass_error is not None]
     ratios = [s.spreads for s in scores if s.spreads is not None]
     return ToyScore(
         score,
-        sum(s.se**2 for s in scores) ** 0.5 / n,
+        sum(se**2 for se in known) ** 0.5 / n if len(known) == n else None,
         energy,
         floor,
         moments,
@@ -238,15 +252,16 @@ def _gaussian(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.mean(0), vectors * values.clamp(min=0).sqrt()
 
 
-def _energies(x: Tensor, y: Tensor, within: Tensor) -> Tensor:
+def _energies(x: Tensor, y: Tensor, within: Tensor, track: Track = untracked) -> Tensor:
     """``fields.divergences.energy_distance`` of each draw, without gradient and with ``E|y - y'|`` known."""
-    across = torch.stack([_mean_distance(a, b) for a, b in zip(x, y, strict=True)])
-    return 2 * across - _within(x) - within
+    pairs = track(zip(x, y, strict=True), "distances", len(x))
+    across = torch.stack([_mean_distance(a, b) for a, b in pairs])
+    return 2 * across - _within(x, track) - within
 
 
-def _within(x: Tensor) -> Tensor:
+def _within(x: Tensor, track: Track = untracked) -> Tensor:
     n = x.shape[1]
-    return torch.stack([_mean_distance(a, a) for a in x]) * n / (n - 1)
+    return torch.stack([_mean_distance(a, a) for a in track(x, "distances", len(x))]) * n / (n - 1)
 
 
 def _mean_distance(x: Tensor, y: Tensor) -> Tensor:

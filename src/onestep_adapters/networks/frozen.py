@@ -38,4 +38,6 @@ def frozen(module: nn.Module) -> Callable[..., Any]:
         tensors = {name: tensor.detach() for name, tensor in (*module.named_parameters(), *module.named_buffers())}
         return torch.func.functional_call(module, tensors, args, kwargs)
 
+    # As functools.wraps does: whoever has to know the module finds it.
+    vars(call)["__wrapped__"] = module
     return call

@@ -52,16 +52,27 @@ def completed(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "options": json.loads(json.dumps(attrs.asdict(options)))}
 
 
+def dotted(options: Method) -> dict[str, Any]:
+    """All options of a method by their dotted names, with values as JSON keeps them.
+
+    Example:
+        >>> from onestep_adapters.methods import FlowMatching
+        >>> dotted(FlowMatching())["training.batch"]
+        256
+    """
+    return _flat(json.loads(json.dumps(attrs.asdict(options))))
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
+
+
 def differences(given: dict[str, Any], saved: dict[str, Any]) -> str:
     """A text that lists the options that differ between two configurations, by their dotted names."""
-
-    def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for name, value in values.items():
-            found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-        return found
-
-    one, other = (flat(json.loads(json.dumps(config.get("options") or {}))) for config in (given, saved))
+    one, other = (_flat(json.loads(json.dumps(config.get("options") or {}))) for config in (given, saved))
     names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
     told = [
         f"{name} is {other.get(name, 'absent')} in the folder, {one.get(name, 'absent')} in your options"

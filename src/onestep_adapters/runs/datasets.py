@@ -7,7 +7,7 @@ from inspect import signature
 from typing import Any
 
 from onestep_adapters.data import DATASETS, Dataset, open_dataset
-from onestep_adapters.data.couplings import Track, untracked
+from onestep_adapters.tracking import Track, untracked
 from onestep_core.errors import ConfigError, MissingExtraError, OneStepError
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from onestep_adapters.data import Dataset
-from onestep_adapters.data.couplings import Track, untracked
 from onestep_adapters.devices import choose_device
 from onestep_adapters.encoders import Encoder
 from onestep_adapters.methods import ENCODERS, METHODS, Method, Teacher, find_preset
@@ -25,6 +24,7 @@ from onestep_adapters.runs.resolution import (
 )
 from onestep_adapters.runs.run import Run
 from onestep_adapters.runs.teachers import cache_folder
+from onestep_adapters.tracking import Track, untracked
 from onestep_adapters.training import CheckpointError, latest_checkpoint, load_checkpoint, new_state, read_run
 from onestep_core.errors import ConfigError, OneStepError
 

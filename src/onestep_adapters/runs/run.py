@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from onestep_adapters.data import Dataset
-from onestep_adapters.data.couplings import Track, untracked
 from onestep_adapters.encoders.encoder import Encoder
 from onestep_adapters.files import LockedError
 from onestep_adapters.methods import Context, Method, Teacher
+from onestep_adapters.tracking import Track, untracked
 from onestep_adapters.training import (
     CheckpointError,
     StepRecord,
@@ -28,6 +28,9 @@ from onestep_adapters.training import (
     writing_into,
 )
 from onestep_core.errors import ConfigError
+
+CHUNK = 250
+"""Samples in one network evaluation, by default."""
 
 
 @attrs.define(eq=False)
@@ -122,9 +125,34 @@ class Run:
 
     def prepared(self, track: Track = untracked) -> Context:
         """The context that the loss uses, after the method's ``prepare``. The teacher has to be finished."""
-        context = Context(self.data, self.state, self.teacher, self.cache, track, encoder=self.encoder)
+        context = self.context(track)
         context.prepared = self.options.prepare(context)
         return context
+
+    def context(self, track: Track = untracked) -> Context:
+        """The context of the method, before its ``prepare``."""
+        return Context(self.data, self.state, self.teacher, self.cache, track, encoder=self.encoder)
+
+    def ahead(self) -> list[str]:
+        """What is done before the next update, one line each, with its cost: a teacher's training, pairs, features.
+
+        Example:
+            >>> from onestep_adapters.runs import start_run
+            >>> start_run("meanflow", "8gaussians").ahead()  # doctest: +ELLIPSIS
+            ['... coupled pairs of data and noise: optimal transport among ... at a time']
+        """
+        if self.finished or self.missing_teacher or self.missing_encoder:
+            return []
+        found, shared, teacher = list[str](), set[str](), self.teacher_run
+        if teacher is not None and not teacher.finished:
+            theirs = teacher.ahead()
+            left = teacher.options.training.steps - teacher.state.step
+            kept = "" if self.teacher_folder is None else f", kept for other trainings in {self.teacher_folder}"
+            found = [f"for the teacher: {line}" for line in theirs]
+            found.append(f"a teacher ({teacher.name}): {left:,} updates{kept}")
+            if teacher.options.training.seed == self.options.training.seed:
+                shared = set(theirs)  # coupled pairs are made once for both
+        return found + [line for line in self.options.preparations(self.context()) if line not in shared]
 
     def teaching(self, *, track: Track = untracked) -> Iterator[StepRecord]:
         """Train the teacher to its last update, into ``teacher_folder``, and yield one record for each update.
@@ -154,7 +182,13 @@ class Run:
 
     @torch.no_grad()
     def samples(
-        self, count: int, *, generator: torch.Generator, labels: Tensor | None = None, chunk: int = 250
+        self,
+        count: int,
+        *,
+        generator: torch.Generator,
+        labels: Tensor | None = None,
+        chunk: int = CHUNK,
+        track: Track = untracked,
     ) -> tuple[Tensor, Tensor | None]:
         """Generate ``count`` samples with the averaged weights. Returns samples and classes, on the generator's device.
 
@@ -165,6 +199,7 @@ class Run:
             generator: draws classes and noise. A generator on the CPU gives the same noise for every device.
             labels: classes to generate, ``[count]``; by default drawn with the frequencies of the training data.
             chunk: number of samples in one network evaluation.
+            track: shows how many chunks are done.
 
         Raises:
             ConfigError: if ``count`` is not positive, if labels do not fit, or if the run trains an encoder.
@@ -197,7 +232,8 @@ class Run:
         noise = torch.randn(count, *self.options.noise_shape(self.data), generator=generator, device=generator.device)
         there = None if labels is None else labels.to(self.device)
         parts = []
-        for start in range(0, count, chunk):
+        starts = range(0, count, chunk)
+        for start in track(starts, "samples", len(starts)):
             here = slice(start, start + chunk)
             part = noise[here].to(self.device)
             parts.append(self.options.sample(self.state.ema, part, None if there is None else there[here]))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from onestep_adapters.testing.law import Law, close, drawn, require
 from onestep_adapters.testing.strategies import Problem, normal, seeds, spread_times, tensors
-from onestep_core.flow import heun, integrate, jump, two_pass
+from onestep_core.flow import heun, integrate, jump, single_pass
 from onestep_core.protocols import AverageVelocity, Derivative, Path, Velocity
 from onestep_core.shapes import expand_like, per_sample
 
@@ -280,7 +280,7 @@ def average_velocity(
     velocity: Velocity,
     *,
     states: st.SearchStrategy[Problem],
-    derivative: Derivative = two_pass,
+    derivative: Derivative = single_pass,
     steps: int = 64,
     tolerance: float = 1e-3,
 ) -> list[Law]:

@@ -1,8 +1,9 @@
 """Checkpoints. A crash at any time leaves a complete checkpoint, and the errors say what is damaged.
 
-    folder/step-000500.safetensors    tensors: network.*, ema.*, optimizer.*, generator.state, and for each companion
-                                      companion.NAME.* and companion_optimizer.NAME.*
-    folder/step-000500.json           format, step, method, config, how each companion is trained; what the optimisers
+    folder/step-000500.safetensors    tensors: network.*, ema.*, optimizer.*, generator.state, kept.*, and for each
+                                      companion companion.NAME.* and companion_optimizer.NAME.*
+    folder/step-000500.json           format, step, method, config, how each companion is trained; hashes of the frozen
+                                      parameters, which are not saved (``training.base``); what the optimisers
                                       keep beside tensors; size and sha256 of the file of tensors and of the history
     folder/history.jsonl              the history, one entry a line, appended at every save (all but the last entry)
     folder/latest.json                names the current checkpoint, with size, sha256 and its files
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from onestep_adapters.files import errors_name, make_folder, partial_name, write_whole
+from onestep_adapters.training.base import Hashes, tensor_hash, unchanged
 from onestep_adapters.training.ema import unwrapped
 from onestep_adapters.training.folder import (
     FORMAT,
@@ -83,7 +85,8 @@ def save_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> Pat
     if before is None and (folder / HISTORY).exists() and not (folder / JOURNAL).exists():
         raise CheckpointError(f"{folder / HISTORY} is not of this run: choose another folder, or move it away")
     stem = _free_stem(folder, state.step)
-    tensors, optimizers = _collect(state)
+    base = _base(state)
+    tensors, optimizers = _collect(state, base)
     data = save(tensors)
     partials = [partial_name(folder / f"{stem}.{kind}") for kind in ("safetensors", "json")] + [
         partial_name(folder / POINTER)
@@ -99,6 +102,7 @@ def save_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> Pat
         "history": _append_history(folder, state.history, None if previous is None else previous["history"]),
         "companions": {name: companion.trained for name, companion in state.companions.items()},
         "optimizers": optimizers,
+        "base": base,
         "tensors": {
             "file": f"{stem}.safetensors",
             "bytes": len(data),
@@ -178,13 +182,15 @@ def load_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> Tra
 
     Args:
         folder: as given to :func:`save_checkpoint`.
-        state: built like the saved one, on any device; ``read_run(folder)`` returns the saved configuration.
+        state: built like the saved one, on any device; ``read_run(folder)`` returns the saved configuration. Its frozen
+            parameters have to have the values that they had in the saved run.
 
     Returns:
         ``state``, restored in place.
 
     Raises:
-        CheckpointError: if the folder holds no run, another run or a damaged checkpoint; the message says which.
+        CheckpointError: if the folder holds no run, another run or a damaged checkpoint, or if the frozen parameters of
+            the state are others; the message says which.
 
     Example:
         >>> import tempfile
@@ -203,8 +209,10 @@ def load_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> Tra
 
     file, description, history, tensors = unless_replaced(folder, read)
     modules, optimizers = _modules(state), _optimizers(state)
-    parts = _split(file, tensors, [*modules, *optimizers, "generator"])
+    parts = _split(file, tensors, [*modules, *optimizers, "generator", "kept"])
+    frozen = _frozen(file, description["base"], modules)
     for part, module in modules.items():
+        parts[part] |= frozen.get(part, {})
         _compare(file, part, parts[part], module)
     saved = parts["generator"].get("generator.state")
     if saved is None or saved.shape != state.generator.get_state().shape:
@@ -223,6 +231,8 @@ def load_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> Tra
     for part, module in modules.items():
         module.load_state_dict({name.removeprefix(f"{part}."): tensor for name, tensor in parts[part].items()})
     state.generator.set_state(saved)
+    device = state.generator.device
+    state.kept = {name.removeprefix("kept."): tensor.to(device) for name, tensor in parts["kept"].items()}
     state.step, state.history, state.config = description["step"], history, description["config"]
     return state
 
@@ -265,11 +275,42 @@ def _optimizers(state: TrainingState) -> dict[str, tuple[Optimizer, dict[str, nn
     return found
 
 
-def _collect(state: TrainingState) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """All tensors by name, and what the optimisers keep beside them, by optimiser."""
+def _base(state: TrainingState) -> Hashes:
+    """The hashes of the frozen parameters that have not changed since the run began."""
+    return {part: unchanged(module, state.base.get(part, {})) for part, module in _modules(state).items()}
+
+
+def _frozen(file: Path, saved: Any, modules: dict[str, nn.Module]) -> dict[str, dict[str, Tensor]]:
+    """The frozen parameters of the state, by their full names; those of the checkpoint have to be the same."""
+    if not (isinstance(saved, dict) and saved.keys() <= modules.keys() and all(map(_is_hashes, saved.values()))):
+        raise CheckpointError(f"{file} has a damaged description of the frozen parameters: restore it from a copy")
+    found: dict[str, dict[str, Tensor]] = {}
+    for part, hashes in saved.items():
+        own = modules[part].state_dict()
+        if missing := sorted(hashes.keys() - own.keys()):
+            raise CheckpointError(f"{file} was trained on frozen parameters that the {part} lacks: {missing[:3]}")
+        others = [name for name, value in hashes.items() if tensor_hash(own[name]) != value]
+        if others:
+            shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+            raise CheckpointError(
+                f"{file} was trained on another base: {len(others)} of {len(hashes)} frozen parameters of the {part} "
+                f"differ ({shown}), and a checkpoint holds only their hashes; load the same pretrained weights first"
+            )
+        found[part] = {f"{part}.{name}": own[name] for name in hashes}
+    return found
+
+
+def _is_hashes(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(one, str) for one in value.values())
+
+
+def _collect(state: TrainingState, base: Hashes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All tensors by name but the frozen ones, and what the optimisers keep beside them, by optimiser."""
     tensors, described = {"generator.state": state.generator.get_state()}, {}
     for part, module in _modules(state).items():
         for name, tensor in module.state_dict().items():
+            if name in base.get(part, {}):
+                continue
             if not isinstance(tensor, Tensor):
                 raise CheckpointError(
                     f"{part}.{name} is a {type(tensor).__name__}, expected a tensor: a module of a run may not have "
@@ -279,6 +320,7 @@ def _collect(state: TrainingState) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for part, (optimizer, owners) in _optimizers(state).items():
         described[part], kept = optimizer_state(optimizer, part, owners)
         tensors |= kept
+    tensors |= {f"kept.{name}": tensor for name, tensor in state.kept.items()}
     # The format refuses tensors that share memory.
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, described
 

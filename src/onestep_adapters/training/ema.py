@@ -23,7 +23,8 @@ def update_ema(ema: nn.Module, network: nn.Module, *, decay: float) -> None:
         decay: in [0, 1]; 0 copies the network, 1 keeps the average unchanged.
 
     Raises:
-        ConfigError: if the decay is out of range or the two modules differ in their tensors.
+        ConfigError: if the decay is out of range, the two modules differ in their tensors, or they share a parameter
+            that takes a gradient.
 
     Example:
         >>> average, network = nn.Linear(1, 1), nn.Linear(1, 1)
@@ -49,6 +50,9 @@ def update_ema(ema: nn.Module, network: nn.Module, *, decay: float) -> None:
             )
         for name, average in averages.items():
             value, numeric = values[name], average.is_floating_point() or average.is_complex()
+            if average is value:
+                _check_frozen(name, value)
+                continue
             if value.shape != average.shape:
                 raise ConfigError(
                     f"{name} has shape {tuple(average.shape)} in the EMA and {tuple(value.shape)} in the network: make "
@@ -93,14 +97,27 @@ def unwrapped(module: nn.Module) -> nn.Module:
 def averaged_copy(network: nn.Module) -> nn.Module:
     """A copy of the network for its average: parameters in at least float32, evaluation mode, without gradient.
 
+    Parameters that take no gradient are not copied: the two modules share them.
+
     Example:
         >>> averaged_copy(nn.Linear(2, 2).bfloat16()).weight.dtype
         torch.float32
     """
-    ema = copy.deepcopy(unwrapped(network)).requires_grad_(False).eval()
+    network = unwrapped(network)
+    shared = {id(parameter): parameter for parameter in network.parameters() if not parameter.requires_grad}
+    ema = copy.deepcopy(network, dict(shared)).requires_grad_(False).eval()
     for tensor in (*ema.parameters(), *ema.buffers()):
-        tensor.data = in_full_precision(tensor.data)
+        if id(tensor) not in shared:
+            tensor.data = in_full_precision(tensor.data)
     return ema
+
+
+def _check_frozen(name: str, value: Tensor) -> None:
+    if value.requires_grad:
+        raise ConfigError(
+            f"the parameter {name} takes a gradient now, and it took none when the average was made, which shares it: "
+            "call requires_grad_(True) before new_state"
+        )
 
 
 def constant_decay(decay: float) -> Callable[[int], float]:

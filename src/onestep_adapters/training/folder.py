@@ -13,7 +13,7 @@ from onestep_core.errors import OneStepError
 
 T = TypeVar("T")
 
-FORMAT = 3
+FORMAT = 4
 """Version of the layout; a checkpoint of another version is refused."""
 
 POINTER = "latest.json"
@@ -275,7 +275,7 @@ def read_description(folder: Path) -> tuple[Path, dict[str, Any]]:
         )
     file = folder / pointer["checkpoint"]
     data = read_bytes(file, limit=_LARGEST_DESCRIPTION)
-    fields = (*SavedRun._fields, "companions", "optimizers", "tensors")
+    fields = (*SavedRun._fields, "companions", "optimizers", "base", "tensors")
     content = parsed_json(file, data, fields)
     if len(data) != pointer["bytes"] or hashlib.sha256(data).hexdigest() != pointer["sha256"]:
         raise CheckpointError(f"{file} is not the file that {POINTER} names: altered; restore it from a copy")

@@ -168,7 +168,7 @@ def train(
     def update() -> StepRecord:
         start = time.perf_counter()
         decay = _checked_decay(ema, state.step)
-        logs, made = dict[str, float](), 0
+        logs, made, kept = dict[str, float](), 0, dict(state.kept)
         try:
             for turn in turns:
                 theirs = _take(turn, state, folder, made)
@@ -185,6 +185,9 @@ def train(
                 folder=folder,
                 turn=made,
             )
+        except BaseException:
+            state.kept = kept
+            raise
         finally:
             _clear_gradients(state)
         update_ema(state.ema, state.network, decay=decay)

@@ -6,9 +6,10 @@ from typing import Any
 
 import attrs
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from onestep_adapters.training.base import Hashes, base_hashes
 from onestep_adapters.training.companions import Companion, adamw, checked_companions, require_module
 from onestep_adapters.training.ema import averaged_copy
 from onestep_core.errors import ConfigError
@@ -29,6 +30,10 @@ class TrainingState:
         history: one dictionary per recorded update, see ``history_every`` of ``train``; JSON.
         config: the configuration that the run was built from; JSON.
         companions: further modules of the run, by name; saved with it.
+        kept: tensors of any shape that a loss leaves for the next update, by name; saved with the run, so that what is
+            logged does not depend on interruptions.
+        base: hashes of the parameters that took no gradient when the state was made. A checkpoint leaves them out as
+            long as they do not change.
 
     Example:
         >>> state = new_state("flow matching", nn.Linear(2, 2), learning_rate=1e-3, seed=0)
@@ -45,6 +50,8 @@ class TrainingState:
     history: list[dict[str, Any]] = attrs.field(factory=list)
     config: dict[str, Any] = attrs.field(factory=dict)
     companions: dict[str, Companion] = attrs.field(factory=dict)
+    kept: dict[str, Tensor] = attrs.field(factory=dict)
+    base: Hashes = attrs.field(factory=dict)
 
 
 def new_state(
@@ -63,6 +70,8 @@ def new_state(
     Args:
         method: name of what is trained.
         network: trained in place; its initial weights and its mode (training or evaluation) are not changed here.
+            Parameters that take no gradient, such as the base of a LoRA, are shared with the average and not saved: a
+            checkpoint holds their hashes.
         learning_rate: of the first update, unless ``train`` is given a schedule; positive.
         betas: AdamW's, each in [0, 1).
         weight_decay: AdamW's, per unit of learning rate, not negative.
@@ -103,7 +112,7 @@ def new_state(
             f"config cannot be kept as JSON ({error}): expected dictionaries with string keys, lists, strings, "
             "numbers, booleans and None"
         ) from error
-    ema = averaged_copy(network)
+    ema, base = averaged_copy(network), base_hashes(network, kept)
     device = optimizer.param_groups[0]["params"][0].device
     generator = torch.Generator(device=device).manual_seed(seed)
-    return TrainingState(method, network, ema, optimizer, generator, config=plain, companions=kept)
+    return TrainingState(method, network, ema, optimizer, generator, config=plain, companions=kept, base=base)

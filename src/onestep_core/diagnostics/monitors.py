@@ -26,6 +26,17 @@ class RealisedDrift(NamedTuple):
     length_ratio: Tensor
 
 
+class TangentTerms(NamedTuple):
+    """Size of the derivative term in a target of average velocities."""
+
+    norm: Tensor
+    """Root mean square of the term, ``[batch]``."""
+    ratio: Tensor
+    """The same over the root mean square of the velocity, ``[batch]``."""
+    spike: Tensor
+    """Largest norm of the batch over the median of those above zero; 0 if all are zero."""
+
+
 class TrajectoryTerms(NamedTuple):
     """The two parts of a loss on average velocities, each ``[batch]``; their gradients often oppose each other."""
 
@@ -226,3 +237,29 @@ def trajectory_terms(pair: Regression, v: Sample) -> TrajectoryTerms:
     """
     v = without_gradient(v)
     return TrajectoryTerms(mse(pair.prediction, v), per_sample_mean(2 * (v - pair.target) * pair.prediction))
+
+
+@typed
+def tangent_terms(pair: Regression, v: Sample) -> TangentTerms:
+    """Norm, ratio and spike of ``target - v``, which is ``(s - t) du/dt`` for MeanFlow.
+
+    Large jumps of the loss late in training come from this term, mostly at large ``t``. A ratio far above one says that
+    the target is made of the network's own derivative; a spike above about ten, that one sample decides the gradient
+    (an adaptive weight limits it).
+
+    Args:
+        pair: the regression of MeanFlow or improved MeanFlow, ``[batch, *shape]``.
+        v: the velocity that the target was made with, ``[batch, *shape]``, guided or not.
+
+    Source: https://github.com/Lyy-iiis/imeanflow/issues/7 (the spikes).
+
+    Example:
+        >>> one = torch.ones(2, 2)
+        >>> tangent_terms(Regression(one, torch.tensor([[1.0, 1.0], [3.0, 3.0]])), one)
+        TangentTerms(norm=tensor([0., 2.]), ratio=tensor([0., 2.]), spike=tensor(1.))
+    """
+    velocity = without_gradient(v)
+    norm = per_sample_mean((pair.target - velocity).square()).sqrt()
+    size = per_sample_mean(velocity.square()).sqrt()
+    median = torch.where(norm > 0, norm, torch.nan).nanmedian()
+    return TangentTerms(norm, norm / size, (norm.max() / median).nan_to_num(0.0))

@@ -13,10 +13,13 @@ from onestep_core.flow.curricula import progressive_points as progressive_points
 from onestep_core.flow.curricula import sigmoid_ramp as sigmoid_ramp
 from onestep_core.flow.curricula import student_steps_at as student_steps_at
 from onestep_core.flow.curricula import target_decay as target_decay
+from onestep_core.flow.derivatives import TangentRule as TangentRule
 from onestep_core.flow.derivatives import central_difference as central_difference
 from onestep_core.flow.derivatives import derivative_along as derivative_along
 from onestep_core.flow.derivatives import frozen_value as frozen_value
 from onestep_core.flow.derivatives import relative_step as relative_step
+from onestep_core.flow.derivatives import single_pass as single_pass
+from onestep_core.flow.derivatives import tangent_rule as tangent_rule
 from onestep_core.flow.derivatives import two_pass as two_pass
 from onestep_core.flow.derivatives import with_graph as with_graph
 from onestep_core.flow.empirical import empirical_denoiser as empirical_denoiser

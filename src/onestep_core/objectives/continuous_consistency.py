@@ -18,7 +18,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from onestep_core.errors import like_states
-from onestep_core.flow import trigflow_tangent, two_pass
+from onestep_core.flow import single_pass, trigflow_tangent
 from onestep_core.precision import full
 from onestep_core.protocols import Derivative, Velocity
 from onestep_core.regression import Regression, field_regression, normalize_tangent
@@ -36,7 +36,7 @@ def continuous_consistency_regression(
     sigma_data: float,
     warmup: float | Time = 1.0,
     normalize: Callable[[Tensor], Tensor] | None = normalize_tangent,
-    derivative: Derivative = two_pass,
+    derivative: Derivative = single_pass,
 ) -> Regression:
     """``F(z, t)`` against ``sg[F(z, t) + normalize(g)]``, ``g`` as in :func:`~onestep_core.flow.trigflow_tangent`.
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from onestep_core.errors import ConfigError, like_states
-from onestep_core.flow import eulerian_derivative, eulerian_target, two_pass
+from onestep_core.flow import eulerian_derivative, eulerian_target, single_pass
 from onestep_core.protocols import AverageVelocity, Derivative, TwoHeadedVelocity
 from onestep_core.regression import Regression, regression
 from onestep_core.typing import Sample, Time, typed
@@ -39,7 +39,7 @@ def improved_meanflow_regression(
     s: Time,
     *,
     moving: int | None = None,
-    derivative: Derivative = two_pass,
+    derivative: Derivative = single_pass,
 ) -> Regression:
     """``a(z, t, s)`` against ``sg[v + (s - t) D_t a(z, t, s)]``, ``D_t`` along ``(sg[tangent], 1, 0)``.
 
@@ -91,7 +91,7 @@ def improved_meanflow_regressions(
     s: Time,
     *,
     moving: int | None = None,
-    derivative: Derivative = two_pass,
+    derivative: Derivative = single_pass,
 ) -> ImprovedMeanFlowPairs:
     """:func:`improved_meanflow_regression` of the first head, and flow matching of the second onto the same ``v``.
 

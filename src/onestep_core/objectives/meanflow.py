@@ -12,7 +12,7 @@ average velocity. The paper and its code order times ``(z, r, t)``, target first
 """
 
 from onestep_core.errors import like_states
-from onestep_core.flow import eulerian_derivative, eulerian_target, two_pass
+from onestep_core.flow import eulerian_derivative, eulerian_target, single_pass
 from onestep_core.protocols import AverageVelocity, Derivative
 from onestep_core.regression import Regression, regression
 from onestep_core.typing import Sample, Time, typed
@@ -28,7 +28,7 @@ def meanflow_regression(
     *,
     scale: float | Time = 1.0,
     moving: int | None = None,
-    derivative: Derivative = two_pass,
+    derivative: Derivative = single_pass,
 ) -> Regression:
     """``a(z, t, s)`` against ``sg[v + scale (s - t) D_t a(z, t, s)]``.
 

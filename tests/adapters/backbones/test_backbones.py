@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 import onestep_core.flow as flow
-from onestep_adapters.backbones import MLP, ConvNet, DiT
+from onestep_adapters.backbones import MLP, ConvNet, DiT, UNet
 from onestep_adapters.networks import count_calls
 from onestep_core.errors import ConfigError
 from onestep_core.shapes import per_sample
@@ -36,6 +36,10 @@ def convolutional(**options):
     return ConvNet((2, 4, 6), width=12, depth=2, condition=2, generator=seeded(), **options)
 
 
+def unet(**options):
+    return UNet((2, 4, 6), width=8, depth=1, multipliers=(1, 2), generator=seeded(), **options)
+
+
 def awake(network):
     """The network with no weight at zero: a fresh one outputs zero for everything."""
     with torch.no_grad():
@@ -51,7 +55,7 @@ def batch(network, count=4, dtype=torch.float32):
 
 
 BUILDERS = pytest.mark.parametrize(
-    "build", [mlp, fourier, convolutional, dit], ids=["mlp", "fourier", "convolutional", "dit"]
+    "build", [mlp, fourier, convolutional, dit, unet], ids=["mlp", "fourier", "convolutional", "dit", "unet"]
 )
 
 

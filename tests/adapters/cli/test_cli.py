@@ -10,7 +10,8 @@ import attrs
 import pytest
 import torch
 
-from onestep_adapters.cli import COMMANDS, main
+from onestep_adapters.cli import main
+from onestep_adapters.cli.app import COMMANDS
 from onestep_adapters.cli.interrupts import Stopped, until_interrupted
 from onestep_adapters.cli.parsing import _field_docstrings
 from onestep_adapters.data import open_dataset
@@ -40,7 +41,7 @@ def test_no_words_and_help_teach(capsys):
     assert all(method in text for method in METHODS)
 
 
-@pytest.mark.parametrize("command", ["sample", "evaluate", "demo"])
+@pytest.mark.parametrize("command", ["sample", "evaluate", "export", "demo"])
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         run(command, "--help")
@@ -94,7 +95,10 @@ def test_what_comes_before_the_first_update_is_shown(tmp_path, capsys, monkeypat
     monkeypatch.setenv("ONESTEP_TEACHERS", str(tmp_path / "teachers"))
     words = ("--data", "8gaussians", "--folder", tmp_path / "run", *QUICK, "--coupling", "precomputed")
     assert run("train", "meanflow", *words) == 0
-    assert capsys.readouterr().out.startswith("coupled pairs  0/")
+    announced, cost, phase, *_ = capsys.readouterr().out.splitlines()
+    assert announced == "before the first update:"
+    assert cost.startswith("  512 coupled pairs of data and noise")
+    assert phase == "coupled pairs  0/4"
 
 
 def test_without_a_terminal_the_first_line_comes_before_the_first_update(tmp_path, capsys):
@@ -252,9 +256,25 @@ def test_train_sample_evaluate(trained, capsys):
     assert "12 samples, 1 network evaluation per sample" in capsys.readouterr().out
     assert (trained / "samples.npz").stat().st_size > 0
     assert (trained / "samples.png").read_bytes().startswith(b"\x89PNG")
-    assert run("evaluate", trained, "--repeats", 2) == 0
-    assert "| meanflow |" in capsys.readouterr().out
+    assert run("evaluate", trained, "--repeats", 1) == 0
+    said = capsys.readouterr().out
+    phases = (
+        "evaluating meanflow on 8gaussians: 1 draw",
+        "reference rows  0/5",
+        "meanflow: samples",
+        "meanflow: distances",
+    )
+    assert all(part in said for part in phases)
+    verdict = said.split("\n\n")[1]
+    assert "|" not in verdict
+    assert 5 <= len(verdict.splitlines()) <= 12
+    for part in ("not judged", "training.steps 3 (preset 4,000)", "without a baseline", "written into"):
+        assert part in verdict
     assert json.loads((trained / "report.json").read_text())["data"] == "8gaussians"
+    text = (trained / "report.md").read_text()
+    assert "| meanflow |" in text
+    assert "](report-samples.png)" in text
+    assert (trained / "report-samples.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_file_in_place_of_a_folder(tmp_path, capsys):
@@ -364,3 +384,43 @@ def test_a_missing_extra_stops_only_what_needs_it(missing, words, code, said, tm
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert found.returncode == code, found.stderr
     assert said in found.stderr
+
+
+BARE = """
+import sys
+for name in {missing!r}:
+    sys.modules[name] = None
+from onestep_adapters.cli import main
+for words in {calls!r}:
+    print(main(words), file=sys.stderr)
+"""
+CALLS = [
+    [],
+    ["--help"],
+    ["train"],
+    ["train", "meanflow"],
+    ["sample", "x"],
+    ["evaluate", "x"],
+    ["data", "digits"],
+    ["demo"],
+]
+
+
+@pytest.mark.parametrize(
+    ("missing", "extra"),
+    [
+        (["tyro", "rich", "cattrs", "safetensors", "scipy", "sklearn", "matplotlib", "PIL"], "onestep[cli]"),
+        (["tyro"], "onestep[cli]"),
+        (["rich"], "onestep[cli]"),
+        (["cattrs"], "onestep[training]"),
+        (["safetensors"], "onestep[training]"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value[:1]),
+)
+def test_without_the_extras_every_command_ends_in_one_line(missing, extra):
+    script = BARE.format(missing=missing, calls=[*CALLS, ["--version"]])
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    said = found.stderr.splitlines()
+    assert said[1::2] == ["2"] * len(CALLS), found.stderr
+    assert all(line.startswith("onestep: ") and f"pip install '{extra}'" in line for line in said[:-1:2])
+    assert (said[-1], found.stdout.strip().startswith("onestep ")) == ("0", True)

@@ -1,5 +1,6 @@
 """Conventions of command lines, and what is refused rather than changed in silence."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -37,7 +38,6 @@ def run(*words):
         (["sample", "run", "--alpha", "x"], "--alpha x: expected a number (see onestep sample --help)"),
         (["sample", "run", "more"], "Unrecognized options: more"),
         (["sample"], "Folder of a trained run"),
-        (["evaluate"], "no run to evaluate"),
         (["evaluate", ""], "an argument is empty"),
         (["sample", ""], "an argument is empty"),
         (["sample", "run", "--out="], "--out is empty"),
@@ -49,6 +49,10 @@ def run(*words):
         (["train", "reflow", "--data", "8gaussians", "--teacher-from", "", "--steps", "0"], "steps = 0"),
         (["train", "progressive", "--data", "8gaussians", "--steps", "4"], "expected at least 5 updates"),
         (["demo", "--processes", "3"], "invalid choice '3'"),
+        (["train", "--data", "8gaussians"], "no METHOD among"),
+        (["train", "--data", "8gaussians", "meanflwo"], "did you mean 'meanflow'"),
+        (["evaluate"], "no run is given: expected onestep evaluate RUN"),
+        (["sample", "nowhere", "--count", "0"], "count = 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(words, expected, tmp_path, monkeypatch, capfd):
@@ -60,6 +64,59 @@ def test_what_makes_no_sense_is_refused(words, expected, tmp_path, monkeypatch, 
     assert told.startswith("onestep: ")
     assert told.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+TEXTS = [
+    ("--help",),
+    ("train", "--help"),
+    ("train", "drifting", "--data", "8gaussians", "--help"),
+    *((command, "--help") for command in ("sample", "evaluate", "export", "data", "demo")),
+]
+
+
+@pytest.mark.parametrize("columns", [60, 80, 110])
+@pytest.mark.parametrize("words", TEXTS, ids=" ".join)
+def test_help_fits_the_terminal_and_has_no_control_codes(words, columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with contextlib.suppress(SystemExit):
+        run(*words)
+    text = capsys.readouterr().out
+    assert len(text) > 500
+    assert text.replace("\n", "").isprintable()
+    # Only what has to be on one line may be longer: a command to copy, the usage.
+    long = [line for line in text.splitlines() if len(line) > columns]
+    assert all(line.startswith(("  onestep ", "usage: ")) for line in long), long
+    assert "None" not in text or words[:2] == ("train", "drifting")
+
+
+def test_a_teacher_that_a_method_can_do_without_has_options(tmp_path, monkeypatch, capsys):
+    """They have one name each, also where the method has no teacher by default."""
+    monkeypatch.setenv("ONESTEP_TEACHERS", str(tmp_path / "teachers"))
+    small = ["--fourier", "0", "--coupling", "independent", *QUICK]
+    taught = ["--teacher.training.steps", "3", "--teacher.network.width", "8", "--teacher.network.depth", "1"]
+    words = ["train", "meanflow", "--data", "8gaussians", "--folder", tmp_path / "run", *small]
+    assert run(*words, "teacher:flow-matching", *taught) == 0
+    said = capsys.readouterr()
+    assert "a teacher (flow-matching): 3 updates" in said.out
+    assert said.err == ""
+    assert read_run(tmp_path / "run").config["options"]["teacher"]["training"]["steps"] == 3
+
+
+def test_a_mistaken_option_gets_no_remarks_about_types(capfd):
+    assert run("train", "meanflow", "--data", "8gaussians", "--step", "3") == 2
+    told = capfd.readouterr().err
+    assert "--steps" in told
+    assert "annotated" not in told
+
+
+@pytest.mark.slow
+def test_a_pipe_gets_no_control_codes(tmp_path):
+    words = [sys.executable, "-m", "onestep_adapters.cli", "train", "meanflow", "--data", "8gaussians"]
+    words += ["--coupling", "independent", "--folder", str(tmp_path / "run"), *QUICK]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "TERM": "xterm"}
+    found = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    assert "\x1b" not in found.stdout + found.stderr
+    assert found.stdout.splitlines()[0] == "meanflow on 8gaussians  0/2"
 
 
 def test_the_version_is_told(capsys):
@@ -177,6 +234,7 @@ def test_two_trainings_into_one_folder_at_once(tmp_path):
     first.communicate(timeout=200)
     assert first.returncode == 0
     if second.returncode:  # otherwise the first had ended before the second looked
-        assert f"process {first.pid} on" in second.stderr
+        # Refused while the first runs, or at its first save because the first had ended in between.
+        assert f"process {first.pid} on" in second.stderr or "is at step 400" in second.stderr
         assert "Traceback" not in second.stderr
     assert read_run(tmp_path / "run").step == 400

@@ -1,6 +1,7 @@
 """Encoders on the command line: trained, resumed, evaluated; what a generator can do and they cannot, is said."""
 
 import json
+import os
 
 import pytest
 
@@ -42,7 +43,8 @@ def test_encoders_are_listed_in_a_group_of_their_own(capsys):
     assert run("--help") == 0
     lines = capsys.readouterr().out.splitlines()
     start = next(i for i, line in enumerate(lines) if "trains an encoder" in line)
-    assert [line.split()[0] for line in lines[start + 1 : start + 1 + len(ENCODERS)]] == list(ENCODERS)
+    listed = [line.split()[0] for line in lines[start + 1 : lines.index("", start)] if line[:3].strip()]
+    assert listed == list(ENCODERS)
     assert run("train", "--help") == 0
     assert f"encoders: {', '.join(ENCODERS)}" in capsys.readouterr().out
 
@@ -67,8 +69,16 @@ def test_encoders_are_evaluated_by_probes(tmp_path, capsys):
     assert run("train", "simclr", "--data", "digits", "--folder", folder, *QUICK["simclr"][:-1], "1") == 0
     assert run("evaluate", folder, "--split", "validation", "--probe-images", "60", "--folder", other) == 0
     shown = capsys.readouterr().out
-    assert "| random, shape of simclr | stages.0 | 0 |" in shown
-    assert "| pixels |" in shown
+    assert "random, shape of simclr: stages.0  0/19" in shown
+    verdict = shown.split("\n\n")[1]
+    assert "|" not in verdict
+    assert verdict.startswith("simclr on digits, validation split, layer stages.0: above a random network")
+    assert len(verdict.splitlines()) <= 12
+    text = (other / "report.md").read_text()
+    assert "| random, shape of simclr | stages.0 | 0 |" in text
+    assert "| pixels |" in text
+    assert f"]({os.path.relpath(folder / 'neighbours.png', other)})" in text
+    assert "training.steps 3," in text.split("## All options of the runs")[1]
     report = json.loads((other / "report.json").read_text())
     assert [row["method"] for row in report["rows"]] == ["pixels", "random, shape of simclr", "simclr"]
     assert run("evaluate", folder, "--baseline", folder) == 2

@@ -5,6 +5,7 @@ import torch
 
 from onestep_adapters.data import ArrayDataset, Batch, Draw, Draws, couplings, open_dataset, states_at, velocity_at
 from onestep_adapters.methods.linear_path import PATH
+from onestep_adapters.tracking import untracked
 from onestep_core.errors import ConfigError
 from tests.adapters.tiny import seeded
 
@@ -104,4 +105,4 @@ def test_precomputed_pairs_of_large_samples_are_fewer(monkeypatch):
     """Their data have at most so many numbers in all."""
     monkeypatch.setattr(couplings, "_VALUES", 100)
     data = ArrayDataset("mine", Batch(torch.randn(50, 5, generator=seeded()), None))
-    assert couplings._made(data, 0, couplings.untracked).data.shape == (20, 5)
+    assert couplings._made(data, 0, untracked).data.shape == (20, 5)

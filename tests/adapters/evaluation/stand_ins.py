@@ -6,6 +6,7 @@ import torch
 from onestep_adapters.data.dataset import Batch, Modes
 from onestep_adapters.methods import FlowMatching, Method, Network, Training
 from onestep_adapters.runs import Run
+from onestep_adapters.tracking import untracked
 from onestep_adapters.training import new_state
 
 
@@ -102,7 +103,9 @@ class ScaledRun(Run):
 
     scale: float = 1.0
 
-    def samples(self, count, *, generator, labels=None, chunk=250):
+    def samples(self, count, *, generator, labels=None, chunk=250, track=untracked):
+        for _ in track(range(0, count, chunk), "samples", -(-count // chunk)):
+            pass
         if self.data.kind == "points":
             return self.scale * self.data.sample(count, generator), None
         batch = self.data.draw(count, generator)

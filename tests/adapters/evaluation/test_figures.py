@@ -28,6 +28,7 @@ def test_pictures_are_drawn_without_pyplot(tmp_path):
     many = {f"method {i}": [(0, 1.0), (10, 0.1 + i)] for i in range(len(figures.PALETTE) + 1)}
     panels = figures.curves(many, floor=0.01, title="t")
     assert [axes.texts[0].get_text() for axes in panels.get_axes()] == list(many)
+    assert {axes.get_yscale() for axes in panels.get_axes()} == {"log"}
     dots = figures.toy_scatter(normal(99, 2), {"a": normal(99, 2) * 3, "b": normal(9, 2)}, captions={"a": "score 1"})
     assert {text.get_text() for text in dots.get_axes()[0].texts} >= {"a", "score 1"}
     for i, figure in enumerate((grid, lines, panels, dots)):
@@ -55,6 +56,8 @@ def test_a_figure_is_written_whole_or_not_at_all_and_through_no_link(tmp_path):
     assert outside.read_text() == "kept"
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert write_figure(figure, tmp_path / "a.SVG").read_text().startswith("<?xml")
+    assert write_figure(figure, tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
+    assert write_figure(figure, tmp_path / "plain").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ConfigError, match=r"a\.foo as a picture: expected a name that ends with .*\.png"):
         write_figure(figure, tmp_path / "a.foo")
     old, resource = (tmp_path / "a.png").read_bytes(), pytest.importorskip("resource")
@@ -66,6 +69,55 @@ def test_a_figure_is_written_whole_or_not_at_all_and_through_no_link(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert (tmp_path / "a.png").read_bytes() == old
+
+
+def legend_of(figure):
+    (legend,) = figure.legends
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def test_a_picture_of_points_says_what_is_what_and_what_it_leaves_out(tmp_path):
+    pytest.importorskip("matplotlib")
+    from onestep_adapters.evaluation import figures
+
+    real = normal(200, 2)
+    far = torch.cat([real[:7], real[7:40] + 100])
+    figure = figures.toy_scatter(real, {"a": far, "b": real})
+    one, other = ([text.get_text() for text in axes.texts] for axes in figure.get_axes())
+    assert "33 of 40 samples\noutside of the frame" in one
+    assert not any("outside" in text for text in other)
+    assert legend_of(figure) == ["real data", "in colour: samples"]
+    assert legend_of(figures.toy_scatter(real, {"a": real})) == ["real data", "samples"]
+    alone = figures.toy_scatter(real, {})
+    assert legend_of(alone) == ["real data"]
+    assert len(alone.get_axes()[0].collections) == 1
+
+
+def test_curves_are_drawn_on_a_scale_on_which_something_is_seen():
+    """Distances that span decades are logarithmic; those that are not positive are open circles at the edge."""
+    pytest.importorskip("matplotlib")
+    from onestep_adapters.evaluation import figures
+
+    steps = range(0, 800, 100)
+    falling = [(step, 5.0 * 10 ** (-step / 200)) for step in steps]
+    noisy = [(step, value - 0.02) for step, value in falling]
+    axes = figures.curves({"a": falling}).get_axes()[0]
+    assert axes.get_yscale() == "log"
+    heights = axes.transData.transform([(step, value) for step, value in falling])[:, 1]
+    apart = heights[:-1] - heights[1:]
+    assert apart.min() > 0.9 * apart.max(), "equal factors are equally far apart"
+    figure = figures.curves({"a": noisy})
+    axes = figure.get_axes()[0]
+    whole, below = axes.get_lines()
+    assert list(below.get_xdata()) == [step for step, value in noisy if value <= 0]
+    lowest = min(value for _, value in noisy if value > 0)
+    assert set(below.get_ydata()) == {lowest} == {min(whole.get_ydata())}
+    assert legend_of(figure) == ["a", "about 0: below the axis"]
+    flat = figures.curves({"a": [(step, 1 + step / 1000) for step in steps]}).get_axes()[0]
+    assert flat.get_yscale() == "linear"
+    many = figures.curves({f"method {i}": noisy for i in range(len(figures.PALETTE) + 1)})
+    assert "open circles: about 0" in many.get_supylabel()
+    assert all(len(axes.get_lines()[-1].get_xdata()) == len(below.get_xdata()) for axes in many.get_axes())
 
 
 def test_metrics_and_evaluation_import_no_extra():

@@ -11,15 +11,17 @@ import torch
 from onestep_adapters.evaluation import (
     cost_of,
     evaluate_runs,
+    from_json,
     histories,
     judges,
     label_of,
+    to_json,
     to_markdown,
     validation_distance,
     write_samples,
 )
 from onestep_adapters.evaluation.watching import DISTANCE
-from onestep_adapters.methods import FlowMatching, Training
+from onestep_adapters.methods import METHODS, FlowMatching, MeanFlow, Network, Training
 from onestep_core.errors import ConfigError
 from tests.adapters.evaluation.stand_ins import OneCall, Stripes, TwoModes, trained_run
 
@@ -46,7 +48,6 @@ def test_points_are_scored_against_the_baseline(few_draws):
     assert row.metrics["widest_mode"].mean == pytest.approx(1.5, abs=0.1)
     assert row.breakdown == pytest.approx((1.5, 1.5), abs=0.1)
     assert row.cost.milliseconds_per_1000 > 0
-    assert row.notes
     assert report.data == "two modes"
     assert "two Gaussians" in to_markdown(report)
 
@@ -71,11 +72,24 @@ def test_samples_that_are_not_finite_leave_a_row_without_numbers(few_draws):
 
 
 def test_without_a_baseline_points_are_not_judged(few_draws):
-    report = evaluate_runs([trained_run("drifting", TwoModes())], repeats=1)
+    report = evaluate_runs([trained_run("drifting", TwoModes())], repeats=2)
     assert report.verdicts == {}
     assert report.overall("drifting") == "no baseline given"
-    assert report.rows[0].draws == 2  # for the standard error
     assert "No baseline was given" in to_markdown(report)
+
+
+@pytest.mark.parametrize("data", [TwoModes(), Stripes()], ids=lambda data: data.kind)
+def test_one_draw_is_one_draw_and_the_report_says_what_it_cannot_give(data, few_draws):
+    report = evaluate_runs([baseline(data), trained_run("drifting", data)], repeats=1)
+    row = report.rows[1]
+    assert row.draws == 1
+    assert {found.se for found in row.metrics.values()} == {None}
+    text = to_markdown(report)
+    assert "one draw" in text.splitlines()[2]
+    assert "standard error over" not in text
+    assert "plus two standard errors" not in text
+    assert "without a margin for the error, which one draw does not give" in text
+    assert " ± " not in text.split("| drifting |")[1].splitlines()[0]
 
 
 def test_images_of_a_data_set_of_ones_own():
@@ -118,7 +132,39 @@ def test_two_runs_of_one_method_are_told_apart(few_draws):
     assert [label_of(run, flows) for run in flows] == ["flow-matching, seed 0", "flow-matching, seed 3"]
     text = to_markdown(evaluate_runs(runs, repeats=2))
     assert "| drifting 1 |" in text
-    assert text.count("- **drifting 1; drifting 2**: ") == 1  # they share their note
+    assert "- **drifting 1**: training.steps 20, " in text
+    assert "- **drifting 2**: training.steps 30, " in text
+
+
+def test_notes_speak_of_the_preset_only_where_it_is_what_ran(few_draws):
+    data = TwoModes()
+    preset = METHODS["meanflow"].options(data)
+    small = attrs.evolve(preset, network=attrs.evolve(preset.network, width=8))
+    runs = [
+        trained_run("meanflow", data, preset.with_seed(3)),
+        trained_run("meanflow", data, attrs.evolve(small, coupling="independent")),
+        trained_run("meanflow", data, OneCall()),
+    ]
+    as_preset, other, own = (row.notes for row in evaluate_runs(runs, repeats=1).rows)
+    assert as_preset.startswith("Learns from data alone. The adaptive power matters most.")
+    assert "precomputed pairs leave a third" not in as_preset, "that is about images"
+    assert other == (
+        "Other options than the preset meanflow: network.width 8 (preset 192), coupling independent (preset "
+        "precomputed)."
+    )
+    assert own == ""
+
+
+def test_a_report_has_all_options_of_its_runs_and_keeps_them(few_draws):
+    data = TwoModes()
+    options = MeanFlow(Training(steps=7), Network(width=8, depth=1), teacher=FlowMatching(coupling="optimal"))
+    report = evaluate_runs([trained_run("meanflow", data, options)], repeats=1)
+    (row,) = report.rows
+    assert (row.options["training.steps"], row.options["teacher.coupling"]) == (7, "optimal")
+    assert from_json(to_json(report)) == report
+    told = to_markdown(report).split("## All options of the runs")[1]
+    for part in ("training.steps 7,", "coupling independent,", "teacher.training.steps 2,000,", "teacher_from none"):
+        assert part in told
 
 
 def test_the_budget_counts_a_teacher_apart():

@@ -47,12 +47,16 @@ def test_a_report_of_points_never_says_pass_beside_an_untrained_baseline(tmp_pat
     assert {row["method"] for row in content["rows"]} == {"flow-matching", "meanflow"}
 
 
-def test_two_runs_of_one_method_have_two_rows_and_one_note(tmp_path, few_draws):
+def test_two_runs_of_one_method_have_two_rows_and_their_own_notes(tmp_path, few_draws):
     runs = [trained("drifting", "unequal", steps=steps) for steps in (1, 2)]
     text = write_report(tmp_path, evaluate_runs(runs, split="test", repeats=2))
     assert "| drifting 1 |" in text
     assert "| drifting 2 |" in text
-    assert text.count("- **drifting 1; drifting 2**: ") == 1
+    for number, steps in ((1, 1), (2, 2)):
+        assert (
+            f"- **drifting {number}**: Other options than the preset drifting: training.steps {steps} (preset" in text
+        )
+        assert f"- **drifting {number}**: training.steps {steps}, " in text
     assert "No baseline was given" in text
 
 

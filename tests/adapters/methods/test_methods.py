@@ -83,6 +83,20 @@ def test_a_preset_is_chosen_by_the_kind_of_data(method):
     assert all(preset.options(open_dataset(name)) is preset.points for name in ("8gaussians", "two-moons"))
 
 
+@pytest.mark.parametrize("data", ["digits", "8gaussians"])
+@pytest.mark.parametrize("method", METHODS)
+def test_notes_are_about_the_kind_of_data(method, data):
+    """One kind has no part of its own in some notes; then what is common is all."""
+    preset, others = METHODS[method], {"digits": "Points: ", "8gaussians": "Images: "}
+    told = preset.notes_for(open_dataset(data))
+    assert told
+    assert told[0].isupper() or told[0].isdigit()
+    assert not any(part in told for part in ("Images: ", "Points: ", "Images of more than"))
+    if others[data] in preset.notes:
+        elsewhere = preset.notes.split(others[data])[1].split(". ")[0]
+        assert elsewhere[1:] not in told
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_another_seed_changes_the_seed_alone_and_not_the_teacher(method):
     options = METHODS[method].points

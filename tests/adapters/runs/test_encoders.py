@@ -82,6 +82,16 @@ def test_resumption_is_bit_for_bit_and_only_with_the_same_encoder(tmp_path):
         resume_or_start(tmp_path / "run", "drifting", "digits", options(folder, steps=4), resume=True)
 
 
+def test_features_that_are_computed_once_are_announced(tmp_path):
+    folder = pretrained(tmp_path / "encoder")
+    run = start_run("drifting", "digits", options(folder))
+    (announced,) = run.ahead()
+    assert announced.startswith("the features of 1,097 real images")
+    assert start_run("drifting", "digits", options(folder, cache_features=0)).ahead() == []
+    run.prepared()
+    assert run.ahead() == []
+
+
 def test_an_encoder_of_your_own(tmp_path):
     run = start_run("drifting", "digits", options("mine"), encoder=own())
     list(run.updates(tmp_path))

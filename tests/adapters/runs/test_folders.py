@@ -7,7 +7,7 @@ from onestep_adapters.methods import METHODS
 from onestep_adapters.runs import open_run, options_of_run, resume_or_start, start_run
 from onestep_adapters.training import CheckpointError
 from onestep_core.errors import ConfigError
-from tests.adapters.tiny import NETWORK, assert_same_weights, drawn, tiny, trained_to
+from tests.adapters.tiny import NETWORK, assert_same_weights, drawn, logged, tiny, trained_to
 
 pytestmark = pytest.mark.usefixtures("teachers")
 
@@ -37,6 +37,7 @@ def test_an_interrupted_run_is_resumed_bit_for_bit(method, data, tmp_path):
     assert second.state.step == 2
     list(second.updates(tmp_path))
     assert_same_weights(second.state, whole.state)
+    assert logged(second.state) == logged(whole.state)
     assert drawn(second)[0].equal(drawn(whole)[0])
     assert open_run(tmp_path).finished
 

@@ -65,6 +65,7 @@ def everything(state):
         "history": [{k: v for k, v in entry.items() if k != "seconds"} for entry in state.history],
         "config": state.config,
         "companions": companions,
+        "kept": state.kept,
     }
 
 

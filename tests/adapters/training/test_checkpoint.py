@@ -14,6 +14,7 @@ from torch import nn
 from onestep_adapters.files import LockedError
 from onestep_adapters.training import (
     CheckpointError,
+    TrainingError,
     cosine_decay,
     latest_checkpoint,
     load_checkpoint,
@@ -46,6 +47,45 @@ def test_dropout_draws_the_same_after_a_resumption_and_leaves_the_global_generat
     assert_equal(resumed, whole)
     losses = [entry["loss"] for entry in whole.history]
     assert len(set(losses)) == len(losses)
+
+
+def remembering(state):
+    """A loss that logs how far the network's mean moved since the last update, for a growing number of points."""
+
+    def loss(network, generator):
+        z = torch.randn(8, 2, generator=generator)
+        before = state.kept.pop("before.mean", None)
+        moved = 0.0 if before is None else (network(z[:1]).mean() - before.mean()).detach()
+        state.kept["before.mean"] = network(z[: 1 + state.step % 3]).detach()
+        return loss_step(network, generator)[0], {"moved": moved}
+
+    return loss
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_what_a_loss_keeps_for_the_next_update_is_resumed_whatever_its_shape(tmp_path, cut):
+    whole, stopped, resumed = fresh(), fresh(), fresh(seed=99)
+    run(whole, 5, remembering(whole))
+    run(stopped, cut, remembering(stopped), folder=tmp_path)
+    resumed.kept["of another run"] = torch.zeros(1)
+    load_checkpoint(tmp_path, resumed)
+    assert len(resumed.kept["before.mean"]) == 1 + (cut - 1) % 3
+    run(resumed, 5, remembering(resumed))
+    assert_equal(resumed, whole)
+
+
+def test_an_update_that_fails_keeps_what_there_was(tmp_path):
+    state = fresh()
+    run(state, 2, remembering(state))
+    before = dict(state.kept)
+
+    def failing(network, generator):
+        loss, logs = remembering(state)(network, generator)
+        return loss * torch.nan, logs
+
+    with pytest.raises(TrainingError):
+        run(state, 3, failing)
+    assert state.kept == before
 
 
 @pytest.mark.parametrize("cut", [1, 7, 12])
@@ -393,7 +433,7 @@ DAMAGE = {
     ),
     "history cut": (shorten("history.jsonl", 10), "first .* bytes of .*history.jsonl are not those"),
     "history absent": (lambda folder: (folder / "history.jsonl").unlink(), "missing, expected .* bytes of history"),
-    "format": (rewrite(format=2), "format 2, expected 3"),
+    "format": (rewrite(format=2), "format 2, expected 4"),
     "another method": (rewrite(method="other"), "run of 'other', the state is one of 'demo'"),
     "another config": (rewrite(config={"width": 6}), "width: 6 saved, 5 given"),
     "tensor absent": (with_tensors(lambda t: t.pop("ema.first.weight")), "lacks tensors of the ema.*first.weight"),

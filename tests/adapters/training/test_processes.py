@@ -13,19 +13,33 @@ from onestep_adapters.training import side_by_side
 from onestep_core.errors import ConfigError, OneStepError
 
 
-def numbers(name, until):
+def numbers(name, until, tell):
     for number in range(until):
         yield name, number, torch.get_num_threads()
 
 
-def failing():
+def failing(tell):
     yield "once"
     raise ConfigError("width = -1: expected a positive number")
 
 
-def dying():
+def dying(tell):
     yield "once"
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def telling(tell):
+    tell("first")
+    yield "second"
+    tell("third")
+
+
+def counting_on(tell):
+    return count()
+
+
+def test_what_is_told_arrives_in_its_order():
+    assert list(side_by_side([telling])) == ["first", "second", "third"]
 
 
 def test_everything_arrives_each_in_its_order_from_one_thread():
@@ -37,7 +51,7 @@ def test_everything_arrives_each_in_its_order_from_one_thread():
 
 def test_an_error_is_raised_here_and_ends_the_others():
     with pytest.raises(ConfigError, match="width = -1"):
-        list(side_by_side([failing, count]))
+        list(side_by_side([failing, counting_on]))
     assert not multiprocessing.active_children()
 
 
@@ -47,7 +61,7 @@ def test_a_killed_process_is_noticed():
 
 
 def test_leaving_early_ends_the_processes():
-    updates = side_by_side([count])
+    updates = side_by_side([counting_on])
     assert [next(updates) for _ in range(3)] == [0, 1, 2]
     assert multiprocessing.active_children()
     updates.close()

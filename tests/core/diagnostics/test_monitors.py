@@ -79,3 +79,18 @@ def test_the_trajectory_terms_have_the_gradient_of_the_loss():
     torch.testing.assert_close(both, torch.autograd.grad(mse(*pair).sum(), weights))
     plain = objectives.alpha_flow_regression(net, net, p.z, p.v, p.t, p.s, alpha=1.0)
     assert largest([diagnostics.trajectory_terms(plain, p.v).consistency]) < 1e-12
+
+
+def test_the_tangent_terms_are_the_derivative_times_the_duration():
+    net, p = Net(2, 2), problem(flow.Linear(), 2)
+    s = torch.cat([p.s[:3], p.t[3:]])
+    pair = objectives.meanflow_regression(net, p.z, p.v, p.t, s)
+    _, slope = flow.two_pass(net, (p.z, p.t, s), (p.v, torch.ones_like(p.t), torch.zeros_like(s)))
+    expected = ((s - p.t)[:, None] * slope).square().mean(1).sqrt()
+    terms = diagnostics.tangent_terms(pair, p.v)
+    torch.testing.assert_close(terms.norm, expected)
+    torch.testing.assert_close(terms.ratio, expected / p.v.square().mean(1).sqrt())
+    torch.testing.assert_close(terms.spike, expected.max() / expected[:3].median())
+    assert terms.norm[3:].eq(0).all()
+    still = objectives.meanflow_regression(net, p.z, p.v, p.t, p.t)
+    assert diagnostics.tangent_terms(still, p.v).spike == 0

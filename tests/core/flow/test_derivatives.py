@@ -22,6 +22,7 @@ def network(width=8):
 
 
 DERIVATIVES = {
+    "single_pass": (flow.single_pass, 1e-12),
     "two_pass": (flow.two_pass, 1e-12),
     "central_difference": (partial(flow.central_difference, step=1e-5), 1e-8),
     "with_graph": (flow.with_graph, 1e-12),
@@ -49,60 +50,19 @@ def test_derivatives_agree_inside_transforms(derivative, tolerance):
     torch.testing.assert_close(outer_tangent, exact)
 
 
-def test_pytrees_and_a_tangent_function():
+@pytest.mark.parametrize("derivative", [flow.single_pass, flow.two_pass])
+def test_pytrees(derivative):
     def f(tree):
         return {"a": tree["x"] ** 2, "b": [tree["x"].sum()]}
 
     x = torch.tensor([1.0, 2.0], requires_grad=True)
-    value, tangent = flow.two_pass(f, ({"x": x},), ({"x": torch.ones(2)},))
+    value, tangent = derivative(f, ({"x": x},), ({"x": torch.ones(2)},))
     assert value["a"].requires_grad
     assert not tangent["a"].requires_grad
     torch.testing.assert_close(tangent, {"a": torch.tensor([2.0, 4.0]), "b": [torch.tensor(2.0)]})
-    calls = []
-
-    def wrapped(x):
-        calls.append("value")
-        return x
-
-    def plain(x):
-        calls.append("tangent")
-        return x
-
-    flow.two_pass(wrapped, (x,), (x,), tangent_function=plain)
-    assert calls == ["value", "tangent"]
 
 
-@pytest.mark.parametrize("moving", [0, 2, 5])
-def test_the_rows_that_move_have_the_derivative_of_the_whole(moving):
-    """Each row has its own conditioning, so another row's, or none, would give other numbers."""
-    net, own = network(), torch.randn(5, 1, dtype=F64)
-
-    def conditioned(rows):
-        return lambda z, t: {"a": net(torch.cat([z, t[:, None], own[:rows]], 1)), "b": (z.sum(1) * t * own[:rows, 0])}
-
-    z, v, t = torch.randn(5, 2, dtype=F64), torch.randn(5, 2, dtype=F64), torch.rand(5, dtype=F64)
-    arguments = conditioned(5), (z, t), (v, torch.ones_like(t))
-    value, whole = flow.two_pass(*arguments)
-    seen = []
-
-    def of_moving(z, t):
-        seen.append(len(z))
-        return conditioned(moving)(z, t)
-
-    same, tangent = flow.two_pass(*arguments, moving=moving, moving_function=of_moving)
-    assert seen == [moving]
-    for name in ("a", "b"):
-        assert same[name].equal(value[name])
-        torch.testing.assert_close(tangent[name][:moving], whole[name][:moving], rtol=1e-12, atol=0)
-        assert whole[name].ne(0).all()
-        assert tangent[name][moving:].eq(0).all()
-        assert tangent[name].shape == value[name].shape
-        assert not tangent[name].requires_grad
-    _, ignored = flow.two_pass(*arguments, moving=moving)
-    torch.testing.assert_close(ignored, whole)
-
-
-@pytest.mark.parametrize("derivative", [flow.two_pass, partial(flow.central_difference, step=1e-2)])
+@pytest.mark.parametrize("derivative", [flow.single_pass, flow.two_pass, partial(flow.central_difference, step=1e-2)])
 def test_a_derivative_leaves_autocast_usable(derivative):
     """Casts made without graph must not be what a later forward pass finds in autocast's cache."""
     layer = torch.nn.Linear(2, 2)

@@ -79,6 +79,39 @@ def test_intervals_of_guidance_hold_their_middle():
     assert torch.equal((low == 0) & (high == 1), everywhere)
 
 
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        (1, 0),
+        (0.5, float("nan")),
+        (torch.tensor(1.0), torch.tensor(0.0)),
+        (torch.tensor([0.0, 0.6]), torch.tensor([1.0, 0.5])),
+        (0.7, torch.tensor([0.6, 0.9])),
+    ],
+)
+def test_an_interval_that_ends_before_it_begins_is_refused(low, high):
+    with pytest.raises(ConfigError, match=r"1 of \d intervals end before they begin.*expected low <= high"):
+        flow.Interval(low, high)
+
+
+def test_an_interval_is_compared_only_where_its_ends_are_known():
+    """Not inside a compiled function or a transform, and not a tangent or a pytree of something else."""
+    u = torch.tensor([0.2, 0.6])
+    assert flow.Interval(u, u) == (u, u)
+    assert flow.Interval(None, 0).low is None
+    tangents = torch.func.jvp(lambda x: flow.Interval(2 * x, x + 1), (u,), (torch.ones(2),))[1]
+    assert isinstance(tangents, flow.Interval)
+    assert torch.equal(tangents.low, torch.full((2,), 2.0))
+    mapped = torch.func.vmap(flow.Interval)(u, u + 0.1)
+    assert torch.equal(mapped.high, u + 0.1)
+    gradients = torch.func.grad(lambda ends: (2 * ends.low - ends.high).sum())(mapped)
+    assert (gradients.low.tolist(), gradients.high.tolist()) == ([2.0, 2.0], [-1.0, -1.0])
+    compiled = torch.compile(flow.interval_around, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(u, u).low, flow.interval_around(u, u).low)
+    swapped = torch.compile(lambda low, high: flow.Interval(low, high).low - high, fullgraph=True, backend="eager")
+    assert torch.equal(swapped(u + 0.1, u), (u + 0.1) - u)
+
+
 def test_scales_are_a_power_law_beside_a_share_of_ones():
     u = (torch.arange(10_000, dtype=F64) + 0.5) / 10_000
     scales = guidance_scales(u, u.flip(0), low=1.5, high=4.0, power=5.0, plain=0.25)

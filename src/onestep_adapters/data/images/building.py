@@ -13,9 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from onestep_adapters.data.couplings import Track
 from onestep_adapters.data.images.locking import locked
 from onestep_adapters.files import write_whole
+from onestep_adapters.tracking import Track
 from onestep_core.errors import OneStepError
 
 T = TypeVar("T")

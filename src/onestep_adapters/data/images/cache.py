@@ -21,11 +21,11 @@ from typing import Any
 import attrs
 import numpy as np
 
-from onestep_adapters.data.couplings import Track, untracked
 from onestep_adapters.data.images.building import built_once
 from onestep_adapters.data.images.options import ImageOptions
 from onestep_adapters.data.images.source import CorruptImageError, Decoded, Source, corrupt, digest_of
 from onestep_adapters.files import write_whole
+from onestep_adapters.tracking import Track, untracked
 from onestep_core.errors import OneStepError
 
 FORMAT = 2

@@ -16,7 +16,6 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from onestep_adapters.data.couplings import Track
 from onestep_adapters.data.dataset import SplitName
 from onestep_adapters.data.images.decoding import colour_of, decoded, header
 from onestep_adapters.data.images.options import ImageOptions
@@ -28,6 +27,7 @@ from onestep_adapters.data.images.source import (
     natural_of,
     stem_of,
 )
+from onestep_adapters.tracking import Track
 from onestep_core.errors import ConfigError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from onestep_adapters.data.couplings import Track
 from onestep_adapters.data.dataset import SplitName
 from onestep_adapters.data.images.decoding import colour_of, decoded, header
 from onestep_adapters.data.images.options import ImageOptions
 from onestep_adapters.data.images.source import CorruptImageError, Decoded, Source, digest_of, natural_of, stem_of
+from onestep_adapters.tracking import Track
 from onestep_core.errors import ConfigError, MissingExtraError
 
 try:

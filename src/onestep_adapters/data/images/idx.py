@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from onestep_adapters.data.couplings import Track
 from onestep_adapters.data.dataset import SplitName
 from onestep_adapters.data.images.options import ImageOptions
 from onestep_adapters.data.images.source import Decoded, Source, digest_of, natural_of, stem_of
+from onestep_adapters.tracking import Track
 from onestep_core.errors import ConfigError
 
 _IMAGES = re.compile(r"(?P<prefix>.*?)(?P<part>train|t10k|test)-images[.-]idx(?P<axes>\d)-ubyte(?P<gz>\.gz)?")

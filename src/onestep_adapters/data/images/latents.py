@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onestep_adapters.data.couplings import Track, untracked
 from onestep_adapters.data.dataset import Batch, Kind, Modes, SplitName
 from onestep_adapters.data.images.building import built_once
 from onestep_adapters.data.images.cache import cache_folder
 from onestep_adapters.data.images.dataset import ImageDataset, Placed
 from onestep_adapters.data.images.source import digest_of
+from onestep_adapters.tracking import Track, untracked
 from onestep_core.errors import ConfigError
 
 _TOGETHER = 32

@@ -7,7 +7,6 @@ from typing import Any
 import attrs
 import torch
 
-from onestep_adapters.data.couplings import Track, untracked
 from onestep_adapters.data.images.cache import Cached, cached_images, resolved
 from onestep_adapters.data.images.dataset import ImageDataset
 from onestep_adapters.data.images.fashion_mnist import NAME, check_contents, fashion_mnist_source
@@ -16,6 +15,7 @@ from onestep_adapters.data.images.options import ImageOptions, given
 from onestep_adapters.data.images.source import Source, digest_of
 from onestep_adapters.data.images.splits import split_rows
 from onestep_adapters.names import choose
+from onestep_adapters.tracking import Track, untracked
 from onestep_core.errors import ConfigError
 
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from onestep_adapters.data.couplings import Track
 from onestep_adapters.data.dataset import SplitName
 from onestep_adapters.data.images.options import ImageOptions
+from onestep_adapters.tracking import Track
 from onestep_core.errors import ConfigError, OneStepError
 
 NATURAL, LARGEST = 32, 64

@@ -13,5 +13,6 @@ from onestep_adapters.evaluation.encoders.probes import moved as moved
 from onestep_adapters.evaluation.encoders.probes import shifted_accuracy as shifted_accuracy
 from onestep_adapters.evaluation.encoders.reports import EncoderReport as EncoderReport
 from onestep_adapters.evaluation.encoders.reports import encoder_markdown as encoder_markdown
+from onestep_adapters.evaluation.encoders.reports import encoder_summary as encoder_summary
 from onestep_adapters.evaluation.encoders.reports import evaluate_encoders as evaluate_encoders
 from onestep_adapters.evaluation.encoders.reports import write_encoder_report as write_encoder_report

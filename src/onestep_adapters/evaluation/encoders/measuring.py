@@ -14,17 +14,20 @@ from torch import Tensor, nn
 from onestep_adapters.data import Batch, Dataset
 from onestep_adapters.encoders import Encoder
 from onestep_adapters.evaluation.encoders.probes import (
+    MOVES,
+    PENALTIES,
     few_shot_accuracy,
     layer_features,
     linear_probe,
     shifted_accuracy,
 )
-from onestep_adapters.evaluation.measuring import cost_of, label_of
+from onestep_adapters.evaluation.measuring import cost_of, label_of, notes_on
 from onestep_adapters.evaluation.rows import Cost, Metric, Row
-from onestep_adapters.methods import ENCODERS
 from onestep_adapters.methods.pretraining.base import Pretraining
 from onestep_adapters.metrics import Estimate, knn_accuracy
 from onestep_adapters.runs import Run
+from onestep_adapters.runs.configs import dotted
+from onestep_adapters.tracking import Track, counting, untracked
 from onestep_core.errors import ConfigError
 
 METRICS: Mapping[str, Metric] = {
@@ -99,42 +102,54 @@ def probed(data: Dataset, *, split: str, images: int, device: torch.device | str
     return Probed(found["train"], found["validation"], found[split], split)
 
 
-def probe(encode: Callable[[Tensor], Tensor], on: Probed, *, seed: int = 0) -> dict[str, Estimate]:
+def probe(
+    encode: Callable[[Tensor], Tensor], on: Probed, *, seed: int = 0, track: Track = untracked, title: str = "probes"
+) -> dict[str, Estimate]:
     """All probes in the features of ``encode``, images to ``[n, location, channel]``.
 
     Standard errors are those of a share of the tested images: ``sqrt(p (1 - p) / n)``.
     """
-    train, validation, tested = (encode(part.data) for part in (on.train, on.validation, on.tested))
     labels, tested_labels = on.train.labels, on.tested.labels
     assert labels is not None
     assert tested_labels is not None
-    flat, flat_tested = train.flatten(1), tested.flatten(1)
-    found: dict[str, float] = {}
-    forms = {"linear": lambda features: features.flatten(1)}
-    if train.shape[1] > 1:
-        forms["pooled"] = lambda features: features.mean(1)
-    for name, form in forms.items():
-        fitted = linear_probe(
-            form(train), labels, validation=form(validation), validation_labels=on.validation.labels  # type: ignore[arg-type]
-        )  # fmt: skip
-        found[name] = fitted.accuracy(form(tested), tested_labels)
-    generator = torch.Generator().manual_seed(seed)
-    found["few_shot"] = few_shot_accuracy(flat_tested, tested_labels, flat, labels, generator=generator)
-    found["knn"] = knn_accuracy(flat_tested, tested_labels, flat, labels)
-    found["shifted"] = shifted_accuracy(
-        lambda images: encode(images).flatten(1), on.tested.data, tested_labels, flat, labels
-    )
+    with counting(track, title, _PARTS) as each:
+        train, validation, tested = (encode(part.data) for part in each((on.train, on.validation, on.tested), "", 3))
+        flat, flat_tested = train.flatten(1), tested.flatten(1)
+        found: dict[str, float] = {}
+        forms = {"linear": lambda features: features.flatten(1)}
+        if train.shape[1] > 1:
+            forms["pooled"] = lambda features: features.mean(1)
+        for name, form in forms.items():
+            fitted = linear_probe(
+                form(train), labels, validation=form(validation), validation_labels=on.validation.labels,  # type: ignore[arg-type]
+                track=each,
+            )  # fmt: skip
+            found[name] = fitted.accuracy(form(tested), tested_labels)
+        generator = torch.Generator().manual_seed(seed)
+        found["few_shot"] = few_shot_accuracy(flat_tested, tested_labels, flat, labels, generator=generator)
+        found["knn"] = knn_accuracy(flat_tested, tested_labels, flat, labels)
+        found["shifted"] = shifted_accuracy(
+            lambda images: encode(images).flatten(1), on.tested.data, tested_labels, flat, labels, track=each
+        )
     count = len(tested_labels)
     return {name: Estimate(value, (value * (1 - value) / count) ** 0.5) for name, value in found.items()}
 
 
-def encoder_rows(runs: Sequence[Run], on: Probed, *, seed: int = 0, last_only: bool = False) -> list[Row]:
+_PARTS = 3 + 2 * len(PENALTIES) + len(MOVES)
+"""Parts of all probes: splits to encode, penalties of both linear probes, directions. Features at one location have one
+linear probe."""
+
+
+def encoder_rows(
+    runs: Sequence[Run], on: Probed, *, seed: int = 0, last_only: bool = False, track: Track = untracked
+) -> list[Row]:
     """A row of pixels; then for every run and layer a row of a random network of the same shape and one of the run.
 
     The random network has the initial weights of the run. Of an encoder with many layers four are measured, evenly
-    spaced, the last one included; with ``last_only`` that one alone.
+    spaced, the last one included; with ``last_only`` that one alone. ``track`` shows the progress of every row.
     """
-    rows = [Row("pixels", probe(lambda images: images.flatten(1)[:, None], on, seed=seed), draws=1)]
+    measured = partial(probe, on=on, seed=seed, track=track)
+    rows = [Row("pixels", measured(lambda images: images.flatten(1)[:, None], title="pixels"), draws=1)]
     for run in runs:
         options = run.options
         assert isinstance(options, Pretraining)
@@ -142,14 +157,16 @@ def encoder_rows(runs: Sequence[Run], on: Probed, *, seed: int = 0, last_only: b
         trained = options.encoder_of(run.state.ema, run.data)
         initial = options.build(run.data, torch.Generator().manual_seed(options.training.seed)).to(run.device)
         random = options.encoder_of(initial, run.data)
+        budget = attrs.evolve(cost_of(run), evaluations_per_sample=None)
+        about = {"cost": budget, "notes": notes_on(run), "options": dotted(options)}
         for layer in trained.layers[-1:] if last_only else _some(trained.layers):
             shown = layer or "output"
-            for name, encoder, variant, cost in (
-                (control(label), random, shown, Cost(updates=0, training_evaluations=0)),
-                (label, trained, shown, attrs.evolve(cost_of(run), evaluations_per_sample=None)),
+            for name, encoder, facts in (
+                (control(label), random, {"cost": Cost(updates=0, training_evaluations=0)}),
+                (label, trained, about),
             ):
-                found = probe(partial(_layer, encoder, layer), on, seed=seed)
-                rows.append(Row(name, found, variant, draws=1, cost=cost, notes=_notes(run, name == label)))
+                found = measured(partial(_layer, encoder, layer), title=f"{name}: {shown}")
+                rows.append(Row(name, found, shown, draws=1, **facts))
     return rows
 
 
@@ -175,7 +192,3 @@ def _layer(encoder: Encoder, layer: str, images: Tensor) -> Tensor:
 def _some(layers: Sequence[str]) -> list[str]:
     count = min(MOST_LAYERS, len(layers))
     return [layers[(index + 1) * len(layers) // count - 1] for index in range(count)]
-
-
-def _notes(run: Run, trained: bool) -> str:
-    return ENCODERS[run.name].notes if trained and run.name in ENCODERS else ""

@@ -16,10 +16,14 @@ from torch.nn.functional import cross_entropy
 
 from onestep_adapters.encoders import Encoder, locations
 from onestep_adapters.metrics import knn_accuracy, nearest_neighbours
+from onestep_adapters.tracking import Track, untracked
 from onestep_core.errors import ConfigError
 
 PENALTIES = (1e-2, 1e-3, 1e-4, 1e-5)
 """The penalties that are tried, from the strongest."""
+
+MOVES = tuple((down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if down or right)
+"""The eight directions, in pixels down and to the right."""
 
 _ITERATIONS = 100
 
@@ -48,6 +52,7 @@ def linear_probe(
     validation: Tensor,
     validation_labels: Tensor,
     penalties: Sequence[float] = PENALTIES,
+    track: Track = untracked,
 ) -> LinearProbe:
     """Logistic regression, by torch's L-BFGS: ``mean cross entropy + penalty / 2 |weight|^2``, for each penalty.
 
@@ -60,6 +65,7 @@ def linear_probe(
         validation: features of the validation images, ``[m, channel]``.
         validation_labels: their classes, ``[m]``.
         penalties: at least one, positive.
+        track: shows how many penalties are done.
 
     Raises:
         ConfigError: for shapes that do not fit, or no penalty.
@@ -80,7 +86,7 @@ def linear_probe(
     weight = torch.zeros(features.shape[1], classes, dtype=rows.dtype, device=rows.device)
     bias = torch.zeros(classes, dtype=rows.dtype, device=rows.device)
     best, best_accuracy = None, -1.0
-    for penalty in sorted(penalties, reverse=True):
+    for penalty in track(sorted(penalties, reverse=True), "linear probe", len(penalties)):
         # Each starts from the solution of the stronger penalty.
         weight, bias = _fitted(rows, labels, weight, bias, penalty)
         probe = LinearProbe(mean, scale, weight, bias, penalty)
@@ -159,6 +165,7 @@ def shifted_accuracy(
     labels: Tensor,
     *,
     neighbours: int = 5,
+    track: Track = untracked,
 ) -> float:
     """Nearest-neighbour accuracy of images moved by one pixel, the mean over the eight directions.
 
@@ -169,11 +176,11 @@ def shifted_accuracy(
         references: features of the training images, not moved, ``[n, channel]``.
         labels: ``[n]``.
         neighbours: that vote.
+        track: shows how many directions are done.
     """
-    moves = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if down or right]
     found = [
         knn_accuracy(encode(moved(images, *move)), image_labels, references, labels, neighbours=neighbours)
-        for move in moves
+        for move in track(MOVES, "shifted images", len(MOVES))
     ]
     return sum(found) / len(found)
 

@@ -34,7 +34,7 @@ class AlphaFlow(EulerianMethod):
 
     @property
     def calls(self) -> int:
-        """Network evaluations in one update: the value and the second jump; with alpha 0 the forward-mode pass."""
+        """Network evaluations in one update: the value and the second jump; with alpha 0 the tangent."""
         return 2
 
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
@@ -44,7 +44,7 @@ class AlphaFlow(EulerianMethod):
         end = self.alpha_schedule_end * self.training.steps
         alpha = alpha_schedule(context.state.step, begin=0, end=end, final=self.final_alpha)
         if alpha == 0:
-            pair = meanflow_regression(a, z, v, t, s, moving=self.jumps, derivative=self.derivative(network, labels))
+            pair = meanflow_regression(a, z, v, t, s, moving=self.jumps)
         else:
             pair = alpha_flow_regression(a, a, z, v, t, s, alpha=alpha)
         # The residual of a jump, divided by alpha, tends to MeanFlow's residual; the weight is that of the latter.

@@ -5,7 +5,6 @@ the others ``s = t``, where the average velocity is the instantaneous one and fl
 """
 
 from abc import abstractmethod
-from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import attrs
@@ -18,9 +17,9 @@ from onestep_adapters.methods.method import Context, Method
 from onestep_adapters.methods.times import mixed_times
 from onestep_adapters.networks import as_average_velocity
 from onestep_adapters.samplers import one_step
-from onestep_core import TimePair, adaptive, ordered, stay_where, two_pass
+from onestep_core import TimePair, adaptive, ordered, stay_where
 from onestep_core.errors import ConfigError
-from onestep_core.protocols import Derivative, Path
+from onestep_core.protocols import Path
 from onestep_core.validators import count, not_negative, positive, share
 
 
@@ -182,11 +181,6 @@ class EulerianMethod(JumpsToData):
         if self.adaptive_power == 0:
             return torch.full_like(raw, 1 / z[0].numel())
         return adaptive(raw, power=self.adaptive_power, epsilon=self.adaptive_epsilon)
-
-    def derivative(self, network: nn.Module, labels: Tensor | None) -> Derivative:
-        """The derivative along the trajectory, computed for the pairs with ``s < t`` only."""
-        first = None if labels is None else labels[: self.jumps]
-        return partial(two_pass, moving_function=as_average_velocity(network, label=first))
 
 
 COUPLED_JUMPS: dict[str, Any] = {"interval_share": 0.5, "coupling": "precomputed", "data_end_share": 0.5}

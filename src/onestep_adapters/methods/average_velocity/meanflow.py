@@ -50,6 +50,11 @@ class MeanFlow(EulerianMethod):
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
+        if self.guidance_from > self.guidance_to:
+            raise ConfigError(
+                f"guidance_from = {self.guidance_from}, guidance_to = {self.guidance_to}: expected guidance_from <= "
+                "guidance_to"
+            )
         whole = (
             self.label_dropout > 0 and self.teacher is None and self.kappa < 1 and self.guidance_from < self.guidance_to
         )
@@ -68,7 +73,7 @@ class MeanFlow(EulerianMethod):
 
     @property
     def calls(self) -> int:
-        """Network evaluations in one update: value, forward-mode pass, teacher, and guidance."""
+        """Network evaluations in one update: value, tangent, teacher, and guidance."""
         return 2 + (self.teacher is not None) + self.guided + (self.kappa != 0)
 
     def build(self, data: Dataset, generator: torch.Generator) -> nn.Module:
@@ -103,8 +108,7 @@ class MeanFlow(EulerianMethod):
             labels = drop_labels(labels, classes, lost)
             v = self._guided(network, z, v, t, labels, null, active=~lost)
         average_velocity = as_average_velocity(network, label=labels)
-        derivative = self.derivative(network, labels)
-        pair = meanflow_regression(average_velocity, z, v, t, s, moving=self.jumps, derivative=derivative)
+        pair = meanflow_regression(average_velocity, z, v, t, s, moving=self.jumps)
         raw = squared_l2(*pair)
         return (raw * self.weight(raw, z)).mean(), {"raw": raw.detach().mean() / z[0].numel()}
 

@@ -18,7 +18,7 @@ from onestep_adapters.methods.presets import (
     Preset,
 )
 from onestep_adapters.methods.students import start_from_teacher
-from onestep_adapters.methods.teacher_pairs import teacher_pairs
+from onestep_adapters.methods.teacher_pairs import teacher_pairs, teacher_pairs_to_make
 from onestep_adapters.networks import as_average_velocity
 from onestep_core import meanflow_regression, squared_l2
 from onestep_core.errors import ConfigError
@@ -71,16 +71,23 @@ class RectifiedMeanFlow(EulerianMethod):
 
     @property
     def calls(self) -> int:
-        """Network evaluations in one update: value and forward-mode pass. The teacher is evaluated before training."""
+        """Network evaluations in one update: value and tangent. The teacher is evaluated before training."""
         return 2
 
     def prepare(self, context: Context) -> _Prepared:
         """The teacher's weights, and the pairs."""
         start_from_teacher(context)
-        count = min(self.pairs, self.training.steps * self.training.batch)
-        seed = self.training.seed
-        noise, (data, labels) = teacher_pairs(context, count=count, solver_steps=self.solver_steps, seed=seed)
+        noise, (data, labels) = teacher_pairs(context, **self._pairs)
         return _Prepared(noise, data, labels)
+
+    def preparations(self, context: Context) -> tuple[str, ...]:
+        """The teacher's pairs."""
+        return teacher_pairs_to_make(context, **self._pairs)
+
+    @property
+    def _pairs(self) -> dict[str, int]:
+        count = min(self.pairs, self.training.steps * self.training.batch)
+        return {"count": count, "solver_steps": self.solver_steps, "seed": self.training.seed}
 
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
         """Weighted squared error of the average velocity; ``raw`` is the error without weight, per coordinate."""
@@ -93,10 +100,7 @@ class RectifiedMeanFlow(EulerianMethod):
         drawn = Draw(data[index], noise[index], None if classes is None else classes[index])
         z, v, t, s, labels = self.placed(drawn, t, s)
         average_velocity = as_average_velocity(network, label=labels)
-        derivative = self.derivative(network, labels)
-        pair = meanflow_regression(
-            average_velocity, z, v, t, s, scale=(~exact).to(z), moving=self.jumps, derivative=derivative
-        )
+        pair = meanflow_regression(average_velocity, z, v, t, s, scale=(~exact).to(z), moving=self.jumps)
         raw = squared_l2(*pair)
         return (raw * self.weight(raw, z)).mean(), {"raw": raw.detach().mean() / z[0].numel()}
 

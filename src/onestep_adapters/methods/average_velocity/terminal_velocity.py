@@ -14,8 +14,8 @@ from onestep_core import (
     flow_matching_regression,
     instantaneous,
     mse,
+    single_pass,
     terminal_velocity_regression,
-    two_pass,
     with_graph,
 )
 from onestep_core.validators import share
@@ -46,12 +46,12 @@ class TerminalVelocity(AnyJumpMethod):
 
     @property
     def calls(self) -> int:
-        """Network evaluations in one update: the jump (and its derivative), the moving average, and the velocity."""
+        """Network evaluations in one update: the jump, the moving average, the velocity; a frozen derivative too."""
         return 3 if self.derivative_gradient else 4
 
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
         """Squared errors of the terminal velocity and of the velocity; the log has both parts of the batch."""
-        derivative = with_graph if self.derivative_gradient else two_pass
+        derivative = with_graph if self.derivative_gradient else single_pass
         (z, _, t, s, labels), rest = self.parts(context.prepared, generator)
         a, slow = (as_average_velocity(module, label=labels) for module in (network, context.state.ema))
         ends = mse(*terminal_velocity_regression(a, instantaneous(slow), z, t, s, derivative=derivative))

@@ -86,6 +86,10 @@ class ConsistencyTrajectory(Distillation):
         start_from_teacher(context)
         return context.draws(context.required_teacher().coupling)
 
+    def preparations(self, context: Context) -> tuple[str, ...]:
+        """The pairs of the teacher's coupling."""
+        return context.pairs_to_make(context.required_teacher().coupling)
+
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
         """Consistency, flow matching and adversarial terms; the log has each."""
         state, last = context.state, cast(Tensor, cast(nn.Module, network.output).weight)

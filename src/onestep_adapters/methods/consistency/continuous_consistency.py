@@ -82,7 +82,7 @@ class ContinuousConsistency(Method):
 
     @property
     def calls(self) -> int:
-        """Network evaluations in one update: value, forward-mode pass and, for its velocity, the teacher."""
+        """Network evaluations in one update: value, tangent and, for its velocity, the teacher."""
         return 2 + self.distilled
 
     @property

@@ -21,7 +21,7 @@ from onestep_adapters.methods.presets import (
 )
 from onestep_adapters.methods.students import STAGE_TEACHER, begin_stage, stage_companion
 from onestep_adapters.networks import as_velocity
-from onestep_adapters.samplers import sample_ode
+from onestep_adapters.samplers import one_step, sample_ode
 from onestep_adapters.training import Companion
 from onestep_core import (
     denoiser_from_velocity,
@@ -124,7 +124,8 @@ class Progressive(Distillation):
 
     def sample(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
         """Samples by one Euler step."""
-        return _sampled(network, noise, labels, 1)
+        velocity = as_velocity(network, label=labels)
+        return one_step(lambda z, t, s: velocity(z, t), noise, path=PATH)
 
 
 def _sampled(network: nn.Module, noise: Tensor, labels: Tensor | None, steps: int) -> Tensor:

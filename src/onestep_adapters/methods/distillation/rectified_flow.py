@@ -18,7 +18,7 @@ from onestep_adapters.methods.presets import (
     WIDE_IMAGE_NETWORK,
     Preset,
 )
-from onestep_adapters.methods.teacher_pairs import teacher_pairs
+from onestep_adapters.methods.teacher_pairs import teacher_pairs, teacher_pairs_to_make
 from onestep_adapters.methods.times import mixed_times
 from onestep_adapters.networks import as_velocity
 from onestep_adapters.samplers import one_step
@@ -70,9 +70,16 @@ class Reflow(Distillation):
 
     def prepare(self, context: Context) -> _Prepared:
         """The teacher's pairs."""
-        seed = self.training.seed
-        noise, (data, labels) = teacher_pairs(context, count=self.pairs, solver_steps=self.solver_steps, seed=seed)
+        noise, (data, labels) = teacher_pairs(context, **self._pairs)
         return _Prepared(noise, data, labels)
+
+    def preparations(self, context: Context) -> tuple[str, ...]:
+        """The teacher's pairs."""
+        return teacher_pairs_to_make(context, **self._pairs)
+
+    @property
+    def _pairs(self) -> dict[str, int]:
+        return {"count": self.pairs, "solver_steps": self.solver_steps, "seed": self.training.seed}
 
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
         """Distance of the velocity to the direction of the line."""

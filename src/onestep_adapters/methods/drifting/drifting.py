@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from functools import partial
 from typing import Literal, NamedTuple
 
 import attrs
@@ -13,7 +12,14 @@ from onestep_adapters.data import Dataset, SampleQueue
 from onestep_adapters.encoders import Encoder, Multiscale, RandomConvolutions, features_of, joined, pixels
 from onestep_adapters.methods.drifting.fields import RELEASED, named_field
 from onestep_adapters.methods.drifting.monitors import DriftMonitors, monitor_names
-from onestep_adapters.methods.drifting.positives import CachedPositives, Encoded, Real, cached_positives, encoded
+from onestep_adapters.methods.drifting.positives import (
+    CachedPositives,
+    Encoded,
+    Real,
+    cache_place,
+    cached_positives,
+    encoded,
+)
 from onestep_adapters.methods.method import Context, Loss, Method
 from onestep_adapters.methods.options import Network, Training
 from onestep_adapters.methods.presets import IMAGE_NETWORK, POINT_NETWORK, SMALL, Preset
@@ -256,6 +262,19 @@ class Drifting(Method):
             )
         return _Prepared(features, monitors, cached)
 
+    def preparations(self, context: Context) -> tuple[str, ...]:
+        """The features of the real images, if they are kept and not there yet."""
+        device, encoder = context.device, context.encoder
+        if encoder is None or self.queue.queue_size:
+            return ()
+        features = self.features(context.data, device, encoder)
+        if not isinstance(features, Multiscale):
+            return ()
+        found = cache_place(context.cache, encoder, features, context.data, limit=self.cache_features, device=device)
+        if found is None or found[1].is_dir():
+            return ()
+        return (f"the features of {len(found[0].data):,} real images: one evaluation of the encoder each, kept",)
+
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
         """The drifting loss, summed over features, and the monitors. The loss itself does not show progress."""
         data, (encode, monitors, _) = context.data, context.prepared
@@ -266,8 +285,7 @@ class Drifting(Method):
         real = self._real(context, groups, generator)
         noise = torch.randn(groups * each, *self.noise_shape(data), generator=generator, device=device)
         alpha = self._scales(groups, generator)
-        generate = partial(self._generated, network, noise, labels, alpha)
-        samples = generate()
+        samples = self._generated(network, noise, labels, alpha)
         field, generated = self.field_at(progress), encode(samples)
         weights = None
         if alpha is not None:
@@ -287,7 +305,9 @@ class Drifting(Method):
             real.positives,
             temperature=min(self._temperatures_at(progress)),
             alpha=alpha,
-            again=lambda: encode(generate()),
+            noise=noise,
+            again=lambda noise, alpha: encode(self._generated(network, noise, labels, alpha)),
+            kept=context.state.kept,
         )
         return torch.stack([mse(*pair).mean() for pair in pairs.values()]).sum(), numbers
 
@@ -358,8 +378,11 @@ class Drifting(Method):
 
     def sample(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
         """Samples by one evaluation."""
-        alpha = torch.full((len(noise),), self.guidance.alpha, device=noise.device) if self.guidance.learned else None
-        return self._generated(network, noise, labels, alpha)
+        if not self.guidance.learned:
+            return network(noise, label=labels)
+        # noise.shape[0], not len(noise): torch.export takes the latter for a constant.
+        alpha = noise.new_full((noise.shape[0],), self.guidance.alpha)
+        return network(noise, self.guidance.as_time(alpha), label=labels)
 
 
 _IMAGES = Training(steps=1200, batch=160, learning_rate=3e-3)

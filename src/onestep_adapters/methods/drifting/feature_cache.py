@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onestep_adapters.data.couplings import Track, untracked
 from onestep_adapters.data.images.building import built_once
+from onestep_adapters.tracking import Track, untracked
 from onestep_core.protocols import Features
 
 _CHUNK = 256

@@ -52,8 +52,12 @@ LENGTH = "update length"
 DEFICIT = "guidance deficit"
 """Guidance deficit: negative mass in the target of guidance, which no distribution can have."""
 
-Encoded = Callable[[], Mapping[str, Tensor]]
-"""Features of the network's current samples from the noise of an earlier update."""
+Encoded = Callable[[Tensor, Tensor | None], Mapping[str, Tensor]]
+"""``(noise, alpha)`` to the features of the network's current samples from them."""
+
+_ASKED = "asked"
+"""Begins the names of the tensors that are kept for the next update: noise, guidance scales, and by feature samples,
+field and unit."""
 
 
 def norm_names(temperatures: Sequence[float]) -> tuple[str, ...]:
@@ -78,13 +82,6 @@ class _Seen(NamedTuple):
     positives: Tensor
     extra: Tensor | None
     drift: Drift
-
-
-class _Asked(NamedTuple):
-    """The records of one update by feature, and a function that computes features of the same noise later."""
-
-    seen: dict[str, _Seen]
-    again: Encoded
 
 
 class DriftMonitors:
@@ -112,7 +109,6 @@ class DriftMonitors:
         self._norms = norm_names(temperatures)
         self._relative, self._groups = relative, data.classes or 1
         self._seen: dict[str, _Seen] = {}
-        self._asked: _Asked | None = None
 
     def watched(self, name: str, field: Field) -> Field:
         """``field`` for the feature ``name``, recorded at every call."""
@@ -133,7 +129,9 @@ class DriftMonitors:
         *,
         temperature: float,
         alpha: Tensor | None,
+        noise: Tensor,
         again: Encoded,
+        kept: dict[str, Tensor],
     ) -> dict[str, Tensor]:
         """The numbers of update ``step``.
 
@@ -143,15 +141,18 @@ class DriftMonitors:
             positives: real samples, ``[positive, *shape]``.
             temperature: the smallest one, now.
             alpha: guidance scales of the groups, ``[group]``, or ``None``.
-            again: what :data:`Encoded` says; called once in the next update.
+            noise: of the samples.
+            again: what :data:`Encoded` says; called once in the update after a multiple of :data:`EVERY`.
+            kept: tensors for the next update, saved with the run; changed here.
         """
         norms = torch.stack([drift_norm(seen.drift) for seen in self._seen.values()]).mean(0)
         numbers = dict(zip(self._norms, norms, strict=True)) | {SPREAD: self._spread(samples, positives)}
-        if self._asked is not None:
-            numbers |= self._realised(self._asked)
-            self._asked = None
+        if f"{_ASKED}.noise" in kept:
+            numbers |= self._realised(kept, again)
+        for name in [name for name in kept if name.startswith(f"{_ASKED}.")]:
+            del kept[name]
         if step % EVERY == 0:
-            self._asked = _Asked(dict(self._seen), again)
+            kept |= self._asked(noise, alpha)
             numbers |= self._affinities(temperature, alpha) | {ENERGY: held_out_energy(samples, self._held_out)}
             if self._modes is not None:
                 means, weights = self._modes.means.to(samples), self._modes.weights.to(samples)
@@ -179,18 +180,23 @@ class DriftMonitors:
         numbers = {EFFECTIVE: torch.stack(effective).mean(), SINGLE: torch.stack(single).mean()}
         return numbers | ({DEFICIT: torch.stack(deficits).mean()} if deficits else {})
 
-    def _realised(self, asked: _Asked) -> dict[str, Tensor]:
-        after = asked.again()
+    def _asked(self, noise: Tensor, alpha: Tensor | None) -> dict[str, Tensor]:
+        """What the next update needs to compare its effect with the field of this one."""
+        asked = {"noise": noise} | ({} if alpha is None else {"alpha": alpha})
+        for name, seen in self._seen.items():
+            parts = {"samples": seen.drift.samples, "field": seen.drift.field, "scale": seen.drift.scale}
+            asked |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
+        return {f"{_ASKED}.{name}": tensor.detach() for name, tensor in asked.items()}
+
+    def _realised(self, kept: Mapping[str, Tensor], again: Encoded) -> dict[str, Tensor]:
+        after = again(kept[f"{_ASKED}.noise"], kept.get(f"{_ASKED}.alpha"))
         found = []
-        for name, seen in asked.seen.items():
-            channels = seen.drift.field.shape[-1]
-            unit, shape = seen.drift.scale / channels**0.5 if self._relative else 1.0, (-1, channels)
-            moved = _as_clouds(after[name], seen.samples)
-            found.append(
-                realised_drift(
-                    seen.drift.samples.reshape(shape), (moved / unit).reshape(shape), seen.drift.field.reshape(shape)
-                )
-            )
+        for name in self._seen:
+            samples, field, scale = (kept[f"{_ASKED}.{name}.{part}"] for part in ("samples", "field", "scale"))
+            channels = field.shape[-1]
+            unit, shape = scale / channels**0.5 if self._relative else 1.0, (-1, channels)
+            moved = _as_clouds(after[name], samples)
+            found.append(realised_drift(samples.reshape(shape), (moved / unit).reshape(shape), field.reshape(shape)))
         cosine, length = (torch.stack(numbers).mean() for numbers in zip(*found, strict=True))
         return {COSINE: cosine, LENGTH: length}
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from onestep_adapters.data import Batch, Dataset
-from onestep_adapters.data.couplings import Track, untracked
 from onestep_adapters.encoders import Encoder, Multiscale
 from onestep_adapters.methods.drifting.feature_cache import FeatureRows, cached_features, gigabytes
+from onestep_adapters.tracking import Track, untracked
 from onestep_core.errors import ConfigError
 from onestep_core.protocols import Features
 
@@ -92,9 +92,7 @@ def cached_positives(
 ) -> CachedPositives | None:
     """The cache of the features of the training split, made now if it is not there.
 
-    ``None``, so that the real images of every update are encoded, if there is no folder or the encoder has no key; if
-    the data have no fixed training split, or mirror its images at random; or if the features of all its images,
-    together with the images as float32, take more than ``limit`` gigabytes.
+    ``None`` without a place for them, see :func:`cache_place`.
 
     Args:
         folder: folder of all caches of the encoder, or ``None``.
@@ -104,6 +102,28 @@ def cached_positives(
         limit: in gigabytes of 10^9 bytes.
         device: of the encoder.
         track: shows the progress.
+    """
+    found = cache_place(folder, encoder, features, data, limit=limit, device=device)
+    if found is None:
+        return None
+    train, place = found
+    return CachedPositives(train, cached_features(place, features, train.data, device=device, track=track))
+
+
+def cache_place(
+    folder: Path | None,
+    encoder: Encoder,
+    features: Multiscale,
+    data: Dataset,
+    *,
+    limit: float,
+    device: torch.device | str = "cpu",
+) -> tuple[Batch, Path] | None:
+    """The training split, and the folder for its features, which may not exist yet; arguments as above.
+
+    ``None``, so that the real images of every update are encoded, if there is no folder or the encoder has no key; if
+    the data have no fixed training split, or mirror its images at random; or if the features of all its images,
+    together with the images as float32, take more than ``limit`` gigabytes.
     """
     if folder is None or not encoder.key or limit <= 0 or getattr(data, "flip", False):
         return None
@@ -119,8 +139,7 @@ def cached_positives(
     train = data.split("train")
     if train is None or not fits(len(train.data)):
         return None
-    place = folder / _name(encoder, features, data, train)
-    return CachedPositives(train, cached_features(place, features, train.data, device=device, track=track))
+    return train, folder / _name(encoder, features, data, train)
 
 
 def _name(encoder: Encoder, features: Multiscale, data: Dataset, train: Batch) -> str:

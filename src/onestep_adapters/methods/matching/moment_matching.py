@@ -12,7 +12,6 @@ from onestep_adapters.methods.method import Context, Loss, Method
 from onestep_adapters.methods.options import Training
 from onestep_adapters.methods.presets import IMAGE_TRAINING, POINT_NETWORK, WIDE_IMAGE_NETWORK, Preset
 from onestep_adapters.networks import as_flow_map
-from onestep_adapters.samplers import multistep
 from onestep_core import (
     NoiseScaled,
     Scalings,
@@ -26,6 +25,7 @@ from onestep_core import (
     simple_edm_scalings,
 )
 from onestep_core.errors import ConfigError
+from onestep_core.precision import full
 from onestep_core.protocols import FlowMap
 from onestep_core.validators import count, positive
 
@@ -113,8 +113,9 @@ class MomentMatching(Method):
 
     def sample(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
         """Samples by one jump from the noise end to the data end."""
-        ends = [PATH.noise_time, PATH.data_time]
-        return multistep(self.flow_map(network, labels), self.path.prior(noise), ends, path=self.path)
+        z = full(self.path.prior(noise))
+        t, s = (z.new_full((z.shape[0],), end) for end in (PATH.noise_time, PATH.data_time))
+        return full(self.flow_map(network, labels)(z, t, s))
 
 
 PRESETS = (

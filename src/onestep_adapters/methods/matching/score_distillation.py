@@ -18,14 +18,13 @@ from torch import Tensor, nn
 from onestep_adapters.backbones import Critic
 from onestep_adapters.data import Dataset
 from onestep_adapters.methods.flow_matching import Distillation
-from onestep_adapters.methods.linear_path import PATH, straight_consistency
+from onestep_adapters.methods.linear_path import PATH, evaluated_at, straight_consistency
 from onestep_adapters.methods.method import Context, Loss
 from onestep_adapters.methods.options import DISTANCES, Distance
 from onestep_adapters.methods.students import start_from_teacher, take_over
 from onestep_adapters.methods.teacher import EXACT, Teacher
-from onestep_adapters.methods.teacher_pairs import teacher_pairs
+from onestep_adapters.methods.teacher_pairs import teacher_pairs, teacher_pairs_to_make
 from onestep_adapters.networks import frozen
-from onestep_adapters.samplers import consistency_multistep
 from onestep_adapters.training import Companion, Turn, trained_in_turns
 from onestep_core import data_from_velocity, flow_matching_regression, knowledge_distillation_regression, mse
 from onestep_core.diagnostics import calibration
@@ -169,9 +168,16 @@ class ScoreDistillation(Distillation):
                 take_over(module.score if isinstance(module, Critic) else module, teacher.module)
         if not self.uses_pairs:
             return None
-        seed = self.training.seed
-        noise, (data, labels) = teacher_pairs(context, count=self.pairs, solver_steps=self.solver_steps, seed=seed)
+        noise, (data, labels) = teacher_pairs(context, **self._pairs)
         return Pairs(noise, data, labels)
+
+    def preparations(self, context: Context) -> tuple[str, ...]:
+        """The teacher's pairs, if they are used."""
+        return teacher_pairs_to_make(context, **self._pairs) if self.uses_pairs else ()
+
+    @property
+    def _pairs(self) -> dict[str, int]:
+        return {"count": self.pairs, "solver_steps": self.solver_steps, "seed": self.training.seed}
 
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
         """The loss of the generator: first only the pairs, then the scores and the pairs."""
@@ -239,9 +245,8 @@ class ScoreDistillation(Distillation):
 
     def sample(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
         """Samples by one evaluation at ``generator_time``."""
-        times = [self.generator_time, PATH.data_time]
-        start = self.generator_time * noise
-        return consistency_multistep(straight_consistency(network, labels), start, times, path=PATH, noise=None)
+        function = straight_consistency(network, labels)
+        return evaluated_at(function, self.generator_time * noise, self.generator_time)
 
     def _pairs_loss(self, network: nn.Module, pairs: Pairs, generator: torch.Generator) -> Tensor:
         """Distance of the generator's samples to the teacher's from the same noise."""

@@ -16,10 +16,52 @@ from onestep_core.validators import require_count, require_finite
 
 
 class Interval(NamedTuple):
-    """Ends of a range of times, one range a sample, each ``[batch]``."""
+    """Ends of a range of times, one range a sample, each ``[batch]``.
+
+    Raises:
+        ConfigError: if ``low <= high`` does not hold. Only what is known at once is compared: numbers, and tensors on
+            the CPU outside of compiled functions and ``torch.func``.
+
+    Example:
+        >>> Interval(1, 0)
+        Traceback (most recent call last):
+        ...
+        onestep_core.errors.ConfigError: 1 of 1 intervals end before they begin, from 1 to 0: expected low <= high
+    """
 
     low: Tensor
     high: Tensor
+
+
+def _checked(cls: type[Interval], low: Tensor, high: Tensor) -> Interval:
+    if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None:  # pyright: ignore
+        _compare(low, high)
+    return cls._make((low, high))
+
+
+def _compare(low: object, high: object) -> None:
+    """Refuse a larger ``low``; ends that are no numbers, as in a pytree of something else, pass."""
+    one, other = _number(low), _number(high)
+    if one is None or other is None:
+        return
+    wrong = ~(one <= other)
+    if bool(wrong.any()):
+        first, last = (float(end.expand_as(wrong)[wrong][0]) for end in (one, other))
+        raise ConfigError(
+            f"{int(wrong.sum())} of {wrong.numel()} intervals end before they begin, from {first:g} to {last:g}: "
+            "expected low <= high"
+        )
+
+
+def _number(end: object) -> Tensor | None:
+    """As a tensor, if it can be read without waiting for another device."""
+    if isinstance(end, int | float):
+        return torch.tensor(float(end), dtype=torch.float64)
+    return end if isinstance(end, Tensor) and end.device.type == "cpu" else None
+
+
+# A NamedTuple cannot define it in its body, and a subclass of one is no pytree in older versions of torch.
+Interval.__new__ = _checked  # type: ignore[assignment,method-assign]
 
 
 @typed

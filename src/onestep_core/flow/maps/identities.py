@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from onestep_core.errors import ConfigError, like_states
-from onestep_core.flow.derivatives import frozen_value, two_pass
+from onestep_core.flow.derivatives import frozen_value, single_pass
 from onestep_core.flow.maps.jumps import interpolate
 from onestep_core.precision import full, without_gradient
 from onestep_core.protocols import AverageVelocity, Derivative
@@ -165,7 +165,7 @@ def eulerian_derivative(
     t: Tensor,
     s: Tensor,
     *,
-    derivative: Derivative = two_pass,
+    derivative: Derivative = single_pass,
     moving: int | None = None,
 ) -> tuple[Any, Any]:
     """``function(z, t, s)`` and ``D_t``, its tangent along ``(sg[v], 1, 0)``: with the start of the jump.
@@ -197,7 +197,7 @@ def lagrangian_derivative(
     t: Tensor,
     s: Tensor,
     *,
-    derivative: Derivative = two_pass,
+    derivative: Derivative = single_pass,
     moving: int | None = None,
 ) -> tuple[Any, Any]:
     """``function(z, t, s)`` and ``D_s``, its tangent along ``(0, 0, 1)``: with the end of the jump.

@@ -82,6 +82,12 @@ def test_guidance_needs_its_parts(options):
         MeanFlow(**options)
 
 
+@pytest.mark.parametrize("guided", [{}, {"omega": 2.0, "label_dropout": 0.1}])
+def test_times_of_guidance_that_end_before_they_begin_are_refused(guided):
+    with pytest.raises(ConfigError, match="expected guidance_from <= guidance_to"):
+        MeanFlow(guidance_from=0.7, guidance_to=0.2, **guided)
+
+
 def test_labels_are_dropped_where_there_are_some():
     with pytest.raises(ConfigError, match="has no classes"):
         start_run("meanflow", "8gaussians", MeanFlow(label_dropout=0.1))

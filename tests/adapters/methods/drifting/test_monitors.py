@@ -7,6 +7,7 @@ import torch
 
 from onestep_adapters.cli import main
 from onestep_adapters.data import open_dataset
+from onestep_adapters.methods.drifting.drifting import Guidance, Queue
 from onestep_adapters.methods.drifting.fields import named_field
 from onestep_adapters.methods.drifting.monitors import (
     COSINE,
@@ -19,8 +20,10 @@ from onestep_adapters.methods.drifting.monitors import (
     SPREAD,
     DriftMonitors,
 )
+from onestep_adapters.runs import open_run, start_run
+from onestep_adapters.training import save_checkpoint
 from tests.adapters.methods.drifting.test_drifting import options, trained
-from tests.adapters.tiny import seeded
+from tests.adapters.tiny import logged, seeded, trained_to
 
 
 @pytest.mark.parametrize("relative", [False, True])
@@ -37,7 +40,13 @@ def test_monitors_measure_what_an_update_did(relative, locations):
     moved = 0.5 * unit * drift.field
     moved = moved.unflatten(0, (groups, locations)).transpose(1, 2).flatten(0, 1)
     images = torch.randn(20, 1, 8, 8, generator=g)
-    keywords = {"temperature": 0.5, "alpha": None, "again": lambda: {"a": features["a"] + moved}}
+    keywords = {"temperature": 0.5, "alpha": None, "noise": torch.randn(1, generator=g), "kept": {}}
+
+    def again(noise, alpha):
+        assert torch.equal(noise, keywords["noise"])
+        return {"a": features["a"] + moved}
+
+    keywords["again"] = again
     first = monitors.logs(0, images, images, **keywords)
     assert {ENERGY, EFFECTIVE, SINGLE} <= first.keys()
     assert MODES not in first
@@ -53,7 +62,7 @@ def test_the_spread_is_that_within_a_class():
     monitors = DriftMonitors(open_dataset("digits"), (0.5,), seed=0, relative=False)
     monitors.watched("a", named_field("mean-shift", (0.5,), relative=False, scale=1.0))(*torch.randn(2, 4, 3))
     real = torch.randn(40, 1, 8, 8) + torch.arange(10.0).repeat_interleave(4)[:, None, None, None]
-    keywords = {"temperature": 0.5, "alpha": None, "again": dict}
+    keywords = {"temperature": 0.5, "alpha": None, "noise": torch.zeros(1), "again": dict, "kept": {}}
     means = real.unflatten(0, (10, 4)).mean(1).repeat_interleave(4, 0)
     halved = (real + means) / 2
     found = [float(monitors.logs(1, x, real, **keywords)[SPREAD]) for x in (means, halved, real)]
@@ -68,6 +77,31 @@ def test_a_training_logs_its_monitors_and_they_are_affordable():
     assert records[2].logs.keys() == {SPREAD, "drift norm 1"}
     assert records[EVERY].logs[ENERGY] < records[0].logs[ENERGY]
     assert set().union(*(record.logs for record in records)) <= set(options().monitors)
+
+
+@pytest.mark.parametrize("cut", [1, EVERY + 1])
+@pytest.mark.parametrize(
+    ("data", "changes"),
+    [
+        ("8gaussians", {}),
+        ("digits", {"encoder": "random", "relative_temperatures": True, "temperatures": (0.1, 0.5)}),
+        ("digits", {"guidance": Guidance(max_alpha=4.0, unconditional_samples=6), "queue": Queue(queue_size=8)}),
+    ],
+    ids=["points", "features", "guided"],
+)
+def test_monitors_are_the_same_whether_or_not_a_training_was_stopped(data, changes, cut, tmp_path):
+    """Stopped between an update whose effect is measured and the next one, which measures it."""
+    made = options(steps=cut + 2, **changes)
+    whole = start_run("drifting", data, made)
+    list(whole.updates())
+    stopped = trained_to(start_run("drifting", data, made), cut)
+    save_checkpoint(tmp_path, stopped.state)
+    resumed = open_run(tmp_path)
+    assert resumed.state.step == cut
+    list(resumed.updates())
+    assert logged(resumed.state) == logged(whole.state)
+    assert {COSINE, LENGTH} <= logged(resumed.state)[cut]["logs"].keys()
+    assert resumed.state.kept == {}
 
 
 def test_held_out_data_are_not_training_data():

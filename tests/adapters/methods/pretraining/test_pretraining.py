@@ -14,7 +14,7 @@ from onestep_adapters.methods.options import from_dict
 from onestep_adapters.methods.pretraining.moco import MOMENTUM, QUEUE
 from onestep_adapters.runs import open_run, start_run
 from onestep_core.errors import ConfigError
-from tests.adapters.tiny import assert_same_weights, flat, prepared, seeded, trained_to
+from tests.adapters.tiny import assert_same_weights, flat, logged, prepared, seeded, trained_to
 
 SIZES = {"residual": Architecture(width=8, depth=2), "vit": Architecture("vit", width=16, depth=2, heads=2)}
 
@@ -68,6 +68,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(case, tmp_path):
     resumed = open_run(tmp_path)
     list(resumed.updates(tmp_path))
     assert_same_weights(whole.state, resumed.state)
+    assert logged(resumed.state) == logged(whole.state)
     assert_same_weights(whole.state, open_run(tmp_path).state)
 
 

@@ -1,0 +1,25 @@
+"""What both formats share: the error, and the form of a program that can be called."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from torch import Tensor
+
+from onestep_core.errors import OneStepError
+
+Run: TypeAlias = Callable[..., Tensor]
+"""``(noise[, labels]) -> samples``."""
+
+
+class ExportError(OneStepError):
+    """A generator cannot be exported, or the file does not compute what the generator does."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its class.
+
+    Example:
+        >>> first_line(ValueError("one line\\nanother"))
+        'one line'
+    """
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
