@@ -44,7 +44,7 @@ def side_by_side(jobs: Sequence[Callable[[Tell], Iterator[Any]]]) -> Iterator[An
     """
     # Pickled here, because the queues of multiprocessing would put every tensor into a file of shared memory.
     for job in jobs:
-        require_call("a job", job, ())
+        require_call("a job", job, ("tell",))
     context = multiprocessing.get_context("spawn")
     said: Any = context.Queue()
     processes = [
