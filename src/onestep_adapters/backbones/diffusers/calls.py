@@ -50,9 +50,10 @@ def call_of(model: Callable[..., Any]) -> Call:
         names = inspect.signature(plain.forward if isinstance(plain, nn.Module) else plain).parameters
     except (TypeError, ValueError):
         names = {}
-    return Call(
-        "timestep" in names, "return_dict" in names, isinstance(plain, FluxTransformer2DModel), "guidance" in names
-    )
+    packed = isinstance(plain, FluxTransformer2DModel)
+    # Flux takes the argument also where it has no embedding of it.
+    guided = "guidance" in names and not (packed and not plain.config.guidance_embeds)
+    return Call("timestep" in names, "return_dict" in names, packed, guided)
 
 
 def evaluate(call: Call, model: Callable[..., Any], z: Tensor, t: Tensor, condition: dict[str, Any]) -> Tensor:

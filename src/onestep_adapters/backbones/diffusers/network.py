@@ -52,6 +52,7 @@ class DiffusersNetwork(ModelMixin, ConfigMixin):
         ConfigError: for another number of times, or if the model has no place for a second time.
 
     Example:
+        >>> import torch
         >>> from diffusers import UNet2DModel
         >>> blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "norm_num_groups": 4}
         >>> unet = UNet2DModel(in_channels=1, out_channels=1, block_out_channels=(8,), **blocks)
