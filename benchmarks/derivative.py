@@ -160,18 +160,17 @@ def steps(name: str, *, batch: int, device: str, dtype: torch.dtype | None) -> t
 
 
 def whole(module: nn.Module, loss: Step) -> Callable[[], None]:
-    """Forward and backward pass."""
+    """Forward and backward pass; nothing is left of it."""
 
     def step() -> None:
-        module.zero_grad()
         loss().backward()
+        module.zero_grad()
 
     return step
 
 
 def gradient(module: nn.Module, loss: Step) -> Tensor:
-    whole(module, loss)()
-    return torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss(), [*module.parameters()], materialize_grads=True)])
 
 
 def peak(call: Callable[[], None]) -> float:

@@ -28,7 +28,7 @@ CONFIG = {
     "sample_size": 8,
     "in_channels": 1,
     "out_channels": 1,
-    "block_out_channels": (32, 48),
+    "block_out_channels": (24, 32),
     "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
     "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
     "layers_per_block": 1,
@@ -86,7 +86,7 @@ def train(steps: int, *, each: int = 16, positives: int = 48, seed: int = 0) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", help="folder of the pipeline, for example runs/diffusers-drifting")
-    parser.add_argument("--steps", type=int, default=600, help="number of training updates")
+    parser.add_argument("--steps", type=int, default=400, help="number of training updates")
     arguments = parser.parse_args()
     OneStepPipeline(train(arguments.steps)).save_pretrained(Path(arguments.folder))
     subprocess.run([sys.executable, "-c", SAMPLE, arguments.folder], check=True)

@@ -28,7 +28,7 @@ CONFIG = {
     "sample_size": 8,
     "in_channels": 1,
     "out_channels": 1,
-    "block_out_channels": (32, 48),
+    "block_out_channels": (24, 32),
     "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
     "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
     "layers_per_block": 1,
@@ -54,11 +54,11 @@ print(f"{len(images)} digits, each in one evaluation: {folder}/samples.png")
 """
 
 
-def train(steps: int, *, batch: int = 128, seed: int = 0) -> DiffusersNetwork:
+def train(steps: int, *, batch: int = 64, seed: int = 0) -> DiffusersNetwork:
     """The average of the weights, in evaluation mode."""
     torch.manual_seed(seed)
     generator, path, data = torch.Generator().manual_seed(seed), Linear(), digits_dataset()
-    network = DiffusersNetwork(UNet2DModel.from_config(CONFIG), times=2, time_scale=1000.0)
+    network = DiffusersNetwork(UNet2DModel.from_config(CONFIG), times=2)
     average = copy.deepcopy(network)
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 50) * (1 - step / steps))
@@ -86,7 +86,7 @@ def train(steps: int, *, batch: int = 128, seed: int = 0) -> DiffusersNetwork:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", help="folder of the pipeline, for example runs/diffusers-meanflow")
-    parser.add_argument("--steps", type=int, default=800, help="number of training updates")
+    parser.add_argument("--steps", type=int, default=500, help="number of training updates")
     arguments = parser.parse_args()
     network = train(arguments.steps)
     OneStepPipeline(network, Linear()).save_pretrained(Path(arguments.folder))

@@ -102,7 +102,10 @@ def _exported(generator: Generator) -> ExportedProgram:
     except OneStepError:
         raise
     except Exception as error:
-        raise ExportError(f"torch.export cannot export this generator: {first_line(error)}") from error
+        reason = first_line(error)
+        if reason.startswith("Constraints violated"):
+            reason = "its code fixes the batch size (len(x) does, x.shape[0] does not)"
+        raise ExportError(f"torch.export cannot export this generator: {reason}") from error
 
 
 def _torch_program(program: ExportedProgram, facts: dict[str, Any]) -> tuple[bytes, Run]:

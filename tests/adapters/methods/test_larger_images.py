@@ -1,5 +1,7 @@
 """Presets for images of more than 16 pixels: another network for every method, the same method otherwise."""
 
+import math
+
 import attrs
 import numpy as np
 import pytest
@@ -19,11 +21,16 @@ def images(size=32, channels=3, count=240, classes=2):
 
 
 @pytest.mark.parametrize("method", [name for name, preset in METHODS.items() if preset.larger_images is None])
-def test_the_network_is_a_transformer_on_few_patches(method):
-    data, preset = images(), METHODS[method]
+@pytest.mark.parametrize("size", [32, 64])
+def test_the_network_is_a_unet_or_a_transformer_on_few_patches(method, size):
+    data, preset = images(size, count=60), METHODS[method]
     options = preset.options(data)
-    assert options.network.backbone == "dit"
-    assert options.network.patch == 4
+    if size == 32:
+        assert (options.network.backbone, options.network.width, options.network.depth) == ("unet", 16, 1)
+        assert options.training.steps == math.ceil(preset.images.training.steps / 2)
+    else:
+        assert (options.network.backbone, options.network.patch) == ("dit", 8)
+        assert options.training.steps == preset.images.training.steps
     assert options.training.learning_rate <= 1e-3
     assert getattr(options, "coupling", None) != "precomputed"
     if preset.images.teacher is not None:
@@ -45,7 +52,7 @@ def test_a_preset_of_its_own_for_larger_images_is_taken_as_it_is():
 
 
 @pytest.mark.parametrize(
-    ("size", "patch"), [(17, 17), (24, 3), (28, 4), (32, 4), (48, 6), (64, 8), (100, 10), (128, 16)]
+    ("size", "patch"), [(17, 17), (25, 5), (33, 11), (36, 4), (48, 6), (64, 8), (100, 10), (128, 16)]
 )
 def test_the_patch_divides_the_image_and_leaves_at_most_a_hundred(size, patch):
     options = METHODS["flow-matching"].options(images(size, 1, count=60, classes=None))

@@ -30,9 +30,10 @@ class DiffusersNetwork(ModelMixin, ConfigMixin):
     velocity is a valid start for MeanFlow. It is in ``state_dict()``. No hook is used: ``copy.deepcopy``, EMA,
     ``torch.compile`` and ``fully_shard`` see plain submodules. The model given is not changed and shares its weights.
 
-    **Units of time.** The model gets ``time_scale`` times the times. Nearly every model of diffusers expects 0 to 1000;
-    on a path from 0 to 1 give ``time_scale=1000``, or the sinusoids of its embedding hardly differ between two times.
-    ``FluxTransformer2DModel`` multiplies by 1000 itself: leave it at 1.
+    **Units of time.** The model gets ``time_scale`` times the times. A pretrained model expects the times that it was
+    trained on, nearly always 0 to 1000: on a path from 0 to 1 give ``time_scale=1000``. ``FluxTransformer2DModel``
+    multiplies by 1000 itself: leave it at 1. A model that is trained from random weights by MeanFlow or another
+    objective with a derivative in time learns better with a small scale: the derivative is multiplied by it.
 
     **Labels.** ``DiTTransformer2DModel`` replaces a tenth of the labels by the null class by itself in training mode,
     in each block anew. ``single_pass`` uses one draw for value and derivative; ``two_pass`` does not. To drop labels

@@ -375,8 +375,11 @@ class Drifting(Method):
 
     def sample(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
         """Samples by one evaluation."""
-        alpha = torch.full((len(noise),), self.guidance.alpha, device=noise.device) if self.guidance.learned else None
-        return self._generated(network, noise, labels, alpha)
+        if not self.guidance.learned:
+            return network(noise, label=labels)
+        # noise.shape[0], not len(noise): torch.export takes the latter for a constant.
+        alpha = noise.new_full((noise.shape[0],), self.guidance.alpha)
+        return network(noise, self.guidance.as_time(alpha), label=labels)
 
 
 _IMAGES = Training(steps=1200, batch=160, learning_rate=3e-3)

@@ -102,7 +102,7 @@ def test_no_times_are_the_time_zero():
 
 
 def test_a_number_is_a_time_for_the_whole_batch_and_integers_are_times():
-    z = states()[0]
+    z, *_ = states()
     network = DiffusersNetwork(model_of("unet"))
     assert torch.equal(network(z, torch.tensor(3.0)), network(z, torch.full((BATCH,), 3)))
 

@@ -40,7 +40,7 @@ class Entry(NamedTuple):
     still: bool
     """Whether the derivative is zero by intention."""
     rounded: bool
-    """Whether the plain call takes another kernel, so that the value agrees to rounding alone."""
+    """Whether the plain call may take another kernel, so that the value agrees to rounding alone."""
     gradient: bool
     """Whether autograd accepts the function; if not, it is called without a graph."""
     refusable: bool

@@ -1,5 +1,6 @@
 """``single_pass`` under autocast, inside other transforms and compilation, in threads; and what it keeps."""
 
+import gc
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -277,6 +278,7 @@ def test_inference_mode():
 
 def kept(call: Any) -> int:
     """Bytes that a call leaves allocated while its result is held."""
+    gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         result = call()
     total = sum(event.self_cpu_memory_usage for event in record.events())

@@ -54,7 +54,9 @@ def first(tree: Any, count: int) -> Any:
     return tree_map(cut, tree)
 
 
-def check(build: Any, oracle: Oracle, count: int, tolerance: float, *, whole: bool = False) -> None:
+def check(
+    build: Any, oracle: Oracle, count: int, tolerance: float, *, whole: bool = False, rounded: bool = False
+) -> None:
     """Value, tangent and gradients with ``moving=count``; with ``whole`` against the tangent of all rows too."""
     plain, reference, case = build(), build(), build()
     collecting((plain.primals, case.primals))
@@ -63,11 +65,7 @@ def check(build: Any, oracle: Oracle, count: int, tolerance: float, *, whole: bo
     tangent = first(expected_tangent(masked, oracle), count)
     given = copies(case.tangents)
     got_value, got_tangent = seeded(one.single_pass, case.function, case.primals, case.tangents, moving=count)
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(tree_leaves(got_value), tree_leaves(value), strict=True)
-        if isinstance(b, Tensor)
-    ), "value"
+    assert_close(copies(got_value), copies(value), 1e-13 if rounded else 0.0, "value")
     assert_close(copies(got_tangent), tangent, tolerance, "tangent")
     for leaf in tree_leaves(got_tangent):
         assert bool(leaf[count:].eq(0).all()), "the tangent of a row that does not move"
@@ -416,7 +414,7 @@ def test_rows_of_the_zoo(name):
         pytest.skip("not one batch")
     entry = ZOO[name]
     if entry.gradient:
-        check(entry.build, entry.oracle, 1, entry.tolerance)
+        check(entry.build, entry.oracle, 1, entry.tolerance, rounded=entry.rounded)
 
 
 @settings(60)

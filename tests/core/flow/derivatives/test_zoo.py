@@ -6,10 +6,20 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.modules import activation
+from torch.utils._pytree import tree_leaves, tree_map
 
 import onestep_core as one
-from tests.core.flow.derivatives.case import forward_mode
-from tests.core.flow.derivatives.checks import QUIET, assert_close, check, copies, expected_tangent, seeded
+from tests.core.flow.derivatives.case import Case, differentiable, forward_mode
+from tests.core.flow.derivatives.checks import (
+    QUIET,
+    assert_close,
+    check,
+    copies,
+    error,
+    expected_tangent,
+    outcome,
+    seeded,
+)
 from tests.core.flow.derivatives.zoo import ZOO, activations
 
 pytestmark = QUIET
@@ -34,6 +44,50 @@ def test_without_a_graph(name):
     assert_close(copies(tangent), expected_tangent(oracle, entry.oracle), entry.tolerance, "tangent")
 
 
+SINGLE = ("activations", "convolutions", "recurrent", "norms", "attention", "backbones", "diffusers", "transformers")
+
+
+@pytest.mark.parametrize("name", [name for name, entry in ZOO.items() if entry.group in SINGLE])
+def test_in_float32(name):
+    """Torch has other kernels for it (oneDNN's convolutions and recurrent layers), which is what users run."""
+    single(name)
+
+
+@pytest.mark.parametrize("name", [name for name, entry in ZOO.items() if entry.group in ("recurrent", "attention")])
+def test_in_float32_without_a_graph(name):
+    """And others again for inference; the fused encoder layer of torch takes plain tensors alone."""
+    with torch.no_grad():
+        single(name, rounded="TransformerEncoder eval" in name)
+
+
+def single(name: str, *, rounded: bool = False) -> None:
+    entry = ZOO[name]
+    oracle, plain, case = entry.build(), in_float32(entry.build()), in_float32(entry.build())
+    try:
+        value = seeded(plain.function, *plain.primals)
+    except RuntimeError as mismatch:
+        pytest.skip(str(mismatch))
+    found = outcome(case.function, case.primals, case.tangents)
+    if isinstance(found, one.UnsupportedDerivative):
+        assert entry.refusable, found
+        return
+    assert_close(copies(found[0]), copies(value), 1e-5 if rounded or entry.rounded else 0.0, "value")
+    with torch.enable_grad():
+        expected = expected_tangent(oracle, entry.oracle)
+    for a, b in zip(tree_leaves(found[1]), tree_leaves(expected), strict=True):
+        if differentiable(b):
+            assert error(a, b) < 1e-3
+
+
+def in_float32(case: Case) -> Case:
+    if case.module is not None:
+        case.module.float()
+    primals, tangents = tree_map(
+        lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, (case.primals, case.tangents)
+    )
+    return case._replace(primals=primals, tangents=tangents)
+
+
 def test_a_network_that_writes_into_its_input():
     """The first layer works in place; the given tangent is not written."""
     network = torch.nn.Sequential(
@@ -50,12 +104,12 @@ def seen(z: Tensor) -> dict[str, Any]:
     """What a network may ask of a tensor."""
     return {
         "shape": z.shape, "ndim": z.ndim, "size": z.size(), "stride": z.stride(), "dtype": z.dtype, "device": z.device,
-        "layout": z.layout, "numel": z.numel(), "length": z.dim(), "contiguous": z.is_contiguous(), "leaf": z.is_leaf,
+        "layout": z.layout, "numel": z.numel(), "dim": z.dim(), "contiguous": z.is_contiguous(), "sparse": z.is_sparse,
         "requires_grad": z.requires_grad, "floating": z.is_floating_point(), "complex": torch.is_complex(z),
-        "instance": isinstance(z, Tensor), "cuda": z.is_cuda, "offset": z.storage_offset(), "node": type(z.grad_fn),
-        "hash": z in {z: 1}, "number": float(z.sum().detach()), "text": len(str(z.detach())), "sparse": z.is_sparse,
-        "tensor": torch.is_tensor(z), "element": z.element_size(), "nested": z.is_nested, "base": z._base is None,
-        "version": z._version, "quantized": z.is_quantized, "inference": z.is_inference(),
+        "instance": isinstance(z, Tensor), "cuda": z.is_cuda, "hash": z in {z: 1}, "element": z.element_size(),
+        "number": float(z.sum().detach()), "text": len(str(z.detach())), "tensor": torch.is_tensor(z),
+        "nested": z.is_nested, "quantized": z.is_quantized, "list": len(z.detach().tolist()) if z.ndim else 0,
+        "bytes": z.nbytes, "promoted": torch.result_type(z, 1.0),
     }  # fmt: skip
 
 

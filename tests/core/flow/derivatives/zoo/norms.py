@@ -61,9 +61,10 @@ def GroupNorm_of_a_view(generator: torch.Generator) -> Case:
 
 @listed("norms", oracle=two_backwards)
 def GroupNorm_of_channels_last(generator: torch.Generator) -> Case:
-    module = drawn(nn.GroupNorm(2, 4), generator)
+    """After a layer: torch 2.13 crashes in the backward pass of this norm where its input needs no gradient."""
+    module = drawn(nn.Sequential(nn.Conv2d(4, 4, 1), nn.GroupNorm(2, 4)), generator)
     return jump(
-        lambda z: module((2 * z).to(memory_format=torch.channels_last)), generator, 2, 4, 3, 3, module=module, times=0
+        lambda z: module(z.to(memory_format=torch.channels_last)), generator, 2, 4, 3, 3, module=module, times=0
     )
 
 

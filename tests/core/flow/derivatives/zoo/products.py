@@ -143,7 +143,8 @@ ALGEBRA: dict[str, Any] = {
     ),
 }
 for _name, _function in ALGEBRA.items():
-    add("linear algebra", _name, fragment(_function, S), tolerance=1e-11)
+    # LAPACK's last digit depends on the place in memory, and eigenvalues are found otherwise where vectors are too.
+    add("linear algebra", _name, fragment(_function, S), tolerance=1e-11, rounded=True)
 
 FOURIER: dict[str, Any] = {
     "fft": (lambda x: torch.view_as_real(torch.fft.fft(x) * torch.tensor(1 + 2j)), (2, 6)),
