@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 
 import onestep_core as one
@@ -100,24 +99,14 @@ NETWORKS: dict[str, Callable[[], tuple[nn.Module, Network, tuple[int, ...]]]] = 
 }
 
 
-def with_plain_attention(function: Network) -> Network:
-    """The function inside a region where attention has a forward-mode derivative."""
-
-    def inside(*arguments: Tensor) -> Tensor:
-        with sdpa_kernel(SDPBackend.MATH):
-            return function(*arguments)
-
-    return inside
-
-
 def two_pass(function: Network, primals: Any, tangents: Any, **options: Any) -> Any:
     """The value by the fast kernels; the tangent by ``torch.func.jvp``."""
-    return one.two_pass(function, primals, tangents, tangent_function=with_plain_attention(function))
+    return one.two_pass(function, primals, tangents)
 
 
 def with_graph(function: Network, primals: Any, tangents: Any, **options: Any) -> Any:
     """One ``torch.func.jvp``, whose graph of the tangent is kept until the loss is."""
-    return one.with_graph(with_plain_attention(function), primals, tangents)
+    return one.with_graph(function, primals, tangents)
 
 
 def single_pass(function: Network, primals: Any, tangents: Any, **options: Any) -> Any:

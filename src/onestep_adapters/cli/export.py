@@ -56,8 +56,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"--out {out}: the folder {out.parent} does not exist")
     generator = generator_of(run, finish=not chosen.raw)
     facts = {"method": run.name, "data": run.data.name, "step": run.state.step}
-    for _ in track(range(1), "export and comparison", 1):
-        file = export(generator, out, format=chosen.format, facts=facts)
+    file = export(generator, out, format=chosen.format, facts=facts)
     shape = ", ".join(map(str, generator.shape))
     labels = "" if generator.classes is None else f", labels [batch] int64 from 0 to {generator.classes - 1}"
     say(f"{file}: noise [batch, {shape}] float32{labels} -> samples; compared with the run on fresh noise")

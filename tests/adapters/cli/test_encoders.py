@@ -43,7 +43,8 @@ def test_encoders_are_listed_in_a_group_of_their_own(capsys):
     assert run("--help") == 0
     lines = capsys.readouterr().out.splitlines()
     start = next(i for i, line in enumerate(lines) if "trains an encoder" in line)
-    assert [line.split()[0] for line in lines[start + 1 : start + 1 + len(ENCODERS)]] == list(ENCODERS)
+    listed = [line.split()[0] for line in lines[start + 1 : lines.index("", start)] if line[:3].strip()]
+    assert listed == list(ENCODERS)
     assert run("train", "--help") == 0
     assert f"encoders: {', '.join(ENCODERS)}" in capsys.readouterr().out
 

@@ -55,6 +55,7 @@ def score_of(run, seed=0, draws=5):
     return toy_score(lambda n, g: run.samples(n, generator=g)[0], run.data, generator=generator, reference=reference)
 
 
+@pytest.mark.thorough
 def test_the_baseline_is_trained():
     many = score_of(start_run("flow-matching", "8gaussians", preset("flow-matching")), draws=2)
     report = make_report(
@@ -68,6 +69,7 @@ def test_the_baseline_is_trained():
     assert report.overall("flow-matching") == "pass", report.verdicts
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("method", "steps"), SHORTER.items())
 def test_one_step_has_the_score_and_the_masses(method, steps, tmp_path_factory, monkeypatch):
     """By the threshold beside a perfect baseline, so that none is trained for it."""

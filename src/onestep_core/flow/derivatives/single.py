@@ -11,9 +11,7 @@ random number, a tangent dies with its last reader, and no operation needs a for
 # pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 
 import re
-import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -100,7 +98,7 @@ def _run(
     active = runs()
     active.append(run)
     try:
-        with seen(), _eager():
+        with seen():
             results, shape = tree_flatten(function(*tree_unflatten(duals, spec)))
         if run.refusal is not None:
             raise run.refusal
@@ -121,13 +119,6 @@ def _run(
     if moving is not None:
         pairs = [(x, _first(v, moving, batch)) for x, v in pairs]
     return tree_unflatten([x for x, _ in pairs], shape), tree_unflatten([v for _, v in pairs], shape)
-
-
-def _eager() -> AbstractContextManager[Any]:
-    """Compiled parts of the network run as they were written."""
-    if "torch._dynamo" in sys.modules:
-        return torch.compiler.set_stance("force_eager")
-    return nullcontext()
 
 
 def _about_duals(error: Exception) -> bool:

@@ -80,6 +80,7 @@ def attend(
     mask: Tensor | None,
     causal: bool,
     scale: float | None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """The tangent of attention, in blocks of rows.
 
@@ -93,6 +94,7 @@ def attend(
         mask: added to the logits, or of bool: ``True`` takes part; broadcasts to ``[batch, head, query, key]``.
         causal: whether query ``i`` sees the keys up to ``i`` alone.
         scale: factor of the logits, ``1 / sqrt(channel)`` by default.
+        bias: tangent of the mask.
     """
     factor = q.shape[-1] ** -0.5 if scale is None else scale
     batch, heads, queries, _ = q.shape
@@ -103,6 +105,7 @@ def attend(
     if sums is not None:
         sums = sums.reshape(batch, heads, -1)[..., :queries, None]
     mask = None if mask is None else _added(mask, batch, kind)
+    bias = None if bias is None else _added(bias, batch, kind) / factor
     result = torch.empty_like(out)
     limit = _BLOCK.get(q.device.type, 2**26)
     rows = max(1, min(queries, limit // max(heads * keys, 1)))
@@ -134,6 +137,9 @@ def attend(
             slope = None if dq is None else torch.bmm(dq[row], second)
             if dk is not None:
                 slope = torch.bmm(first[row], dk.mT) if slope is None else slope.baddbmm_(first[row], dk.mT)
+            if bias is not None:
+                more = _block(bias, some, heads, row[1])
+                slope = more.expand_as(weights).clone() if slope is None else slope.add_(more)
             if slope is not None:
                 slope.mul_(weights)
                 turned = torch.bmm(slope, third).mul_(factor)

@@ -19,11 +19,13 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from onestep_core.errors import UnsupportedDerivative
+from onestep_core.flow.derivatives.tangents.attention import attend
 from onestep_core.flow.derivatives.tangents.cells import Cell, differentiable, mirrored
 from onestep_core.flow.derivatives.tangents.rules import OPERATIONS
 from onestep_core.flow.derivatives.tangents.runs import Run, move, whole
 
 aten: Any = torch.ops.aten
+_FLASH: Any = aten._scaled_dot_product_flash_attention_for_cpu.default
 
 _CONSTANT = {
     "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like", "new_zeros",
@@ -79,6 +81,8 @@ class Below(TorchDispatchMode):
         found: Any = NotImplemented
         if rule is not None and not named and (rule.complex or not _complex(args, cells)):
             found = move(self.run, rule, value, args, cells, keywords)
+        if func is _FLASH and isinstance(moved.get("attn_mask"), Cell) and set(moved) <= {"attn_mask", "scale"}:
+            found = self._biased_attention(value, args, cells, keywords, moved["attn_mask"])
         if found is NotImplemented:
             if before is not None:
                 # Once more from the same state: the same draws.
@@ -91,6 +95,15 @@ class Below(TorchDispatchMode):
             return value
         self._remember(value, found)
         return value
+
+    def _biased_attention(self, value: Any, args: Any, cells: Any, keywords: Any, cell: Cell) -> Any:
+        """Attention whose mask, a keyword, has a tangent: a bias that depends on the state."""
+        tangents = [None if c is None else whole(x, c) for x, c in zip(args[:3], cells[:3], strict=True)]
+        mask, causal = keywords["attn_mask"], bool(args[4]) if len(args) > 4 else False
+        bias = whole(mask, cell)
+        q, k, v = args[:3]
+        tangent = attend(q, k, v, value[0], value[1], tangents, mask, causal, keywords.get("scale"), bias)
+        return [Cell(tangent), None]
 
     def _each(self, name: str, args: Any, keywords: Any) -> Any:
         """An operation on lists of tensors, in place: on one after another."""

@@ -9,6 +9,7 @@ silence. All calls, those of an ``op = MyFunction.apply`` bound earlier too, go 
 # pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false, reportUnknownParameterType=false
 # pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 
+import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ _IDENTITIES = {
 
 _LOCK = threading.Lock()
 _running = 0
+_stance: Any = None
 _DATA: Any = Tensor.data
 _FIND: Any = distributed._find_tensors
 
@@ -42,10 +44,14 @@ _FIND: Any = distributed._find_tensors
 @contextmanager
 def seen() -> Generator[None]:
     """Replace ``Function.apply``, the setter of ``Tensor.data`` and a search for tensors, while a derivative runs."""
-    global _running
+    global _running, _stance
     with _LOCK:
         _running += 1
         if _running == 1:
+            if "torch._dynamo" in sys.modules:
+                # Compiled parts of the network run as they were written. The setting is one for all threads.
+                _stance = torch.compiler.set_stance("force_eager")
+                _stance.__enter__()
             _SingleLevelFunction.apply = classmethod(_apply)
             Tensor.data = property(_DATA.__get__, _set_data)
             distributed._find_tensors = _find_tensors
@@ -55,6 +61,9 @@ def seen() -> Generator[None]:
         with _LOCK:
             _running -= 1
             if _running == 0:
+                if _stance is not None:
+                    _stance.__exit__(None, None, None)
+                    _stance = None
                 del _SingleLevelFunction.apply
                 del Tensor.data
                 distributed._find_tensors = _FIND
