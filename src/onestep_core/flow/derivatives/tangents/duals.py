@@ -13,8 +13,8 @@ module's cache, or for a checkpoint that runs the network again in the backward 
 # pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 # pyright: reportIncompatibleVariableOverride=false, reportIncompatibleMethodOverride=false
 
-from collections.abc import Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -28,8 +28,18 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from onestep_core.errors import UnsupportedDerivative
 from onestep_core.flow.derivatives.tangents.below import Below
 from onestep_core.flow.derivatives.tangents.cells import Cell, differentiable, mirrored, same_strides
-from onestep_core.flow.derivatives.tangents.refusals import DETACHES, NUMBERS, PASSES, READS, RECURRENT, REFUSED
-from onestep_core.flow.derivatives.tangents.rules import FUNCTIONS, Rule
+from onestep_core.flow.derivatives.tangents.kernels import drops, pop_kind, push_below, without_fused_kernels
+from onestep_core.flow.derivatives.tangents.refusals import (
+    DETACHES,
+    NUMBERS,
+    PASSES,
+    PLAIN,
+    READS,
+    RECURRENT,
+    REFUSED,
+    name_of,
+)
+from onestep_core.flow.derivatives.tangents.rules import FUNCTIONS, Rule, real
 from onestep_core.flow.derivatives.tangents.runs import Run, move, runs, settled
 
 _OTHER = object()
@@ -68,7 +78,7 @@ class Dual(Tensor):
                     return result
         result = call(func, args, kwargs or {})
         if active and active[-1].written and not active[-1].watching:
-            watch()
+            push_below(Watch())
             active[-1].watching = True
         return result
 
@@ -162,7 +172,7 @@ def call(function: Any, args: Sequence[Any], keywords: dict[str, Any]) -> Any:
     run = active[-1]
     reason = REFUSED.get(function)
     if reason is not None:
-        raise UnsupportedDerivative(_name(function), reason)
+        raise UnsupportedDerivative(name_of(function), reason)
     if keywords.get("out") is not None:
         return _into(function, args, keywords)
     values, cells = _split(run, args)
@@ -176,16 +186,9 @@ def call(function: Any, args: Sequence[Any], keywords: dict[str, Any]) -> Any:
         return iter(call(Tensor.unbind, args, {}))
     if rule is not None and rule.call is None and (rule.accepts is None or rule.accepts(values, keywords)):
         constant = not keywords or not any(type(x) is Dual for x in keywords.values())
-        if constant and _known(cells) and (rule.complex or _real(values, cells)):
+        if constant and _known(cells) and (rule.complex or real(values, cells)):
             return _by_rule(run, rule, function, args, values, cells, keywords)
     return _below(run, function, args, values, keywords)
-
-
-_PLAIN = {
-    Tensor, torch.nn.Parameter, int, float, bool, complex, str, slice, type(None), type(Ellipsis), torch.Size,
-    torch.dtype, torch.device, torch.memory_format,
-}  # fmt: skip
-"""Types of arguments that have no tangent."""
 
 
 def _quick(run: Run, rule: Rule, function: Any, args: Sequence[Any], keywords: dict[str, Any] | None) -> Any:
@@ -206,11 +209,11 @@ def _quick(run: Run, rule: Rule, function: Any, args: Sequence[Any], keywords: d
             tangents.append(cell.tangent)
             whole = whole and cell.axis is None
             continue
-        if kind not in _PLAIN:
+        if kind not in PLAIN:
             if kind is not tuple and kind is not list:
                 return _OTHER
             for part in x:
-                if type(part) not in _PLAIN:
+                if type(part) not in PLAIN:
                     return _OTHER
         values.append(x)
         cells.append(None)
@@ -221,7 +224,7 @@ def _quick(run: Run, rule: Rule, function: Any, args: Sequence[Any], keywords: d
         return _OTHER
     if keywords:
         for x in keywords.values():
-            if type(x) not in _PLAIN:
+            if type(x) not in PLAIN:
                 return _OTHER
     else:
         keywords = {}
@@ -318,13 +321,6 @@ def _known(cells: Sequence[Any]) -> bool:
     return all(cell is not _OTHER for cell in cells)
 
 
-def _real(values: Sequence[Any], cells: Sequence[Any]) -> bool:
-    for value, cell in zip(values, cells, strict=True):
-        if cell is not None and isinstance(value, Tensor) and value.is_complex():
-            return False
-    return True
-
-
 def _detached(run: Run, function: Any, args: Sequence[Any], values: list[Any], cells: list[Any]) -> Any:
     """The value without its tangent. Where memory is told apart by its storage alone, a copy."""
     value = function(*values)
@@ -343,13 +339,9 @@ def _into(function: Any, args: Sequence[Any], keywords: dict[str, Any]) -> Any:
     pairs = [(target, result)] if isinstance(target, Tensor) else list(zip(target, result, strict=True))
     for into, x in pairs:
         if into.shape != x.shape:
-            raise UnsupportedDerivative(_name(function), f"out has the shape {list(into.shape)}, not {list(x.shape)}")
+            raise UnsupportedDerivative(name_of(function), f"out has the shape {list(into.shape)}, not {list(x.shape)}")
         call(Tensor.copy_, (into, x), {})
     return target
-
-
-def _name(function: Any) -> str:
-    return getattr(function, "__qualname__", None) or getattr(function, "__name__", None) or str(function)
 
 
 def _by_rule(
@@ -393,8 +385,8 @@ def _below(run: Run, function: Any, args: Sequence[Any], values: list[Any], keyw
         named = plain(keywords)
         with ExitStack() as stack:
             if function in RECURRENT:
-                stack.enter_context(_without_fused_kernels())
-            if function is F.scaled_dot_product_attention and _drops(values, named):
+                stack.enter_context(without_fused_kernels())
+            if function is F.scaled_dot_product_attention and drops(values, named):
                 # The fused kernels of a GPU keep their dropout mask to themselves.
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             stack.enter_context(Below(run))
@@ -409,7 +401,7 @@ def _below(run: Run, function: Any, args: Sequence[Any], values: list[Any], keyw
                 if cell is not None and differentiable(x):
                     results[k] = Dual(x, cell, run)
             elif hasattr(x, "__next__"):
-                raise UnsupportedDerivative(_name(function), "it returns an iterator, whose tensors are not seen")
+                raise UnsupportedDerivative(name_of(function), "it returns an iterator, whose tensors are not seen")
     finally:
         # The table and its weak references are a cycle: emptied, no tangent waits for the garbage collector.
         run.table.clear()
@@ -417,40 +409,6 @@ def _below(run: Run, function: Any, args: Sequence[Any], values: list[Any], keyw
     return tree_unflatten(results, spec)
 
 
-def _drops(arguments: Sequence[Any], keywords: dict[str, Any]) -> bool:
-    return (arguments[4] if len(arguments) > 4 else keywords.get("dropout_p", 0.0)) > 0
-
-
-@contextmanager
-def _without_fused_kernels() -> Generator[None]:
-    """Recurrent layers step by step: those of oneDNN and cuDNN have no forward derivative."""
-    before = torch._C._get_mkldnn_enabled(), torch._C._get_cudnn_enabled()
-    torch._C._set_mkldnn_enabled(False)
-    torch._C._set_cudnn_enabled(False)
-    try:
-        yield
-    finally:
-        torch._C._set_mkldnn_enabled(before[0])
-        torch._C._set_cudnn_enabled(before[1])
-
-
-def watch() -> None:
-    """See all functions from here on, below the modes that are active."""
-    above: list[Any] = []
-    while torch._C._len_torch_function_stack():
-        above.append(torch._C._pop_torch_function_stack())
-    torch._C._push_on_torch_function_stack(Watch())
-    for mode in reversed(above):
-        torch._C._push_on_torch_function_stack(mode)
-
-
 def unwatch() -> None:
-    """The end of :func:`watch`."""
-    above: list[Any] = []
-    while torch._C._len_torch_function_stack():
-        mode = torch._C._pop_torch_function_stack()
-        if isinstance(mode, Watch):
-            break
-        above.append(mode)
-    for mode in reversed(above):
-        torch._C._push_on_torch_function_stack(mode)
+    """The end of watching functions of all tensors."""
+    pop_kind(Watch)

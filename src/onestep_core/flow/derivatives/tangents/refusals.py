@@ -90,3 +90,14 @@ REFUSED: dict[Any, str] = {
 
 RECURRENT: set[Any] = {torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu}
 """Recurrent layers: their fused kernels have no forward derivative, so they run step by step."""
+
+PLAIN: set[Any] = {
+    Tensor, torch.nn.Parameter, int, float, bool, complex, str, slice, type(None), type(Ellipsis), torch.Size,
+    torch.dtype, torch.device, torch.memory_format,
+}  # fmt: skip
+"""Types of arguments that have no tangent."""
+
+
+def name_of(function: Any) -> str:
+    """How an error names a function."""
+    return getattr(function, "__qualname__", None) or getattr(function, "__name__", None) or str(function)

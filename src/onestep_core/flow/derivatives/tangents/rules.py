@@ -196,3 +196,11 @@ def partial(cells: Sequence[Any]) -> bool:
         elif cell is not None and partial(cell):
             return True
     return False
+
+
+def real(values: Sequence[Any], cells: Sequence[Any]) -> bool:
+    """Whether all values with a tangent are real."""
+    for value, cell in zip(values, cells, strict=True):
+        if cell is not None and isinstance(value, Tensor) and value.is_complex():
+            return False
+    return True
