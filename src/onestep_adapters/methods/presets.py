@@ -64,8 +64,8 @@ class Preset(NamedTuple):
         found = [text.strip() for part, text in zip(parts[::2], parts[1::2], strict=True) if part == kind]
         if kind == _PARTS[0] and self.larger_images is None and self.images.generates:
             found.append(
-                f"the options for small images with another network (a UNet up to {_UNET} pixels, else a transformer on "
-                "patches), not tuned for each method at this size."
+                f"the options for small images with another network (a UNet up to {_UNET} pixels, else a transformer "
+                "on patches), not tuned for each method at this size."
             )
         return " ".join([opening.strip(), *(text[:1].upper() + text[1:] for text in found)]).strip()
 

@@ -120,14 +120,15 @@ def test_the_summary_says_what_failed_by_how_much_and_against_what(report):
     assert baseline.startswith("flow matching (50 Euler steps) (baseline): ")
     kept = [row for row in report.rows if row.label != "diverged (without warm-up)"]
     one = summary(with_rows(report, kept, baseline=report.baseline))
-    assert one[0] == (
-        "copies on digits, against the baseline flow matching (50 Euler steps): miss (1 of 6 thresholds)"
-    )
+    assert one[0] == ("copies on digits, against the baseline flow matching (50 Euler steps): miss (1 of 6 thresholds)")
     (missed,) = [line for line in one if line.startswith("  miss")]
     limit = report.comparison.facts["held_out_nearest"]
     assert missed == f"  miss  nearest training image, 5 %  0, at least {limit:.2f}: {limit:.2f} too low"
     assert len([line for line in one if line.startswith("  pass")]) == 5
-    assert "  cost: 30,000 updates, 60,000 evaluations; + 4,800 evaluations for the teacher; 1 evaluation per sample" in one
+    assert (
+        "  cost: 30,000 updates, 60,000 evaluations; + 4,800 evaluations for the teacher; 1 evaluation per sample"
+        in one
+    )
     assert len(one) <= 10
     alone = summary(with_rows(report, report.rows[1:2], baseline=None))
     assert alone[0].startswith("copies on digits, against real data: miss (1 of 6")
