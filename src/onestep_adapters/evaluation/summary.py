@@ -77,6 +77,9 @@ def _overall(report: Report, label: str, *, reasons: bool = False) -> str:
     overall = report.overall(label)
     if not missed:
         return "not judged" if not report.verdicts.get(label) else overall
+    row = next(row for row in report.rows if row.label == label)
+    if reasons and row.metrics is None:
+        return f"{overall}: not measured, {row.notes or 'for a reason that is not given'}"
     if reasons:
         told = (f"{v.name} {number(v.value)} (limit {number(v.limit)})" for v in missed)
         return f"{overall} ({len(missed)} of {len(report.verdicts[label])}): {', '.join(told)}"

@@ -35,6 +35,7 @@ class Generator(nn.Module):
             expected.
 
     Example:
+        >>> import torch
         >>> generator = Generator(nn.Linear(2, 2), lambda network, noise, labels: network(noise), shape=(2,))
         >>> generator(torch.zeros(5, 2)).shape
         torch.Size([5, 2])
@@ -85,6 +86,7 @@ def jump_generator(network: nn.Module, *, path: Path, shape: Sequence[int], **op
             :func:`~onestep_adapters.networks.as_average_velocity`.
 
     Example:
+        >>> import torch
         >>> from onestep_adapters.backbones import MLP
         >>> from onestep_core import Linear
         >>> jump_generator(MLP((2,), times=2), path=Linear(), shape=(2,))(torch.ones(1, 2))
@@ -116,6 +118,7 @@ def flow_map_generator(
         options: as for :func:`jump_generator`.
 
     Example:
+        >>> import torch
         >>> from onestep_adapters.backbones import MLP
         >>> from onestep_core import Linear
         >>> flow_map_generator(MLP((2,), times=2), path=Linear(), shape=(2,))(torch.ones(1, 2))
@@ -151,6 +154,8 @@ def consistency_generator(
         options: as for :func:`jump_generator`.
 
     Example:
+        >>> from functools import partial
+        >>> import torch
         >>> from onestep_adapters.backbones import MLP
         >>> from onestep_core import Linear, denoiser_from_velocity
         >>> form = partial(denoiser_from_velocity, path=Linear())
@@ -177,6 +182,7 @@ def direct_generator(network: nn.Module, *, shape: Sequence[int], **options: Any
         options: ``classes`` and ``finish`` of :class:`Generator`, and conditions for the network.
 
     Example:
+        >>> import torch
         >>> from onestep_adapters.backbones import MLP
         >>> direct_generator(MLP((2,), times=0, classes=3), shape=(2,), classes=3)(
         ...     torch.ones(1, 2), torch.tensor([2])

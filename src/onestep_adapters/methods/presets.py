@@ -63,7 +63,10 @@ class Preset(NamedTuple):
         kind = _PARTS[2] if data.kind != "images" else _PARTS[1] if _side(data) <= SMALL else _PARTS[0]
         found = [text.strip() for part, text in zip(parts[::2], parts[1::2], strict=True) if part == kind]
         if kind == _PARTS[0] and self.larger_images is None and self.images.generates:
-            found.append("the options for small images with a transformer on patches, not tuned at this size.")
+            found.append(
+                f"the options for small images with another network (a UNet up to {_UNET} pixels, else a transformer "
+                "on patches), not tuned for each method at this size."
+            )
         return " ".join([opening.strip(), *(text[:1].upper() + text[1:] for text in found)]).strip()
 
 

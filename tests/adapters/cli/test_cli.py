@@ -401,6 +401,7 @@ CALLS = [
     ["train", "meanflow"],
     ["sample", "x"],
     ["evaluate", "x"],
+    ["export", "x"],
     ["data", "digits"],
     ["demo"],
 ]

@@ -14,6 +14,7 @@ from onestep_adapters.evaluation import (
     Row,
     from_json,
     make_report,
+    summary,
     to_json,
     to_markdown,
     with_rows,
@@ -109,6 +110,35 @@ def test_markdown_tells_everything(report):
     assert len(tables) == 4
     for table in tables:
         assert len({line.count("|") - line.count("\\|") for line in table}) == 1
+
+
+def test_the_summary_says_what_failed_by_how_much_and_against_what(report):
+    opening, copies, diverged, baseline = summary(report)
+    assert opening == "2 rows on digits, against the baseline flow matching (50 Euler steps):"
+    assert copies.startswith("  copies                      miss (1 of 6): nearest training image, 5 % 0 (limit ")
+    assert diverged == "  diverged (without warm-up)  miss: not measured, NaN at update 312"
+    assert baseline.startswith("flow matching (50 Euler steps) (baseline): ")
+    kept = [row for row in report.rows if row.label != "diverged (without warm-up)"]
+    one = summary(with_rows(report, kept, baseline=report.baseline))
+    assert one[0] == ("copies on digits, against the baseline flow matching (50 Euler steps): miss (1 of 6 thresholds)")
+    (missed,) = [line for line in one if line.startswith("  miss")]
+    limit = report.comparison.facts["held_out_nearest"]
+    assert missed == f"  miss  nearest training image, 5 %  0, at least {limit:.2f}: {limit:.2f} too low"
+    assert len([line for line in one if line.startswith("  pass")]) == 5
+    assert (
+        "  cost: 30,000 updates, 60,000 evaluations; + 4,800 evaluations for the teacher; 1 evaluation per sample"
+        in one
+    )
+    assert len(one) <= 10
+    alone = summary(with_rows(report, report.rows[1:2], baseline=None))
+    assert alone[0].startswith("copies on digits, against real data: miss (1 of 6")
+    assert "onestep train flow-matching --data digits" in alone[-1]
+
+
+def test_pictures_are_shown_in_the_report(report, tmp_path):
+    text = write_report(tmp_path, report, {"Samples beside real data": "report-samples.png"})
+    assert "![Samples beside real data](report-samples.png)" in text
+    assert text.index("report-samples.png") < text.index("## Metrics")
 
 
 def test_report_names_no_host_and_no_folder(report, tmp_path):

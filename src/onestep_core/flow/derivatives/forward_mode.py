@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from onestep_core.errors import ConfigError
+from onestep_core.flow.derivatives.nested import along
+from onestep_core.flow.derivatives.tangents.runs import runs
 from onestep_core.flow.derivatives.traps import ForwardMode
 
 
@@ -22,7 +24,14 @@ def jvp(function: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[
 
     An expanded tensor (one time for a whole batch) has no storage of its own for a tangent, so it gets one. So does,
     while torch compiles, every other: there forward mode refuses a part of a larger tensor.
+
+    Inside of a function that :func:`~onestep_core.single_pass` differentiates, value and tangent go on with their own
+    tangents.
     """
+    return along(_jvp, function, primals, tangents) if runs() else _jvp(function, primals, tangents)
+
+
+def _jvp(function: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
 
     def own(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):

@@ -365,6 +365,31 @@ def test_inside_forward_mode_of_autograd():
     assert_close(copies(plain), forward_mode(case.function, case.primals, case.tangents), 1e-11, "tangent")
 
 
+@pytest.mark.parametrize("moving", [None, 2])
+def test_a_derivative_inside(moving):
+    """The rates of a path are a derivative; a network may be made of them: value and slope have their own tangents."""
+    generator = torch.Generator().manual_seed(0)
+    z, v = normal(generator, 5, 3), normal(generator, 5, 3)
+    t, one_each = torch.linspace(0.2, 0.8, 5, dtype=F64), torch.ones(5, dtype=F64)
+    path = one.VariancePreserving(lambda t: 6 * (1 - 2 * t) + t.sin())
+    weight = normal(generator, 3, 3).requires_grad_()
+
+    def function(z: Tensor, t: Tensor) -> Tensor:
+        alpha_rate, sigma_rate = path.rates(t)
+        value, slope = one.with_graph(lambda z: (z @ weight).tanh(), (z,), (2 * z,))
+        return value * alpha_rate[:, None] + slope * sigma_rate[:, None]
+
+    value, tangent = one.single_pass(function, (z, t), (v, one_each), moving=moving)
+    plain = function(z, t)
+    step = 1e-6
+    with torch.no_grad():
+        ahead, behind = (function(z + h * v, t + h * one_each) for h in (step, -step))
+    assert_close(copies(value), copies(plain), 0, "value")
+    assert_close(copies(tangent[:moving]), copies((ahead - behind)[:moving] / (2 * step)), 1e-8, "tangent")
+    (found,), (expected,) = (torch.autograd.grad(x.square().sum(), weight) for x in (value, plain))
+    assert_close(copies(found), copies(expected), 1e-14, "gradient")
+
+
 class Doubled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

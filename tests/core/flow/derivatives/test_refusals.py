@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 import pickle
 from typing import Any
 
@@ -214,6 +215,20 @@ HIDDEN: dict[str, tuple[Any, Any, str]] = {
     "grad inside": (lambda x: torch.func.grad(lambda y: y.sin().square().sum())(x), lambda x: (2 * x).sin(), ""),
     "vjp inside": (lambda x: torch.func.vjp(torch.sin, x)[1](x)[0], lambda x: x.cos() * x, ""),
     "jvp inside": (lambda x: torch.func.jvp(torch.sin, (x,), (x,))[1], lambda x: x.cos() * x, ""),
+    "jvp inside, of what it holds": (
+        lambda x: torch.func.jvp(lambda y: y.sin() * x, (torch.ones(3, 4, dtype=F64),), (torch.ones(3, 4, dtype=F64),))[
+            1
+        ],
+        lambda x: math.cos(1) * x,
+        "",
+    ),
+    "with_graph inside, of what it holds": (
+        lambda x: one.with_graph(lambda y: y.sin() * x, (torch.ones(3, 4, dtype=F64),), (torch.ones(3, 4, dtype=F64),))[
+            1
+        ],
+        lambda x: math.cos(1) * x,
+        "",
+    ),
     "autograd inside": (energy_gradient, lambda x: (2 * x).sin(), ""),
     "a deep copy": (lambda x: copy.deepcopy(x).sin(), torch.sin, ""),
     "a pickle": (lambda x: pickle.loads(pickle.dumps(x)).sin(), torch.sin, ""),

@@ -40,7 +40,7 @@ from onestep_core.flow.derivatives.tangents.refusals import (
     name_of,
 )
 from onestep_core.flow.derivatives.tangents.rules import FUNCTIONS, Rule, real
-from onestep_core.flow.derivatives.tangents.runs import Run, move, runs, settled
+from onestep_core.flow.derivatives.tangents.runs import Run, move, refused, runs, settled
 
 _OTHER = object()
 
@@ -70,6 +70,10 @@ class Dual(Tensor):
         """Run a function on the values, and move the tangents."""
         active = runs()
         if active:
+            if torch._C._functorch.peek_interpreter_stack() is not None:
+                raise refused(
+                    name_of(func), "a torch.func transform inside of the function holds a value with a tangent"
+                )
             run = active[-1]
             rule = FUNCTIONS.get(func)
             if rule is not None and not run.written:
@@ -129,12 +133,9 @@ class Dual(Tensor):
         cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Refuse what goes past ``__torch_function__``: its gradient and tangent would be lost."""
-        refusal = UnsupportedDerivative(
+        raise refused(
             str(func), "a kernel or a transform from outside of torch's functions reads a value with a tangent"
         )
-        for run in runs():
-            run.refusal = refusal
-        raise refusal
 
 
 class Watch(TorchFunctionMode):

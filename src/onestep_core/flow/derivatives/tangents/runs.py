@@ -213,3 +213,11 @@ _THREADS = _Threads()
 def runs() -> list[Run]:
     """The derivatives under way in this thread, the innermost last."""
     return _THREADS.runs
+
+
+def refused(operation: str, reason: str) -> UnsupportedDerivative:
+    """The error to raise, which is raised again at the end if the network catches it."""
+    refusal = UnsupportedDerivative(operation, reason)
+    for run in runs():
+        run.refusal = refusal
+    return refusal
