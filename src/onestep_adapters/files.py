@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from onestep_core.errors import OneStepError
+from onestep_core.errors import ConfigError, OneStepError
 
 try:
     import fcntl
@@ -59,7 +59,7 @@ def one_writer(file: str | os.PathLike[str]) -> Iterator[None]:
         ...
         onestep_adapters.files.LockedError: process ... writes there already...
     """
-    file = Path(file)
+    file = require_path("file", file)
     # A link is not followed: what it points to would be overwritten.
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(file, flags, 0o644)
@@ -137,6 +137,23 @@ def errors_name(file: Path) -> Iterator[None]:
         raise
 
 
+def require_path(name: str, value: str | os.PathLike[str]) -> Path:
+    """``value`` as a path.
+
+    Raises:
+        ConfigError: if it is no path.
+
+    Example:
+        >>> require_path("folder", None)
+        Traceback (most recent call last):
+        ...
+        onestep_core.errors.ConfigError: folder = None: expected a path, a str or a pathlib.Path
+    """
+    if not isinstance(value, str | os.PathLike) or "\0" in str(value):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"{name} = {value!r}: expected a path, a str or a pathlib.Path")
+    return Path(value)
+
+
 def partial_name(file: Path) -> Path:
     """An unpredictable name beside ``file`` for what is not whole yet."""
     return file.with_name(f"{file.name}.{secrets.token_hex(8)}.partial")
@@ -148,7 +165,7 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
     Raises:
         OSError: if it cannot be created; it names the folder.
     """
-    folder = Path(folder)
+    folder = require_path("folder", folder)
     with errors_name(folder):
         if folder.is_file():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
@@ -198,7 +215,7 @@ def write_whole(file: str | os.PathLike[str], data: bytes | str, *, partial: Pat
         ...     (Path(folder) / "a").read_bytes(), len(list(Path(folder).iterdir()))
         (b'whole', 1)
     """
-    file = Path(file)
+    file = require_path("file", file)
     partial = partial_name(file) if partial is None else partial
     # O_EXCL: the file is new, so nothing that exists is overwritten and no link is followed.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)

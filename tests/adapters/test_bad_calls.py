@@ -15,9 +15,21 @@ from onestep_adapters.devices import choose_device
 from onestep_adapters.evaluation import evaluate_runs
 from onestep_adapters.methods import Drifting, MeanFlow, Network, Training, exact_teacher
 from onestep_adapters.networks import as_average_velocity, as_flow_map, as_one_step, as_velocity
-from onestep_adapters.runs import start_run
+from onestep_adapters.runs import open_run, resume_or_start, start_run
 from onestep_adapters.samplers import consistency_multistep, standard_normal
-from onestep_adapters.training import Turn, new_state, not_trained, side_by_side, train, trained_jointly, update_ema
+from onestep_adapters.training import (
+    Turn,
+    latest_checkpoint,
+    load_checkpoint,
+    new_state,
+    not_trained,
+    read_run,
+    save_checkpoint,
+    side_by_side,
+    train,
+    trained_jointly,
+    update_ema,
+)
 from onestep_core import Linear
 from onestep_core.errors import ConfigError
 
@@ -169,6 +181,23 @@ CALLS = {
 def test_a_bad_call_says_what_came(call, message):
     with pytest.raises(ConfigError, match=message):
         call()
+
+
+FOLDERS = {
+    "open_run": open_run,
+    "resume_or_start": lambda folder: resume_or_start(folder, "drifting", DATA, Drifting(), resume=False),
+    "read_run": read_run,
+    "latest_checkpoint": latest_checkpoint,
+    "save_checkpoint": lambda folder: save_checkpoint(folder, new_state("demo", nn.Linear(2, 2))),
+    "load_checkpoint": lambda folder: load_checkpoint(folder, new_state("demo", nn.Linear(2, 2))),
+}
+
+
+@pytest.mark.parametrize("folder", [3, b"run", "a\0b", ["run"]], ids=repr)
+@pytest.mark.parametrize("call", FOLDERS.values(), ids=FOLDERS)
+def test_a_folder_is_a_path(call, folder):
+    with pytest.raises(ConfigError, match=r"folder = .*: expected a path, a str or a pathlib\.Path"):
+        call(folder)
 
 
 @pytest.mark.parametrize("path", [None, "linear"])

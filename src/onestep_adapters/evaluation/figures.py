@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onestep_adapters.files import write_whole
+from onestep_adapters.files import require_path, write_whole
 from onestep_core.errors import ConfigError, MissingExtraError
 
 try:
@@ -47,7 +47,7 @@ def write_figure(figure: Figure, file: str | os.PathLike[str]) -> Path:
     Raises:
         ConfigError: for another suffix.
     """
-    file, content = Path(file), io.BytesIO()
+    file, content = require_path("file", file), io.BytesIO()
     kind, known = file.suffix.removeprefix(".").lower() or "png", figure.canvas.get_supported_filetypes()
     if kind not in known:
         raise ConfigError(f"{file} as a picture: expected a name that ends with .{', .'.join(sorted(known))}")

@@ -25,7 +25,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from onestep_adapters.files import errors_name, make_folder, partial_name, write_whole
+from onestep_adapters.files import errors_name, make_folder, partial_name, require_path, write_whole
 from onestep_adapters.training.base import Hashes, tensor_hash, unchanged
 from onestep_adapters.training.ema import unwrapped
 from onestep_adapters.training.folder import (
@@ -200,7 +200,7 @@ def load_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> Tra
         ...     load_checkpoint(folder, new_state("demo", nn.Linear(2, 2))).step
         0
     """
-    folder = Path(folder)
+    folder = require_path("folder", folder)
 
     def read() -> tuple[Path, dict[str, Any], list[dict[str, Any]], dict[str, Tensor]]:
         file, description = read_description(folder)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from onestep_adapters.files import require_path
 from onestep_adapters.training.state import TrainingState
 from onestep_core.errors import OneStepError
 
@@ -68,7 +69,7 @@ def read_run(folder: str | os.PathLike[str]) -> SavedRun:
         ...     read_run(folder)
         SavedRun(method='demo', step=0, config={'width': 2}, history=[])
     """
-    folder = Path(folder)
+    folder = require_path("folder", folder)
 
     def read() -> SavedRun:
         _, description = read_description(folder)
@@ -124,8 +125,9 @@ def latest_checkpoint(folder: str | os.PathLike[str]) -> Path | None:
         >>> latest_checkpoint("/nowhere") is None
         True
     """
-    pointer = read_pointer(Path(folder))
-    return None if pointer is None else Path(folder) / pointer["checkpoint"]
+    folder = require_path("folder", folder)
+    pointer = read_pointer(folder)
+    return None if pointer is None else folder / pointer["checkpoint"]
 
 
 def read_pointer(folder: Path) -> dict[str, Any] | None:
@@ -170,7 +172,7 @@ def check_folder(folder: str | os.PathLike[str], state: TrainingState) -> None:
     """
     if latest_checkpoint(folder) is None:
         return
-    file, description = read_description(Path(folder))
+    file, description = read_description(require_path("folder", folder))
     check_same_run(file, description, state)
     if description["step"] > state.step:
         raise CheckpointError(

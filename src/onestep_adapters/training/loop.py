@@ -19,14 +19,13 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import attrs
 from torch import nn
 from torch.optim import Optimizer
 
-from onestep_adapters.files import make_folder, one_writer
+from onestep_adapters.files import make_folder, one_writer, require_path
 from onestep_adapters.training.checkpoint import save_checkpoint
 from onestep_adapters.training.descent import Descent, LossStep, descend
 from onestep_adapters.training.ema import update_ema
@@ -231,7 +230,7 @@ def writing_into(folder: str | os.PathLike[str], state: TrainingState) -> Iterat
         ...     [file.name for file in Path(folder).iterdir()]
         ['.lock']
     """
-    lock = Path(folder) / LOCK
+    lock = require_path("folder", folder) / LOCK
     if not lock.exists():
         # Nothing is written into a folder that holds something else.
         check_folder(folder, state)

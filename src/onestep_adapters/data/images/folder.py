@@ -27,6 +27,7 @@ from onestep_adapters.data.images.source import (
     natural_of,
     stem_of,
 )
+from onestep_adapters.files import require_path
 from onestep_adapters.tracking import Track
 from onestep_core.errors import ConfigError
 
@@ -64,7 +65,7 @@ class FolderSource(Source):
     """
 
     def __init__(self, folder: str | os.PathLike[str], options: ImageOptions) -> None:
-        self.folder = Path(folder).expanduser().resolve()
+        self.folder = require_path("folder", folder).expanduser().resolve()
         if not self.folder.is_dir():
             found = "is a file" if self.folder.exists() else "does not exist"
             raise ConfigError(f"{self.folder} {found}: expected a folder of images, folder:PATH")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from onestep_adapters.data.images.building import built_once
+from onestep_adapters.files import require_path
 from onestep_adapters.tracking import Track, untracked
 from onestep_core.protocols import Features
 
@@ -88,7 +89,7 @@ def cached_features(
     Raises:
         OneStepError: if the folder cannot be written.
     """
-    place = Path(folder)
+    place = require_path("folder", folder)
 
     def build(partial: Path) -> dict[str, Any]:
         shapes: dict[str, list[int]] = {}
