@@ -113,7 +113,7 @@ class Network:
                 "pretrained and --pretrained FOLDER, or neither"
             )
         if self.backbone == "pretrained":
-            return pretrained_network(self.pretrained, data, times)
+            return pretrained_network(self.pretrained, data, times, generator)
         make = {
             "mlp": partial(MLP, fourier=self.fourier),
             "conv": partial(ConvNet, condition=self.condition),
@@ -132,8 +132,14 @@ class Network:
         )
 
 
-def pretrained_network(folder: str, data: Dataset, times: int) -> nn.Module:
+def pretrained_network(folder: str, data: Dataset, times: int, generator: torch.Generator | None = None) -> nn.Module:
     """The model of a pipeline of diffusers as a velocity network, checked against the data.
+
+    Args:
+        folder: of the pipeline.
+        data: gives shape and classes.
+        times: 1 or 2.
+        generator: draws the weights of the embedding of a second time.
 
     Raises:
         ConfigError: if the folder is no such pipeline, or its model has other samples or classes than the data.
@@ -146,7 +152,9 @@ def pretrained_network(folder: str, data: Dataset, times: int) -> nn.Module:
             f"the pipeline in {folder} has a model with a time, and this method's generator takes none: choose a "
             "method that learns from a teacher"
         )
-    network = load_velocity(folder, times=times)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0 if generator is None else int(torch.randint(2**31, (), generator=generator)))
+        network = load_velocity(folder, times=times)
     if network.sample_shape != tuple(data.shape) or network.classes != data.classes:
         raise ConfigError(
             f"the pipeline in {folder} makes samples of {network.sample_shape} with {network.classes or 'no'} classes; "
