@@ -26,7 +26,7 @@ def choose_device(name: str = "auto") -> torch.device:
         torch.Generator(device=device)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].partition(". ")[0]
         raise ConfigError(
             f"device {name!r} cannot be used ({reason}): give --device cpu, or a device that torch finds here"
         ) from error

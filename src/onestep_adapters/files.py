@@ -1,15 +1,16 @@
 """Files that are whole or absent, and folders with one writer at a time."""
 
 import contextlib
+import errno
 import json
 import os
 import secrets
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
-from onestep_core.errors import OneStepError
+from onestep_core.errors import ConfigError, OneStepError
 
 try:
     import fcntl
@@ -18,8 +19,24 @@ except ImportError:  # Windows
     import msvcrt
 
 
+_LOOKS, _PAUSE = 20, 0.02
+"""Readings of a lock until its holder has written its name, and seconds between them."""
+
+
 class LockedError(OneStepError):
-    """Another process writes there; the message names it."""
+    """Another process writes there; the message names it.
+
+    Args:
+        holder: the process: ``"process 12 on HOST"``.
+        file: the lock.
+    """
+
+    def __init__(self, holder: str, file: str | os.PathLike[str]) -> None:
+        super().__init__(holder, file)
+        self.holder, self.file = holder, Path(file)
+
+    def __str__(self) -> str:
+        return f"{self.holder} writes there already ({self.file}): wait until it ends, or choose another folder"
 
 
 @contextlib.contextmanager
@@ -42,46 +59,138 @@ def one_writer(file: str | os.PathLike[str]) -> Iterator[None]:
         ...
         onestep_adapters.files.LockedError: process ... writes there already...
     """
-    file = Path(file)
+    file = require_path("file", file)
     # A link is not followed: what it points to would be overwritten.
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-    with os.fdopen(os.open(file, flags, 0o644), "r+") as stream:
-        if not _locked(stream):
-            raise LockedError(
-                f"{_holder(stream)} writes there already ({file}): wait until it ends, or choose another folder"
-            )
-        stream.truncate(0)
-        stream.write(json.dumps({"process": os.getpid(), "host": socket.gethostname()}))
-        stream.flush()
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(file, flags, 0o644)
+    try:
+        with errors_name(file):
+            if not _locked(descriptor):
+                raise LockedError(_holder(descriptor), file)
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, json.dumps({"process": os.getpid(), "host": socket.gethostname()}).encode())
         try:
             yield
         finally:
-            stream.truncate(0)
+            os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
 
 
-def _locked(stream: IO[str]) -> bool:
+def _locked(descriptor: int) -> bool:
     try:
         if fcntl is None:
-            msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
         else:
-            fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+            raise
         return False
     return True
 
 
-def _holder(stream: IO[str]) -> str:
-    """What the holder of a lock wrote about itself."""
+def _holder(descriptor: int) -> str:
+    """What the holder of a lock wrote about itself; it may be about to write it."""
+    for _ in range(_LOOKS):
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        try:
+            said = json.loads(os.read(descriptor, 1000))
+            process, host = int(said["process"]), str(said["host"])[:100]
+        except (ValueError, KeyError, TypeError):
+            pass
+        else:
+            # A killed process leaves its name in the file.
+            if host != socket.gethostname() or _runs(process):
+                return f"process {process} on {host}"
+        time.sleep(_PAUSE)
+    return "another process"
+
+
+def _runs(process: int) -> bool:
+    if os.name != "posix":
+        return True
     try:
-        said = json.loads(stream.read(1000))
-        return f"process {int(said['process'])} on {str(said['host'])[:100]}"
-    except (ValueError, KeyError, TypeError):
-        return "another process"
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def errors_name(file: Path) -> Iterator[None]:
+    """Inside, an error of the operating system names ``file``: a full disk is reported without a name.
+
+    Example:
+        >>> with errors_name(Path("report.md")):
+        ...     raise OSError(28, "No space left on device")
+        Traceback (most recent call last):
+        ...
+        OSError: [Errno 28] No space left on device: 'report.md'
+    """
+    try:
+        yield
+    except OSError as error:
+        error.filename = os.fspath(file)
+        raise
+
+
+def require_path(name: str, value: str | os.PathLike[str]) -> Path:
+    """``value`` as a path.
+
+    Raises:
+        ConfigError: if it is no path.
+
+    Example:
+        >>> require_path("folder", None)
+        Traceback (most recent call last):
+        ...
+        onestep_core.errors.ConfigError: folder = None: expected a path, a str or a pathlib.Path
+    """
+    if not isinstance(value, str | os.PathLike) or "\0" in str(value):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"{name} = {value!r}: expected a path, a str or a pathlib.Path")
+    return Path(value)
 
 
 def partial_name(file: Path) -> Path:
     """An unpredictable name beside ``file`` for what is not whole yet."""
     return file.with_name(f"{file.name}.{secrets.token_hex(8)}.partial")
+
+
+def make_folder(folder: str | os.PathLike[str]) -> Path:
+    """The folder, created with its parents if it does not exist.
+
+    Raises:
+        OSError: if it cannot be created; it names the folder.
+    """
+    folder = require_path("folder", folder)
+    with errors_name(folder):
+        if folder.is_file():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def require_writable(folder: str | os.PathLike[str]) -> None:
+    """Create a folder if it does not exist, and find out whether files can be written there: before a long computation.
+
+    Raises:
+        OSError: if not; it names the folder.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as home:
+        ...     require_writable(Path(home) / "new")
+        ...     [file.name for file in Path(home).rglob("*")]
+        ['new']
+    """
+    folder = make_folder(folder)
+    with errors_name(folder):
+        trial = partial_name(folder / "trial")
+        write_whole(trial, b"trial")
+        trial.unlink()
 
 
 def write_whole(file: str | os.PathLike[str], data: bytes | str, *, partial: Path | None = None) -> None:
@@ -106,20 +215,22 @@ def write_whole(file: str | os.PathLike[str], data: bytes | str, *, partial: Pat
         ...     (Path(folder) / "a").read_bytes(), len(list(Path(folder).iterdir()))
         (b'whole', 1)
     """
-    file = Path(file)
+    file = require_path("file", file)
     partial = partial_name(file) if partial is None else partial
     # O_EXCL: the file is new, so nothing that exists is overwritten and no link is followed.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(partial, flags, 0o644)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data.encode() if isinstance(data, str) else data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, file)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with errors_name(file):
+        descriptor = os.open(partial, flags, 0o644)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(data.encode() if isinstance(data, str) else data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(partial, file)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise
     if os.name == "posix":
         directory = os.open(file.parent, os.O_RDONLY)
         try:

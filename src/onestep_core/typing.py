@@ -10,7 +10,8 @@ stays cheap.
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeAlias, TypeVar, cast, get_args
+from types import UnionType
+from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar, Union, cast, get_args, get_origin
 
 import jaxtyping
 import torch
@@ -19,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
+from onestep_core.validators import require_call
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -48,9 +50,13 @@ def typed(function: Callable[_P, _R]) -> Callable[_P, _R]:
     While compiling, only the shapes of arguments that are a :data:`Sample`, :data:`Time` or :data:`PerSample` are
     compared, so that nothing broadcasts there either.
 
+    An argument that is a function of another kind, such as an average velocity in place of a velocity, is named when
+    its call fails; a function that returns a function (a wrapper) names it at once.
+
     Raises:
         jaxtyping.TypeCheckError: at a call whose shapes, dtypes or types do not fit, naming the argument
             and the axes bound so far.
+        ConfigError: for a function that cannot be called with the arguments of its kind.
         NotFloatingPointError: if a time or a sample is a tensor of integers.
         ConfigError: while compiling, if shapes disagree; torch.compile reports it as its own error.
 
@@ -63,6 +69,7 @@ def typed(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """
     checked: Callable[_P, _R] | None = None
     names, kinds = _batched_arguments(function)
+    calls, wraps = _called_arguments(function)
 
     @functools.wraps(function)
     def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -74,9 +81,61 @@ def typed(function: Callable[_P, _R]) -> Callable[_P, _R]:
         if checked is None:
             decorate = cast(Any, jaxtyping).jaxtyped(typechecker=_check)
             checked = cast(Callable[_P, _R], decorate(function))
-        return checked(*args, **kwargs)
+        try:
+            answer = checked(*args, **kwargs)
+        except jaxtyping.TypeCheckError:
+            raise
+        except TypeError as error:
+            _check_calls(function, calls, dict(zip(names, args, strict=False)) | kwargs, error)
+            raise
+        if wraps:
+            _check_calls(function, calls, dict(zip(names, args, strict=False)) | kwargs, None)
+        return answer
 
     return wrapper
+
+
+class _Call(NamedTuple):
+    """How an argument is called."""
+
+    positional: tuple[str, ...]
+    keywords: tuple[str, ...]
+
+
+def _called_arguments(function: Callable[..., Any]) -> tuple[dict[str, _Call], bool]:
+    """The arguments whose annotation is the protocol of a call, and whether the result is one, too."""
+    signature = inspect.signature(function)
+    calls: dict[str, _Call] = {}
+    for name, parameter in signature.parameters.items():
+        either = get_origin(parameter.annotation) in (Union, UnionType)
+        for part in get_args(parameter.annotation) if either else (parameter.annotation,):
+            if _is_call(part):
+                own = list(inspect.signature(part.__call__).parameters.values())[1:]
+                calls[name] = _Call(
+                    tuple(p.name for p in own if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)),
+                    tuple(p.name for p in own if p.kind == p.KEYWORD_ONLY),
+                )
+    return calls, _is_call(signature.return_annotation)
+
+
+def _is_call(annotation: Any) -> bool:
+    return (
+        isinstance(annotation, type) and getattr(annotation, "_is_protocol", False) and "__call__" in vars(annotation)
+    )
+
+
+def _check_calls(
+    function: Callable[..., Any], calls: dict[str, _Call], arguments: dict[str, Any], error: TypeError | None
+) -> None:
+    """Refuse an argument that cannot be called as its protocol says."""
+    for name, call in calls.items():
+        given = arguments.get(name)
+        if given is None:
+            continue
+        try:
+            require_call(f"{name} of {function.__name__}", given, call.positional, call.keywords)
+        except ConfigError as found:
+            raise found from error
 
 
 def _batched_arguments(function: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, bool]]:

@@ -9,11 +9,14 @@ A validator that refuses a value raises :class:`~onestep_core.errors.ConfigError
 what was expected. A field that may be ``None`` takes ``attrs.validators.optional(positive)``.
 """
 
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import attrs
+import torch
 
 from onestep_core.errors import ConfigError
 
@@ -31,7 +34,7 @@ def positive(_: object, attribute: "attrs.Attribute[Any]", value: float) -> None
         ...
         onestep_core.errors.ConfigError: std = 0.0: expected a positive, finite number
     """
-    if not 0 < value < math.inf:
+    if not isinstance(value, Real) or not 0 < value < math.inf:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f"{attribute.name} = {value!r}: expected a positive, finite number")
 
 
@@ -41,7 +44,7 @@ def not_negative(_: object, attribute: "attrs.Attribute[Any]", value: float) -> 
     Raises:
         ConfigError: for any other value.
     """
-    if not 0 <= value < math.inf:
+    if not isinstance(value, Real) or not 0 <= value < math.inf:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f"{attribute.name} = {value!r}: expected zero or more, and finite")
 
 
@@ -51,7 +54,7 @@ def finite(_: object, attribute: "attrs.Attribute[Any]", value: float) -> None:
     Raises:
         ConfigError: for any other value.
     """
-    if not math.isfinite(value):
+    if not isinstance(value, Real) or not math.isfinite(value):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f"{attribute.name} = {value!r}: expected a finite number")
 
 
@@ -71,7 +74,7 @@ def share(_: object, attribute: "attrs.Attribute[Any]", value: float) -> None:
     Raises:
         ConfigError: for any other value.
     """
-    if not 0 <= value <= 1:
+    if not isinstance(value, Real) or not 0 <= value <= 1:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f"{attribute.name} = {value!r}: expected a share between 0 and 1")
 
 
@@ -81,7 +84,7 @@ def open_share(_: object, attribute: "attrs.Attribute[Any]", value: float) -> No
     Raises:
         ConfigError: for any other value.
     """
-    if not 0 < value < 1:
+    if not isinstance(value, Real) or not 0 < value < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f"{attribute.name} = {value!r}: expected a share strictly between 0 and 1")
 
 
@@ -101,10 +104,65 @@ def at_least_and_below(low: float, high: float) -> Callable[[object, "attrs.Attr
     """
 
     def check(_: object, attribute: "attrs.Attribute[Any]", value: float) -> None:
-        if not low <= value < high:
+        if not isinstance(value, Real) or not low <= value < high:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigError(f"{attribute.name} = {value!r}: expected {low} <= {attribute.name} < {high}")
 
     return check
+
+
+def require_count(name: str, value: object, *, least: int = 0) -> None:
+    """Refuse what is no whole number, or below ``least``.
+
+    Raises:
+        ConfigError: for such a value, ``True`` and ``1.0`` included.
+
+    Example:
+        >>> require_count("steps", 2.5, least=1)
+        Traceback (most recent call last):
+        ...
+        onestep_core.errors.ConfigError: steps = 2.5: expected a whole number, at least 1
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ConfigError(f"{name} = {value!r}: expected a whole number, at least {least}")
+
+
+def require_call(name: str, value: object, arguments: Sequence[str], keywords: Sequence[str] = ()) -> None:
+    """Refuse what is no function, or one that cannot be called with these arguments; its result is not looked at.
+
+    Args:
+        name: of the argument, for the message.
+        value: a function, a module, or any object that can be called.
+        arguments: names of the positional arguments.
+        keywords: names of the keyword arguments.
+
+    Raises:
+        ConfigError: with the arguments that it takes.
+
+    Example:
+        >>> require_call("velocity", lambda z, t, s: z, ("z", "t"))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        onestep_core.errors.ConfigError: velocity takes (z, t, s), and it is called with (z, t): wrap it ...
+    """
+    names = ", ".join((*arguments, *(f"{keyword}=" for keyword in keywords)))
+    if not callable(value):
+        raise ConfigError(f"{name} is a {type(value).__name__}: expected a function of ({names})")
+    if torch.compiler.is_compiling():
+        # Signatures cannot be traced.
+        return
+    inside = getattr(value, "forward", None)
+    try:
+        signature = inspect.signature(inside if callable(inside) else value)
+    except (TypeError, ValueError):
+        # Functions in C do not say what they take.
+        return
+    try:
+        signature.bind(*arguments, **dict.fromkeys(keywords))
+    except TypeError as error:
+        raise ConfigError(
+            f"{name} takes {signature}, and it is called with ({names}): wrap it in a function of these; "
+            "functools.partial binds further arguments"
+        ) from error
 
 
 def require_positive(name: str, value: float) -> None:

@@ -1,11 +1,15 @@
 """Files that are whole or absent."""
 
+import contextlib
+import multiprocessing
 import os
+import pickle
 import stat
+import time
 
 import pytest
 
-from onestep_adapters.files import write_whole
+from onestep_adapters.files import LockedError, one_writer, write_whole
 
 
 class Crash(BaseException):
@@ -36,6 +40,84 @@ def test_a_failure_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypat
             write_whole(file, "new")
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def _hold(file, inside):
+    with one_writer(file):
+        inside.set()
+        time.sleep(60)
+
+
+@contextlib.contextmanager
+def held(file):
+    """Another process that holds a lock; killed at the end."""
+    context = multiprocessing.get_context("fork")
+    inside = context.Event()
+    process = context.Process(target=_hold, args=(file, inside), daemon=True)
+    process.start()
+    assert inside.wait(60)
+    try:
+        yield process.pid
+    finally:
+        process.kill()
+        process.join()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="fork")
+def test_the_holder_of_a_lock_is_named_also_after_a_killed_one(tmp_path):
+    file, known = tmp_path / ".lock", []
+    for _ in range(2):
+        with held(file) as pid:
+            with pytest.raises(
+                LockedError, match=rf"^process {pid} on .* writes there already \(.*\.lock\): wait"
+            ) as caught:
+                one_writer(file).__enter__()
+            known.append(caught.value.holder)
+    assert known[0] != known[1]
+    killed = file.read_text()
+    assert killed
+    with one_writer(file):
+        # The new holder has not written its name yet: the killed one is not named in its place.
+        file.write_text(killed)
+        with pytest.raises(LockedError, match=r"^another process writes there"):
+            one_writer(file).__enter__()
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.holder) == (str(caught.value), caught.value.holder)
+
+
+def test_a_lock_on_a_full_disk_names_the_file(tmp_path):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large") as caught:
+            one_writer(tmp_path / ".lock").__enter__()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.filename == str(tmp_path / ".lock")
+    with one_writer(tmp_path / ".lock"):
+        pass
+
+
+def test_an_error_names_the_file_that_was_asked_for(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError) as caught:
+        write_whole(tmp_path / "file" / "report.md", "new")
+    assert caught.value.filename == str(tmp_path / "file" / "report.md")
+
+
+def test_a_disk_that_is_full_halfway_leaves_the_old_file(tmp_path):
+    resource = pytest.importorskip("resource")
+    write_whole(tmp_path / "a", "old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"too large.*/a'") as caught:
+            write_whole(tmp_path / "a", bytes(2000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.filename == str(tmp_path / "a")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a", "old")]
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])

@@ -9,7 +9,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from onestep_adapters.backbones import MLP
 from onestep_adapters.data import open_dataset
-from onestep_adapters.methods import METHODS, Drifting, MomentMatching, Network
+from onestep_adapters.methods import METHODS, Drifting, MomentMatching, Network, Progressive
 from onestep_adapters.runs import start_run
 
 NETWORK = Network("mlp", width=8, depth=1)
@@ -36,6 +36,8 @@ def small(options, steps=3, batch=20, **changes):
         numbers["positives"] = 8
     if isinstance(options, MomentMatching):
         numbers["group_size"] = 4
+    if isinstance(options, Progressive):
+        numbers["first_student_steps"] = 2
     if options.teacher is not None:
         taught = attrs.evolve(options.teacher.training, steps=2, batch=20)
         numbers["teacher"] = attrs.evolve(options.teacher, training=taught, network=NETWORK)

@@ -13,6 +13,7 @@ https://arxiv.org/abs/2505.13447).
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -59,6 +60,23 @@ def at_least(minimum: int, **sizes: int) -> None:
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int) or size < minimum:
             raise ConfigError(f"{name} = {size!r}: expected an integer of at least {minimum}")
+
+
+def checked_shape(shape: object, *, axes: int | None = None) -> tuple[int, ...]:
+    """The shape of one sample, as a tuple.
+
+    Raises:
+        ConfigError: for a number in place of a shape, or one of another number of axes.
+
+    Example:
+        >>> checked_shape([1, 8, 8], axes=3)
+        (1, 8, 8)
+    """
+    expected = "(channels, height, width)" if axes == 3 else "the shape of one sample, for example (2,) for 2-D points"
+    if not isinstance(shape, Sequence) or isinstance(shape, str) or len(shape) == 0 or (axes and len(shape) != axes):
+        raise ConfigError(f"shape = {shape!r}: expected {expected}")
+    at_least(1, **{f"shape[{axis}]": size for axis, size in enumerate(shape)})
+    return tuple(shape)
 
 
 class Conditioning(nn.Module):
@@ -123,7 +141,8 @@ class Conditioning(nn.Module):
             label: classes, ``[batch]``; the value ``classes`` means "no class". ``None`` means "no class" for all.
 
         Raises:
-            ConfigError: if the number of times is wrong, or a label is given to a network without classes.
+            ConfigError: if the number of times is wrong, if a label is given to a network without classes, or, on the
+                CPU, if a label is out of range.
         """
         if len(times) != self.times:
             raise ConfigError(
@@ -145,7 +164,13 @@ class Conditioning(nn.Module):
         if self.label is not None:
             if label is None:
                 label = torch.full((z.shape[0],), self.label.num_embeddings - 1, device=z.device)
-            condition = condition + self.label(label)
+            try:
+                condition = condition + self.label(label)
+            except IndexError as error:
+                raise ConfigError(
+                    f"a label is outside of 0 to {self.classes} ({self.classes}: no class): expected the classes that "
+                    "the network was constructed with, classes="
+                ) from error
         return condition
 
 

@@ -22,9 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from onestep_adapters.backbones.conditioning import Conditioning, Labels, at_least
+from onestep_adapters.backbones.conditioning import Conditioning, Labels, at_least, checked_shape
 from onestep_adapters.backbones.mlp import check_shape
-from onestep_core.errors import ConfigError
 from onestep_core.typing import Sample, Time, typed
 
 _EPSILON = 1e-6
@@ -68,9 +67,7 @@ class ConvNet(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.shape = tuple(shape)
-        if len(self.shape) != 3:
-            raise ConfigError(f"shape = {self.shape}: expected (channels, height, width)")
+        self.shape = checked_shape(shape, axes=3)
         channels, height, columns = self.shape
         at_least(
             1, width=width, depth=depth, condition=condition, channels=channels, height=height, image_width=columns
@@ -105,8 +102,8 @@ class ConvNet(nn.Module):
         Args:
             z: states, or noise for a one-step generator, ``[batch, channels, height, width]``.
             times: ``[batch]`` each; as many as the network was constructed with.
-            label: classes, ``[batch]``; ``None`` means "no class". A label above ``classes`` raises
-                ``IndexError`` on the CPU; on other devices it is not checked.
+            label: classes, ``[batch]``; ``None`` means "no class". A label above ``classes`` is an error on the CPU; on
+                other devices it is not checked.
 
         Raises:
             ConfigError: if the sample shape or the number of times differs from the construction, or if a label is

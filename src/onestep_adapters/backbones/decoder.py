@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, silu
 
-from onestep_adapters.backbones.conditioning import Conditioning, Labels, at_least, draw_linear
+from onestep_adapters.backbones.conditioning import Conditioning, Labels, at_least, checked_shape, draw_linear
 from onestep_core.errors import ConfigError
 from onestep_core.typing import Sample, Time, typed
 
@@ -69,9 +69,7 @@ class Decoder(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.shape, self.noise = tuple(shape), noise
-        if len(self.shape) != 3:
-            raise ConfigError(f"shape = {self.shape}: expected (channels, height, width)")
+        self.shape, self.noise = checked_shape(shape, axes=3), noise
         channels, height, columns = self.shape
         at_least(1, noise=noise, width=width, depth=depth, channels=channels, height=height, image_width=columns)
         self.sizes = _sizes(height, columns)

@@ -45,6 +45,7 @@ from onestep_adapters.backbones.conditioning import (
     Conditioning,
     Labels,
     at_least,
+    checked_shape,
     draw_linear,
     sinusoids,
     zero_linear,
@@ -146,9 +147,7 @@ class DiT(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.shape = tuple(shape)
-        if len(self.shape) != 3:
-            raise ConfigError(f"shape = {self.shape}: expected (channels, height, width)")
+        self.shape = checked_shape(shape, axes=3)
         at_least(1, depth=depth, heads=heads, patch=patch, channels=shape[0], height=shape[1], image_width=shape[2])
         at_least(4, width=width)
         if shape[1] % patch or shape[2] % patch:
@@ -188,8 +187,8 @@ class DiT(nn.Module):
         Args:
             z: states, or noise for a one-step generator, ``[batch, channels, height, width]``.
             times: ``[batch]`` each; as many as the network was constructed with.
-            label: classes, ``[batch]``; ``None`` means "no class". A label above ``classes`` raises
-                ``IndexError`` on the CPU; on other devices it is not checked.
+            label: classes, ``[batch]``; ``None`` means "no class". A label above ``classes`` is an error on the CPU; on
+                other devices it is not checked.
 
         Raises:
             ConfigError: if the sample shape or the number of times differs from the construction, or if a label is

@@ -23,7 +23,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm, silu
 
-from onestep_adapters.backbones.conditioning import Conditioning, Labels, at_least, draw_linear, zero_linear
+from onestep_adapters.backbones.conditioning import (
+    Conditioning,
+    Labels,
+    at_least,
+    checked_shape,
+    draw_linear,
+    zero_linear,
+)
 from onestep_core.errors import ConfigError
 from onestep_core.precision import full, no_autocast
 from onestep_core.typing import Sample, Time, typed
@@ -70,10 +77,8 @@ class MLP(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.shape = tuple(shape)
-        if not self.shape:
-            raise ConfigError("shape = (): expected the shape of one sample, for example (2,) for 2-D points")
-        at_least(1, depth=depth, **{f"shape[{axis}]": size for axis, size in enumerate(self.shape)})
+        self.shape = checked_shape(shape)
+        at_least(1, depth=depth)
         at_least(0, fourier=fourier)
         if not (isinstance(fourier_std, int | float) and 0 < fourier_std < math.inf):
             raise ConfigError(f"fourier_std = {fourier_std!r}: expected a positive, finite number")
@@ -105,8 +110,8 @@ class MLP(nn.Module):
         Args:
             z: states, or noise for a one-step generator, ``[batch, *shape]``.
             times: ``[batch]`` each; as many as the network was constructed with.
-            label: classes, ``[batch]``; ``None`` means "no class". A label above ``classes`` raises
-                ``IndexError`` on the CPU; on other devices it is not checked.
+            label: classes, ``[batch]``; ``None`` means "no class". A label above ``classes`` is an error on the CPU; on
+                other devices it is not checked.
 
         Raises:
             ConfigError: if the sample shape or the number of times differs from the construction, or if a label is

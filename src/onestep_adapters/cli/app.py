@@ -6,7 +6,7 @@ import warnings
 from typing import Any
 
 from onestep_adapters.cli import data, demo, distill, evaluate, export, sample, train
-from onestep_adapters.cli.terminal import fail, filled, listed
+from onestep_adapters.cli.terminal import fail, filled, listed, no_memory, reason
 from onestep_adapters.methods import ENCODERS, METHODS
 from onestep_adapters.names import choose
 from onestep_core.errors import OneStepError
@@ -97,6 +97,11 @@ def run(words: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        return fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", status=1)
+        return fail(reason(error), status=1)
+    except (MemoryError, RuntimeError) as error:
+        told = no_memory(error)
+        if told is None:
+            raise
+        return fail(told, status=1)
     except KeyboardInterrupt:
         return fail(f"interrupted; {_GOES_ON.get(words[0], 'the same command starts anew')}", status=130)

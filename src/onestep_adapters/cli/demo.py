@@ -10,6 +10,7 @@ from onestep_adapters.cli.parsing import options
 from onestep_adapters.cli.progress import progress_of_many, track
 from onestep_adapters.cli.terminal import say_all, use_threads
 from onestep_adapters.devices import choose_device
+from onestep_adapters.files import require_writable
 from onestep_core.validators import count, positive
 
 
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     # Digits and pictures are extras: the other commands work without them.
     from onestep_adapters.evaluation.demo import Demo
 
+    require_writable(chosen.folder)
     demo = Demo(chosen.folder, chosen.steps, choose_device(chosen.device))
     steps = {name: (run.state.step, run.options.training.steps) for name, run in demo.runs.items() if not run.finished}
     if ahead := demo.ahead():

@@ -15,6 +15,7 @@ from onestep_adapters.devices import choose_device
 from onestep_adapters.evaluation import evaluate_runs, label_of, labelled, summary, write_report
 from onestep_adapters.evaluation.encoders import encoder_summary, evaluate_encoders, write_encoder_report
 from onestep_adapters.evaluation.rows import counted
+from onestep_adapters.files import require_writable
 from onestep_adapters.runs import Run, open_run
 from onestep_core.errors import ConfigError, MissingExtraError
 from onestep_core.validators import count, positive
@@ -61,8 +62,9 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError("no run is given: expected onestep evaluate RUN [RUN ...], with folders of trained runs")
     use_threads()
     device = choose_device(chosen.device)
-    runs = [open_run(folder, data=chosen.data, device=device, track=track) for folder in chosen.runs]
     target = chosen.runs[0] if chosen.folder is None else chosen.folder
+    runs = [open_run(folder, data=chosen.data, device=device, track=track) for folder in chosen.runs]
+    require_writable(target)
     encoders = [run for run in runs if not run.options.generates]
     if encoders:
         return _encoders(chosen, runs, encoders, target)

@@ -1,18 +1,23 @@
 """Options of the command line from attrs classes, by tyro. The docstring under a field is its help."""
 
 import ast
+import contextlib
 import inspect
+import io
+import os
+import re
 import textwrap
-from collections.abc import Sequence
-from functools import cache
-from itertools import pairwise
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import cache, partial
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import attrs
 
 from onestep_adapters.cli.terminal import filled
-from onestep_core.errors import MissingExtraError
+from onestep_core.errors import ConfigError, MissingExtraError
 
 try:
     import tyro
@@ -27,12 +32,90 @@ def options(kind: type[T] | Any, arguments: Sequence[str], *, prog: str, descrip
     """Options of an attrs class from the command line; ``--help`` prints them and exits.
 
     Nested options have short names, ``--steps``. Those of a teacher have long ones, ``--teacher.training.steps``.
+
+    Raises:
+        ConfigError: for an unknown option or a value that does not fit, in one line.
     """
+    _refuse_empty(kind, arguments)
     extra: dict[str, Any] = {} if default is None else {"default": _as_shown(default)}
     # tyro keeps line breaks in a description only before an indented line.
-    told = filled(description, "    ", first="")
-    found = tyro.cli(_shown(kind), args=list(arguments), prog=prog, description=told, **extra)
+    about = filled(description, "    ", first="")
+    parse = partial(tyro.cli, _shown(kind), args=list(arguments), prog=prog, description=about, **extra)
+    if {"-h", "--help"} & set(arguments):
+        return _as_given(parse(), kind)
+    told = io.StringIO()
+    try:
+        with _wide(), contextlib.redirect_stderr(told), warnings.catch_warnings():
+            # tyro warns of its own defaults while it looks for options that are similar to a wrong one.
+            warnings.simplefilter("ignore")
+            found = parse()
+    except SystemExit as ended:
+        if not ended.code:
+            raise
+        raise ConfigError(f"{_in_one_line(told.getvalue())} (see {prog} --help)") from None
     return _as_given(found, kind)
+
+
+def _refuse_empty(kind: type, arguments: Sequence[str]) -> None:
+    """Refuse an empty word, unless it is the value of an option of words: as a path it would be the current folder."""
+    for before, word in pairwise(["", *arguments]):
+        option, equals, value = word.partition("=")
+        if word == "" and before.startswith("--"):
+            option = before
+        elif not (word == "" or (option.startswith("--") and equals and value == "")):
+            continue
+        if not option or _kind_of(kind, option) is not str:
+            raise ConfigError(f"{option or 'an argument'} is empty: give a value, or leave it out")
+
+
+def _kind_of(kind: type, option: str) -> Any:
+    """The type of an option such as ``--teacher.training.steps`` or ``--steps``; ``None`` for an unknown one."""
+    hints, name = get_type_hints(kind), option.rpartition(".")[2].lstrip("-").replace("-", "_")
+    nested = [inner for hint in hints.values() if (inner := _nested(hint)) is not None]
+    return hints.get(name) or next((found for inner in nested if (found := _kind_of(inner, option))), None)
+
+
+@contextlib.contextmanager
+def _wide() -> Iterator[None]:
+    """Inside, the terminal is so wide that no message is broken into lines."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "9999"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = before
+
+
+def _in_one_line(told: str) -> str:
+    """What tyro printed as a box, in one line: the error, and options with similar names."""
+    rows = [row.strip(" │") for row in told.splitlines() if not row.startswith(("╭", "╰"))]
+    sections = [list(rows) for ruler, rows in groupby(rows, _is_ruler) if not ruler]
+    if "╭" not in told:
+        # Without box characters, the title is a section.
+        del sections[:1]
+    if not sections:
+        return " ".join(told.split())
+    error = " ".join(" ".join(sections[0]).split()).rstrip(".")
+    if refused := re.match(r"Error parsing (\S+): (.*)", error):
+        option, reason = refused.groups()
+        # tyro says which function failed; the values and what the option takes are more useful.
+        takes = next((rows[1] for rows in sections if rows[0].startswith("Argument helptext")), "").partition(" ")[2]
+        values = re.findall(r"'([^']*)'", reason.partition(". Got errors")[0])
+        error = f"{option} {' '.join(values)}: expected {_KINDS.get(takes, takes)}" if takes else reason
+    similar = [
+        row.split()[0] for above, row in pairwise(rows) if re.match("Arguments similar|Perhaps you meant", above)
+    ]
+    return f"{error}; did you mean {' or '.join(similar)}?" if similar else error
+
+
+_KINDS = {"INT": "a whole number", "FLOAT": "a number", "{None}|FLOAT": "a number"}
+
+
+def _is_ruler(row: str) -> bool:
+    return len(row) > 1 and set(row) <= {"─", "-"}
 
 
 @cache

@@ -10,6 +10,7 @@ from onestep_adapters.cli.progress import track
 from onestep_adapters.cli.terminal import say, use_threads
 from onestep_adapters.devices import choose_device
 from onestep_adapters.evaluation import write_samples
+from onestep_adapters.files import require_writable
 from onestep_adapters.runs import open_run
 from onestep_core.errors import ConfigError, MissingExtraError
 from onestep_core.validators import count as valid_count
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     if chosen.alpha is not None:
         run = run.guided(chosen.alpha)
     stem = chosen.run / "samples" if chosen.out is None else _stem(chosen.out)
+    require_writable(stem.parent)
     drawn = write_samples(run, stem, count=chosen.count, seed=chosen.seed, track=track)
     each = run.options.evaluations
     say(f"{chosen.count} samples, {each} network evaluation{'s' * (each > 1)} per sample: {drawn.file}")
@@ -67,6 +69,8 @@ def main(arguments: Sequence[str]) -> int:
 def _stem(out: Path) -> Path:
     """The path without .npz or .png, which are added."""
     stem = out.with_suffix("") if out.suffix in (".npz", ".png") else out
-    if stem.name in ("", ".."):
+    if stem.name in ("", "..", ".npz", ".png"):
         raise ConfigError(f"--out {out}: expected the name of a file")
+    if out.is_dir():
+        raise ConfigError(f"--out {out} is a folder: give the name of a file in it, such as {out / 'samples'}")
     return stem

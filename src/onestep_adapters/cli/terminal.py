@@ -1,6 +1,7 @@
 """What the commands share: messages and threads."""
 
 import os
+import re
 import shutil
 import textwrap
 from collections.abc import Iterable
@@ -23,6 +24,27 @@ def fail(message: str, status: int = 2) -> int:
     line = Text.assemble(("onestep:", "bold red"), f" {message}")
     Console(stderr=True, highlight=False, soft_wrap=True).print(line)
     return status
+
+
+def reason(error: OSError) -> str:
+    """What the operating system said, and the file, in one line."""
+    return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+
+
+def no_memory(error: Exception) -> str | None:
+    """One line for an error of the memory; ``None`` for another error."""
+    told = str(error)
+    if not isinstance(error, MemoryError) and not _NO_MEMORY.search(told):
+        return None
+    size = re.search(r"allocate ([\d.]+ \w+)", told)
+    asked = f" ({size[1]} asked for)" if size else ""
+    return f"there is not enough memory{asked}: lower what makes it large, such as --count, --batch, --width or --size"
+
+
+_NO_MEMORY = re.compile(
+    "can't allocate memory|out of memory|not enough memory|size calculation overflowed|Overflow when unpacking"
+)
+"""What torch says; on a CPU it is a ``RuntimeError`` like any other."""
 
 
 def say(message: str) -> None:

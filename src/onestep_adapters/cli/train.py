@@ -10,7 +10,7 @@ from onestep_adapters.cli.interrupts import Stopped, until_interrupted
 from onestep_adapters.cli.parsing import options
 from onestep_adapters.cli.pictures import show_encoder
 from onestep_adapters.cli.progress import progress, track
-from onestep_adapters.cli.terminal import fail, filled, listed, say, say_all, use_threads
+from onestep_adapters.cli.terminal import fail, filled, listed, reason, say, say_all, use_threads
 from onestep_adapters.data import DEFAULT_DATASET, Dataset, open_dataset
 from onestep_adapters.data.images.opening import is_place
 from onestep_adapters.devices import choose_device
@@ -19,8 +19,8 @@ from onestep_adapters.methods.teacher import EXACT
 from onestep_adapters.names import choose
 from onestep_adapters.runs import Run, options_of_run, resume_or_start
 from onestep_adapters.runs.datasets import data_of_run
-from onestep_adapters.training import latest_checkpoint, read_config, save_checkpoint
-from onestep_core.errors import ConfigError
+from onestep_adapters.training import latest_checkpoint, read_config, read_run, save_checkpoint, writing_into
+from onestep_core.errors import ConfigError, OneStepError
 
 
 def help_text() -> str:
@@ -170,6 +170,15 @@ def _kept(folder: Path, run: Run, then: str) -> int:
     return fail(f"interrupted; {folder} keeps {run.state.step} of {total} updates, {then}", status=130)
 
 
+def _still_there(folder: Path, total: int) -> str:
+    """What an error of the disk left in the folder; nothing where there is no checkpoint."""
+    try:
+        step = read_run(folder).step
+    except (OneStepError, OSError):
+        return ""
+    return f"; {folder} keeps {step} of {total} updates, --resume continues from there"
+
+
 def run_to_end(run: Run, folder: Path) -> int | None:
     """Train a run to its last update, its teacher first, and show the progress; the exit status if it was stopped."""
     total = run.options.training.steps
@@ -178,6 +187,9 @@ def run_to_end(run: Run, folder: Path) -> int | None:
     if run.finished:
         say(f"{folder} is complete: {run.state.step} of {total} updates")
         return None
+    with writing_into(folder, run.state):
+        # What cannot be written to is found out before a teacher is trained.
+        pass
     ahead = run.ahead()
     if ahead:
         say("before the first update:" if run.state.step == 0 else "before training goes on:")
@@ -198,6 +210,8 @@ def run_to_end(run: Run, folder: Path) -> int | None:
             pass
     except Stopped:
         return _kept(folder, run, "--resume continues it")
+    except OSError as error:
+        return fail(f"{reason(error)}{_still_there(folder, total)}", status=1)
     return None
 
 

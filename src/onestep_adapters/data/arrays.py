@@ -29,9 +29,9 @@ class ArrayDataset:
         title: description for reports; the name by default.
 
     Raises:
-        ConfigError: if the numbers of samples and labels differ; if the splits differ in shape; if only some splits
-            have labels; if labels are not integers from 0; if a class has no training sample; or if a split has a class
-            that the training split lacks.
+        ConfigError: if the numbers of samples and labels differ; for NaN or infinity; if the splits differ in shape;
+            if only some splits have labels; if labels are not integers from 0; if a class has no training sample; or if
+            a split has a class that the training split lacks.
 
     Source of dequantisation: Theis et al., A note on the evaluation of generative models, section 3.1,
     https://arxiv.org/abs/1511.01844.
@@ -154,6 +154,8 @@ def _check(name: str, split: str, found: Batch, train: Batch) -> None:
             f"{where} has data of shape {tuple(data.shape)} and {data.dtype}: expected at least one sample, "
             "floating point, [n, *shape]"
         )
+    if broken := int((~data.flatten(1).isfinite()).any(1).sum()):
+        raise ConfigError(f"{broken} of {len(data)} samples of {where} hold NaN or infinity: leave them out")
     if data.shape[1:] != train.data.shape[1:]:
         raise ConfigError(
             f"{where} has samples of {tuple(data.shape[1:])}: expected {tuple(train.data.shape[1:])}, as in the "

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from onestep_adapters.data.dataset import members
 from onestep_core.errors import ConfigError
+from onestep_core.validators import require_count
 
 
 class ClassRows:
@@ -28,7 +29,13 @@ class ClassRows:
         self._counts, self._by_class = kinds.bincount(), kinds.argsort(stable=True)
 
     def drawn(self, count: int, generator: torch.Generator, *, alike: int = 1) -> Tensor:
-        """``count`` rows with replacement; each ``alike`` consecutive rows have the same class."""
+        """``count`` rows with replacement; each ``alike`` consecutive rows have the same class.
+
+        Raises:
+            ConfigError: if a number is no whole number, at least 1.
+        """
+        require_count("count", count, least=1)
+        require_count("alike", alike, least=1)
         index = torch.randint(self.count, (count,), generator=generator, device=generator.device)
         if alike > 1 and self.labels is not None:
             kinds = self.labels[index[::alike]].repeat_interleave(alike)[:count]
@@ -41,6 +48,7 @@ class ClassRows:
         Raises:
             ConfigError: if a class has fewer than ``each`` rows.
         """
+        require_count("each", each, least=1)
         smallest = int(self._counts.min())
         if each > smallest:
             raise ConfigError(

@@ -7,18 +7,20 @@ variance: they replace the data of the pair by the expected data given the state
 """
 
 import math
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, get_args
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from onestep_adapters.data.dataset import Batch, Dataset, members
+from onestep_adapters.names import choose
 from onestep_adapters.tracking import Track, untracked
 from onestep_core import ddim, empirical_denoiser, empirical_velocity, expand_like, velocity_from_data
 from onestep_core.errors import ConfigError
 from onestep_core.flow.paths import point_on_path
 from onestep_core.protocols import Path
+from onestep_core.validators import require_count
 
 Coupling: TypeAlias = Literal["independent", "optimal", "precomputed"]
 """How noise is assigned to data.
@@ -69,7 +71,8 @@ class Draws:
         track: shows the progress while pairs are precomputed.
 
     Raises:
-        ConfigError: if ``further`` is given with another coupling than ``independent``.
+        ConfigError: for an unknown coupling or a number out of range; if ``further`` is given with another coupling
+            than ``independent``.
         MissingExtraError: if the coupling needs scipy and scipy is not installed.
 
     Example:
@@ -88,6 +91,11 @@ class Draws:
         seed: int = 0,
         track: Track = untracked,
     ) -> None:
+        if not isinstance(data, Dataset):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"a {type(data).__name__} as data: expected a data set, such as open_dataset(name)")
+        choose(str(coupling), get_args(Coupling), "coupling")
+        require_count("further", further)
+        require_count("alike", alike, least=1)
         if further and coupling != "independent":
             raise ConfigError(
                 f"{further} further data samples with coupling = {coupling!r}: the expected data given a state can be "

@@ -75,6 +75,10 @@ def open_dataset(
         >>> open_dataset("checkerboard").shape
         (2,)
     """
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(
+            f"a {type(name).__name__} as data: expected a name, such as {DEFAULT_DATASET!r} or 'folder:PATH'"
+        )
     options = ImageOptions(size, channels, crop, flip, background, classes, labels, skip_corrupt)
     if name not in (*DATASETS, *IMAGES) and not is_place(name) and (place := place_of(name)):
         raise ConfigError(f"{name!r} is a folder or a file: to open it as data, write {place}")

@@ -9,7 +9,7 @@ generator's device, and an attribute ``modes``: the modes of a mixture of isotro
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import attrs
 import torch
@@ -17,13 +17,16 @@ from torch import Tensor
 
 from onestep_adapters.data.dataset import Batch, Kind, Modes, SplitName
 from onestep_adapters.names import choose
-from onestep_core.validators import not_negative, open_share, positive
+from onestep_core.errors import ConfigError
+from onestep_core.validators import not_negative, open_share, positive, require_count
 
 DARK_SQUARES = ((0, 0), (0, 2), (1, 1), (1, 3), (2, 0), (2, 2), (3, 1), (3, 3))
 """Column and row of the squares of the checkerboard that have probability mass."""
 
 
 def _device(generator: torch.Generator | None) -> torch.device:
+    if generator is not None and not isinstance(generator, torch.Generator):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"a {type(generator).__name__} as generator: expected torch.Generator().manual_seed(0)")
     return torch.device("cpu") if generator is None else generator.device
 
 
@@ -269,11 +272,21 @@ class ToyDataset:
         """``None``: there are no classes."""
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """``count`` new samples."""
+        """``count`` new samples.
+
+        Raises:
+            ConfigError: if ``count`` is no whole number, at least 1.
+        """
+        require_count("count", count, least=1)
         return self.distribution.sample(count, generator=generator)
 
     def split(self, name: SplitName) -> None:
-        """``None``: there is no fixed set of samples."""
+        """``None``: there is no fixed set of samples.
+
+        Raises:
+            ConfigError: if there is no split of this name.
+        """
+        choose(name, get_args(SplitName), "split")
 
     def finish(self, samples: Tensor) -> Tensor:
         """Return the samples unchanged."""

@@ -34,7 +34,8 @@ def optimal_noise(data: Tensor, noise: Tensor, labels: Tensor | None = None, *, 
         A permutation of ``noise`` along the batch, ``[batch, *shape]``.
 
     Raises:
-        ConfigError: if the two shapes differ, ``size`` is not positive, or there is not one label for each sample.
+        ConfigError: if the two shapes differ, ``size`` is not positive, there is not one label for each sample, or
+            data or noise hold NaN or infinity.
         MissingExtraError: when this module is imported without scipy.
 
     Source: Pooladian et al., Multisample Flow Matching, https://arxiv.org/abs/2304.14772; Tong et al., Improving and
@@ -53,11 +54,14 @@ def optimal_noise(data: Tensor, noise: Tensor, labels: Tensor | None = None, *, 
             f"labels of shape {tuple(labels.shape)} for {len(data)} samples: expected one class for each sample, "
             "[batch]; turn one-hot labels into classes with labels.argmax(1)"
         )
+    for name, samples in (("data", data), ("noise", noise)):
+        if not samples.isfinite().all():
+            raise ConfigError(f"{name} hold NaN or infinity: distances cannot be compared; find where they come from")
     ordered = noise.clone()
     every = torch.arange(len(data), device=data.device)
     groups = [every] if labels is None else [(labels == k).nonzero()[:, 0] for k in labels.unique()]
     for rows in (part for group in groups for part in group.split(size)):
-        cost = torch.cdist(data[rows].flatten(1).double(), noise[rows].flatten(1).double()).square()
+        cost = torch.cdist(data[rows].detach().flatten(1).double(), noise[rows].detach().flatten(1).double()).square()
         _, columns = linear_sum_assignment(cost.cpu().numpy())
         ordered[rows] = noise[rows[torch.from_numpy(columns).to(rows.device)]]
     return ordered

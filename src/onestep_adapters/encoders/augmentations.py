@@ -15,7 +15,15 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, conv2d, grid_sample, pad
 
 from onestep_core.errors import ConfigError
-from onestep_core.validators import at_least_and_below, count, not_negative, positive, share
+from onestep_core.validators import (
+    at_least_and_below,
+    count,
+    not_negative,
+    positive,
+    require_count,
+    require_share,
+    share,
+)
 
 _RATIO = 4 / 3
 
@@ -75,6 +83,7 @@ def shift(images: Tensor, *, pixels: int = 1, generator: torch.Generator) -> Ten
         torch.Size([2, 1, 8, 8])
     """
     _check(images)
+    require_count("pixels", pixels)
     n, _, height, width = images.shape
     moves = torch.randint(-pixels, pixels + 1, (2, n, 1), generator=generator, device=generator.device)
     rows = (torch.arange(height, device=images.device) + moves[0]).clamp(0, height - 1)
@@ -124,6 +133,8 @@ def blur(
         tensor([1.])
     """
     _check(images)
+    if not 0 < smallest <= largest < math.inf:
+        raise ConfigError(f"blur of {smallest} to {largest} pixels: expected 0 < smallest <= largest")
     n, channels, height, width = images.shape
     reach = min(math.ceil(2 * largest), height - 1, width - 1)
     sigma = smallest + (largest - smallest) * _uniform(images, generator)
@@ -150,6 +161,7 @@ def cutout(images: Tensor, *, side: float = 0.3, probability: float = 0.5, gener
         tensor([1.])
     """
     _check(images)
+    require_share("side", side)
     _, _, height, width = images.shape
     length = max(1, round(side * min(height, width)))
 
@@ -224,10 +236,12 @@ def _uniform(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _chosen(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    require_share("probability", probability)
     return (_uniform(images, generator) < probability)[:, None, None, None]
 
 
 def _factor(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    require_share("strength", strength)
     return (1 + strength * (2 * _uniform(images, generator) - 1)).to(images.dtype)[:, None, None, None]
 
 

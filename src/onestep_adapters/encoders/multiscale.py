@@ -156,6 +156,10 @@ def features_of(encoder: Encoder, layers: Sequence[str] = (), **options: Any) ->
         >>> features_of(encoder, patches=())(torch.zeros(2, 1, 4, 4))["0/location"].shape
         torch.Size([2, 4, 4])
     """
+    if not isinstance(encoder, Encoder):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(
+            f"a {type(encoder).__name__} as encoder: expected an Encoder; for a module there is multiscale(module, ...)"
+        )
     return multiscale(
         encoder.module,
         layers or encoder.layers,

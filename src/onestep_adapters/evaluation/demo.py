@@ -9,7 +9,7 @@ import attrs
 import torch
 
 from onestep_adapters.data import open_dataset
-from onestep_adapters.evaluation.figures import Figure, curves, save
+from onestep_adapters.evaluation.figures import Figure, curves, write_figure
 from onestep_adapters.evaluation.judges import image_classifier, image_splits
 from onestep_adapters.evaluation.measuring import evaluate_runs
 from onestep_adapters.evaluation.pictures import draw_runs
@@ -104,8 +104,8 @@ class Demo:
     def finish(self, track: Track = untracked) -> Iterator[str]:
         """Write report and pictures; yields lines to print. ``track`` shows the progress."""
         report = evaluate_runs(list(self.runs.values()), track=track)
-        save(draw_runs(self.runs, shared=True, track=track), self.folder / "samples.png")
-        save(self._curves(), self.folder / "curves.png")
+        write_figure(draw_runs(self.runs, shared=True, track=track), self.folder / "samples.png")
+        write_figure(self._curves(), self.folder / "curves.png")
         pictures = {"Samples beside real images": "samples.png", "Distance during training": "curves.png"}
         write_report(self.folder, report, pictures)
         yield from summary(report)

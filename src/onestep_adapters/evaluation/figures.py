@@ -1,10 +1,11 @@
 """Figures: real images beside generated ones, curves of training, clouds of points.
 
 Each function returns a ``matplotlib.figure.Figure`` with an Agg canvas, made without pyplot: no global state, no
-window, no change of the caller's style. ``figure.savefig("samples.png")`` writes it. Needs matplotlib, an extra.
+window, no change of the caller's style. :func:`write_figure` writes it. Needs matplotlib, an extra.
 """
 
 import io
+import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onestep_adapters.files import write_whole
+from onestep_adapters.files import require_path, write_whole
 from onestep_core.errors import ConfigError, MissingExtraError
 
 try:
@@ -34,6 +35,25 @@ _LINE = "#d9dde1"
 _DPI = 160
 _LARGEST_WIDTH = 13.0
 """Of a figure of many blocks, in inches."""
+
+
+def write_figure(figure: Figure, file: str | os.PathLike[str]) -> Path:
+    """Write a figure, whole or not at all, and return its path; a link at ``file`` is replaced, not followed.
+
+    Args:
+        figure: not changed.
+        file: its suffix gives the format, one that matplotlib writes; without a suffix ``.png``.
+
+    Raises:
+        ConfigError: for another suffix.
+    """
+    file, content = require_path("file", file), io.BytesIO()
+    kind, known = file.suffix.removeprefix(".").lower() or "png", figure.canvas.get_supported_filetypes()
+    if kind not in known:
+        raise ConfigError(f"{file} as a picture: expected a name that ends with .{', .'.join(sorted(known))}")
+    figure.savefig(content, format=kind)
+    write_whole(file, content.getvalue())
+    return file
 
 
 def image_grid(
@@ -304,22 +324,6 @@ def toy_scatter(
     _hide(grid, len(drawn))
     _title(figure, title)
     return figure
-
-
-def save(figure: Figure, file: Path) -> None:
-    """Write a figure to a file, wholly or not at all; the suffix of its name is the format.
-
-    Raises:
-        ConfigError: for a format that matplotlib does not know.
-    """
-    content, kind = io.BytesIO(), file.suffix.removeprefix(".").lower() or "png"
-    known = figure.canvas.get_supported_filetypes()
-    if kind not in known:
-        raise ConfigError(
-            f"{file}: pictures have the formats {', '.join(sorted(known))}; expected a name such as a.png"
-        )
-    figure.savefig(content, format=kind)
-    write_whole(file, content.getvalue())
 
 
 def _figure(width: float, height: float) -> Figure:

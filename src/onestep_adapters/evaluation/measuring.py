@@ -7,10 +7,12 @@ from onestep_adapters.evaluation.report import Report, make_report
 from onestep_adapters.evaluation.rows import Cost, Row, shown
 from onestep_adapters.methods import ENCODERS, METHODS, FlowMatching
 from onestep_adapters.methods.teacher import EXACT
+from onestep_adapters.names import choose
 from onestep_adapters.runs import Run
 from onestep_adapters.runs.configs import dotted
 from onestep_adapters.tracking import Track, titled, untracked
 from onestep_core.errors import ConfigError
+from onestep_core.validators import require_count
 
 
 def evaluate_runs(
@@ -35,8 +37,11 @@ def evaluate_runs(
     Raises:
         ConfigError: if the runs are of different data sets, or there is none; if ``repeats`` is below 1.
     """
-    if repeats < 1:
-        raise ConfigError(f"repeats = {repeats}: expected at least one draw of samples")
+    require_count("repeats", repeats, least=1)
+    choose(split, ("test", "validation"), "split")
+    for run in runs:
+        if not isinstance(run, Run):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"a {type(run).__name__} as run: expected one of open_run(folder) or start_run(...)")
     everything = labelled(runs, baseline)
     if not everything:
         raise ConfigError("no run to evaluate: expected at least one")

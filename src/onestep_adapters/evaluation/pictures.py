@@ -9,10 +9,11 @@ from torch import Tensor
 
 from onestep_adapters.data import Dataset, part_of
 from onestep_adapters.devices import generator_on
-from onestep_adapters.evaluation.figures import Figure, image_grid, save, toy_scatter
+from onestep_adapters.evaluation.figures import Figure, image_grid, toy_scatter, write_figure
 from onestep_adapters.evaluation.measuring import cost_of
 from onestep_adapters.evaluation.samples import Drawn
 from onestep_adapters.evaluation.watching import histories
+from onestep_adapters.files import make_folder
 from onestep_adapters.runs import Run
 from onestep_adapters.tracking import Track, untracked
 
@@ -46,9 +47,7 @@ def draw_samples(run: Run, drawn: Drawn, stem: Path) -> Path:
         )
     else:
         figure = toy_scatter(run.data.batch(3000, generator).data, {name: drawn.samples}, captions=captions)
-    picture = stem.with_name(stem.name + ".png")
-    save(figure, picture)
-    return picture
+    return write_figure(figure, stem.with_name(stem.name + ".png"))
 
 
 def draw_data(data: Dataset, file: Path, *, seed: int = 0) -> Path:
@@ -67,9 +66,8 @@ def draw_data(data: Dataset, file: Path, *, seed: int = 0) -> Path:
         most = max(rows, min(max(200, 100 * rows), _SHEET_NUMBERS // max(1, math.prod(data.shape))))
         real = part_of(data, "train", most) or data.batch(most, generator_on("cpu", seed))
         figure = image_grid(_reduced(real.data), {}, real_labels=real.labels, across=16, rows=rows, real_name=data.name)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save(figure, file)
-    return file
+    make_folder(file.parent)
+    return write_figure(figure, file)
 
 
 def _reduced(images: Tensor) -> Tensor:
@@ -87,12 +85,12 @@ def draw_report(runs: Mapping[str, Run], folder: Path, *, track: Track = untrack
 
     ``report-samples.png``, and ``report-curves.png`` if distances were measured during a training.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     figures = {"Samples beside real data": ("samples", draw_runs(runs, track=track))}
     if known := histories(runs):
         figures["Distance to validation data during training"] = ("curves", curves(known))
     for name, figure in figures.values():
-        save(figure, folder / f"report-{name}.png")
+        write_figure(figure, folder / f"report-{name}.png")
     return {caption: f"report-{name}.png" for caption, (name, _) in figures.items()}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onestep_adapters.files import write_whole
+from onestep_adapters.files import make_folder, write_whole
 from onestep_adapters.runs import Run
 from onestep_adapters.tracking import Track, untracked
 
@@ -32,7 +32,7 @@ def write_samples(run: Run, stem: Path, *, count: int, seed: int, track: Track =
     arrays: dict[str, Any] = {"samples": samples.numpy()}
     if labels is not None:
         arrays["labels"] = labels.numpy()
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(stem.parent)
     file, content = stem.with_name(stem.name + ".npz"), io.BytesIO()
     np.savez_compressed(content, **arrays)
     write_whole(file, content.getvalue())

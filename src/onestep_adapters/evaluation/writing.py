@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -12,7 +11,7 @@ from onestep_adapters.evaluation.criteria import criteria_of
 from onestep_adapters.evaluation.markdown import to_markdown
 from onestep_adapters.evaluation.report import Report
 from onestep_adapters.evaluation.rows import Comparison, Cost, References, Row, Verdict
-from onestep_adapters.files import write_whole
+from onestep_adapters.files import make_folder, write_whole
 from onestep_adapters.metrics import Estimate
 from onestep_core.errors import ConfigError
 
@@ -22,8 +21,7 @@ def write_report(folder: str | os.PathLike[str], report: Report, pictures: Mappi
 
     ``pictures`` are files in the folder by what they show, see :func:`to_markdown`.
     """
-    place, text = Path(folder), to_markdown(report, pictures)
-    place.mkdir(parents=True, exist_ok=True)
+    place, text = make_folder(folder), to_markdown(report, pictures)
     write_whole(place / "report.json", to_json(report))
     write_whole(place / "report.md", text)
     return text

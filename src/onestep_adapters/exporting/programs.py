@@ -23,7 +23,7 @@ from torch.export import Dim, ExportedProgram
 
 from onestep_adapters.exporting.errors import ExportError, Run, first_line
 from onestep_adapters.exporting.generator import Generator
-from onestep_adapters.files import write_whole
+from onestep_adapters.files import require_path, write_whole
 from onestep_core.errors import ConfigError, OneStepError
 
 FORMATS = ("torch", "onnx")
@@ -76,7 +76,7 @@ def export(
     """
     if format not in FORMATS:
         raise ConfigError(f"format = {format!r}: expected 'torch' or 'onnx'")
-    file, ending = Path(file), {"torch": ".pt2", "onnx": ".onnx"}[format]
+    file, ending = require_path("file", file), {"torch": ".pt2", "onnx": ".onnx"}[format]
     if file.suffix != ending:
         raise ConfigError(f"{file}: a file of the format {format} ends with {ending}")
     kept = {"noise": list(generator.shape), "classes": generator.classes} | (facts or {})

@@ -13,7 +13,7 @@ from onestep_adapters.names import choose
 from onestep_adapters.training import Schedule, cosine_decay
 from onestep_core import l2, mse
 from onestep_core.errors import ConfigError, MissingExtraError
-from onestep_core.validators import count, positive, share
+from onestep_core.validators import at_least_and_below, count, positive
 
 try:
     import cattrs
@@ -43,10 +43,10 @@ class Network:
     backbone: Literal["mlp", "conv", "dit", "unet", "decoder", "pretrained"] = "mlp"
     """Architecture. mlp: samples of any shape. conv, dit, unet: images only. decoder: images from a vector of noise,
     for drifting only. pretrained: the model of --pretrained, with its weights."""
-    width: int = attrs.field(default=256, validator=positive)
+    width: int = attrs.field(default=256, validator=[count, positive])
     """Hidden width: units (mlp), channels (conv; unet, decoder: at full size; unet: a multiple of 4), size of a token
     (dit; a multiple of 12)."""
-    depth: int = attrs.field(default=3, validator=positive)
+    depth: int = attrs.field(default=3, validator=[count, positive])
     """Number of residual blocks (unet, decoder: at every size)."""
     max_frequency: float = attrs.field(default=16.0, validator=positive)
     """Highest frequency of the time embedding, in radians per unit of the network's time: t from 0 to 1
@@ -60,7 +60,7 @@ class Network:
 
     patch: int = attrs.field(default=2, validator=[count, positive])
     """Side of the square patches that are the tokens, in pixels; it divides height and width (dit only)."""
-    noise_width: int = attrs.field(default=_NOISE_WIDTH, validator=positive)
+    noise_width: int = attrs.field(default=_NOISE_WIDTH, validator=[count, positive])
     """Numbers in the noise of one sample (decoder only)."""
     pretrained: str = ""
     """Folder of a pipeline of diffusers, whose model is the network, as a velocity on the linear path (pretrained only;
@@ -84,7 +84,9 @@ class Network:
                 a decoder in a method that takes no vector of noise.
         """
         if self.backbone != "mlp" and len(data.shape) != 3:
-            raise ConfigError(f"backbone {self.backbone!r} needs images, {data.name} has samples of {data.shape}: mlp")
+            raise ConfigError(
+                f"backbone {self.backbone!r} needs images, {data.name} has samples of {data.shape}: choose mlp"
+            )
         if self.fourier and self.backbone != "mlp":
             raise ConfigError(
                 f"fourier = {self.fourier} with the backbone {self.backbone!r}: only mlp has it; leave it at 0"
@@ -178,7 +180,7 @@ class Training:
     student)."""
     warmup: int = attrs.field(default=50, validator=count)
     """Updates in which the learning rate rises linearly from zero."""
-    ema: float = attrs.field(default=0.995, validator=share)
+    ema: float = attrs.field(default=0.995, validator=at_least_and_below(0.0, 1.0))
     """Decay of the moving average of the weights: 0 (no average) to below 1. About 1 / (1 - ema) updates count. The
     averaged network generates the samples."""
     clip: float = attrs.field(default=1.0, validator=positive)
@@ -195,10 +197,11 @@ class Training:
 
 
 def check_names(options: Any) -> None:
-    """Refuse a word that is no choice of its option, nested options included. The command line checks this; Python not.
+    """Refuse a word that is no choice of its option, and a value of another type, nested options included. The command
+    line checks this; Python does not.
 
     Raises:
-        ConfigError: with the nearest words.
+        ConfigError: with the nearest words, or the type.
 
     Example:
         >>> check_names(Network("mpl"))  # doctest: +ELLIPSIS
@@ -208,11 +211,16 @@ def check_names(options: Any) -> None:
     """
     hints = get_type_hints(type(options))
     for field in attrs.fields(type(options)):
-        value = getattr(options, field.name)
+        value, hint = getattr(options, field.name), hints[field.name]
         if attrs.has(type(value)):
             check_names(value)
-        elif get_origin(hints[field.name]) is Literal:
-            choose(str(value), get_args(hints[field.name]), field.name)
+        elif get_origin(hint) is Literal:
+            choose(str(value), get_args(hint), field.name)
+        elif hint in (bool, int, float, str) or attrs.has(hint):
+            try:
+                _plain(value, hint)
+            except TypeError as error:
+                raise ConfigError(f"{field.name} = {value!r}: {error}") from error
 
 
 def from_dict(kind: type[T], values: dict[str, Any]) -> T:

@@ -93,6 +93,8 @@ def exact_teacher(data: Dataset) -> Teacher:
         >>> teacher.denoiser(None)(torch.zeros(1, 2), torch.ones(1))
         tensor([[0.6000, 0.0000]])
     """
+    if not isinstance(data, Dataset):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"a {type(data).__name__} as data: expected a data set, such as open_dataset('8gaussians')")
     if data.modes is None or data.classes is not None:
         raise ConfigError(
             f"the exact denoiser of {data.name} is not known: learn from a trained teacher, or choose data with known "

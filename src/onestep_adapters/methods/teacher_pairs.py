@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from onestep_adapters.data import Batch
-from onestep_adapters.files import write_whole
+from onestep_adapters.files import make_folder, write_whole
 from onestep_adapters.methods.linear_path import PATH
 from onestep_adapters.methods.method import Context
 from onestep_adapters.samplers import sample_ode
@@ -57,7 +57,7 @@ def teacher_pairs(context: Context, *, count: int, solver_steps: int, seed: int)
         made.append(sample_ode(velocity, part.to(context.device), path=PATH, steps=solver_steps).cpu())
     data = torch.cat(made)
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
         tensors = {"noise": noise, "data": data} | ({} if labels is None else {"labels": labels})
         write_whole(file, save(tensors, metadata={"sha256": _digest(tensors)}))
     return _placed(context, noise, data, labels)

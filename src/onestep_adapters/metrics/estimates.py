@@ -64,9 +64,14 @@ def device_of(generator: torch.Generator | None) -> torch.device:
 def estimate(values: list[float]) -> Estimate:
     """Mean and standard error of independent values.
 
+    Raises:
+        ConfigError: without a value, or if one is not finite.
+
     Example:
         >>> estimate([1.0, 3.0])
         Estimate(mean=2.0, se=1.0)
     """
+    if not values:
+        raise ConfigError("no value to estimate a mean of: expected at least one")
     x = torch.tensor(values, dtype=torch.float64)
     return Estimate(float(x.mean()), float(x.std() / len(values) ** 0.5) if len(values) > 1 else None)

@@ -20,6 +20,7 @@ from torch import Tensor
 from onestep_adapters.metrics.estimates import require_finite_rows
 from onestep_core.errors import ConfigError
 from onestep_core.typing import typed
+from onestep_core.validators import require_count
 
 _BLOCK = 1024
 
@@ -250,6 +251,7 @@ def nearest_training_distance(
 
 def _blocks(x: Tensor, y: Tensor, block_size: int) -> Iterator[tuple[slice, Tensor]]:
     """Rows of the distance matrix, exact: a copy is at distance zero."""
+    require_count("block_size", block_size, least=1)
     for start in range(0, len(x), block_size):
         rows = slice(start, min(start + block_size, len(x)))
         yield rows, torch.cdist(x[rows], y, compute_mode="donot_use_mm_for_euclid_dist")

@@ -138,6 +138,8 @@ def measure(
         >>> found.metrics["nearest_training"]
         Estimate(mean=0.0, se=0.0)
     """
+    if not isinstance(splits, ImageSplits):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"a {type(splits).__name__} as splits: expected ImageSplits(train, held_out)")
     count, shape = len(splits.held_out), splits.held_out.shape[1:]
     _check_samples(samples, labels, own, count, repeats, shape)
     device = splits.held_out.device

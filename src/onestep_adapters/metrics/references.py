@@ -15,6 +15,7 @@ from onestep_adapters.metrics.estimates import device_of
 from onestep_adapters.metrics.measurement import ImageSplits, Measurement, measure
 from onestep_adapters.tracking import Track, counting, untracked
 from onestep_core.errors import ConfigError
+from onestep_core.validators import require_count
 
 
 def gaussian_like(data: Tensor, count: int, *, generator: torch.Generator | None = None) -> Tensor:
@@ -34,6 +35,7 @@ def gaussian_like(data: Tensor, count: int, *, generator: torch.Generator | None
         >>> gaussian_like(torch.ones(5, 2), 3).tolist()
         [[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]]
     """
+    require_count("count", count)
     if len(data) < 2:
         raise ConfigError(f"a covariance needs at least two points, got {len(data)}")
     flat = data.detach().flatten(1).double()
@@ -51,12 +53,20 @@ def class_gaussians_like(
 
     Classes come with their frequency in ``labels``; within one, see :func:`gaussian_like`.
 
+    Raises:
+        ConfigError: without one integer label for each image, or for a class with fewer than two.
+
     Example:
         >>> x, labels = torch.tensor([[0.0], [0.0], [5.0], [5.0]]), torch.tensor([0, 0, 1, 1])
         >>> drawn, classes = class_gaussians_like(x, labels, 50)
         >>> bool((drawn[:, 0] == 5.0 * classes).all())
         True
     """
+    if labels.shape != data.shape[:1] or labels.is_floating_point():
+        raise ConfigError(
+            f"labels of shape {tuple(labels.shape)} and {labels.dtype} for {len(data)} images: expected an integer each"
+        )
+    require_count("count", count)
     rows = torch.randint(len(labels), (count,), generator=generator, device=device_of(generator))
     asked = labels[rows.to(labels.device)]
     drawn = data.new_empty(count, *data.shape[1:])

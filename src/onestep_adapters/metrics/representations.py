@@ -32,6 +32,7 @@ def effective_rank(features: Rows) -> float:
         >>> round(effective_rank(torch.cat([torch.eye(3), -torch.eye(3)])), 3)
         3.0
     """
+    _require_rows(features)
     values = torch.linalg.svdvals((features - features.mean(0)).double())
     if not values.sum() > 0:
         return 0.0
@@ -50,6 +51,7 @@ def spread(features: Rows) -> float:
         >>> spread(torch.tensor([[1.0, 0.0], [-3.0, 0.0]])), spread(torch.ones(4, 2))
         (1.0, 0.0)
     """
+    _require_rows(features)
     unit = normalize(features, dim=1)
     return float((unit - unit.mean(0)).square().sum(1).mean().sqrt())
 
@@ -65,6 +67,7 @@ def alignment(first: Rows, second: Rows) -> float:
         >>> alignment(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]]))
         2.0
     """
+    _require_rows(first)
     return float((normalize(first, dim=1) - normalize(second, dim=1)).square().sum(1).mean())
 
 
@@ -132,3 +135,8 @@ def knn_accuracy(
     votes = torch.zeros(len(found), classes, device=found.device)
     votes.scatter_add_(1, found, weights.expand(len(found), -1).to(votes))
     return float((votes.argmax(1) == labels).float().mean())
+
+
+def _require_rows(features: Tensor) -> None:
+    if len(features) == 0:
+        raise ConfigError("no row of features: expected at least one")

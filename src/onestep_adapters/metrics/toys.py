@@ -23,6 +23,7 @@ from torch import Tensor
 from onestep_adapters.metrics.estimates import device_of, estimate, new_generator
 from onestep_adapters.tracking import Track, counting, untracked
 from onestep_core.errors import ConfigError
+from onestep_core.validators import require_call
 
 Sampler = Callable[[int, torch.Generator], Tensor]
 
@@ -90,6 +91,7 @@ def toy_reference(
     Raises:
         ConfigError: without a draw, or for fewer than two samples in one.
     """
+    require_call("the distribution's sample", getattr(distribution, "sample", None), ("count",), ("generator",))
     if count < 2 or draws < 1:
         raise ConfigError(
             f"{draws} draws of {count} samples: expected at least one draw of at least two samples, and two draws for "
@@ -149,6 +151,7 @@ def toy_score(
         >>> right.score < 1 < wrong.score
         True
     """
+    require_call("sampler", sampler, ("count", "generator"))
     if reference is None:
         reference = toy_reference(distribution, generator=generator, count=count, draws=draws)
     real = reference.real
@@ -278,6 +281,8 @@ def _modes(x: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _checked(drawn: Tensor, like: Tensor) -> Tensor:
+    if not isinstance(drawn, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"the sampler returned a {type(drawn).__name__}: expected samples {list(like.shape)}")
     if drawn.shape != like.shape:
         raise ConfigError(f"expected samples of shape {list(like.shape)}, got {list(drawn.shape)} from the sampler")
     broken = int((~drawn.isfinite()).any(1).sum())

@@ -5,6 +5,7 @@ and its answer is returned in that of the states. Times are given in the module'
 time of 999 in bfloat16 would be 1000.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,8 @@ from onestep_core.errors import ConfigError
 from onestep_core.flow.maps import jump
 from onestep_core.flow.paths import prior_state
 from onestep_core.protocols import AverageVelocity, FlowMap, OneStepGenerator, Path, Velocity
+from onestep_core.typing import typed
+from onestep_core.validators import require_call
 
 
 def with_condition(module: Callable[..., Any], *args: Any, **condition: Any) -> Callable[..., Any]:
@@ -46,12 +49,20 @@ def _called(
     output: Callable[[Any], Tensor],
     condition: dict[str, Any],
 ) -> Tensor:
-    kind = _precision(module)
-    if kind is None or kind == z.dtype:
-        return _checked(output(module(z, *(t * time_scale for t in times), **condition)), z)
-    exact = torch.promote_types(kind, torch.float32)
-    answer = output(module(z.to(kind), *((t * time_scale).to(exact) for t in times), **condition))
-    return _checked(answer, z).to(z.dtype)
+    kind = _precision(module) or z.dtype
+    exact = times[0].dtype if kind == z.dtype else torch.promote_types(kind, torch.float32)
+    scaled = [(t * time_scale).to(exact) for t in times]
+    try:
+        answer = module(z.to(kind), *scaled, **condition)
+    except TypeError:
+        require_call(f"the {type(module).__name__}", module, ("z", "t", "s")[: 1 + len(times)], tuple(condition))
+        raise
+    return _checked(output(answer), z).to(z.dtype)
+
+
+def _require_scale(time_scale: float) -> None:
+    if not (isinstance(time_scale, int | float) and math.isfinite(time_scale) and time_scale != 0):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"time_scale = {time_scale!r}: expected a finite number other than zero")
 
 
 def _precision(module: Callable[..., Any]) -> torch.dtype | None:
@@ -96,7 +107,8 @@ def as_velocity(
         condition: keyword arguments of the module, as in :func:`with_condition`.
 
     Raises:
-        ConfigError: at a call, if the output is no tensor of the shape of ``z``.
+        ConfigError: for a scale that is zero or not finite; at a call, if the module cannot be called so, or the output
+            is no tensor of the shape of ``z``.
 
     Example:
         >>> import torch
@@ -104,6 +116,8 @@ def as_velocity(
         >>> velocity(torch.ones(1, 2), torch.ones(1))
         tensor([[1000., 1000.]])
     """
+
+    _require_scale(time_scale)
 
     def velocity(z: Tensor, t: Tensor, /) -> Tensor:
         return _called(module, z, (t,), time_scale, output, condition)
@@ -127,7 +141,8 @@ def as_average_velocity(
         condition: keyword arguments of the module, as in :func:`with_condition`.
 
     Raises:
-        ConfigError: at a call, if the output is no tensor of the shape of ``z``.
+        ConfigError: for a scale that is zero or not finite; at a call, if the module cannot be called so, or the output
+            is no tensor of the shape of ``z``.
 
     Example:
         >>> import torch
@@ -135,6 +150,8 @@ def as_average_velocity(
         >>> average(torch.ones(1, 2), torch.ones(1), torch.zeros(1))
         tensor([[1., 1.]])
     """
+
+    _require_scale(time_scale)
 
     def average_velocity(z: Tensor, t: Tensor, s: Tensor, /) -> Tensor:
         return _called(module, z, (t, s), time_scale, output, condition)
@@ -160,7 +177,8 @@ def as_flow_map(
         condition: keyword arguments of the module, as in :func:`with_condition`.
 
     Raises:
-        ConfigError: at a call, if the output is no tensor of the shape of ``z``.
+        ConfigError: for a scale that is zero or not finite; at a call, if the module cannot be called so, or the output
+            is no tensor of the shape of ``z``.
 
     Example:
         >>> import torch
@@ -169,12 +187,15 @@ def as_flow_map(
         tensor([[1., 1.]])
     """
 
+    _require_scale(time_scale)
+
     def flow_map(z: Tensor, t: Tensor, s: Tensor, /) -> Tensor:
         return _called(module, z, (t, s), time_scale, output, condition)
 
     return flow_map
 
 
+@typed
 def as_one_step(average_velocity: AverageVelocity, *, path: Path) -> OneStepGenerator:
     """``noise -> z + (data_time - noise_time) a(z, noise_time, data_time)`` with ``z = path.prior(noise)``.
 

@@ -10,6 +10,7 @@ from torch import nn
 from onestep_adapters.data import Dataset
 from onestep_adapters.devices import choose_device
 from onestep_adapters.encoders import Encoder
+from onestep_adapters.files import require_path
 from onestep_adapters.methods import ENCODERS, METHODS, Method, Teacher, find_preset
 from onestep_adapters.methods.options import check_names, pretrained_network
 from onestep_adapters.runs.configs import asked, completed, config_of, differences, options_in
@@ -167,10 +168,11 @@ def resume_or_start(
         CheckpointError: if the folder holds a run and ``resume`` is false; if the saved run has other options; or if
             ``folder`` is a file.
     """
-    if Path(folder).is_file():
+    folder = require_path("folder", folder)
+    if folder.is_file():
         raise CheckpointError(f"{folder} is a file: choose another --folder")
     data = dataset_of(data)
-    if not (Path(folder).exists() and latest_checkpoint(folder) is not None):
+    if not (folder.exists() and latest_checkpoint(folder) is not None):
         return start_run(name, data, options, teacher=teacher, encoder=encoder, device=device)
     if not resume:
         raise CheckpointError(f"{folder} already holds a run: continue it with --resume, or choose another --folder")

@@ -25,6 +25,7 @@ from onestep_adapters.training import (
     read_run,
     train,
     warmed_decay,
+    writing_into,
 )
 from onestep_core.errors import ConfigError
 
@@ -92,6 +93,8 @@ class Run:
         Raises:
             TrainingError: if a loss is not finite; state and checkpoints stay at the last finite update.
             CheckpointError: if ``folder`` holds another run.
+            LockedError: if another process trains into the folder.
+            OSError: if the folder cannot be written to.
             ConfigError: if the teacher or the encoder is missing.
         """
         if self.finished:
@@ -100,6 +103,10 @@ class Run:
             raise ConfigError(f"this run cannot be trained further: {self.missing_teacher}; sampling needs no teacher")
         if self.missing_encoder:
             raise ConfigError(f"this run cannot be trained further: {self.missing_encoder}; sampling needs no encoder")
+        if folder is not None:
+            # Before minutes of preparation.
+            with writing_into(folder, self.state):
+                pass
         for _ in self.teaching(track=track):
             pass
         method, training = self.options, self.options.training
@@ -165,7 +172,7 @@ class Run:
                 if not (further or isinstance(error, LockedError)):
                     raise
                 if isinstance(error, LockedError) and not waiting:
-                    warnings.warn(f"the teacher is trained elsewhere, waiting for it: {error}", stacklevel=2)
+                    warnings.warn(f"{error.holder} trains the teacher in {folder}: waiting for it", stacklevel=2)
                     waiting = True
                 time.sleep(_PAUSE)
                 if further and folder is not None:
@@ -202,6 +209,8 @@ class Run:
                 f"a run of {self.name} trains an encoder: it has no samples; see what its features are worth by "
                 "onestep evaluate RUN, or train a generator with them by onestep train drifting --encoder RUN"
             )
+        if not isinstance(generator, torch.Generator):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"a {type(generator).__name__} as generator: expected torch.Generator().manual_seed(0)")
         if not isinstance(count, int) or not isinstance(chunk, int) or min(count, chunk) < 1:
             raise ConfigError(f"count = {count}, chunk = {chunk}: expected whole numbers, at least one sample")
         classes = self.data.classes

@@ -15,6 +15,7 @@ from torch import Tensor
 from onestep_core.errors import ConfigError
 from onestep_core.precision import full
 from onestep_core.protocols import Path, Times
+from onestep_core.validators import require_call
 
 Noise: TypeAlias = Float[Tensor, "draws batch *shape"] | Callable[[int, Tensor], Tensor]
 """Draws ``[draws, batch, *shape]``, step ``i`` uses ``noise[i]``; or a function ``(step, like) -> draw``."""
@@ -126,7 +127,10 @@ def drawing(noise: Noise | None, wanted: Sequence[bool]) -> Callable[[int, Tenso
         return lambda step, like: noise[step].to(like)
     if noise is None and last >= 0:
         raise ConfigError(f"no noise for step {last}: give a tensor of draws, or noise=standard_normal(generator)")
-    return noise if noise is not None else _none
+    if noise is None:
+        return _none
+    require_call("noise", noise, ("step", "like"))
+    return noise
 
 
 def _none(step: int, like: Tensor) -> Tensor:
@@ -144,6 +148,9 @@ def standard_normal(generator: torch.Generator | None = None) -> Callable[[int, 
         >>> draw(0, torch.zeros(2, 3)).shape
         torch.Size([2, 3])
     """
+
+    if generator is not None and not isinstance(generator, torch.Generator):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"a {type(generator).__name__} as generator: expected torch.Generator().manual_seed(0)")
 
     def draw(step: int, like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)

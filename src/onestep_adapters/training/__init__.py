@@ -19,6 +19,7 @@ from onestep_adapters.training.folder import read_run as read_run
 from onestep_adapters.training.loop import StepRecord as StepRecord
 from onestep_adapters.training.loop import Turn as Turn
 from onestep_adapters.training.loop import train as train
+from onestep_adapters.training.loop import writing_into as writing_into
 from onestep_adapters.training.processes import side_by_side as side_by_side
 from onestep_adapters.training.schedules import Schedule as Schedule
 from onestep_adapters.training.schedules import cosine_decay as cosine_decay

@@ -25,7 +25,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from onestep_adapters.files import partial_name, write_whole
+from onestep_adapters.files import errors_name, make_folder, partial_name, require_path, write_whole
 from onestep_adapters.training.base import Hashes, tensor_hash, unchanged
 from onestep_adapters.training.ema import unwrapped
 from onestep_adapters.training.folder import (
@@ -43,6 +43,7 @@ from onestep_adapters.training.folder import (
     read_history,
     read_json,
     read_pointer,
+    unless_replaced,
 )
 from onestep_adapters.training.optimizers import decoded, load_into, optimizer_state
 from onestep_adapters.training.state import TrainingState
@@ -76,8 +77,7 @@ def save_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> Pat
         ...     save_checkpoint(folder, new_state("demo", nn.Linear(2, 2))).name
         'step-000000.json'
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     check_folder(folder, state)
     before = read_pointer(folder)
     previous = None if before is None else read_description(folder)[1]
@@ -167,7 +167,7 @@ def _append_history(folder: Path, history: list[dict[str, Any]], before: dict[st
             write_whole(file, lines)
         data = lines
     else:
-        with file.open("r+b") as stream:
+        with errors_name(file), file.open("r+b") as stream:
             data = stream.read(size) + lines
             stream.seek(size)
             stream.truncate()
@@ -200,12 +200,16 @@ def load_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> Tra
         ...     load_checkpoint(folder, new_state("demo", nn.Linear(2, 2))).step
         0
     """
-    folder = Path(folder)
-    file, description = read_description(folder)
-    check_same_run(file, description, state)
-    history = read_history(folder, description)
+    folder = require_path("folder", folder)
+
+    def read() -> tuple[Path, dict[str, Any], list[dict[str, Any]], dict[str, Tensor]]:
+        file, description = read_description(folder)
+        check_same_run(file, description, state)
+        return file, description, read_history(folder, description), _tensors(folder, description)
+
+    file, description, history, tensors = unless_replaced(folder, read)
     modules, optimizers = _modules(state), _optimizers(state)
-    parts = _split(file, _tensors(folder, description), [*modules, *optimizers, "generator", "kept"])
+    parts = _split(file, tensors, [*modules, *optimizers, "generator", "kept"])
     frozen = _frozen(file, description["base"], modules)
     for part, module in modules.items():
         parts[part] |= frozen.get(part, {})

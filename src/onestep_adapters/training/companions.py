@@ -98,7 +98,18 @@ def not_trained(module: nn.Module) -> Companion:
         >>> teacher.trained, teacher.module.weight.requires_grad
         ('never', False)
     """
-    return Companion(module.requires_grad_(False))
+    return Companion(require_module("a companion", module).requires_grad_(False))
+
+
+def require_module(name: str, module: object) -> nn.Module:
+    """The module as given.
+
+    Raises:
+        ConfigError: if it is none.
+    """
+    if not isinstance(module, nn.Module):
+        raise ConfigError(f"{name} is a {type(module).__name__}: expected an nn.Module")
+    return module
 
 
 def trainable(module: nn.Module) -> list[nn.Parameter]:
@@ -107,7 +118,9 @@ def trainable(module: nn.Module) -> list[nn.Parameter]:
     Raises:
         ConfigError: if there is none.
     """
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    parameters = [
+        parameter for parameter in require_module("the network", module).parameters() if parameter.requires_grad
+    ]
     if not parameters:
         raise ConfigError(
             f"{type(module).__name__} has no parameter that takes a gradient: nothing to train; "
@@ -126,7 +139,7 @@ def adamw(
     """
     if not (math.isfinite(learning_rate) and learning_rate > 0):
         raise ConfigError(f"learning_rate = {learning_rate!r}: expected a positive number")
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+    if not isinstance(betas, tuple | list) or len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise ConfigError(f"betas = {betas!r}: expected two numbers in [0, 1)")
     if not weight_decay >= 0:
         raise ConfigError(f"weight_decay = {weight_decay!r}: expected a number that is not negative")

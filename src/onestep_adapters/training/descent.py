@@ -12,7 +12,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from onestep_adapters.training.folder import latest_checkpoint
-from onestep_adapters.training.schedules import Schedule
+from onestep_adapters.training.schedules import Schedule, scheduled
 from onestep_adapters.training.state import TrainingState
 from onestep_core.errors import ConfigError, OneStepError
 
@@ -60,14 +60,14 @@ def descend(
         TrainingError: as described in :func:`~onestep_adapters.training.train`. No parameter has changed then, and
             the generator has its state from before the step.
     """
-    rate = learning_rate(state.step)
+    rate = scheduled("learning rate", learning_rate, state.step)
     if not (math.isfinite(rate) and rate >= 0):
         raise ConfigError(f"the learning rate of update {state.step} is {rate!r}: expected a number, not negative")
     drawn = state.generator.get_state()
     optimizer.zero_grad(set_to_none=True)
     try:
         with own_randomness(state, turn):
-            loss, logs = loss_step(network, state.generator)
+            loss, logs = _pair(loss_step(network, state.generator))
         value, numbers = _number("loss", loss), {name: _number(name, log) for name, log in logs.items()}
         if not math.isfinite(value):
             raise _failure(state, folder, f"the loss is {value}", numbers)
@@ -125,6 +125,18 @@ def own_randomness(state: TrainingState, turn: int = 0) -> Iterator[None]:
         yield
 
 
+def _pair(made: Any) -> tuple[Any, Mapping[str, Any]]:
+    if isinstance(made, tuple | list) and len(made) == 2 and isinstance(made[1], Mapping):
+        return made[0], made[1]
+    found = type(made).__name__
+    if isinstance(made, tuple | list):
+        found += f" of {', '.join(type(part).__name__ for part in made)}"
+    raise ConfigError(
+        f"loss_step returned a {found}, expected (loss, logs): the loss as a 0-d tensor and a dictionary of numbers to "
+        "log, {} for none"
+    )
+
+
 def _number(name: str, value: Any) -> float:
     if isinstance(value, Tensor):
         if value.ndim or value.is_complex():
@@ -132,7 +144,10 @@ def _number(name: str, value: Any) -> float:
         return float(value.detach())
     if name == "loss":
         raise ConfigError(f"loss_step returned a {type(value).__name__} as loss, expected a 0-d tensor")
-    return float(value)
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"the log {name} is a {type(value).__name__}: expected one number") from None
 
 
 def _failure(

@@ -35,6 +35,9 @@ def update_ema(ema: nn.Module, network: nn.Module, *, decay: float) -> None:
     """
     if not 0 <= decay <= 1:
         raise ConfigError(f"decay = {decay!r}: expected a number in [0, 1]")
+    for name, module in (("the EMA", ema), ("the network", network)):
+        if not isinstance(module, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"{name} is a {type(module).__name__}: expected an nn.Module")
     ema, network = unwrapped(ema), unwrapped(network)
     for kind, averages, values in (
         ("parameters", dict(ema.named_parameters()), dict(network.named_parameters())),
@@ -50,6 +53,11 @@ def update_ema(ema: nn.Module, network: nn.Module, *, decay: float) -> None:
             if average is value:
                 _check_frozen(name, value)
                 continue
+            if value.shape != average.shape:
+                raise ConfigError(
+                    f"{name} has shape {tuple(average.shape)} in the EMA and {tuple(value.shape)} in the network: make "
+                    "the EMA with copy.deepcopy(network)"
+                )
             if kind == "buffers" or not numeric:
                 average.copy_(value)
                 continue

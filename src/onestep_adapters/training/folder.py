@@ -4,11 +4,15 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+from onestep_adapters.files import require_path
 from onestep_adapters.training.state import TrainingState
 from onestep_core.errors import OneStepError
+
+T = TypeVar("T")
 
 FORMAT = 4
 """Version of the layout; a checkpoint of another version is refused."""
@@ -31,8 +35,8 @@ CHECKPOINT = re.compile(r"step-\d{1,19}(-again\d{0,9})?\.(safetensors|json)")
 PARTIAL = re.compile(r"[\w.-]{1,80}\.[0-9a-f]{16}\.partial")
 """Names of files that are not whole."""
 
-_ATTEMPTS = 20
-"""Readings of the pointer while another process replaces the checkpoint."""
+_ATTEMPTS = 200
+"""Readings of a checkpoint while another process replaces it."""
 
 _LARGEST_POINTER, _LARGEST_DESCRIPTION = 2**16, 2**28
 """In bytes: larger files are damaged, and are not read."""
@@ -65,9 +69,33 @@ def read_run(folder: str | os.PathLike[str]) -> SavedRun:
         ...     read_run(folder)
         SavedRun(method='demo', step=0, config={'width': 2}, history=[])
     """
-    _, description = read_description(Path(folder))
-    history = read_history(Path(folder), description)
-    return SavedRun(description["method"], description["step"], description["config"], history)
+    folder = require_path("folder", folder)
+
+    def read() -> SavedRun:
+        _, description = read_description(folder)
+        history = read_history(folder, description)
+        return SavedRun(description["method"], description["step"], description["config"], history)
+
+    return unless_replaced(folder, read)
+
+
+def unless_replaced(folder: Path, read: Callable[[], T]) -> T:
+    """What ``read`` returns. If it fails while another process replaces the checkpoint, it is called again.
+
+    A training removes the files of the previous checkpoint, perhaps between two files that ``read`` opens.
+
+    Args:
+        folder: of the run.
+        read: reads files of the current checkpoint.
+    """
+    for _ in range(_ATTEMPTS - 1):
+        before = read_pointer(folder)
+        try:
+            return read()
+        except (CheckpointError, OSError):
+            if read_pointer(folder) == before:
+                raise
+    return read()
 
 
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -97,8 +125,9 @@ def latest_checkpoint(folder: str | os.PathLike[str]) -> Path | None:
         >>> latest_checkpoint("/nowhere") is None
         True
     """
-    pointer = read_pointer(Path(folder))
-    return None if pointer is None else Path(folder) / pointer["checkpoint"]
+    folder = require_path("folder", folder)
+    pointer = read_pointer(folder)
+    return None if pointer is None else folder / pointer["checkpoint"]
 
 
 def read_pointer(folder: Path) -> dict[str, Any] | None:
@@ -143,12 +172,12 @@ def check_folder(folder: str | os.PathLike[str], state: TrainingState) -> None:
     """
     if latest_checkpoint(folder) is None:
         return
-    file, description = read_description(Path(folder))
+    file, description = read_description(require_path("folder", folder))
     check_same_run(file, description, state)
     if description["step"] > state.step:
         raise CheckpointError(
             f"{file} is at step {description['step']}, the state at {state.step}: saving would destroy what is further "
-            "on; load_checkpoint first, or choose another folder"
+            "on; go on from there (load_checkpoint, --resume), or choose another folder"
         )
 
 
@@ -234,8 +263,8 @@ def read_description(folder: Path) -> tuple[Path, dict[str, Any]]:
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "does not exist"
         raise CheckpointError(f"{folder} {found}, expected the folder of a run: check the path")
-    file = latest_checkpoint(folder)
-    if file is None:
+    pointer = read_pointer(folder)
+    if pointer is None:
         names = sorted(path.name for path in folder.iterdir())
         if JOURNAL in names:
             raise CheckpointError(
@@ -246,12 +275,7 @@ def read_description(folder: Path) -> tuple[Path, dict[str, Any]]:
         raise CheckpointError(
             f"{folder} is not a run: it holds {shown}, expected {POINTER}; give the folder that the training wrote to"
         )
-    for _ in range(_ATTEMPTS):
-        pointer = read_pointer(folder)
-        assert pointer is not None
-        file = folder / pointer["checkpoint"]
-        if file.is_file() or read_pointer(folder) == pointer:
-            break
+    file = folder / pointer["checkpoint"]
     data = read_bytes(file, limit=_LARGEST_DESCRIPTION)
     fields = (*SavedRun._fields, "companions", "optimizers", "base", "tensors")
     content = parsed_json(file, data, fields)

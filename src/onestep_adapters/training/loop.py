@@ -19,21 +19,21 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import attrs
 from torch import nn
 from torch.optim import Optimizer
 
-from onestep_adapters.files import one_writer
+from onestep_adapters.files import make_folder, one_writer, require_path
 from onestep_adapters.training.checkpoint import save_checkpoint
 from onestep_adapters.training.descent import Descent, LossStep, descend
 from onestep_adapters.training.ema import update_ema
 from onestep_adapters.training.folder import LOCK, check_folder
-from onestep_adapters.training.schedules import Schedule
+from onestep_adapters.training.schedules import Schedule, require_schedule, scheduled
 from onestep_adapters.training.state import TrainingState
 from onestep_core.errors import ConfigError
+from onestep_core.validators import require_call, require_count
 
 
 class StepRecord(NamedTuple):
@@ -80,11 +80,11 @@ class Turn:
     """Largest norm of the companion's gradient, positive; ``None`` for no clipping."""
 
     def __attrs_post_init__(self) -> None:
-        if not isinstance(self.updates, int) or self.updates < 1:
-            raise ConfigError(
-                f"updates = {self.updates!r} of the companion {self.companion!r}: expected a whole number, at least 1"
-            )
-        _check_clip(self.clip, f" of the companion {self.companion!r}")
+        whose = f" of the companion {self.companion!r}"
+        require_count(f"updates{whose}", self.updates, least=1)
+        require_call(f"loss_step{whose}", self.loss_step, ("network", "generator"))
+        require_schedule(f"learning_rate{whose}", self.learning_rate)
+        _check_clip(self.clip, whose)
 
 
 def train(
@@ -148,24 +148,21 @@ def train(
         [(1, ['fake_score_gradient_norm', 'fake_score_loss']), (2, ['fake_score_gradient_norm', 'fake_score_loss'])]
     """
     _check_clip(clip)
-    for name, count in (("checkpoint_every", checkpoint_every), ("history_every", history_every)):
-        if count is not None and count < 1:
-            raise ConfigError(f"{name} = {count!r}: expected at least 1")
-    if steps < 0:
-        raise ConfigError(f"steps = {steps!r}: expected a number that is not negative")
+    if not isinstance(state, TrainingState):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"a {type(state).__name__} as state: expected one of new_state(name, network)")
+    require_call("loss_step", loss_step, ("network", "generator"))
+    require_schedule("learning_rate", learning_rate)
+    require_schedule("ema", ema)
+    require_count("steps", steps)
+    require_count("history_every", history_every, least=1)
+    if checkpoint_every is not None:
+        require_count("checkpoint_every", checkpoint_every, least=1)
     if checkpoint_every is not None and folder is None:
         raise ConfigError(f"checkpoint_every = {checkpoint_every} without a folder: give folder=")
     _check_turns(state, turns)
     writing = contextlib.ExitStack()
     if folder is not None:
-        check_folder(folder, state)
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        writing.enter_context(one_writer(Path(folder) / LOCK))
-        # Again, under the lock: another process may have saved a later step meanwhile.
-        with contextlib.ExitStack() as failing:
-            failing.callback(writing.close)
-            check_folder(folder, state)
-            failing.pop_all()
+        writing.enter_context(writing_into(folder, state))
 
     def update() -> StepRecord:
         start = time.perf_counter()
@@ -210,6 +207,40 @@ def train(
     return records()
 
 
+@contextlib.contextmanager
+def writing_into(folder: str | os.PathLike[str], state: TrainingState) -> Iterator[None]:
+    """Inside, this process alone trains into ``folder``, and ``state`` may be saved there.
+
+    Entered and left before a long preparation, it finds out at once what ``train`` would find out after it.
+
+    Args:
+        folder: created if it does not exist.
+        state: of the run.
+
+    Raises:
+        CheckpointError: if the folder holds another run or a later step of this run.
+        LockedError: if another process trains into the folder.
+        OSError: if the folder cannot be written to.
+
+    Example:
+        >>> import tempfile
+        >>> from torch import nn
+        >>> from onestep_adapters.training import new_state
+        >>> with tempfile.TemporaryDirectory() as folder, writing_into(folder, new_state("demo", nn.Linear(1, 1))):
+        ...     [file.name for file in Path(folder).iterdir()]
+        ['.lock']
+    """
+    lock = require_path("folder", folder) / LOCK
+    if not lock.exists():
+        # Nothing is written into a folder that holds something else.
+        check_folder(folder, state)
+    make_folder(lock.parent)
+    with one_writer(lock):
+        # Under the lock: another process may have saved a later step meanwhile.
+        check_folder(folder, state)
+        yield
+
+
 def _take(turn: Turn, state: TrainingState, folder: str | os.PathLike[str] | None, made: int) -> Descent:
     """Make all updates of a turn and return the last one. ``made`` updates of other turns were made before."""
     module, optimizer = _trained_in(turn, state)
@@ -236,17 +267,20 @@ def _clear_gradients(state: TrainingState) -> None:
 
 
 def _checked_decay(ema: Schedule, step: int) -> float:
-    if not 0 <= (decay := ema(step)) <= 1:
+    if not 0 <= (decay := scheduled("EMA's decay", ema, step)) <= 1:
         raise ConfigError(f"the EMA's decay at update {step} is {decay!r}: expected a number in [0, 1]")
     return decay
 
 
 def _check_clip(clip: float | None, whose: str = "") -> None:
-    if clip is not None and not clip > 0:
+    if clip is not None and not (isinstance(clip, int | float) and clip > 0):
         raise ConfigError(f"clip = {clip!r}{whose}: expected a positive norm, or None for no clipping")
 
 
 def _check_turns(state: TrainingState, turns: Sequence[Turn]) -> None:
+    for turn in turns:
+        if not isinstance(turn, Turn):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"a {type(turn).__name__} as a turn: expected Turn(companion, loss_step, ...)")
     names = [turn.companion for turn in turns]
     if len(set(names)) < len(names):
         raise ConfigError(f"turns of {names}: expected one turn for each companion; raise its updates")

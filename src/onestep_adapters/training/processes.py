@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 
 from onestep_core.errors import OneStepError
+from onestep_core.validators import require_call
 
 _PATIENCE = 1.0
 """Seconds between two checks whether a process without output is alive."""
@@ -42,6 +43,8 @@ def side_by_side(jobs: Sequence[Callable[[Tell], Iterator[Any]]]) -> Iterator[An
         []
     """
     # Pickled here, because the queues of multiprocessing would put every tensor into a file of shared memory.
+    for job in jobs:
+        require_call("a job", job, ("tell",))
     context = multiprocessing.get_context("spawn")
     said: Any = context.Queue()
     processes = [

@@ -5,9 +5,36 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from onestep_core.errors import ConfigError
+from onestep_core.validators import require_call
 
 Schedule: TypeAlias = Callable[[int], float]
 """A number as a function of the updates made so far."""
+
+
+def require_schedule(name: str, value: object) -> None:
+    """Refuse what is no function of the number of updates made.
+
+    Raises:
+        ConfigError: for a number, for example.
+    """
+    if not callable(value):
+        raise ConfigError(
+            f"{name} = {value!r}: expected a function of the number of updates made, such as cosine_decay(1e-3, steps) "
+            "or constant_decay(0.999)"
+        )
+    require_call(name, value, ("step",))
+
+
+def scheduled(name: str, schedule: Schedule, step: int) -> float:
+    """The number of a schedule at an update.
+
+    Raises:
+        ConfigError: if it is no number.
+    """
+    try:
+        return float(schedule(step))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"the {name} of update {step} is no number ({error}): expected one") from error
 
 
 def cosine_decay(peak: float, steps: int, warmup: int = 0) -> Schedule:

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from onestep_adapters.training.base import Hashes, base_hashes
-from onestep_adapters.training.companions import Companion, adamw, checked_companions
+from onestep_adapters.training.companions import Companion, adamw, checked_companions, require_module
 from onestep_adapters.training.ema import averaged_copy
 from onestep_core.errors import ConfigError
+from onestep_core.validators import require_count
 
 
 @attrs.define(eq=False)
@@ -93,6 +94,14 @@ def new_state(
         >>> state.config, state.generator.initial_seed(), len(state.optimizer.param_groups[0]["params"])
         ({'width': 2}, 7, 4)
     """
+    if not isinstance(method, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"method = {method!r}: expected a name")
+    if config is not None and not isinstance(config, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"config is a {type(config).__name__}: expected a dictionary")
+    require_count("seed", seed)
+    if seed >= 2**63:
+        raise ConfigError(f"seed = {seed}: expected below 2^63")
+    require_module("the network", network)
     kept = checked_companions(network, {} if companions is None else companions)
     joint = [companion.module for companion in kept.values() if companion.trained == "jointly"]
     optimizer = adamw([network, *joint], learning_rate, betas, weight_decay)

@@ -17,9 +17,11 @@ from onestep_core.fields.attraction_repulsion import drift_field, drift_fields, 
 from onestep_core.fields.clouds import Clouds, checked_clouds
 from onestep_core.fields.mean_shift import mean_shift_field, mean_shift_fields
 from onestep_core.protocols import Drift, Field, checked_drift
-from onestep_core.validators import require_finite, require_length
+from onestep_core.typing import typed
+from onestep_core.validators import require_call, require_finite, require_length
 
 
+@typed
 def multi_temperature(field: Callable[[float], Field], temperatures: Sequence[float], *, normalize: bool) -> Field:
     """The sum of one field at several temperatures, each brought to unit root mean square first or not.
 
@@ -50,6 +52,7 @@ def multi_temperature(field: Callable[[float], Field], temperatures: Sequence[fl
         torch.Size([2])
     """
     _all_positive(*temperatures)
+    require_call("field of multi_temperature", field, ("temperature",))
     fields = [field(t) for t in temperatures]
     together = _together(fields)
 

@@ -26,6 +26,7 @@ def _check_step(step: int, total: int | None = None) -> None:
         raise ConfigError(f"step {step}{of}: expected a count from 0 and a positive total")
 
 
+@typed
 def progressive_points(step: int, *, total: int, start: int = 2, end: int = 150) -> int:
     """``N(k) = max(ceil(sqrt(k / K ((s1 + 1)^2 - s0^2) + s0^2) - 1), 1) + 1``: grid points of consistency training.
 
@@ -52,6 +53,7 @@ def progressive_points(step: int, *, total: int, start: int = 2, end: int = 150)
     return max(math.ceil(root - 1), 1) + 1
 
 
+@typed
 def doubling_points(step: int, *, total: int, start: int = 10, end: int = 1280) -> int:
     """``N(k) = min(s0 2^floor(k / K'), s1) + 1`` with ``K' = floor(K / (log2(floor(s1 / s0)) + 1))``: points in iCT.
 
@@ -81,6 +83,7 @@ def doubling_points(step: int, *, total: int, start: int = 10, end: int = 1280) 
     return min(start * 2 ** (step // each), end) + 1
 
 
+@typed
 def student_steps_at(step: int, *, every: int, start: int) -> int:
     """``max(s0 // 2^floor(k / d), 2)``, then 2 for ``2 d`` steps, then 1: steps of a progressively distilled student.
 
@@ -110,6 +113,7 @@ def student_steps_at(step: int, *, every: int, start: int) -> int:
     return 2 if step < every * (math.log2(start) + 1) else 1
 
 
+@typed
 def target_decay(count: int, *, start: int = 2, initial: float = 0.9) -> float:
     """``mu = exp(s0 log(mu0) / count)``: how slowly the target follows, given the size of the grid.
 
@@ -136,6 +140,7 @@ def target_decay(count: int, *, start: int = 2, initial: float = 0.9) -> float:
     return math.exp(start * math.log(initial) / count)
 
 
+@typed
 def ect_ratio(stage: int, *, factor: float = 2.0) -> float:
     """``1 - factor^-(stage + 1)``: how near the second time of a pair comes to the first, stage by stage.
 

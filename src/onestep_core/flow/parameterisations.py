@@ -191,6 +191,7 @@ def _mixed(factors: Factors, z: Tensor, out: Tensor) -> Tensor:
     return expand_like(factors.skip, z) * full(z) + expand_like(factors.out, z) * full(out)
 
 
+@typed
 def flow_map_from_network(network: Callable[..., Tensor], *, form: FlowMapForm) -> FlowMap:
     """``X(z, t, s) = skip(t, s) z + out(t, s) g(z, t, s)``; the identity at ``s = t`` for every network.
 
@@ -210,6 +211,7 @@ def flow_map_from_network(network: Callable[..., Tensor], *, form: FlowMapForm) 
     return flow_map
 
 
+@typed
 def denoiser_from_network(network: Callable[..., Tensor], *, form: FlowMapForm) -> Denoiser:
     """The denoiser that :func:`flow_map_from_network` implies at ``s = t``, from one call ``g(z, t, t)``.
 
@@ -229,6 +231,7 @@ def denoiser_from_network(network: Callable[..., Tensor], *, form: FlowMapForm) 
     return denoiser
 
 
+@typed
 def average_velocity_from_network(network: Callable[..., Tensor]) -> AverageVelocity:
     """``a = (z - g(z, t, s)) / t``: the map of :class:`EulerForm` as an average velocity, also at ``s = t``.
 

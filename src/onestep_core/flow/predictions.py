@@ -193,6 +193,7 @@ def data_from_both(z: Sample, data: Sample, noise: Sample, t: Time, *, path: Pat
     return (sigma.square() * full(data) + alpha * (full(z) - sigma * full(noise))) / total
 
 
+@typed
 def denoiser_from_velocity(velocity: Velocity, *, path: Path) -> Denoiser:
     """A denoiser that evaluates ``velocity``, once a call.
 
@@ -210,6 +211,7 @@ def denoiser_from_velocity(velocity: Velocity, *, path: Path) -> Denoiser:
     return denoiser
 
 
+@typed
 def velocity_from_denoiser(denoiser: Denoiser, *, path: Path) -> Velocity:
     """A velocity that evaluates ``denoiser``, once a call; not finite at a data end without noise.
 
@@ -227,6 +229,7 @@ def velocity_from_denoiser(denoiser: Denoiser, *, path: Path) -> Velocity:
     return velocity
 
 
+@typed
 def velocity_on_path(velocity: Velocity, *, source: Path, target: Path) -> Velocity:
     """A velocity learnt on ``source``, as that of ``target``: one evaluation a call, and nothing to train.
 
@@ -269,6 +272,7 @@ def velocity_on_path(velocity: Velocity, *, source: Path, target: Path) -> Veloc
     return on_target
 
 
+@typed
 def denoiser_from_noise(noise_prediction: Denoiser, *, path: Path) -> Denoiser:
     """A denoiser that evaluates a noise-predicting network, once a call.
 
@@ -286,6 +290,7 @@ def denoiser_from_noise(noise_prediction: Denoiser, *, path: Path) -> Denoiser:
     return denoiser
 
 
+@typed
 def denoiser_from_v_prediction(network: Denoiser, *, path: Path) -> Denoiser:
     """A denoiser that evaluates a network of ``v = alpha noise - sigma data``, once a call.
 
@@ -303,6 +308,7 @@ def denoiser_from_v_prediction(network: Denoiser, *, path: Path) -> Denoiser:
     return denoiser
 
 
+@typed
 def denoiser_from_both(network: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], *, path: Path) -> Denoiser:
     """A denoiser that evaluates a network of ``(data, noise)``, once a call; see :func:`data_from_both`.
 
@@ -321,6 +327,7 @@ def denoiser_from_both(network: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]
     return denoiser
 
 
+@typed
 def clamped(denoiser: Denoiser, *, low: float = -1.0, high: float = 1.0) -> Denoiser:
     """A denoiser whose estimates lie in ``[low, high]``, the range of the data (``clip_denoised`` in released code).
 

@@ -56,6 +56,7 @@ def trigflow_time(sigma: Time, *, sigma_data: float) -> Time:
     return torch.atan2(sigma, torch.full_like(sigma, sigma_data))
 
 
+@typed
 def trigflow(network: Velocity, *, sigma_data: float) -> ConsistencyFunction:
     """``f(z, t) = cos(t) z - sin(t) sigma_data F(z, t)``: a network as a consistency function, the identity at 0.
 
@@ -82,6 +83,7 @@ def trigflow(network: Velocity, *, sigma_data: float) -> ConsistencyFunction:
     return function
 
 
+@typed
 def trigflow_velocity(network: Velocity, *, sigma_data: float) -> Velocity:
     """``sigma_data F(z, t)``: a network trained by flow matching, or a teacher, as ``dz/dt``.
 
@@ -102,6 +104,7 @@ def trigflow_velocity(network: Velocity, *, sigma_data: float) -> Velocity:
     return velocity
 
 
+@typed
 def trigflow_from_denoiser(denoiser: Denoiser, *, sigma_data: float) -> Velocity:
     """A denoiser of EDM's path as ``F``: ``(cos(t) z - D(z / cos(t), sigma_data tan(t))) / (sigma_data sin(t))``.
 

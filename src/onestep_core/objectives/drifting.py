@@ -136,6 +136,7 @@ _UNIT_FLOOR = 1e-3
 _ROWS = 1024
 
 
+@typed
 def feature_normalized(field: Callable[[float], Field]) -> Field:
     """A field in coordinates in which the mean distance of a sample to its targets is ``sqrt(channel)``.
 

@@ -118,6 +118,13 @@ def moment_matching_loss(
     x, y = made.reshape(shape), wanted.reshape(shape)
 
     def mean_affinity(x: Tensor, y: Tensor) -> Tensor:
-        return kernel(x, y).exp().mean((-2, -1))
+        found = kernel(x, y)
+        if not isinstance(found, Tensor) or found.shape != (*x.shape[:-1], y.shape[-2]):  # pyright: ignore[reportUnnecessaryIsInstance]
+            said = list(found.shape) if isinstance(found, Tensor) else type(found).__name__  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(
+                f"the kernel answered {said} to clouds {list(x.shape)} and {list(y.shape)}: expected log k of every "
+                "pair of points, [group, n, m]"
+            )
+        return found.exp().mean((-2, -1))
 
     return mean_affinity(x, x) + mean_affinity(y, y) - 2 * mean_affinity(x, y)

@@ -123,6 +123,7 @@ def r1_penalty(discriminator: Callable[[Tensor], Tensor], real: Sample) -> PerSa
     return per_sample_sum(full(slope).square())
 
 
+@typed
 def gradient_balance(
     reference: Tensor, gradient: Tensor, *, epsilon: float = 1e-4, smallest: float = 0.0, largest: float = 1e4
 ) -> Float[Tensor, ""]:

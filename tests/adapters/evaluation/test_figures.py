@@ -45,6 +45,32 @@ def test_pictures_are_drawn_without_pyplot(tmp_path):
         figures.toy_scatter(normal(9, 3), {"a": normal(9, 2)})
 
 
+def test_a_figure_is_written_whole_or_not_at_all_and_through_no_link(tmp_path):
+    pytest.importorskip("matplotlib")
+    from onestep_adapters.evaluation.figures import toy_scatter, write_figure
+
+    figure, outside = toy_scatter(normal(99, 2), {"a": normal(9, 2)}), tmp_path / "outside"
+    outside.write_text("kept")
+    (tmp_path / "a.png").symlink_to(outside)
+    assert write_figure(figure, tmp_path / "a.png") == tmp_path / "a.png"
+    assert outside.read_text() == "kept"
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert write_figure(figure, tmp_path / "a.SVG").read_text().startswith("<?xml")
+    assert write_figure(figure, tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
+    assert write_figure(figure, tmp_path / "plain").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ConfigError, match=r"a\.foo as a picture: expected a name that ends with .*\.png"):
+        write_figure(figure, tmp_path / "a.foo")
+    old, resource = (tmp_path / "a.png").read_bytes(), pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            write_figure(figure, tmp_path / "a.png")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "a.png").read_bytes() == old
+
+
 def legend_of(figure):
     (legend,) = figure.legends
     return [text.get_text() for text in legend.get_texts()]
@@ -92,23 +118,6 @@ def test_curves_are_drawn_on_a_scale_on_which_something_is_seen():
     many = figures.curves({f"method {i}": noisy for i in range(len(figures.PALETTE) + 1)})
     assert "open circles: about 0" in many.get_supylabel()
     assert all(len(axes.get_lines()[-1].get_xdata()) == len(below.get_xdata()) for axes in many.get_axes())
-
-
-def test_a_picture_is_written_whole_and_in_a_known_format(tmp_path):
-    pytest.importorskip("matplotlib")
-    from onestep_adapters.evaluation import figures
-
-    figure = figures.toy_scatter(normal(9, 2), {})
-    for name, start in (("a.png", b"\x89PNG"), ("a.pdf", b"%PDF"), ("plain", b"\x89PNG")):
-        figures.save(figure, tmp_path / name)
-        assert (tmp_path / name).read_bytes().startswith(start)
-    precious = tmp_path / "precious"
-    precious.write_text("mine")
-    (tmp_path / "link.png").symlink_to(precious)
-    figures.save(figure, tmp_path / "link.png")
-    assert precious.read_text() == "mine"
-    with pytest.raises(ConfigError, match=r"expected a name such as a\.png"):
-        figures.save(figure, tmp_path / "a.xyz")
 
 
 def test_metrics_and_evaluation_import_no_extra():

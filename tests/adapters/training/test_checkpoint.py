@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import os
+import threading
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from onestep_adapters.training import (
     train,
     warmed_decay,
 )
+from onestep_adapters.training.folder import read_description, unless_replaced
 from tests.adapters.training.runs import assert_equal, everything, fresh, loss_step, run, vouch
 
 # Resuming.
@@ -279,7 +281,8 @@ def test_what_is_no_pointer_is_refused_in_a_short_line(tmp_path, make):
 
 
 def test_two_writers_into_one_folder(tmp_path):
-    first = train(fresh(), loss_step, steps=4, learning_rate=lambda i: 1e-3, ema=lambda i: 0.9, folder=tmp_path)
+    options = {"learning_rate": lambda i: 1e-3, "ema": lambda i: 0.9, "checkpoint_every": 1, "folder": tmp_path}
+    first = train(fresh(), loss_step, steps=4, **options)
     next(first)
     with pytest.raises(LockedError, match=rf"process {os.getpid()} on .* writes there already"):
         run(fresh(), 2, folder=tmp_path)
@@ -287,6 +290,45 @@ def test_two_writers_into_one_folder(tmp_path):
     assert last.step == 4
     assert read_run(tmp_path).step == 4
     run(load_checkpoint(tmp_path, fresh()), 5, folder=tmp_path)
+
+
+def test_readers_beside_a_training_that_saves_always_find_a_whole_checkpoint(tmp_path):
+    state, found = fresh(), []
+    save_checkpoint(tmp_path, state)
+
+    def write():
+        for step in range(1, 16):
+            state.step = step
+            save_checkpoint(tmp_path, state)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while writer.is_alive():
+        found.append(load_checkpoint(tmp_path, fresh()).step)
+        found.append(read_run(tmp_path).step)
+    writer.join()
+    assert found == sorted(found)
+    assert load_checkpoint(tmp_path, fresh()).step == 15
+
+
+def test_a_reader_starts_again_if_the_checkpoint_is_replaced_under_it_and_only_then(tmp_path):
+    state, steps = fresh(), []
+    save_checkpoint(tmp_path, state)
+
+    def read():
+        _, description = read_description(tmp_path)
+        steps.append(description["step"])
+        if len(steps) == 1:
+            state.step = 1
+            save_checkpoint(tmp_path, state)
+        return (tmp_path / description["tensors"]["file"]).read_bytes()
+
+    assert unless_replaced(tmp_path, read) == (tmp_path / "step-000001.safetensors").read_bytes()
+    assert steps == [0, 1]
+    (tmp_path / "step-000001.safetensors").unlink()
+    with pytest.raises(FileNotFoundError):
+        unless_replaced(tmp_path, read)
+    assert steps == [0, 1, 1]
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_the_first_update(tmp_path):

@@ -1,10 +1,10 @@
 """Autoencoders of diffusers, from a folder on this machine."""
 
 import os
-from pathlib import Path
 
 from torch import nn
 
+from onestep_adapters.files import require_path
 from onestep_core.errors import ConfigError, MissingExtraError
 
 try:
@@ -19,7 +19,7 @@ def load_autoencoder(folder: str | os.PathLike[str]) -> nn.Module:
     Raises:
         ConfigError: if the folder has none.
     """
-    place = Path(folder).expanduser()
+    place = require_path("folder", folder).expanduser()
     place = place / "vae" if (place / "vae" / "config.json").is_file() else place
     if not (place / "config.json").is_file():
         raise ConfigError(

@@ -1,18 +1,17 @@
 """Decoded images on disk: uint8 ``[n, channels, size, size]``, memory-mapped, built once for each source and options.
 
 A cache is a folder that is whole or absent: it is built beside its place and moved there at the end. One process
-builds it while the others wait. Opening it checks the size of every file and the checksum of the index; a cache that
-fails is built again. Caches are kept in ``ONESTEP_CACHE``, or in the user's cache folder (``~/.cache/onestep`` on
-Linux), and may be deleted at any time.
+builds it while the others wait. Opening it checks every byte; a cache that fails is built again. Caches are kept in
+``ONESTEP_CACHE``, or in the user's cache folder (``~/.cache/onestep`` on Linux), and may be deleted at any time.
 
 The images are in the order of the hashes of their contents. The order, the splits and the fingerprint therefore do not
 depend on the names of files.
 """
 
-import hashlib
 import json
 import os
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -29,11 +28,11 @@ from onestep_adapters.files import write_whole
 from onestep_adapters.tracking import Track, untracked
 from onestep_core.errors import OneStepError
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout; part of the key."""
 
 _CODES = {None: -1, "train": 0, "validation": 1, "test": 2}
-_INDEX, _PIXELS, _HASHES, _LABELS, _PARTS = "index.json", "images.u8", "hashes.npy", "labels.npy", "parts.npy"
+_PIXELS, _HASHES, _LABELS, _PARTS = "images.u8", "hashes.npy", "labels.npy", "parts.npy"
 _CHUNK, _LISTED = 256, 20
 
 
@@ -100,11 +99,16 @@ def resolved(source: Source, options: ImageOptions, *, track: Track = untracked)
         return options
     file = cache_folder("images") / f"{source.fingerprint}.natural.json"
     try:
-        size, channels = json.loads(file.read_bytes())
+        size, channels, check = json.loads(file.read_bytes())
+        whole = check == digest_of(repr((size, channels)).encode())
     except (OSError, ValueError, TypeError):
+        size, channels, whole = None, None, False
+    if not whole:
+        if file.exists():
+            warnings.warn(f"{file} is damaged: it is made again", stacklevel=2)
         # All sizes and colours, whichever of the two is asked for.
         size, channels = source.natural(attrs.evolve(options, size=None, channels=None), track)
-        write_whole(file, json.dumps([size, channels]))
+        write_whole(file, json.dumps([size, channels, digest_of(repr((size, channels)).encode())]))
     return attrs.evolve(options, size=options.size or size, channels=options.channels or channels)
 
 
@@ -123,7 +127,11 @@ def cached_images(source: Source, options: ImageOptions, *, track: Track = untra
     key = digest_of(f"{FORMAT} {source.fingerprint} {json.dumps(options.pixels, sort_keys=True)}".encode())
     folder = cache_folder("images") / key
     found = built_once(
-        folder, _opened, lambda place: _write(source, options, place, track), track=track, title="decoding images"
+        folder,
+        lambda facts: _opened(folder, facts),
+        lambda place: _write(source, options, place, track),
+        track=track,
+        title="decoding images",
     )
     if found.skipped and not options.skip_corrupt:
         raise corrupt(source.origin, list(found.skipped), len(found.pixels) + len(found.skipped))
@@ -146,7 +154,7 @@ def cache_folder(kind: str) -> Path:
     return folder
 
 
-def _write(source: Source, options: ImageOptions, folder: Path, track: Track) -> None:
+def _write(source: Source, options: ImageOptions, folder: Path, track: Track) -> dict[str, Any]:
     hashes, kept, skipped = list[bytes](), list[int](), list[tuple[str, str]]()
     sizes, kinds = Counter[str](), Counter[str]()
     with (folder / _PIXELS).open("wb") as stream:
@@ -172,17 +180,13 @@ def _write(source: Source, options: ImageOptions, folder: Path, track: Track) ->
         arrays[_LABELS] = labels[index]
     for name, array in arrays.items():
         np.save(folder / name, array)
-    facts = {
-        "format": FORMAT,
-        "origin": source.origin,
+    return {
         "shape": [len(kept), options.channels, options.size, options.size],
         "class_names": source.class_names,
         "skipped": skipped,
         "sizes": _most_common(sizes),
         "kinds": dict(kinds.most_common(_LISTED)),
-        "files": {name: (folder / name).stat().st_size for name in (_PIXELS, *arrays)},
     }
-    write_whole(folder / _INDEX, json.dumps({**facts, "checksum": _checksum(folder, facts)}))
 
 
 def _decoded(source: Source, options: ImageOptions) -> Iterator[tuple[int, Decoded | CorruptImageError]]:
@@ -204,40 +208,21 @@ def _chunks(count: int) -> Iterator[range]:
         yield range(start, min(start + _CHUNK, count))
 
 
-def _opened(folder: Path) -> Cached | None:
-    """The cache, or ``None`` if it is absent or damaged."""
-    try:
-        facts: dict[str, Any] = json.loads((folder / _INDEX).read_bytes())
-        checksum, sizes = facts.pop("checksum"), facts["files"]
-        if any((folder / name).stat().st_size != size for name, size in sizes.items()):
-            return None
-        if checksum != _checksum(folder, facts):
-            return None
-        rows, parts = np.load(folder / _PARTS)
-        return Cached(
-            folder,
-            # Copy on write: torch warns of arrays that cannot be written to.
-            np.memmap(folder / _PIXELS, dtype=np.uint8, mode="c", shape=tuple(facts["shape"])),
-            rows,
-            np.load(folder / _HASHES),
-            np.load(folder / _LABELS) if _LABELS in sizes else None,
-            None if facts["class_names"] is None else tuple(facts["class_names"]),
-            parts,
-            tuple((name, reason) for name, reason in facts["skipped"]),
-            facts["sizes"],
-            facts["kinds"],
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _checksum(folder: Path, facts: Mapping[str, Any]) -> str:
-    """SHA-256 of the index: the facts, and all files but the pixels."""
-    found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    for name in sorted(facts["files"]):
-        if name != _PIXELS:
-            found.update((folder / name).read_bytes())
-    return found.hexdigest()
+def _opened(folder: Path, facts: dict[str, Any]) -> Cached:
+    rows, parts = np.load(folder / _PARTS)
+    return Cached(
+        folder,
+        # Copy on write: torch warns of arrays that cannot be written to.
+        np.memmap(folder / _PIXELS, dtype=np.uint8, mode="c", shape=tuple(facts["shape"])),
+        rows,
+        np.load(folder / _HASHES),
+        np.load(folder / _LABELS) if (folder / _LABELS).exists() else None,
+        None if facts["class_names"] is None else tuple(facts["class_names"]),
+        parts,
+        tuple((name, reason) for name, reason in facts["skipped"]),
+        facts["sizes"],
+        facts["kinds"],
+    )
 
 
 def _most_common(sizes: Counter[str]) -> dict[str, int]:

@@ -5,12 +5,14 @@ image is in a sub-folder, and there are at least two, the sub-folders are the cl
 ``train``, ``test`` and perhaps ``validation``, they are the splits instead, and the folders below are the classes.
 """
 
+import contextlib
 import csv
 import io
 import os
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -25,6 +27,7 @@ from onestep_adapters.data.images.source import (
     natural_of,
     stem_of,
 )
+from onestep_adapters.files import require_path
 from onestep_adapters.tracking import Track
 from onestep_core.errors import ConfigError
 
@@ -62,7 +65,7 @@ class FolderSource(Source):
     """
 
     def __init__(self, folder: str | os.PathLike[str], options: ImageOptions) -> None:
-        self.folder = Path(folder).expanduser().resolve()
+        self.folder = require_path("folder", folder).expanduser().resolve()
         if not self.folder.is_dir():
             found = "is a file" if self.folder.exists() else "does not exist"
             raise ConfigError(f"{self.folder} {found}: expected a folder of images, folder:PATH")
@@ -112,12 +115,24 @@ class FolderSource(Source):
         return self._parts
 
     def read(self, index: int, options: ImageOptions) -> Decoded:
-        """Decode one file."""
+        """Decode one file.
+
+        Raises:
+            CorruptImageError: if it is damaged, or no image.
+            ConfigError: if it cannot be opened: another time it can, so it is not left out as a damaged one.
+        """
+        with self._open(self.name(index)) as stream:
+            return decoded(stream.read(), options)
+
+    @contextlib.contextmanager
+    def _open(self, path: str) -> Iterator[BinaryIO]:
         try:
-            content = (self.folder / self.name(index)).read_bytes()
+            with (self.folder / path).open("rb") as stream:
+                yield stream
         except OSError as error:
-            raise CorruptImageError(error.strerror or str(error)) from error
-        return decoded(content, options)
+            raise ConfigError(
+                f"{self.folder / path} cannot be opened ({error.strerror or error}): make it readable, or move it away"
+            ) from error
 
     def natural(self, options: ImageOptions, track: Track) -> tuple[int, int]:
         """Size and channels from the headers of all files, as far as they are needed."""
@@ -126,9 +141,9 @@ class FolderSource(Source):
             if (colour or options.channels) and (len(sizes) > 1 or options.size):
                 continue
             try:
-                with (self.folder / file.path).open("rb") as stream:
+                with self._open(file.path) as stream:
                     size, coloured = header(stream)
-            except (OSError, CorruptImageError):
+            except CorruptImageError:
                 continue
             sizes.add(size)
             colour = colour or coloured

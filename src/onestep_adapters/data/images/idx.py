@@ -22,6 +22,7 @@ import numpy as np
 from onestep_adapters.data.dataset import SplitName
 from onestep_adapters.data.images.options import ImageOptions
 from onestep_adapters.data.images.source import Decoded, Source, digest_of, natural_of, stem_of
+from onestep_adapters.files import require_path
 from onestep_adapters.tracking import Track
 from onestep_core.errors import ConfigError
 
@@ -44,7 +45,7 @@ def read_idx(file: str | os.PathLike[str]) -> np.ndarray:
         array([7, 8, 9], dtype=uint8)
     """
     try:
-        content = Path(file).read_bytes()
+        content = require_path("file", file).read_bytes()
         content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
     except (OSError, EOFError, zlib.error) as error:
         raise ConfigError(
@@ -84,7 +85,7 @@ class IdxSource(Source):
     def __init__(
         self, place: str | os.PathLike[str], options: ImageOptions, *, stem: str = "", class_names: tuple[str, ...] = ()
     ) -> None:
-        path = Path(place).expanduser().resolve()
+        path = require_path("place", place).expanduser().resolve()
         if options.labels:
             raise ConfigError(
                 f"labels = {options.labels!r} with IDX files: their labels are in an IDX file beside them"

@@ -9,8 +9,6 @@ without them, the latents of the training images get mean 0 and standard deviati
 """
 
 import hashlib
-import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,14 +23,13 @@ from onestep_adapters.data.images.building import built_once
 from onestep_adapters.data.images.cache import cache_folder
 from onestep_adapters.data.images.dataset import ImageDataset, Placed
 from onestep_adapters.data.images.source import digest_of
-from onestep_adapters.files import write_whole
 from onestep_adapters.tracking import Track, untracked
 from onestep_core.errors import ConfigError
 
 _TOGETHER = 32
 """Images that are encoded or decoded at once."""
 
-_VALUES, _SHAPE = "latents.f32", "shape.json"
+_VALUES = "latents.f32"
 
 
 class LatentDataset:
@@ -180,7 +177,9 @@ def _encoded(images: ImageDataset, autoencoder: nn.Module, key: str, track: Trac
     """Latents of all images, float32 ``[n, *shape]``, memory-mapped; from the cache or computed now."""
     total = len(images.images)
 
-    def build(folder: Path) -> None:
+    place = cache_folder("latents") / digest_of(key.encode())
+
+    def build(folder: Path) -> dict[str, Any]:
         shape: tuple[int, ...] = ()
         with (folder / _VALUES).open("wb") as stream:
             for part in track(_latents(images, autoencoder), "encoding images", -(-total // _TOGETHER)):
@@ -188,19 +187,12 @@ def _encoded(images: ImageDataset, autoencoder: nn.Module, key: str, track: Trac
                 stream.write(part.tobytes())
             stream.flush()
             os.fsync(stream.fileno())
-        write_whole(folder / _SHAPE, json.dumps([total, *shape]))
+        return {"shape": [total, *shape]}
 
-    def opened(folder: Path) -> np.ndarray | None:
-        try:
-            shape = tuple(json.loads((folder / _SHAPE).read_bytes()))
-            if shape[0] != total or (folder / _VALUES).stat().st_size != 4 * math.prod(shape):
-                return None
-            # Copy on write: torch warns of arrays that cannot be written to.
-            return np.memmap(folder / _VALUES, dtype=np.float32, mode="c", shape=shape)
-        except (OSError, ValueError, TypeError, IndexError):
-            return None
+    def opened(facts: dict[str, Any]) -> np.ndarray:
+        # Copy on write: torch warns of arrays that cannot be written to.
+        return np.memmap(place / _VALUES, dtype=np.float32, mode="c", shape=tuple(facts["shape"]))
 
-    place = cache_folder("latents") / digest_of(key.encode())
     return built_once(place, opened, build, track=track, title="encoding images")
 
 

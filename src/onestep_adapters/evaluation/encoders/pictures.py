@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from onestep_adapters.encoders import locations
-from onestep_adapters.evaluation.figures import Figure, image_grid, save
+from onestep_adapters.evaluation.figures import Figure, image_grid, write_figure
 from onestep_adapters.methods.pretraining.base import Pretraining, encoded
 from onestep_adapters.methods.pretraining.mae import MAE
 from onestep_adapters.metrics import nearest_neighbours
@@ -72,9 +72,7 @@ def draw_encoder(run: Run, folder: Path) -> list[Path]:
     figures = {"neighbours.png": neighbours_figure(run)}
     if isinstance(run.options, MAE):
         figures["reconstructions.png"] = reconstructions_figure(run)
-    for name, figure in figures.items():
-        save(figure, folder / name)
-    return [folder / name for name in figures]
+    return [write_figure(figure, folder / name) for name, figure in figures.items()]
 
 
 def _block(queries: Tensor, references: Tensor, mine: Tensor, theirs: Tensor) -> Tensor:

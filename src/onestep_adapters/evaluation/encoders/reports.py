@@ -4,7 +4,6 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import attrs
 
@@ -13,7 +12,7 @@ from onestep_adapters.evaluation.markdown import options_of
 from onestep_adapters.evaluation.measuring import OTHER_OPTIONS, label_of
 from onestep_adapters.evaluation.report import environment
 from onestep_adapters.evaluation.rows import Row, number
-from onestep_adapters.files import write_whole
+from onestep_adapters.files import make_folder, write_whole
 from onestep_adapters.methods import ENCODERS
 from onestep_adapters.methods.pretraining.base import Pretraining
 from onestep_adapters.metrics import Estimate
@@ -154,8 +153,7 @@ def write_encoder_report(
     folder: str | os.PathLike[str], report: EncoderReport, pictures: Mapping[str, str] | None = None
 ) -> str:
     """Write ``report.json`` and ``report.md`` into ``folder``; returns the Markdown. ``pictures`` as above."""
-    place, text = Path(folder), encoder_markdown(report, pictures)
-    place.mkdir(parents=True, exist_ok=True)
+    place, text = make_folder(folder), encoder_markdown(report, pictures)
     content = json.dumps(attrs.asdict(report), allow_nan=False, indent=1, ensure_ascii=False) + "\n"
     write_whole(place / "report.json", content)
     write_whole(place / "report.md", text)

@@ -15,7 +15,7 @@ from onestep_adapters.methods.times import mixed_times
 from onestep_adapters.networks import as_average_velocity
 from onestep_core import TimePair, dyadic_times, flow_matching_regression, log_steps, mse, reverse, shortcut_regression
 from onestep_core.protocols import Path
-from onestep_core.validators import positive
+from onestep_core.validators import count, positive
 
 
 @attrs.frozen
@@ -27,7 +27,7 @@ class Shortcut(AverageVelocityMethod):
     """
 
     path: ClassVar[Path] = reverse(PATH)
-    halvings: int = attrs.field(default=7, validator=positive)
+    halvings: int = attrs.field(default=7, validator=[count, positive])
     """Jump lengths are 1, 1/2, ..., 1/2^halvings; the shortest counts as the instantaneous velocity. Code: 7, which is
     1/128."""
     favour_long_jumps: bool = False

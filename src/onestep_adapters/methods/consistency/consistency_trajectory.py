@@ -30,7 +30,7 @@ from onestep_core import (
     time_between,
 )
 from onestep_core.protocols import FlowMap
-from onestep_core.validators import not_negative, positive, share
+from onestep_core.validators import count, not_negative, positive, share
 
 DISCRIMINATOR = "discriminator"
 """Name of the companion; it is trained in the network's own update."""
@@ -48,7 +48,7 @@ class ConsistencyTrajectory(Distillation):
     matching of ``a(z, t, t)``.
     """
 
-    solver_steps: int = attrs.field(default=2, validator=positive)
+    solver_steps: int = attrs.field(default=2, validator=[count, positive])
     """Heun steps of the teacher from the start time t to a random time between t and s, where the target starts; each
     needs two evaluations."""
     endpoint_share: float = attrs.field(default=0.25, validator=share)

@@ -49,7 +49,7 @@ class EasyConsistency(Distillation):
     sigma_data: float = attrs.field(default=0.5, validator=positive)
     """Standard deviation of the data. All noise levels below are given for 0.5, as in EDM, and are multiplied by
     sigma_data / 0.5."""
-    gap_stages: int = attrs.field(default=8, validator=positive)
+    gap_stages: int = attrs.field(default=8, validator=[count, positive])
     """Number of equal parts of the training (TCM: of its first stage); in each the distance t - m of the two noise
     levels is smaller. Code: 8."""
     stage_factor: float = attrs.field(default=2.0, validator=positive)

@@ -20,17 +20,17 @@ from onestep_adapters.methods.presets import (
 )
 from onestep_adapters.methods.students import start_from_teacher
 from onestep_core import consistency_regression, progressive_times, uniform_levels
-from onestep_core.validators import positive
+from onestep_core.validators import count, positive
 
 
 @attrs.frozen
 class ConsistencyDistillation(Distillation):
     """CD: the teacher's Heun step between neighbours of a grid of times; the moving average gives the target."""
 
-    intervals: int = attrs.field(default=18, validator=positive)
+    intervals: int = attrs.field(default=18, validator=[count, positive])
     """Intervals of the uniform grid of times on which the teacher makes its steps. More: smaller error, slower
     learning. Paper: 18 noise levels of EDM, which are 17 intervals."""
-    solver_steps: int = attrs.field(default=1, validator=positive)
+    solver_steps: int = attrs.field(default=1, validator=[count, positive])
     """Heun steps of the teacher in one interval; each needs two evaluations. Paper: 1."""
     target: Literal["average", "online"] = "average"
     """Network that gives the target, without gradient. average: moving average of the weights with the decay --ema

@@ -60,6 +60,12 @@ class Progressive(Distillation):
     def __attrs_post_init__(self) -> None:
         if self.first_student_steps < 2 or self.first_student_steps & (self.first_student_steps - 1):
             raise ConfigError(f"first_student_steps = {self.first_student_steps}: expected a power of two, 2 or more")
+        stages = self.first_student_steps.bit_length()
+        if self.training.steps < stages:
+            raise ConfigError(
+                f"steps = {self.training.steps} for {stages} students, the first of {self.first_student_steps} steps, "
+                f"each other of half as many: expected at least {stages} updates"
+            )
 
     @property
     def calls(self) -> int:

@@ -23,7 +23,7 @@ from onestep_adapters.methods.times import mixed_times
 from onestep_adapters.networks import as_velocity
 from onestep_adapters.samplers import one_step
 from onestep_core import rectified_flow_regression
-from onestep_core.validators import positive, share
+from onestep_core.validators import count, positive, share
 
 
 class _Prepared(NamedTuple):
@@ -40,9 +40,9 @@ class Reflow(Distillation):
     for other runs with this teacher. With ``noise_time_share`` 1 only the noise end is trained: knowledge distillation.
     """
 
-    pairs: int = attrs.field(default=20_000, validator=positive)
+    pairs: int = attrs.field(default=20_000, validator=[count, positive])
     """Number of pairs (noise, teacher's sample) that the teacher makes before training."""
-    solver_steps: int = attrs.field(default=25, validator=positive)
+    solver_steps: int = attrs.field(default=25, validator=[count, positive])
     """Heun steps of the teacher from noise to data for each pair; each needs two evaluations."""
     uniform_share: float = attrs.field(default=1.0, validator=share)
     """Of the training times that are not at pure noise (--noise-time-share), the fraction that is uniform on (0, 1);

@@ -33,7 +33,7 @@ from onestep_core import (
 )
 from onestep_core.errors import ConfigError
 from onestep_core.protocols import Features, Field
-from onestep_core.validators import not_negative, positive, share
+from onestep_core.validators import count, not_negative, positive, share
 
 _UNCONDITIONAL = 1000
 """Number of unconditional samples in a queue, as in the released code."""
@@ -54,7 +54,7 @@ class Guidance:
     near 1."""
     unguided_share: float = attrs.field(default=0.5, validator=share)
     """Fraction of the guidance scales in training that are exactly 1."""
-    unconditional_samples: int = attrs.field(default=16, validator=positive)
+    unconditional_samples: int = attrs.field(default=16, validator=[count, positive])
     """Real samples of all classes, used as extra negatives of each class; their weight follows from the guidance scale.
     Only with --max-alpha above 1."""
     alpha: float = 1.0
@@ -81,10 +81,10 @@ class Guidance:
 class Queue:
     """Positives from a queue of recent training samples instead of the whole data set."""
 
-    queue_size: int = attrs.field(default=0, validator=not_negative)
+    queue_size: int = attrs.field(default=0, validator=count)
     """Real samples kept of each class, from which positives are drawn. 0: no queue; positives come from the whole data
     set. Otherwise at least --positives. Code: 128."""
-    queue_pushes: int = attrs.field(default=64, validator=positive)
+    queue_pushes: int = attrs.field(default=64, validator=[count, positive])
     """Real samples, of all classes together, that enter the queue in each update; only with --queue-size above 0."""
 
 
@@ -134,12 +134,15 @@ class Drifting(Method):
     computed once, before training, and kept on the disk (without dequantisation noise); otherwise the real images of
     every update are encoded. 0: never kept. Only for an encoder from a run or a pretrained one, without a queue, and
     for data that are not mirrored."""
-    positives: int = attrs.field(default=64, validator=positive)
+    positives: int = attrs.field(default=64, validator=[count, positive])
     """Real samples of each class in one update."""
     drift_scale: float = attrs.field(default=1.0, validator=not_negative)
     """Factor of the drift in the target x + scale * drift. Paper: 1."""
 
     def __attrs_post_init__(self) -> None:
+        for name, numbers in (("temperatures", self.temperatures), ("final_temperatures", self.final_temperatures)):
+            if not isinstance(numbers, tuple | list | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise ConfigError(f"{name} = {numbers!r}: expected a tuple of numbers")
         ends = self.final_temperatures or self.temperatures
         if not self.temperatures or len(ends) != len(self.temperatures) or min(*self.temperatures, *ends) <= 0:
             raise ConfigError(

@@ -1,28 +1,27 @@
 """Features of the real images, computed once, in a memory-mapped file: one row of numbers for each image.
 
-The folder of a cache is whole or absent: it is written beside its place under a random name and moved. Two processes
-that make the same cache write two folders; the first one stays, the second one is removed. If a process is killed, a
-folder ``NAME.RANDOM.partial`` may stay, which nothing uses.
+The folder of a cache is whole or absent, one process makes it while others wait, and every byte is checked when it is
+opened (:func:`~onestep_adapters.data.images.building.built_once`).
 """
 
-import json
 import os
-import secrets
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from onestep_adapters.data.images.building import built_once
+from onestep_adapters.files import require_path
 from onestep_adapters.tracking import Track, untracked
 from onestep_core.protocols import Features
 
 _CHUNK = 256
 """Number of images in one evaluation of the encoder."""
 
-_ARRAY, _LAYOUT = "features.npy", "layout.json"
+_VALUES = "features.f32"
 
 
 class FeatureRows:
@@ -30,6 +29,8 @@ class FeatureRows:
 
     Args:
         folder: the folder.
+        count: number of images.
+        shapes: location and channel of each feature, by name.
 
     Example:
         >>> import tempfile
@@ -40,10 +41,10 @@ class FeatureRows:
         torch.Size([2, 1, 4])
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        layout: dict[str, list[int]] = json.loads((Path(folder) / _LAYOUT).read_text())
-        self._shapes = {name: (shape[0], shape[1]) for name, shape in layout.items()}
-        self._array = np.load(Path(folder) / _ARRAY, mmap_mode="r")
+    def __init__(self, folder: Path, count: int, shapes: Mapping[str, list[int]]) -> None:
+        self._shapes = {name: (shape[0], shape[1]) for name, shape in shapes.items()}
+        width = sum(a * b for a, b in self._shapes.values())
+        self._array = np.memmap(folder / _VALUES, np.float32, "r", shape=(count, width))
 
     def __len__(self) -> int:
         return len(self._array)
@@ -84,41 +85,27 @@ def cached_features(
         images: ``[count, *shape]``, at least one.
         device: of the encoder.
         track: shows the progress.
+
+    Raises:
+        OneStepError: if the folder cannot be written.
     """
-    place = Path(folder)
-    if not place.is_dir():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        partial = place.with_name(f"{place.name}.{secrets.token_hex(8)}.partial")
-        try:
-            partial.mkdir()
-            _write(partial, features, images, device, track)
-            _move(partial, place)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    return FeatureRows(place)
+    place = require_path("folder", folder)
 
+    def build(partial: Path) -> dict[str, Any]:
+        shapes: dict[str, list[int]] = {}
+        chunks = images.split(_CHUNK)
+        with (partial / _VALUES).open("wb") as stream:
+            for chunk in track(chunks, "features of the real images", len(chunks)):
+                found: Mapping[str, Tensor] = features(chunk.to(device))
+                shapes = {name: list(feature.shape[1:]) for name, feature in found.items()}
+                rows = torch.cat([feature.flatten(1) for feature in found.values()], 1)
+                stream.write(rows.float().cpu().numpy().tobytes())
+            stream.flush()
+            os.fsync(stream.fileno())
+        return {"count": len(images), "shapes": shapes}
 
-def _write(folder: Path, features: Features, images: Tensor, device: torch.device | str, track: Track) -> None:
-    array, start = None, 0
-    chunks = images.split(_CHUNK)
-    for chunk in track(chunks, "features of the real images", len(chunks)):
-        found: Mapping[str, Tensor] = features(chunk.to(device))
-        if array is None:
-            shapes = {name: list(feature.shape[1:]) for name, feature in found.items()}
-            (folder / _LAYOUT).write_text(json.dumps(shapes))
-            width = sum(a * b for a, b in shapes.values())
-            array = np.lib.format.open_memmap(folder / _ARRAY, "w+", np.float32, (len(images), width))
-        rows = torch.cat([feature.flatten(1) for feature in found.values()], 1)
-        array[start : start + len(chunk)] = rows.float().cpu().numpy()
-        start += len(chunk)
-    if array is not None:
-        array.flush()
+    def opened(facts: dict[str, Any]) -> FeatureRows:
+        return FeatureRows(place, facts["count"], facts["shapes"])
 
-
-def _move(partial: Path, place: Path) -> None:
-    try:
-        os.replace(partial, place)
-    except OSError:
-        # Another process was faster: its folder is whole.
-        if not place.is_dir():
-            raise
+    title = "features of the real images"
+    return built_once(place, opened, build, track=track, title=title, variable="ONESTEP_TEACHERS")

@@ -36,7 +36,7 @@ class MomentMatching(Method):
 
     sigma_data: float = attrs.field(default=0.5, validator=positive)
     """Standard deviation of the data and of the noise."""
-    group_size: int = attrs.field(default=4, validator=positive)
+    group_size: int = attrs.field(default=4, validator=[count, positive])
     """Samples in one group, whose distribution is compared by MMD: same class and same times. It must divide the batch.
     Paper: 4."""
     min_time: float = attrs.field(default=0.006, validator=positive)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from onestep_core.errors import ConfigError
 from onestep_core.flow.derivatives.nested import along
 from onestep_core.flow.derivatives.tangents.runs import runs
 from onestep_core.flow.derivatives.traps import ForwardMode
@@ -77,6 +78,12 @@ def _no_grad_uncached() -> Any:
         torch.set_autocast_cache_enabled(enabled)
 
 
+def check_pairs(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> None:
+    """Refuse tangents that are more or fewer than the arguments."""
+    if len(primals) != len(tangents):
+        raise ConfigError(f"{len(primals)} arguments and {len(tangents)} tangents: expected one tangent for each")
+
+
 def frozen_value(function: Callable[..., Any], /, *arguments: Any) -> Any:
     """``sg[function(*arguments)]``: what a target is made of, without the graph that it would not use.
 
@@ -111,6 +118,7 @@ def two_pass(
         ``(function(*primals), tangent)``; the tangent is detached, in reverse and forward mode.
 
     Raises:
+        ConfigError: if there is not one tangent for each argument.
         NotImplementedError: from torch, where an operation has no forward derivative.
 
     Example:
@@ -119,6 +127,7 @@ def two_pass(
         >>> value.requires_grad, tangent
         (True, tensor([6.]))
     """
+    check_pairs(primals, tangents)
     value = function(*primals)
     with without_graph():
         _, tangent = jvp(function, primals if transformed() else detached(primals), detached(tangents))
@@ -141,6 +150,9 @@ def with_graph(
         tangents: direction of the derivative.
         moving: accepted and not used.
 
+    Raises:
+        ConfigError: if there is not one tangent for each argument.
+
     Example:
         >>> x = torch.tensor([3.0], requires_grad=True)
         >>> _, tangent = with_graph(lambda x: x**2, (x,), (torch.ones(1),))
@@ -148,4 +160,5 @@ def with_graph(
         >>> x.grad
         tensor([2.])
     """
+    check_pairs(primals, tangents)
     return jvp(function, primals, tangents)

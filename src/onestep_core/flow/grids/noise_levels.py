@@ -49,6 +49,7 @@ def karras_levels(
     return ((high + double(fraction) * (low - high)) ** rho).to(fraction.dtype)
 
 
+@typed
 def karras_grid(
     steps: int,
     *,
@@ -74,6 +75,7 @@ def karras_grid(
     return rounded_grid(torch.cat([levels, levels.new_zeros(1)]), device=device, dtype=dtype)
 
 
+@typed
 def karras_times(
     index: Sequence[int] | Tensor,
     *,
@@ -120,6 +122,7 @@ def karras_times(
     return levels.to(device=device, dtype=dtype or torch.get_default_dtype())
 
 
+@typed
 def polyexponential_grid(
     steps: int,
     *,
@@ -163,6 +166,7 @@ def polyexponential_grid(
     return rounded_grid(torch.cat([levels, levels.new_zeros(1)]), device=device, dtype=dtype)
 
 
+@typed
 def vp_grid(
     steps: int,
     *,
@@ -205,6 +209,7 @@ def vp_grid(
     return rounded_grid(torch.cat([levels, levels.new_zeros(1)]), device=device, dtype=dtype)
 
 
+@typed
 def discrete_levels(
     index: Int[Tensor, "*count"],
     *,
@@ -234,6 +239,7 @@ def discrete_levels(
     return chosen.to(dtype or torch.get_default_dtype())
 
 
+@typed
 def few_step_grid(
     steps: int,
     *,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from onestep_core.errors import ConfigError
 from onestep_core.precision import double
+from onestep_core.typing import typed
 
 
 class StepTimes(NamedTuple):
@@ -19,6 +20,7 @@ class StepTimes(NamedTuple):
     s: Tensor
 
 
+@typed
 def progressive_times(
     index: Int[Tensor, "batch"],
     steps: int,
@@ -56,6 +58,7 @@ def progressive_times(
     return StepTimes(*(levels((i + part) / steps).to(dtype or torch.get_default_dtype()) for part in (0.0, 0.5, 1.0)))
 
 
+@typed
 def halving_stages(teacher_steps: int, *, student_steps: int = 1) -> tuple[int, ...]:
     """Steps of the student in every stage of progressive distillation: each has half as many as its teacher.
 

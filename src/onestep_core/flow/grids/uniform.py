@@ -16,6 +16,7 @@ from onestep_core.protocols import Path
 from onestep_core.typing import typed
 
 
+@typed
 def uniform_grid(
     steps: int,
     *,
@@ -77,6 +78,7 @@ def uniform_levels(fraction: Float[Tensor, "*count"], *, path: Path) -> Float[Te
     return (path.noise_time * (1 - exact) + path.data_time * exact).to(fraction.dtype)
 
 
+@typed
 def central_steps(total: int, *, low: float = 0.02, high: float = 0.98) -> range:
     """``int(low total), ..., min(int(high total), total - 1)``: the steps of a grid without its two ends.
 

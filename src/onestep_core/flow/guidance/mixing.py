@@ -18,6 +18,7 @@ from onestep_core.typing import PerSample, Sample, typed
 from onestep_core.validators import require_finite
 
 
+@typed
 def classifier_free(
     conditional: Callable[..., Tensor], unconditional: Callable[..., Tensor], *, scale: float
 ) -> Callable[..., Tensor]:

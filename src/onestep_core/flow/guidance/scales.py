@@ -12,7 +12,7 @@ from torch import Tensor
 from onestep_core.errors import ConfigError
 from onestep_core.flow.times.draws import Device, drawn_on, uniform_times
 from onestep_core.typing import Time, typed
-from onestep_core.validators import require_finite
+from onestep_core.validators import require_count, require_finite
 
 
 class Interval(NamedTuple):
@@ -153,6 +153,7 @@ def interval_around(
     return Interval(torch.where(everywhere, 0.0, low), torch.where(everywhere, 1.0, high))
 
 
+@typed
 def sample_guidance_scales(
     count: int,
     *,
@@ -173,5 +174,6 @@ def sample_guidance_scales(
         >>> bool((sample_guidance_scales(100) <= 4).all())
         True
     """
+    require_count("count", count)
     uniform, chance = torch.rand(2, count, generator=generator, device=drawn_on(device, generator), dtype=dtype)
     return guidance_scales(uniform, chance, low=low, high=high, power=power, plain=plain)

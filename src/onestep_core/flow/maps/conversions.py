@@ -13,8 +13,10 @@ from onestep_core.flow.maps.jumps import jump
 from onestep_core.precision import full
 from onestep_core.protocols import AverageVelocity, ConsistencyFunction, Derivative, FlowMap, Velocity
 from onestep_core.shapes import expand_like
+from onestep_core.typing import typed
 
 
+@typed
 def flow_map_from_average_velocity(average_velocity: AverageVelocity) -> FlowMap:
     """``X(z, t, s) = z + (s - t) a(z, t, s)``; the identity at ``s = t`` for every network.
 
@@ -29,6 +31,7 @@ def flow_map_from_average_velocity(average_velocity: AverageVelocity) -> FlowMap
     return flow_map
 
 
+@typed
 def average_velocity_from_flow_map(flow_map: FlowMap) -> AverageVelocity:
     """``a = (X(z, t, s) - z) / (s - t)``; not finite at ``s = t``, where the map alone has no slope.
 
@@ -43,6 +46,7 @@ def average_velocity_from_flow_map(flow_map: FlowMap) -> AverageVelocity:
     return average_velocity
 
 
+@typed
 def average_velocity_from_displacement(displacement: FlowMap) -> AverageVelocity:
     """``a = d(z, t, s) / (s - t)`` for a network that returns the displacement; not finite at ``s = t``.
 
@@ -59,6 +63,7 @@ def average_velocity_from_displacement(displacement: FlowMap) -> AverageVelocity
     return average_velocity
 
 
+@typed
 def instantaneous(average_velocity: AverageVelocity) -> Velocity:
     """``v(z, t) = a(z, t, t)``, the limit: samples a flow map as an ordinary differential equation.
 
@@ -73,6 +78,7 @@ def instantaneous(average_velocity: AverageVelocity) -> Velocity:
     return velocity
 
 
+@typed
 def velocity_from_flow_map(flow_map: FlowMap, *, derivative: Derivative = with_graph) -> Velocity:
     """``v(z, t) = d/ds X(z, t, s)`` at ``s = t``: the instantaneous velocity of a map of any form.
 
@@ -96,6 +102,7 @@ def velocity_from_flow_map(flow_map: FlowMap, *, derivative: Derivative = with_g
     return velocity
 
 
+@typed
 def consistency_from_flow_map(flow_map: FlowMap, *, end: float) -> ConsistencyFunction:
     """``f(z, t) = X(z, t, end)``: where every trajectory ends, ``end`` being the path's data time.
 
@@ -110,6 +117,7 @@ def consistency_from_flow_map(flow_map: FlowMap, *, end: float) -> ConsistencyFu
     return function
 
 
+@typed
 def from_duration(network: FlowMap) -> AverageVelocity:
     """A network of ``(z, t, t - s)``, the released MeanFlow's arguments, as one of ``(z, t, s)``.
 
@@ -124,6 +132,7 @@ def from_duration(network: FlowMap) -> AverageVelocity:
     return average_velocity
 
 
+@typed
 def from_reversed(network: FlowMap) -> AverageVelocity:
     """A network of ``(z, s, t)``, target first as MeanFlow's paper writes ``u(z, r, t)``, as one of ``(z, t, s)``.
 
@@ -138,6 +147,7 @@ def from_reversed(network: FlowMap) -> AverageVelocity:
     return average_velocity
 
 
+@typed
 def from_log_step(network: FlowMap, *, finest: int = 7) -> AverageVelocity:
     """A network of ``(z, t, k)`` with ``|s - t| = 2^-k``, the shortcut models' argument, as one of ``(z, t, s)``.
 

@@ -53,6 +53,7 @@ class Reversed:
         return self._mirrored(time_at(ratio, path=self.original))
 
 
+@typed
 def reverse(path: Path) -> Path:
     """The same path with noise where the data were in time: ``reverse(Linear())`` has noise at 0 and data at 1.
 

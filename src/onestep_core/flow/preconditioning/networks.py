@@ -22,6 +22,7 @@ from onestep_core.typing import Sample, typed
 from onestep_core.validators import positive_sigma_data, require_finite, require_not_negative
 
 
+@typed
 def preconditioned(network: Callable[..., Tensor], scalings: Callable[[Tensor], Scalings]) -> Callable[..., Tensor]:
     """``(z, t, *times) -> c_skip z + c_out F(c_in z, t, *times)``: any scalings, any further times.
 
@@ -73,6 +74,7 @@ def _scaled(network: Velocity, scalings: Scalings, z: Tensor, sigma: Tensor) -> 
     return c_skip * z + c_out * full(like_states(network(c_in * z, sigma), z))
 
 
+@typed
 def edm(network: Velocity, *, sigma_data: float = 0.5) -> Denoiser:
     """A raw network ``F(scaled state, sigma)`` as EDM's denoiser; the network does its own noise conditioning.
 
@@ -95,6 +97,7 @@ def edm(network: Velocity, *, sigma_data: float = 0.5) -> Denoiser:
     return denoiser
 
 
+@typed
 def consistency(network: Velocity, *, sigma_data: float = 0.5, sigma_min: float = 0.002) -> ConsistencyFunction:
     """A raw network as a consistency function: ``f(z, sigma_min) = z`` for every network.
 
@@ -120,6 +123,7 @@ def consistency(network: Velocity, *, sigma_data: float = 0.5, sigma_min: float 
     return function
 
 
+@typed
 def unwrap(function: Denoiser, *, scalings: Callable[[Tensor], Scalings]) -> Velocity:
     """The raw network under a preconditioned callable: ``(f(z, sigma) - c_skip z) / c_out`` at ``z = x / c_in``.
 
@@ -149,6 +153,7 @@ def unwrap(function: Denoiser, *, scalings: Callable[[Tensor], Scalings]) -> Vel
     return network
 
 
+@typed
 def truncated(late: ConsistencyFunction, early: ConsistencyFunction, *, transition: float) -> ConsistencyFunction:
     """``late`` where ``t >= transition``, ``early`` below: a consistency function in two stages.
 
@@ -180,6 +185,7 @@ def truncated(late: ConsistencyFunction, early: ConsistencyFunction, *, transiti
     return function
 
 
+@typed
 def preconditioned_flow_map(network: FlowMap, *, scalings: Callable[[Tensor, Tensor], Scalings]) -> FlowMap:
     """``f(z, t, s) = c_skip z + c_out F(c_in z, t, s)``, the scalings being functions of the two times.
 

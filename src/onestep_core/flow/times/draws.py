@@ -19,7 +19,7 @@ from onestep_core.errors import ConfigError
 from onestep_core.precision import double
 from onestep_core.protocols import Path
 from onestep_core.typing import Time, typed
-from onestep_core.validators import require_finite, require_not_negative
+from onestep_core.validators import require_count, require_finite, require_not_negative
 
 Device: TypeAlias = torch.device | str | None
 
@@ -220,7 +220,8 @@ def drawn_on(device: Device, generator: torch.Generator | None) -> Device:
     return generator.device if device is None and generator is not None else device
 
 
-def _checked(low: float, high: float, path: Path | None) -> None:
+def _checked(count: int, low: float, high: float, path: Path | None) -> None:
+    require_count("count", count)
     if not low <= high:
         raise ConfigError(f"times between {low} and {high}: expected low <= high")
     if path is None:
@@ -233,6 +234,7 @@ def _checked(low: float, high: float, path: Path | None) -> None:
         )
 
 
+@typed
 def sample_uniform(
     count: int,
     *,
@@ -261,11 +263,12 @@ def sample_uniform(
         >>> sample_uniform(3, generator=torch.Generator().manual_seed(0)).shape
         torch.Size([3])
     """
-    _checked(low, high, path)
+    _checked(count, low, high, path)
     draw = torch.rand(count, generator=generator, device=drawn_on(device, generator), dtype=dtype)
     return uniform_times(draw, low=low, high=high)
 
 
+@typed
 def sample_logit_normal(
     count: int,
     *,
@@ -284,11 +287,12 @@ def sample_logit_normal(
         >>> bool((sample_logit_normal(100) < 1).all())
         True
     """
-    _checked(low, high, path)
+    _checked(count, low, high, path)
     draw = torch.randn(count, generator=generator, device=drawn_on(device, generator), dtype=dtype)
     return logit_normal_times(draw, mean=mean, std=std, low=low, high=high)
 
 
+@typed
 def sample_log_normal(
     count: int,
     *,
@@ -307,6 +311,6 @@ def sample_log_normal(
         >>> bool((sample_log_normal(100) <= 80).all())
         True
     """
-    _checked(low, high, path)
+    _checked(count, low, high, path)
     draw = torch.rand(count, generator=generator, device=drawn_on(device, generator), dtype=dtype)
     return truncated_log_normal_times(draw, mean=mean, std=std, low=low, high=high).clamp(low, high)

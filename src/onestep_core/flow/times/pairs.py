@@ -120,6 +120,7 @@ def keep_apart(t: Time, s: Time, *, gap: float) -> TimePair:
     return TimePair(torch.maximum(t, s + gap), s)
 
 
+@typed
 def log_steps(
     count: int, *, finest: int = 7, biased: bool = False, device: torch.device | str | None = None
 ) -> Int[Tensor, "batch"]:

@@ -1,6 +1,5 @@
 """The cache of decoded images: whole or absent, checked when it is opened, built by one of several processes."""
 
-import json
 import os
 import signal
 import subprocess
@@ -9,10 +8,12 @@ import sys
 import numpy as np
 import pytest
 
-from onestep_adapters.data import open_dataset
-from onestep_adapters.data.images.cache import cache_home
+from onestep_adapters.data import ImageOptions, open_dataset
+from onestep_adapters.data.couplings import untracked
+from onestep_adapters.data.images.cache import cache_home, cached_images
+from onestep_adapters.data.images.folder import FolderSource
 from onestep_adapters.data.images.locking import locked
-from onestep_core.errors import OneStepError
+from onestep_core.errors import ConfigError, OneStepError
 from tests.adapters.data.images.made import noise, photos, write
 
 OPEN = r"""
@@ -94,6 +95,18 @@ def test_a_changed_file_is_decoded_again(tmp_path, monkeypatch):
     assert second.name != first.name
 
 
+def test_a_file_that_cannot_be_opened_for_a_moment_is_not_kept_as_a_damaged_one(tmp_path):
+    """It was left out of the cache for ever, and of that of every copy of the folder."""
+    folder = photos(tmp_path / "p", 20)
+    source, options = FolderSource(folder, ImageOptions()), ImageOptions(size=8, channels=3, skip_corrupt=True)
+    (folder / "cat" / "000.png").rename(tmp_path / "away")
+    for read in (lambda: cached_images(source, options), lambda: source.natural(ImageOptions(), untracked)):
+        with pytest.raises(ConfigError, match=r"cat/000\.png cannot be opened \(No such file"):
+            read()
+    (tmp_path / "away").rename(folder / "cat" / "000.png")
+    assert len(cached_images(source, options).pixels) == 20
+
+
 def test_progress_is_shown(tmp_path):
     shown = []
 
@@ -107,7 +120,9 @@ def test_progress_is_shown(tmp_path):
     assert shown == [["sizes of images", 20, 20], ["decoding images", 20, 20]]
 
 
-@pytest.mark.parametrize("damage", ["cut pixels", "other hashes", "no index", "cut index", "other facts", "no labels"])
+@pytest.mark.parametrize(
+    "damage", ["cut pixels", "another pixel", "other hashes", "no index", "cut index", "other facts", "no labels"]
+)
 def test_a_damaged_cache_is_built_again(damage, tmp_path, monkeypatch):
     folder = photos(tmp_path / "p", 20)
     first = open_dataset(f"folder:{folder}")
@@ -117,6 +132,10 @@ def test_a_damaged_cache_is_built_again(damage, tmp_path, monkeypatch):
     if damage == "cut pixels":
         content = (cache / "images.u8").read_bytes()
         (cache / "images.u8").write_bytes(content[:-5])
+    elif damage == "another pixel":
+        content = bytearray((cache / "images.u8").read_bytes())
+        content[100] ^= 1
+        (cache / "images.u8").write_bytes(content)
     elif damage == "other hashes":
         hashes = np.load(cache / "hashes.npy")
         hashes[0, 0] ^= 1
@@ -126,15 +145,26 @@ def test_a_damaged_cache_is_built_again(damage, tmp_path, monkeypatch):
     elif damage == "cut index":
         index.write_text(index.read_text()[:-20])
     elif damage == "other facts":
-        facts = json.loads(index.read_text())
-        index.write_text(json.dumps({**facts, "class_names": ["a", "b"]}))
+        index.write_text(index.read_text().replace('"cat"', '"cow"'))
     else:
         (cache / "labels.npy").unlink()
     decoded = counting(monkeypatch)
-    again = open_dataset(f"folder:{folder}")
+    with pytest.warns(UserWarning, match="is damaged: it is made again"):
+        again = open_dataset(f"folder:{folder}")
     assert len(decoded) == 20
     assert again.class_names == ("cat", "dog")
     assert np.array_equal(again.images.numpy(), expected)
+
+
+def test_a_damaged_size_is_found_again(tmp_path, own_cache):
+    """One flipped bit made 8 x 8 to 9 x 9, and the run another one."""
+    folder = photos(tmp_path / "p", 20)
+    first = open_dataset(f"folder:{folder}")
+    file = next((own_cache / "images").glob("*.natural.json"))
+    file.write_bytes(file.read_bytes().replace(b"8", b"9", 1))
+    with pytest.warns(UserWarning, match=r"natural\.json is damaged: it is made again"):
+        again = open_dataset(f"folder:{folder}")
+    assert (again.name, again.shape) == (first.name, first.shape)
 
 
 def test_two_processes_at_once_build_one_cache(tmp_path, own_cache):

@@ -95,8 +95,15 @@ def test_images_are_encoded_once_with_progress(tmp_path):
     assert torch.equal(again.batch(5, seeded()).data, data.batch(5, seeded()).data)
     file = next((tmp_path / "cache" / "latents").glob("*/latents.f32"))
     file.write_bytes(file.read_bytes()[:-4])
-    LatentDataset(pixels, second)
+    with pytest.warns(UserWarning, match="is damaged: it is made again"):
+        LatentDataset(pixels, second)
     assert second.encoded == 40
+    content = bytearray(file.read_bytes())
+    content[7] ^= 1
+    file.write_bytes(content)
+    with pytest.warns(UserWarning, match="is damaged: it is made again"):
+        again = LatentDataset(pixels, Halves())
+    assert torch.equal(again.batch(5, seeded()).data, data.batch(5, seeded()).data)
 
 
 def test_without_a_factor_latents_get_mean_zero_and_deviation_one(tmp_path):

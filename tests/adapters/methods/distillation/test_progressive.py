@@ -13,7 +13,9 @@ pytestmark = pytest.mark.usefixtures("teachers")
 
 def staged(first, steps):
     options = Progressive(first_student_steps=first, teacher=FlowMatching(Training(steps=20, batch=20), NETWORK))
-    return start_run("progressive", "8gaussians", small(options, steps=steps, teacher=options.teacher))
+    return start_run(
+        "progressive", "8gaussians", small(options, steps=steps, teacher=options.teacher, first_student_steps=first)
+    )
 
 
 def stage_teacher(run):

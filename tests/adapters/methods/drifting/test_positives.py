@@ -42,7 +42,7 @@ def test_cached_features_give_the_same_training(guidance, new_teachers):
         run = start_run("drifting", data, options(cache_features=limit, guidance=guidance), encoder=encoder())
         records[limit] = list(run.updates())
         assert (run.prepared().prepared.cached is not None) == (limit > 0)
-    assert len(list((new_teachers / "made").glob("encoder-*/mine-*"))) == 1
+    assert len(caches(next((new_teachers / "made").glob("encoder-*")))) == 1
     for anew, cached in zip(*records.values(), strict=True):
         assert cached.loss == pytest.approx(anew.loss, rel=1e-4)
         assert cached.logs.keys() == anew.logs.keys()
@@ -94,7 +94,7 @@ def test_a_cache_is_computed_once_and_for_one_encoder_and_one_set_of_images(tmp_
         start=2,
     ):
         assert make(data, other, layers) is not None
-        assert len(titles) == len(list(tmp_path.iterdir())) == number
+        assert len(titles) == len(caches(tmp_path)) == number
     # Not kept: without a key, above the limit, or where there is no fixed set of images.
     assert make(images(), encoder(key="")) is None
     assert make(images(count=40), encoder(), limit=1e-6) is None
@@ -108,7 +108,12 @@ def test_a_cache_is_computed_once_and_for_one_encoder_and_one_set_of_images(tmp_
     counted = images(count=40)
     counted.counts, counted.split = {"train": 10**9}, None  # not read where the number alone is too large
     assert make(counted, encoder()) is None
-    assert len(titles) == len(list(tmp_path.iterdir())) == 8
+    assert len(titles) == len(caches(tmp_path)) == 8
+
+
+def caches(folder):
+    """The folders in a folder; a lock lies beside each."""
+    return [entry for entry in folder.iterdir() if entry.is_dir()]
 
 
 def test_the_limit_is_in_gigabytes_of_float32(tmp_path):
@@ -118,7 +123,7 @@ def test_the_limit_is_in_gigabytes_of_float32(tmp_path):
     assert gigabytes(found, torch.zeros(1, 1, 8, 8), count) == pytest.approx(4e-9 * count * numbers)
     rows = cached_features(tmp_path / "a", found, torch.randn(30, 1, 8, 8))
     assert len(rows) == 30
-    assert (tmp_path / "a" / "features.npy").stat().st_size == pytest.approx(4 * 30 * numbers, abs=200)
+    assert (tmp_path / "a" / "features.f32").stat().st_size == 4 * 30 * numbers
 
 
 def test_an_interrupted_cache_leaves_nothing(tmp_path, monkeypatch):
@@ -130,32 +135,54 @@ def test_an_interrupted_cache_leaves_nothing(tmp_path, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         cached_features(tmp_path / "a", pixels, torch.randn(30, 1, 2, 2), track=track)
-    assert not list(tmp_path.iterdir())
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.lock"]
     data = torch.randn(30, 1, 2, 2)
     rows = cached_features(tmp_path / "a", pixels, data)
     assert torch.equal(rows(torch.arange(30))["pixels"], pixels(data)["pixels"])
 
 
-def _build(folder, barrier, data):
+def _build(folder, barrier, data, made):
     def track(items, title, total):
-        barrier.wait(60)
+        with made.get_lock():
+            made.value += title == "features of the real images"
         return iter(items)
 
+    barrier.wait(60)
     cached_features(folder, pixels, data, track=track)
 
 
 def test_two_processes_make_one_cache(tmp_path):
-    """Both are inside at the same time; one folder stays, whole."""
+    """One makes it, the other waits."""
     context = multiprocessing.get_context("fork")
-    data, barrier = torch.randn(50, 1, 2, 2), context.Barrier(2)
-    processes = [context.Process(target=_build, args=(tmp_path / "a", barrier, data)) for _ in range(2)]
+    data, barrier, made = torch.randn(50, 1, 2, 2), context.Barrier(2), context.Value("i", 0)
+    processes = [context.Process(target=_build, args=(tmp_path / "a", barrier, data, made)) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(60)
         assert process.exitcode == 0
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+    assert made.value == 1
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a", "a.lock"]
     assert torch.equal(cached_features(tmp_path / "a", pixels, data)(torch.arange(50))["pixels"][:, 0], data.flatten(1))
+
+
+@pytest.mark.parametrize("name", ["features.f32", "index.json"])
+@pytest.mark.parametrize("damage", ["bit", "cut", "zeros", "empty", "gone"])
+def test_damaged_features_are_made_again(tmp_path, name, damage):
+    data = torch.randn(50, 1, 2, 2, generator=seeded())
+    cached_features(tmp_path / "a", pixels, data)
+    file = tmp_path / "a" / name
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    if damage == "bit":
+        content[middle] ^= 4
+    elif damage == "zeros":
+        content[middle : middle + 8] = bytes(8)
+    changed = {"cut": content[:-4], "empty": b""}.get(damage, content)
+    file.unlink() if damage == "gone" else file.write_bytes(changed)
+    with pytest.warns(UserWarning, match="a is damaged: it is made again"):
+        rows = cached_features(tmp_path / "a", pixels, data)
+    assert torch.equal(rows(torch.arange(50))["pixels"], pixels(data)["pixels"])
 
 
 def test_a_queue_and_grey_levels(new_teachers):

@@ -1,0 +1,143 @@
+"""Wrong functions and wrong counts are refused by name, with what was expected."""
+
+from functools import partial
+
+import pytest
+import torch
+from jaxtyping import TypeCheckError
+
+import onestep_core as one
+from onestep_core.errors import ConfigError
+from onestep_core.typing import typed
+
+X, Y = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0))
+T = torch.linspace(0.2, 0.9, 6)
+S, LINE = T / 2, one.Linear()
+LAPLACE = partial(one.laplace, temperature=1.0)
+
+
+def velocity(z, t):
+    return z
+
+
+def average(z, t, s):
+    return z
+
+
+class Module(torch.nn.Module):
+    def forward(self, z, t):
+        return z
+
+
+KINDS = {
+    "an average velocity as velocity": (
+        lambda: one.flow_matching_regression(average, X, Y, T),
+        r"velocity of flow_matching_regression takes \(z, t, s\), and it is called with \(z, t\)",
+    ),
+    "a velocity as average velocity": (
+        lambda: one.meanflow_regression(velocity, X, Y, T, S),
+        r"takes \(z, t\), and it is called with \(z, t, s\)",
+    ),
+    "a module of one time": (
+        lambda: one.meanflow_regression(Module(), X, Y, T, S),
+        r"takes \(z, t\), and it is called with \(z, t, s\)",
+    ),
+    "in a solver": (lambda: one.heun(average, X, T, S), "velocity of heun takes"),
+    "a kernel without its number": (
+        lambda: one.drift_field(X, Y, kernel=one.laplace, coupling=one.softmax_both),
+        r"kernel of drift_field takes .*temperature.*functools\.partial binds",
+    ),
+    "a kernel as field": (lambda: one.drifting_regression(X, Y, field=LAPLACE), "field of drifting_regression takes"),
+    "a kernel as a field of a temperature": (
+        lambda: one.multi_temperature(LAPLACE, (0.5,), normalize=False),
+        r"field of multi_temperature takes .*called with \(temperature\)",
+    ),
+    "a kernel that returns a number": (
+        lambda: one.moment_matching_loss(average, average, X, X, T, S, S, particles=3, kernel=lambda x, y: 1.0),
+        "the kernel answered float .*expected log k",
+    ),
+    "at once in a wrapper": (lambda: one.instantaneous(velocity), "average_velocity of instantaneous takes"),
+    "at once in a preconditioned network": (lambda: one.edm(average), "network of edm takes"),
+    "tangents that are too few": (
+        lambda: one.two_pass(average, (X, T, S), (Y, T)),
+        "3 arguments and 2 tangents: expected one tangent for each",
+    ),
+    "tangents of a difference": (
+        lambda: one.central_difference(velocity, (X, T), (Y, T, S)),
+        "2 arguments and 3 tangents",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), KINDS.values(), ids=KINDS)
+def test_a_function_of_another_kind_is_named(call, message):
+    with pytest.raises(ConfigError, match=message):
+        call()
+
+
+def test_an_error_inside_of_a_network_stays_what_it_is():
+    def broken(z, t):
+        return z + "text"
+
+    with pytest.raises(TypeError, match="unsupported operand"):
+        one.flow_matching_regression(broken, X, Y, T)
+
+
+def test_what_cannot_be_asked_for_its_arguments_is_called():
+    """A function in C does not say what it takes; one with further defaults may have them."""
+    assert one.flow_matching_regression(lambda z, t, scale=1.0: z, X, Y, T).target is not None
+    assert one.squared_l2(*one.flow_matching_regression(torch.add, X[:, 0], Y[:, 0], T)).shape == (6,)
+
+
+def test_an_optional_function_is_checked_too():
+    @typed
+    def called(x: one.typing.Sample, function: one.protocols.Velocity | None = None) -> None:
+        if function is not None:
+            function(x, x)
+
+    called(X)
+    with pytest.raises(ConfigError, match="function of called takes"):
+        called(X, average)
+
+
+NOT_WHOLE = {
+    "a Karras grid": lambda n: one.karras_grid(n),
+    "Karras times": lambda n: one.karras_times([0], steps=n),
+    "an exponential grid": lambda n: one.polyexponential_grid(n),
+    "a variance-preserving grid": lambda n: one.vp_grid(n),
+    "a few-step grid": lambda n: one.few_step_grid(n),
+    "a uniform grid": lambda n: one.uniform_grid(n, path=LINE),
+    "uniform times": lambda n: one.sample_uniform(n),
+    "log-normal times": lambda n: one.sample_log_normal(n),
+    "logit-normal times": lambda n: one.sample_logit_normal(n),
+    "guidance scales": lambda n: one.sample_guidance_scales(n),
+    "central steps": lambda n: one.central_steps(n),
+    "stages": lambda n: one.halving_stages(n),
+}
+
+
+@pytest.mark.parametrize("count", [2.5, -3, "4", None])
+@pytest.mark.parametrize("call", NOT_WHOLE.values(), ids=NOT_WHOLE)
+def test_a_count_is_a_whole_number(call, count):
+    """A grid of 2.5 steps had a negative noise level."""
+    with pytest.raises((ConfigError, TypeCheckError)):
+        call(count)
+
+
+@pytest.mark.parametrize("path", [None, "linear", LINE.coefficients])
+def test_a_path_is_a_path(path):
+    for call in (
+        lambda: one.uniform_grid(3, path=path),
+        lambda: one.velocity_from_denoiser(velocity, path=path),
+        lambda: one.reverse(path),
+    ):
+        with pytest.raises((ConfigError, TypeCheckError)):
+            call()
+
+
+def test_none_is_no_network():
+    for wrap in (one.instantaneous, one.flow_map_from_average_velocity, one.from_duration, one.edm):
+        with pytest.raises((ConfigError, TypeCheckError)):
+            wrap(None)
+    with pytest.raises((ConfigError, TypeCheckError)):
+        one.classifier_free(velocity, None, scale=2.0)
