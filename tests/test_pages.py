@@ -133,6 +133,8 @@ def known_options(span, methods):
         return options_of_methods(methods)
     if words[1] == "train":
         return options_of_methods([words[2]] if words[2] in KNOWN else methods)
+    if words[1] == "distill":
+        return options_of_methods(methods) | {"--method", "--samples"}
     return {"--help", *options_of(COMMANDS[words[1]])} if words[1] in COMMANDS else {"--help"}
 
 

@@ -5,7 +5,7 @@ import sys
 import warnings
 from typing import Any
 
-from onestep_adapters.cli import data, demo, evaluate, export, sample, train
+from onestep_adapters.cli import data, demo, distill, evaluate, export, sample, train
 from onestep_adapters.cli.terminal import fail, filled, listed, no_memory, reason
 from onestep_adapters.methods import ENCODERS, METHODS
 from onestep_adapters.names import choose
@@ -15,6 +15,7 @@ COMMANDS = {
     "train": train.main,
     "sample": sample.main,
     "evaluate": evaluate.main,
+    "distill": distill.main,
     "export": export.main,
     "data": data.main,
     "demo": demo.main,
@@ -29,6 +30,7 @@ _COMMANDS = (
         "report: quality, cost, pass or fail against quality limits; of an encoder: probes beside pixels and a random "
         "network",
     ),
+    ("onestep distill PIPELINE --method M [options]", "distil a pretrained pipeline of diffusers to one step"),
     ("onestep export RUN [options]", "write a one-step generator to a file that needs torch or ONNX alone"),
     ("onestep data PLACE [options]", "show data, such as a folder of your images, and check its files"),
 )
@@ -68,6 +70,7 @@ On your own images (docs/data.md):
 
 _GOES_ON = {
     "train": "--resume continues from the last checkpoint, if one was saved",
+    "distill": "--resume continues from the last checkpoint, if one was saved",
     "demo": "the same command continues from the last checkpoint of each training, one every 500 updates",
     "data": "the same command starts anew",
 }

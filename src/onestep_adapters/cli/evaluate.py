@@ -30,8 +30,8 @@ class Evaluate:
     )
     """One or more folders of trained runs, all of one data set."""
     baseline: Path | None = None
-    """Folder of the many-step run that the others are compared with; by default the first flow-matching run given.
-    Without any, the samples are compared with real data alone."""
+    """Folder of the many-step run that the others are compared with, or of a pipeline of diffusers; by default the
+    first flow-matching run given. Without any, the samples are compared with real data alone."""
     folder: Path | None = None
     """Folder for report.md and report.json; by default that of the first run."""
     split: Literal["test", "validation"] = "test"
@@ -117,4 +117,10 @@ def _baseline(chosen: Evaluate, runs: Mapping[Path, Run]) -> Run | None:
     found = next(same, None)
     if found is not None:
         return found
+    if (chosen.baseline / "model_index.json").is_file():
+        # diffusers is an optional dependency.
+        from onestep_adapters.runs.pipelines import pipeline_run
+
+        data = next(iter(runs.values())).data
+        return pipeline_run(str(chosen.baseline), data, device=choose_device(chosen.device))
     return open_run(chosen.baseline, data=chosen.data, device=choose_device(chosen.device), track=track)

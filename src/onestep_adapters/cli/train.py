@@ -179,6 +179,42 @@ def _still_there(folder: Path, total: int) -> str:
     return f"; {folder} keeps {step} of {total} updates, --resume continues from there"
 
 
+def run_to_end(run: Run, folder: Path) -> int | None:
+    """Train a run to its last update, its teacher first, and show the progress; the exit status if it was stopped."""
+    total = run.options.training.steps
+    if run.options.advice(run.data):
+        say(f"note: {run.options.advice(run.data)}")
+    if run.finished:
+        say(f"{folder} is complete: {run.state.step} of {total} updates")
+        return None
+    with writing_into(folder, run.state):
+        # What cannot be written to is found out before a teacher is trained.
+        pass
+    ahead = run.ahead()
+    if ahead:
+        say("before the first update:" if run.state.step == 0 else "before training goes on:")
+        say_all(f"  {line}" for line in ahead)
+    teacher = run.teacher_run
+    if teacher is not None and not teacher.finished:
+        steps = teacher.options.training.steps
+        try:
+            teaching = until_interrupted(run.teaching(track=track))
+            for _ in progress(teaching, done=teacher.state.step, total=steps, title=f"teacher on {run.data.name}"):
+                pass
+        except Stopped:
+            return _kept(run.teacher_folder or folder, teacher, "the same command continues it")
+    try:
+        updates = until_interrupted(run.updates(folder, track=track))
+        title, shown = f"{run.name} on {run.data.name}", run.options.monitors or None
+        for _ in progress(updates, done=run.state.step, total=total, title=title, shown=shown):
+            pass
+    except Stopped:
+        return _kept(folder, run, "--resume continues it")
+    except OSError as error:
+        return fail(f"{reason(error)}{_still_there(folder, total)}", status=1)
+    return None
+
+
 def main(arguments: Sequence[str]) -> int:
     """Parse, train, print."""
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -207,39 +243,12 @@ def main(arguments: Sequence[str]) -> int:
     if place.resume and not _holds_run(folder):
         say(f"{folder} holds no checkpoint: starting a new run")
     run = resume_or_start(folder, name, data, method, resume=place.resume, device=choose_device(place.device))
-    total = method.training.steps
-    if method.advice(data):
-        say(f"note: {method.advice(data)}")
-    if run.finished:
-        say(f"{folder} is complete: {run.state.step} of {total} updates")
-        return 0
-    with writing_into(folder, run.state):
-        # What cannot be written to is found out before a teacher is trained.
-        pass
-    ahead = run.ahead()
-    if ahead:
-        say("before the first update:" if run.state.step == 0 else "before training goes on:")
-        say_all(f"  {line}" for line in ahead)
-    teacher = run.teacher_run
-    if teacher is not None and not teacher.finished:
-        steps = teacher.options.training.steps
-        try:
-            teaching = until_interrupted(run.teaching(track=track))
-            for _ in progress(teaching, done=teacher.state.step, total=steps, title=f"teacher on {data.name}"):
-                pass
-        except Stopped:
-            return _kept(run.teacher_folder or folder, teacher, "the same command continues it")
-    try:
-        updates = until_interrupted(run.updates(folder, track=track))
-        title, shown = f"{name} on {data.name}", method.monitors or None
-        for _ in progress(updates, done=run.state.step, total=total, title=title, shown=shown):
-            pass
-    except Stopped:
-        return _kept(folder, run, "--resume continues it")
-    except OSError as error:
-        return fail(f"{reason(error)}{_still_there(folder, total)}", status=1)
-    done = f"{folder}: {total} updates in {run.seconds:.0f} s. Next: "
-    if method.generates:
+    was_finished = run.finished
+    status = run_to_end(run, folder)
+    if status is not None or was_finished:
+        return status or 0
+    done = f"{folder}: {run.options.training.steps} updates in {run.seconds:.0f} s. Next: "
+    if run.options.generates:
         say(f"{done}onestep sample {folder}, onestep evaluate {folder}")
         return 0
     drifting = f"onestep train drifting --encoder {folder}"

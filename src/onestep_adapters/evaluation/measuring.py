@@ -146,9 +146,11 @@ _TOLD = 10
 def _teacher_budget(run: Run) -> tuple[int, int] | None:
     """Updates and evaluations; those of the options if the teacher itself is not there, as for a finished run.
 
-    The exact score of a known distribution costs nothing.
+    The exact score of a known distribution costs nothing; what a pretrained pipeline cost is not known.
     """
     if run.teacher_run is not None:
         return run.teacher_run.state.step, run.teacher_run.state.step * run.teacher_run.options.calls
-    options = None if run.options.teacher_from == EXACT else run.options.teacher
-    return None if options is None else (options.training.steps, options.training.steps * options.calls)
+    options = run.options.teacher
+    if options is None or run.options.teacher_from == EXACT or options.network.pretrained:
+        return None
+    return (options.training.steps, options.training.steps * options.calls)

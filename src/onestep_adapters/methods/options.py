@@ -40,9 +40,9 @@ _NOISE_WIDTH = 64
 class Network:
     """Which backbone, and how large."""
 
-    backbone: Literal["mlp", "conv", "dit", "unet", "decoder"] = "mlp"
+    backbone: Literal["mlp", "conv", "dit", "unet", "decoder", "pretrained"] = "mlp"
     """Architecture. mlp: samples of any shape. conv, dit, unet: images only. decoder: images from a vector of noise,
-    for drifting only."""
+    for drifting only. pretrained: the model of --pretrained, with its weights."""
     width: int = attrs.field(default=256, validator=[count, positive])
     """Hidden width: units (mlp), channels (conv; unet, decoder: at full size; unet: a multiple of 4), size of a token
     (dit; a multiple of 12)."""
@@ -62,6 +62,9 @@ class Network:
     """Side of the square patches that are the tokens, in pixels; it divides height and width (dit only)."""
     noise_width: int = attrs.field(default=_NOISE_WIDTH, validator=[count, positive])
     """Numbers in the noise of one sample (decoder only)."""
+    pretrained: str = ""
+    """Folder of a pipeline of diffusers, whose model is the network, as a velocity on the linear path (pretrained only;
+    width, depth and max-frequency are then without effect). onestep distill sets it."""
 
     def noise_shape(self, data: Dataset) -> tuple[int, ...]:
         """Shape of the noise of one sample, for a method that takes a vector of noise."""
@@ -106,6 +109,13 @@ class Network:
             raise ConfigError(
                 f"patch = {self.patch} with the backbone {self.backbone!r}: only dit has it; leave it at 2"
             )
+        if bool(self.pretrained) != (self.backbone == "pretrained"):
+            raise ConfigError(
+                f"pretrained = {self.pretrained!r} with the backbone {self.backbone!r}: give both --backbone "
+                "pretrained and --pretrained FOLDER, or neither"
+            )
+        if self.backbone == "pretrained":
+            return pretrained_network(self.pretrained, data, times, generator)
         make = {
             "mlp": partial(MLP, fourier=self.fourier),
             "conv": partial(ConvNet, condition=self.condition),
@@ -122,6 +132,38 @@ class Network:
             max_frequency=self.max_frequency,
             generator=generator,
         )
+
+
+def pretrained_network(folder: str, data: Dataset, times: int, generator: torch.Generator | None = None) -> nn.Module:
+    """The model of a pipeline of diffusers as a velocity network, checked against the data.
+
+    Args:
+        folder: of the pipeline.
+        data: gives shape and classes.
+        times: 1 or 2.
+        generator: draws the weights of the embedding of a second time.
+
+    Raises:
+        ConfigError: if the folder is no such pipeline, or its model has other samples or classes than the data.
+    """
+    # diffusers is an optional dependency.
+    from onestep_adapters.backbones.diffusers import load_velocity
+
+    if times == 0:
+        raise ConfigError(
+            f"the pipeline in {folder} has a model with a time, and this method's generator takes none: choose a "
+            "method that learns from a teacher"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0 if generator is None else int(torch.randint(2**31, (), generator=generator)))
+        network = load_velocity(folder, times=times)
+    if network.sample_shape != tuple(data.shape) or network.classes != data.classes:
+        raise ConfigError(
+            f"the pipeline in {folder} makes samples of {network.sample_shape} with {network.classes or 'no'} classes; "
+            f"{data.name} has samples of {tuple(data.shape)} and {data.classes or 'no'} classes: give the data that it "
+            "was trained on (--size, --channels, --no-classes)"
+        )
+    return network
 
 
 @attrs.frozen

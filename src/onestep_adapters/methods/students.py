@@ -36,7 +36,7 @@ def take_over(student: nn.Module, teacher: nn.Module) -> None:
         >>> bool((wide.weight[:, :2] == narrow.weight).all()), wide.weight[0, 2].item()
         (True, 0.0)
     """
-    mine, theirs = dict(student.named_parameters()), dict(teacher.named_parameters())
+    mine, theirs = _parameters(student), _parameters(teacher)
     fits = mine.keys() == theirs.keys() and all(
         own.shape[:1] == theirs[name].shape[:1]
         and own.shape[2:] == theirs[name].shape[2:]
@@ -50,6 +50,12 @@ def take_over(student: nn.Module, teacher: nn.Module) -> None:
             own.copy_(theirs[name])
         else:
             own.zero_()[:, : theirs[name].shape[1]] = theirs[name]
+
+
+def _parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters by name; of a pretrained model without those of a second time, which starts without effect."""
+    pretrained = getattr(network, "pretrained_parameters", None)
+    return dict(network.named_parameters()) if pretrained is None else pretrained()
 
 
 def start_from_teacher(context: Context) -> None:

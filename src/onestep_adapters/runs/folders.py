@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from onestep_adapters.data import Dataset
 from onestep_adapters.devices import choose_device
 from onestep_adapters.encoders import Encoder
 from onestep_adapters.files import require_path
 from onestep_adapters.methods import ENCODERS, METHODS, Method, Teacher, find_preset
-from onestep_adapters.methods.options import check_names
+from onestep_adapters.methods.options import check_names, pretrained_network
 from onestep_adapters.runs.configs import asked, completed, config_of, differences, options_in
 from onestep_adapters.runs.datasets import data_of_run, dataset_of
 from onestep_adapters.runs.encoders import FoundEncoder, find_encoder, other_encoder
@@ -270,7 +271,10 @@ def _resolve(options: Method, data: Dataset, given: Teacher | Run | None, device
     def started(folder: Path, teacher: Method) -> Run:
         return resume_or_start(folder, BASELINE, data, teacher, resume=True, device=device)
 
-    return resolve(options, data, given, opened=opened, started=started)
+    def pretrained(folder: str) -> nn.Module:
+        return pretrained_network(folder, data, 1).to(choose_device(str(device))).eval()
+
+    return resolve(options, data, given, opened=opened, started=started, pretrained=pretrained)
 
 
 def _encoder(options: Method, data: Dataset, given: Encoder | Run | None, device: torch.device | str) -> FoundEncoder:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import attrs
+from torch import nn
 
 from onestep_adapters.data import Dataset
 from onestep_adapters.methods import FlowMatching, Method, Network, Teacher, exact_teacher, network_teacher
@@ -35,6 +36,7 @@ def resolve(
     *,
     opened: Callable[[str], Run],
     started: Callable[[Path, Method], Run],
+    pretrained: Callable[[str], nn.Module],
 ) -> Resolved:
     """Find the teacher of a run; the rules are in :mod:`onestep_adapters.runs.teachers`.
 
@@ -44,6 +46,7 @@ def resolve(
         given: a teacher, or a run that trains it, from the caller.
         opened: opens the run in a folder.
         started: starts or resumes the run of flow matching in a folder.
+        pretrained: reads the model of a pipeline of diffusers as a velocity network.
 
     Raises:
         ConfigError: if the teacher does not fit.
@@ -69,6 +72,14 @@ def resolve(
         return _checked(Resolved(given, _with_teacher(options, None), weights=weights))
     if chosen == EXACT:
         return _checked(Resolved(exact_teacher(data), _with_teacher(options, None)))
+    if chosen and (Path(chosen).expanduser() / "model_index.json").is_file():
+        network = Network("pretrained", pretrained=chosen)
+        module = pretrained(chosen)
+        weights = weights_hash(module)
+        teacher = network_teacher(module, key=f"{data.name}-{weights}")
+        return _checked(
+            Resolved(teacher, attrs.evolve(options, teacher=FlowMatching(network=network)), weights=weights)
+        )  # type: ignore[call-arg]
     if chosen:
         run = _finished(opened(chosen), chosen, data)
         weights = weights_hash(run.state.ema)

@@ -2,7 +2,7 @@
 
 1. The caller gives an object.
 2. ``teacher_from="exact"``: the exact score of a 2-D toy with known modes.
-3. ``teacher_from=FOLDER``: a finished run of flow matching on the same data.
+3. ``teacher_from=FOLDER``: a finished run of flow matching on the same data, or a pipeline of diffusers.
 4. Otherwise: a run with the options ``teacher``. It is trained before the first update and saved for other runs.
 
 In case 4 the name of the folder has a hash of data and options. Other options therefore give another teacher, and

@@ -180,7 +180,7 @@ def _estimator(
     model: Callable[..., Any], scheduler: Any, condition: dict[str, Any]
 ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """``(z, t) -> (data, noise)``, one evaluation."""
-    meaning, call = _meaning(scheduler), call_of(model)
+    meaning, call = meaning_of(scheduler), call_of(model)
     network: Callable[..., Tensor] = _Plain(call, model)
     unit = 1.0
     plain = unwrapped(model)
@@ -213,7 +213,12 @@ class _Plain(NamedTuple):
         return evaluate(self.call, self.model, z, t, condition)
 
 
-def _meaning(scheduler: Any) -> Meaning:
+def meaning_of(scheduler: Any) -> Meaning:
+    """What a scheduler says about the model that it belongs to.
+
+    Raises:
+        ConfigError: for a scheduler that :func:`path_of` refuses, or an unknown prediction.
+    """
     path, config = path_of(scheduler), scheduler.config
     if isinstance(path, Linear):
         count = config.num_train_timesteps

@@ -154,7 +154,8 @@ class ScoreDistillation(Distillation):
         own = torch.Generator().manual_seed(self.training.seed + 1)
         module = self.teacher.network.build(data, 1, own)
         if self.has_head:
-            module = Critic(module, width=self.teacher.network.width, generator=own)
+            layer, width = getattr(module, "head_place", ("output", self.teacher.network.width))
+            module = Critic(module, width=width, layer=layer, generator=own)
         return {FAKE_SCORE: trained_in_turns(module, learning_rate=self.training.learning_rate)}
 
     def prepare(self, context: Context) -> Pairs | None:

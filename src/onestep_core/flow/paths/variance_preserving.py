@@ -10,6 +10,7 @@ from torch import Tensor
 from onestep_core.errors import ConfigError
 from onestep_core.flow.derivatives import with_graph
 from onestep_core.flow.paths.point import point_on_path, prior_state
+from onestep_core.flow.ratios import time_of_noise_ratio
 from onestep_core.typing import Time, typed
 
 
@@ -64,6 +65,14 @@ class VariancePreserving:
         log_snr, slope = with_graph(self.log_snr, (t,), (torch.ones_like(t),))
         alpha, sigma = log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()
         return alpha * sigma.square() * slope / 2, -sigma * alpha.square() * slope / 2
+
+    @typed
+    def time_at(self, ratio: Time) -> Time:
+        """The time of a noise ratio ``sigma / alpha``, or the nearer end; in closed form for a table."""
+        if isinstance(self.log_snr, _Interpolated):
+            low, high = sorted((self.data_time, self.noise_time))
+            return self.log_snr.inverse(-2 * ratio.log()).clamp(low, high)
+        return time_of_noise_ratio(ratio, path=self)
 
     @classmethod
     def cosine(cls, *, log_snr_min: float = -20.0, log_snr_max: float = 20.0) -> "VariancePreserving":
@@ -146,3 +155,9 @@ class _Interpolated:
         values = self._values.to(device=t.device, dtype=t.dtype)
         left = t.detach().floor().long().clamp(0, len(values) - 2)
         return values[left] + (t - left) * (values[left + 1] - values[left])
+
+    def inverse(self, value: Tensor) -> Tensor:
+        """Where the function has a value; the values decrease."""
+        values = self._values.to(device=value.device, dtype=value.dtype)
+        left = (torch.searchsorted(-values, -value.detach()) - 1).clamp(0, len(values) - 2)
+        return left + (value - values[left]) / (values[left + 1] - values[left])

@@ -1,0 +1,126 @@
+"""``onestep distill PIPELINE --method METHOD``."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from onestep_adapters.cli.images import add_image_options, image_options
+from onestep_adapters.cli.parsing import options
+from onestep_adapters.cli.progress import track
+from onestep_adapters.cli.terminal import filled, listed, say, use_threads
+from onestep_adapters.cli.train import run_to_end
+from onestep_adapters.data import open_dataset
+from onestep_adapters.devices import choose_device
+from onestep_adapters.runs import options_of_run, resume_or_start
+from onestep_adapters.runs.datasets import data_of_run
+from onestep_adapters.training import latest_checkpoint, read_config
+from onestep_core.errors import ConfigError
+
+_OPTIONS = (
+    ("PIPELINE", "folder of a diffusers pipeline, written by save_pretrained: a model (unet or transformer) without "
+     "condition or with classes, and its scheduler"),
+    ("--method M", "how: see below"),
+    ("--data D", "the images that it was trained on, as for onestep train (folder:PATH, fashion-mnist, ...); without "
+     "it, images that the pipeline makes"),
+    ("--samples N", "number of these images (default: 5000)"),
+    ("--folder F", "folder of the run (default: runs/distilled-METHOD); the one-step pipeline is F/pipeline"),
+    ("--resume", "continue the run in the folder from its last checkpoint"),
+    ("--device D", "auto (default: a CUDA GPU if there is one, else the CPU), cpu, cuda, cuda:1, mps"),
+)  # fmt: skip
+
+
+def help_text() -> str:
+    """What ``onestep distill --help`` prints, as wide as the terminal."""
+    # diffusers is an optional dependency.
+    from onestep_adapters.runs.pipelines import DISTILLING
+
+    opening = (
+        "Distil a pretrained diffusers pipeline into one that samples in one step. The student starts from the "
+        "pipeline's weights. Guide: docs/guides/distill.md."
+    )
+    usage = "onestep distill PIPELINE --method M [--data D] [--folder F] [--resume] [--device D] [options]"
+    more = "`onestep distill PIPELINE --method M --help` lists the method's own options."
+    return f"""{filled(opening)}
+
+{filled(usage, "    ", first="  ")}
+
+{listed(_OPTIONS)}
+
+{filled("M is one of " + ", ".join(DISTILLING) + "; meanflow: meanflow-distillation, scm: continuous-consistency.")}
+
+{filled(more)}"""
+
+
+def _place(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(prog="onestep distill", add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("method", "data", "folder"):
+        parser.add_argument(f"--{name}")
+    parser.add_argument("--samples", type=int, default=5000)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--device", default="auto")
+    add_image_options(parser)
+    try:
+        place, rest = parser.parse_known_args(list(arguments))
+    except argparse.ArgumentError as error:
+        raise ConfigError(f"{error}: see onestep distill --help") from error
+    for name in ("method", "data", "folder", "device"):
+        if getattr(place, name) == "":
+            raise ConfigError(f"--{name} is empty: give a value, or leave the option out")
+    if place.method is None:
+        raise ConfigError(
+            "no --method: expected onestep distill PIPELINE --method M; onestep distill --help lists them"
+        )
+    if place.samples < 1:
+        raise ConfigError(f"--samples {place.samples}: expected at least one")
+    return place, rest
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse, make images where there are no data, train, write the pipeline."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        say(help_text())
+        return 0
+    if arguments[0].startswith("-"):
+        raise ConfigError(f"{arguments[0]} comes first: expected onestep distill PIPELINE --method M [options]")
+    # diffusers is an optional dependency.
+    from onestep_adapters.runs.pipelines import distillation, images_of, load_pipeline, save_pipeline
+
+    pipeline = str(Path(arguments[0]).expanduser().resolve())
+    place, rest = _place(arguments[1:])
+    load_pipeline(pipeline)
+    use_threads()
+    device = choose_device(place.device)
+    folder = Path(place.folder or f"runs/distilled-{place.method}")
+    chosen = image_options(place)
+    saved = None
+    if place.resume and folder.is_dir() and latest_checkpoint(folder) is not None:
+        _, name, saved = options_of_run(folder)
+        data = data_of_run(folder, name, place.data, read_config(folder).get("source"), track=track, **chosen)
+    elif place.data is None:
+        made = images_of(pipeline, folder / "images", count=place.samples, device=device, track=track)
+        data = open_dataset(f"folder:{made}", track=track, **chosen)
+    else:
+        data = open_dataset(place.data, track=track, **chosen)
+    name, default = distillation(pipeline, place.method, data)
+    method = options(
+        type(default),
+        rest,
+        prog=f"onestep distill {arguments[0]} --method {place.method}",
+        description=f"Distil the pipeline by {name}. More: onestep distill --help.",
+        default=default if saved is None else saved,
+    )
+    if method.evaluations != 1:
+        raise ConfigError(
+            f"{method.evaluations} evaluations for one sample (--sampling-steps): onestep distill makes pipelines of "
+            "one step; docs/guides/distill.md shows more"
+        )
+    run = resume_or_start(folder, name, data, method, resume=place.resume, device=device)
+    status = run_to_end(run, folder)
+    if status is not None:
+        return status
+    file = save_pipeline(run, pipeline, folder / "pipeline")
+    say(
+        f"{file}: a pipeline of one step, OneStepPipeline.from_pretrained({str(file)!r}). Next: onestep sample "
+        f"{folder}, onestep evaluate {folder}"
+    )
+    return 0

@@ -1,0 +1,150 @@
+"""``onestep distill``, as people use it: a small pipeline of diffusers in, a pipeline of one step out."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from PIL import Image
+
+from onestep_adapters.backbones.diffusers import OneStepPipeline
+from onestep_adapters.cli import main
+from onestep_adapters.runs import open_run
+from onestep_adapters.runs.pipelines import DISTILLING
+
+QUICK = ["--steps", "2", "--batch", "10", "--checkpoint-every", "1"]
+FEW = {"progressive": ["--first-student-steps", "2"]}
+MATCHING = {"dmd", "dmd-paper", "dmd2", "dmd2-paper", "f-distill", "sid", "sid-paper", "rectified-meanflow"}
+PAIRS = ["--pairs", "20", "--solver-steps", "1"]
+
+
+def run(*words):
+    return main([str(word) for word in words])
+
+
+def unet(classes=10):
+    torch.manual_seed(0)
+    return UNet2DModel(
+        8,
+        1,
+        1,
+        block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=4,
+        num_class_embeds=classes,
+    )
+
+
+@pytest.fixture
+def pipeline(tmp_path):
+    DDPMPipeline(unet(), DDPMScheduler(prediction_type="v_prediction")).save_pretrained(tmp_path / "pipeline")
+    return tmp_path / "pipeline"
+
+
+def test_from_a_pipeline_to_one_step(pipeline, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert run("distill", pipeline, "--method", "meanflow", "--data", "digits", "--folder", folder, *QUICK) == 0
+    assert "a pipeline of one step" in capsys.readouterr().out
+    one = OneStepPipeline.from_pretrained(folder / "pipeline")
+    labels = torch.tensor([1, 2, 3])
+    found = one(3, torch.Generator().manual_seed(1), output_type="pt", class_labels=labels).images
+    opened = open_run(folder)
+    expected, _ = opened.samples(3, generator=torch.Generator().manual_seed(1), labels=labels)
+    # The run rounds to the digits' grey levels.
+    assert float((found - (expected + 1) / 2).abs().max()) <= 0.5 / 16 + 1e-4
+    code = (
+        "import sys, torch\nfrom onestep_adapters.backbones.diffusers import OneStepPipeline\n"
+        "pipe = OneStepPipeline.from_pretrained(sys.argv[1])\n"
+        "labels = torch.tensor([1, 2, 3])\n"
+        "images = pipe(3, torch.Generator().manual_seed(1), output_type='pt', class_labels=labels).images\n"
+        "torch.save(images, sys.argv[2])\n"
+    )
+    subprocess.run([sys.executable, "-c", code, folder / "pipeline", tmp_path / "there.pt"], check=True)
+    torch.testing.assert_close(torch.load(tmp_path / "there.pt"), found)
+
+
+@pytest.mark.parametrize("method", [name for name in DISTILLING if name != "meanflow"])
+def test_every_method_distils(pipeline, tmp_path, method, capsys):
+    folder = tmp_path / "run"
+    known = PAIRS if method in MATCHING else FEW.get(method, [])
+    words = ["distill", pipeline, "--method", method, "--data", "digits", "--folder", folder, *QUICK, *known]
+    assert run(*words) == 0, capsys.readouterr().err
+    assert (folder / "pipeline" / "model_index.json").is_file()
+    assert not list(folder.glob("*.partial"))
+
+
+def test_without_data_the_pipeline_makes_them(pipeline, tmp_path, capsys):
+    folder = tmp_path / "run"
+    words = ["distill", pipeline, "--method", "consistency-distillation", "--folder", folder, "--samples", "40", *QUICK]
+    assert run(*words) == 0, capsys.readouterr().err
+    made = sorted((folder / "images").rglob("*.png"))
+    assert len(made) == 40
+    assert len({file.parent.name for file in made}) == 10
+    with Image.open(made[0]) as image:
+        assert (image.size, image.mode) == ((8, 8), "L")
+    assert open_run(folder).data.classes == 10
+    # It is complete: the images stay, the pipeline is written again.
+    assert run(*words, "--resume") == 0, capsys.readouterr().err
+    assert sorted((folder / "images").rglob("*.png")) == made
+
+
+def test_an_interrupted_distillation_goes_on(pipeline, tmp_path, capsys):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    words = ["distill", pipeline, "--method", "meanflow", "--data", "digits", *QUICK[2:]]
+    assert run(*words, "--folder", whole, "--steps", "4") == 0
+    code = (
+        "import sys\nfrom onestep_adapters.cli import main, train\n"
+        "inner = train.progress\n"
+        "def stop(updates, **words):\n"
+        "    for k, update in enumerate(inner(updates, **words)):\n"
+        "        yield update\n"
+        "        if k == 1: raise SystemExit(9)\n"
+        "train.progress = stop\nmain(sys.argv[1:])\n"
+    )
+    arguments = [*map(str, words), "--folder", str(parts), "--steps", "4"]
+    assert subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True).returncode == 9
+    assert not (parts / "pipeline").exists()
+    assert run(*words, "--folder", parts, "--steps", "4", "--resume") == 0, capsys.readouterr().err
+    networks = [open_run(folder).state.ema.state_dict() for folder in (whole, parts)]
+    assert all(torch.equal(value, networks[1][name]) for name, value in networks[0].items())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "expected onestep distill PIPELINE --method M"),
+        (["--method", "drifting"], "no method that distils is called 'drifting'"),
+        (["--method", "dmd2", "--sampling-steps", "4", "--pairs-only-share", "0"], "4 evaluations for one sample"),
+        (["--method", "meanflow", "--data", "8gaussians"], "makes samples of (1, 8, 8) with 10 classes"),
+        (["--method", "meanflow", "--samples", "0"], "--samples 0"),
+        (["--method", "meanflow", "--folder", ""], "--folder is empty"),
+        (["--method", "meanflow", "--backbone", "conv"], "pretrained"),
+    ],
+)
+def test_mistakes_have_one_line(pipeline, words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = [] if "--data" in words or not words else ["--data", "digits"]
+    assert run("distill", pipeline, *words, *data) == 2
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert len(shown.err.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_is_no_pipeline(tmp_path, capsys):
+    assert run("distill", tmp_path, "--method", "meanflow") == 2
+    assert "no pipeline of diffusers" in capsys.readouterr().err
+    assert run("distill", "--method", "meanflow") == 2
+    assert "expected onestep distill PIPELINE" in capsys.readouterr().err
+
+
+def test_a_pipeline_is_a_teacher_of_another_network(pipeline, tmp_path, capsys):
+    """``--teacher-from PIPELINE`` of an ordinary training, where the student need not start from its weights."""
+    folder = tmp_path / "run"
+    words = ["--teacher-from", pipeline, "--data", "digits", "--folder", folder, "--width", "8", "--depth", "1", *QUICK]
+    assert run("train", "reflow", *words, "--pairs", "20") == 0, capsys.readouterr().err
+    assert open_run(folder).finished
