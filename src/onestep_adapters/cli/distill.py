@@ -80,6 +80,8 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         say(help_text())
         return 0
+    if arguments[0] == "":
+        raise ConfigError("PIPELINE is empty: expected onestep distill PIPELINE --method M [options]")
     if arguments[0].startswith("-"):
         raise ConfigError(f"{arguments[0]} comes first: expected onestep distill PIPELINE --method M [options]")
     # diffusers is an optional dependency.

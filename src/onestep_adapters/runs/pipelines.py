@@ -13,7 +13,7 @@ from torch import Tensor
 from onestep_adapters.backbones.diffusers import OneStepGenerator, OneStepPipeline, PretrainedVelocity
 from onestep_adapters.backbones.diffusers.pretrained import load_pipeline, load_velocity
 from onestep_adapters.data import Dataset
-from onestep_adapters.files import partial_name
+from onestep_adapters.files import errors_name, make_folder, partial_name, require_path
 from onestep_adapters.methods import METHODS, FlowMatching, Method, Network, find_preset
 from onestep_adapters.methods.linear_path import PATH
 from onestep_adapters.names import choose
@@ -99,7 +99,7 @@ def images_of(
     Raises:
         ConfigError: if the model makes no grey or colour images.
     """
-    folder = Path(folder)
+    folder = require_path("folder", folder)
     if folder.is_dir():
         return folder
     found = load_pipeline(pipeline)
@@ -115,7 +115,7 @@ def images_of(
     noise = torch.randn(count, *shape, generator=generator)
     labels = None if network.classes is None else torch.arange(count) % network.classes
     partial = partial_name(folder)
-    partial.mkdir(parents=True)
+    make_folder(partial)
     try:
         chunks = torch.arange(count).split(CHUNK)
         for rows in track(chunks, "images of the pipeline", len(chunks)):
@@ -123,7 +123,8 @@ def images_of(
             with torch.no_grad():
                 velocity = as_velocity(network, label=None if classes is None else classes.to(device))
                 samples = sample_ode(velocity, noise[rows].to(device), path=PATH, steps=steps).cpu()
-            _write(partial, samples, classes, rows.tolist())
+            with errors_name(folder):
+                _write(partial, samples, classes, rows.tolist())
         partial.rename(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -153,7 +154,7 @@ def save_pipeline(run: Run, pipeline: str, folder: str | os.PathLike[str]) -> Pa
         ConfigError: if the run has another network, several evaluations, or another sampler than one step on the
             linear path.
     """
-    folder, network, options = Path(folder), run.state.ema, run.options
+    folder, network, options = require_path("folder", folder), run.state.ema, run.options
     if not isinstance(network, PretrainedVelocity) or options.evaluations != 1:
         raise ConfigError(
             f"a run of {run.name} with {options.evaluations} evaluations of a {type(network).__name__}: expected one "
@@ -174,10 +175,11 @@ def save_pipeline(run: Run, pipeline: str, folder: str | os.PathLike[str]) -> Pa
         )
     partial = partial_name(folder)
     try:
-        OneStepPipeline(generator, vae=load_pipeline(pipeline).vae).save_pretrained(partial)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
+        with errors_name(folder):
+            OneStepPipeline(generator, vae=load_pipeline(pipeline).vae).save_pretrained(partial)
+            if folder.exists():
+                shutil.rmtree(folder)
+            partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder

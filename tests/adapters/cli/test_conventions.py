@@ -53,6 +53,10 @@ def run(*words):
         (["train", "--data", "8gaussians", "meanflwo"], "did you mean 'meanflow'"),
         (["evaluate"], "no run is given: expected onestep evaluate RUN"),
         (["sample", "nowhere", "--count", "0"], "count = 0"),
+        (["export", ""], "an argument is empty"),
+        (["export", "nowhere", "--fromat", "onnx"], "did you mean --format?"),
+        (["distill", "", "--method", "dmd"], "PIPELINE is empty"),
+        (["distill", "nowhere", "--method", "dmd"], "is no pipeline of diffusers"),
     ],
 )
 def test_what_makes_no_sense_is_refused(words, expected, tmp_path, monkeypatch, capfd):
