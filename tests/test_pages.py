@@ -42,6 +42,19 @@ def test_the_snippets_of_a_page_run(page):
         assert bool(names["loss"].isfinite().all())
 
 
+def test_the_errors_of_the_troubleshooting_page_are_real(capsys):
+    """A text block under a snippet is what it prints; ``...`` stands for anything, line breaks for spaces."""
+    text = (ROOT / "docs" / "troubleshooting.md").read_text()
+    names, told = {"__name__": "troubleshooting"}, 0
+    for code, after in re.findall(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", text, flags=re.DOTALL):
+        exec(compile(code, "troubleshooting", "exec"), names)
+        printed = " ".join(capsys.readouterr().out.split())
+        expected = " ".join(after.split())
+        assert re.fullmatch(re.escape(expected).replace(r"\.\.\.", ".*"), printed), (expected, printed)
+        told += bool(after)
+    assert told > 10
+
+
 def test_every_relative_link_leads_somewhere():
     for page in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]:
         text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
