@@ -28,7 +28,7 @@ CONFIG = {
     "sample_size": 8,
     "in_channels": 1,
     "out_channels": 1,
-    "block_out_channels": (32, 48),
+    "block_out_channels": (24, 32),
     "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
     "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
     "layers_per_block": 1,

@@ -124,15 +124,19 @@ def attend(
         logarithms = None if sums is None else part(sums)
         for j in range(0, queries, rows):
             row = (slice(None), slice(j, min(j + rows, queries)))
-            logits = torch.bmm(first[row], second).mul_(factor)
-            if mask is not None:
-                logits += _block(mask, some, heads, row[1])
-            if causal:
-                later = torch.ones(logits.shape[1:], dtype=torch.bool, device=q.device).triu_(1 + j)
-                logits.masked_fill_(later, -math.inf)
-            shift = logits.logsumexp(-1, keepdim=True) if logarithms is None else logarithms[row]
-            # A row that sees no key has the sum 0: its weights are 0, not 0 / 0.
-            weights = logits.sub_(shift.masked_fill(shift == -math.inf, math.inf)).exp_()
+            if logarithms is not None and mask is None and not causal:
+                # No row is without a key: one product less the sums.
+                weights = torch.baddbmm(logarithms[row], first[row], second, beta=-1, alpha=factor).exp_()
+            else:
+                logits = torch.bmm(first[row], second).mul_(factor)
+                if mask is not None:
+                    logits += _block(mask, some, heads, row[1])
+                if causal:
+                    later = torch.ones(logits.shape[1:], dtype=torch.bool, device=q.device).triu_(1 + j)
+                    logits.masked_fill_(later, -math.inf)
+                shift = logits.logsumexp(-1, keepdim=True) if logarithms is None else logarithms[row]
+                # A row that sees no key has the sum 0: its weights are 0, not 0 / 0.
+                weights = logits.sub_(shift.masked_fill(shift == -math.inf, math.inf)).exp_()
             tangent = None if dv is None else torch.bmm(weights, dv)
             slope = None if dq is None else torch.bmm(dq[row], second)
             if dk is not None:
@@ -142,8 +146,10 @@ def attend(
                 slope = more.expand_as(weights).clone() if slope is None else slope.add_(more)
             if slope is not None:
                 slope.mul_(weights)
-                turned = torch.bmm(slope, third).mul_(factor)
-                tangent = turned if tangent is None else tangent.add_(turned)
+                if tangent is None:
+                    tangent = torch.bmm(slope, third).mul_(factor)
+                else:
+                    tangent.baddbmm_(slope, third, alpha=factor)
             place, seen = result[some, :, row[1]], out[some, :, row[1]]
             shape = (-1, heads, *place.shape[2:])
             if slope is None:
@@ -151,7 +157,7 @@ def attend(
             else:
                 assert tangent is not None
                 total = slope.sum(-1).view(-1, heads, slope.shape[1], 1)
-                place.copy_(torch.addcmul(tangent.view(shape), total, seen.to(kind), value=-factor))
+                place.copy_(tangent.view(shape).addcmul_(total, seen.to(kind), value=-factor))
     return result
 
 
