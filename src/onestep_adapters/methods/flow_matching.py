@@ -85,10 +85,9 @@ class Distillation(Method):
     otherwise it is trained first and kept there. A method that starts from the teacher's weights needs the same network
     options for both."""
     teacher_from: str = ""  # type: ignore[misc]
-    """Folder of a finished flow-matching run on the same data, or of a pipeline of diffusers, used as the teacher; do
-    not give --teacher.* then. Empty: train or reuse the teacher of --teacher.*. reflow, and dmd, dmd2, f-distill and
-    sid with --pairs-weight 0 and --pairs-only-share 0, also take "exact": the closed-form score (8gaussians,
-    unequal)."""
+    """Folder of a finished flow-matching run on the same data, or of a diffusers pipeline. Empty: train or reuse the
+    teacher of --teacher.*. reflow, and dmd, dmd2, f-distill, sid with --pairs-weight 0 --pairs-only-share 0: also
+    "exact", the exact score (8gaussians, unequal)."""
 
 
 IMAGE_TEACHER = FlowMatching(IMAGE_TRAINING, WIDE_IMAGE_NETWORK)
