@@ -84,6 +84,9 @@ COMMANDS = {
 PLACE = {"--data", "--folder", "--resume", "--device", "--help", *IMAGES}
 """Options of every ``onestep train``, beside those of the method."""
 
+DISTILL = {"--method", "--samples"}
+"""Options of ``onestep distill``, beside those of the method."""
+
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9.-]*")
 
 
@@ -130,11 +133,11 @@ def known_options(span, methods):
     """Those of the command of a line; an option that stands alone belongs to a method, or to sampling."""
     words = span.split()
     if words[0] != "onestep":
-        return options_of_methods(methods)
+        return options_of_methods(methods) | DISTILL
     if words[1] == "train":
         return options_of_methods([words[2]] if words[2] in KNOWN else methods)
     if words[1] == "distill":
-        return options_of_methods(methods) | {"--method", "--samples"}
+        return options_of_methods(methods) | DISTILL
     return {"--help", *options_of(COMMANDS[words[1]])} if words[1] in COMMANDS else {"--help"}
 
 
