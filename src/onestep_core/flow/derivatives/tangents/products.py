@@ -17,7 +17,7 @@ from onestep_core.flow.derivatives.tangents.rules import FirstRows, function_rul
 aten: Any = torch.ops.aten
 
 
-@function_rule(F.linear, count=(2, 3), rows=leading(1), complex=True)
+@function_rule(F.linear, count=(2, 3), rows=leading(1, linear=True), complex=True)
 def _linear(value: Tensor, arguments: Any, tangents: Any, *, bias: Any = None) -> Any:
     x, weight = arguments[0], arguments[1]
     first, second, third = (*tangents, None)[:3]

@@ -74,8 +74,11 @@ def products(value: Any, arguments: Sequence[Any], cells: Sequence[Any], keyword
     return elementwise(value, arguments, cells, keywords, behind=2)
 
 
-def leading(mixed: int | Callable[[Sequence[Any]], int]) -> Callable[..., FirstRows | None]:
-    """Operations on the last axes of their first argument, the only one with a tangent; ``mixed`` of them."""
+def leading(mixed: int | Callable[[Sequence[Any]], int], *, linear: bool = False) -> Callable[..., FirstRows | None]:
+    """Operations on the last axes of their first argument, the only one with a tangent; ``mixed`` of them.
+
+    The rule of a ``linear`` one does not look at that argument.
+    """
 
     def plan(value: Any, arguments: Sequence[Any], cells: Sequence[Any], keywords: Any) -> FirstRows | None:
         cell = cells[0]
@@ -92,7 +95,7 @@ def leading(mixed: int | Callable[[Sequence[Any]], int]) -> Callable[..., FirstR
                 return tuple(first(part) for part in x)
             return x.narrow(axis, 0, rows) if isinstance(x, Tensor) and x.dim() > axis and x.shape[axis] == total else x
 
-        return FirstRows(first(value), [first(arguments[0]), *arguments[1:]], axis)
+        return FirstRows(first(value), arguments if linear else [first(arguments[0]), *arguments[1:]], axis)
 
     return plan
 

@@ -141,15 +141,15 @@ def move(
             return None
         cells = [source, *[None] * (len(cells) - 1)]
         mirrored(arguments[0], source)
-        if source.axis is not None and (rule.rows is None or rule.rows(value, arguments, cells, keywords) is None):
-            # A view of other rows than the first: it has to see what is written into those later.
-            run.spread(arguments[0], source)
-            mirrored(arguments[0], source)
     axis: int | None = None
     restricted, of = value, arguments
     if partial(cells):
         plan = None if rule.rows is None else rule.rows(value, arguments, cells, keywords)
-        if plan is None:
+        if plan is None and rule.views:
+            # A view of other rows than the first: it has to see what is written into those later.
+            run.spread(arguments[0], cells[0])
+            mirrored(arguments[0], cells[0])
+        elif plan is None:
             cells = [_filled(v, c) for v, c in zip(arguments, cells, strict=True)]
         else:
             restricted, of, axis = plan
