@@ -67,7 +67,11 @@ def test_from_a_pipeline_to_one_step(pipeline, tmp_path, capsys):
     torch.testing.assert_close(torch.load(tmp_path / "there.pt"), found)
 
 
-@pytest.mark.parametrize("method", [name for name in DISTILLING if name != "meanflow"])
+OFTEN = ("progressive", "consistency-distillation", "dmd2", "scm")
+RARELY = [pytest.param(name, marks=pytest.mark.thorough) for name in DISTILLING if name not in ("meanflow", *OFTEN)]
+
+
+@pytest.mark.parametrize("method", [*OFTEN, *RARELY])
 def test_every_method_distils(pipeline, tmp_path, method, capsys):
     folder = tmp_path / "run"
     known = PAIRS if method in MATCHING else FEW.get(method, [])
