@@ -105,7 +105,7 @@ def _values(report: Report, row: Row) -> list[str]:
     found = row.metrics or {}
     references = (report.references.floor, report.references.moments)
     values = []
-    for name, metric in report.criteria.metrics.items():
+    for name, metric in report.metrics.items():
         if name in found:
             known = {row.label: row.metrics[name].mean for row in references if row.metrics and name in row.metrics}
             beside = "".join(f"; {label} {number(mean)}" for label, mean in known.items())

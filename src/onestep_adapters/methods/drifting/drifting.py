@@ -138,6 +138,11 @@ class Drifting(Method):
     """Real samples of each class in one update."""
     drift_scale: float = attrs.field(default=1.0, validator=not_negative)
     """Factor of the drift in the target x + scale * drift. Paper: 1."""
+    attraction: float = attrs.field(default=1.0, validator=not_negative)
+    """Factor of the attraction by real samples, 0 or more. Other than --repulsion: samples that have the distribution
+    of the data still move, so it is for ablations (examples/ablation_antisymmetry.py). Paper: 1."""
+    repulsion: float = attrs.field(default=1.0, validator=not_negative)
+    """Factor of the repulsion among generated samples, 0 or more. 0: attraction alone. Paper: 1."""
 
     def __attrs_post_init__(self) -> None:
         for name, numbers in (("temperatures", self.temperatures), ("final_temperatures", self.final_temperatures)):
@@ -233,8 +238,14 @@ class Drifting(Method):
 
     def field_at(self, progress: float) -> Field:
         """The field at a share of the training, 0 to 1."""
-        scale = self.drift_scale
-        return named_field(self.field, self._temperatures_at(progress), relative=self._relative, scale=scale)
+        return named_field(
+            self.field,
+            self._temperatures_at(progress),
+            relative=self._relative,
+            scale=self.drift_scale,
+            attraction=self.attraction,
+            repulsion=self.repulsion,
+        )
 
     def _temperatures_at(self, progress: float) -> tuple[float, ...]:
         ends = self.final_temperatures or self.temperatures
