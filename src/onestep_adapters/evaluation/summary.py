@@ -38,7 +38,7 @@ def summary(report: Report) -> list[str]:
         lines.append(f"{report.baseline} (baseline): {_overall(report, report.baseline, reasons=True)}")
     if report.baseline is None:
         lines.append(_without_baseline(report))
-    return lines
+    return lines + _in_an_encoder(report)
 
 
 def _one(report: Report, row: Row) -> Iterator[str]:
@@ -94,6 +94,17 @@ def _told(verdict: Verdict) -> str:
     if verdict.passed:
         return told
     return f"{told}: {number(abs(verdict.value - verdict.limit))} too {'high' if verdict.relation == '<=' else 'low'}"
+
+
+def _in_an_encoder(report: Report) -> list[str]:
+    """One line: the Fréchet distance of every row and of the reference rows; no threshold looks at it."""
+    if not report.comparison.encoder:
+        return []
+    every = {
+        row.label: row.metrics["encoder_frechet"] for row in (*report.rows, *report.references.rows) if row.metrics
+    }
+    told = "; ".join(f"{label} {_estimate(found)}" for label, found in every.items())
+    return [f"{report.metrics['encoder_frechet'].heading}, no threshold: {told}"]
 
 
 def _metrics(report: Report, row: Row) -> Iterator[str]:
