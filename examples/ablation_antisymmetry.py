@@ -36,6 +36,7 @@ from onestep_adapters.cli import main as onestep
 from onestep_adapters.data import Dataset, open_dataset
 from onestep_adapters.encoders import pooled_features, pretrained_encoder
 from onestep_adapters.evaluation.report import environment
+from onestep_adapters.evaluation.rows import number
 from onestep_adapters.files import write_whole
 from onestep_adapters.metrics import class_gaussians_like, encoder_metrics
 from onestep_adapters.runs import open_run
@@ -138,7 +139,7 @@ def cell(ratio: tuple[float, float], seed: int, steps: int, folder: Path, judge:
 
 
 def value(numbers: list[float]) -> str:
-    return f"{mean(numbers):.4g}" + (f" ± {stdev(numbers):.2g}" if len(numbers) > 1 else "")
+    return number(mean(numbers)) + (f" ± {number(stdev(numbers))}" if len(numbers) > 1 else "")
 
 
 def table(cells: list[Cell], beside: dict[str, list[dict[str, float]]]) -> str:
@@ -151,7 +152,7 @@ def table(cells: list[Cell], beside: dict[str, list[dict[str, float]]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def sentence(cells: list[Cell]) -> str:
+def sentence(cells: list[Cell], beside: dict[str, list[dict[str, float]]]) -> str:
     """Whether the published ordering holds, from the numbers."""
     by_seed = {
         seed: {(c["attraction"], c["repulsion"]): c["FD"] for c in cells if c["seed"] == seed}
@@ -162,14 +163,20 @@ def sentence(cells: list[Cell]) -> str:
     wins = sum(min(found, key=found.__getitem__) == equal for found in by_seed.values())
     pairs = list(itertools.combinations(PUBLISHED, 2))
     kept = sum(means[first] < means[second] for first, second in pairs)
-    first = f"1 : 1 has the smallest mean FD ({means[equal]:.4g})"
+    first = f"1 : 1 has the smallest mean FD ({number(means[equal])})"
     if best != equal:
-        first = f"{shown(best)} has the smallest mean FD ({means[best]:.4g}), not 1 : 1 ({means[equal]:.4g})"
+        first = f"{shown(best)} has the smallest mean FD ({number(means[best])}), not 1 : 1 ({number(means[equal])})"
     order = "holds" if kept == len(pairs) else "does not hold as a whole"
+    worse = [
+        f"{title} ({number(limit)})"
+        for title, draws in beside.items()
+        if min(means.values()) > (limit := mean(draw["FD"] for draw in draws))
+    ]
+    told = f" Every ratio is worse than {' and '.join(worse)}." if worse else ""
     return (
         f"{first}; 1 : 1 is the best in {wins} of {count} seeds. The published ordering of the six rows {order}: "
         f"{kept} of the {len(pairs)} pairs of ratios have it in the mean FD. From the best to the worst: "
-        f"{', '.join(shown(ratio) for ratio in sorted(means, key=means.__getitem__))}."
+        f"{', '.join(shown(ratio) for ratio in sorted(means, key=means.__getitem__))}.{told}"
     )
 
 
@@ -212,7 +219,7 @@ def main() -> None:
         f"{GENERATOR['--batch']}, {mean(c['seconds'] for c in cells):.0f} s with {torch.get_num_threads()} thread(s); "
         "one evaluation per sample"
     )
-    printed, said = table(cells, beside), sentence(cells)
+    printed, said = table(cells, beside), sentence(cells, beside)
     content = {
         "command": shlex.join(("python", f"examples/{Path(__file__).name}", *sys.argv[1:])),
         "encoder": {"command": trained, "updates": encoder.state.step, "seconds": encoder.seconds},

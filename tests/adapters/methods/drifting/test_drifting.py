@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from onestep_adapters.methods import METHODS, Drifting, Training
-from onestep_adapters.methods.drifting.drifting import Guidance, Queue
+from onestep_adapters.methods.drifting.extras import Guidance, Queue
 from onestep_adapters.methods.drifting.fields import FIELDS, named_field
 from onestep_adapters.methods.drifting.monitors import DEFICIT
 from onestep_adapters.runs import open_run, start_run
