@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from onestep_adapters.methods import Drifting, Network, Training
-from onestep_adapters.methods.drifting.drifting import Guidance
+from onestep_adapters.methods.drifting.extras import Guidance
 from onestep_adapters.methods.drifting.monitors import DEFICIT, ENERGY, SPREAD
 from onestep_adapters.runs import Run, start_run
 

@@ -51,6 +51,8 @@ CASES = {
         lambda v: one.mean_shift_field(X, Y, kernel=LAPLACE, attraction=v),
         [-1.0, NAN],
     ),
+    "attraction of the released field": (lambda v: one.released_drift(X, Y, attraction=v), [-1.0, NAN]),
+    "repulsion of the released field": (lambda v: one.released_drift(X, Y, repulsion=v), [-1.0, NAN]),
     "share between times": (lambda v: one.time_between(T, S, share=v), [2.0, -1.0, NAN]),
     "std of log-normal times": (lambda v: one.log_normal_times(T, mean=0.0, std=v), [-1.0, 0.0, NAN]),
     "std of logit-normal times": (lambda v: one.logit_normal_times(T, mean=0.0, std=v), [-1.0, 0.0, NAN]),

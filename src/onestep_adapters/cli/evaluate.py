@@ -40,6 +40,10 @@ class Evaluate:
     """Independent sets of samples, for means and standard errors; 1: no standard error."""
     seed: int = attrs.field(default=0, validator=count)
     """Seed of the samples and of the reference rows (real data, fitted Gaussian), 0 or more."""
+    features: str | None = None
+    """Images: compare them also in the pooled features of this encoder (Fréchet and kernel distance, precision, recall,
+    density, coverage). A pretrained one (efficientnet-lite0), or the folder of a run of simclr, moco or mae; not the
+    encoder that a run was trained with."""
     data: str | None = None
     """New place of the runs' images, if they were moved: folder:PATH, idx:PATH or hub:NAME."""
     probe_images: int = attrs.field(default=5000, validator=[count, positive])
@@ -72,8 +76,14 @@ def main(arguments: Sequence[str]) -> int:
     rows = labelled(runs, baseline)
     say(f"evaluating {', '.join(rows)} on {runs[0].data.name}: {counted(chosen.repeats, 'draw')} of samples each")
     report = evaluate_runs(
-        runs, baseline, split=chosen.split, repeats=chosen.repeats, seed=chosen.seed, track=track
-    )  # fmt: skip
+        runs,
+        baseline,
+        split=chosen.split,
+        repeats=chosen.repeats,
+        seed=chosen.seed,
+        features=chosen.features or "",
+        track=track,
+    )
     pictures: dict[str, str] = {}
     try:
         # Pictures are an extra.
@@ -95,6 +105,8 @@ def _encoders(chosen: Evaluate, runs: Sequence[Run], encoders: Sequence[Run], ta
         raise ConfigError(f"{named} trained encoders, the other runs generators: evaluate them in two commands")
     if chosen.baseline is not None:
         raise ConfigError(f"--baseline {chosen.baseline} with runs of encoders: leave it out, it is for generators")
+    if chosen.features is not None:
+        raise ConfigError(f"--features {chosen.features} with runs of encoders: leave it out, it is for generators")
     names = [label_of(run, runs) for run in runs]
     say(f"evaluating {', '.join(names)} on {runs[0].data.name}: probes of at most {chosen.probe_images:,} images")
     report = evaluate_encoders(encoders, split=chosen.split, images=chosen.probe_images, seed=chosen.seed, track=track)

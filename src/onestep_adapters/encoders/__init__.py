@@ -33,6 +33,7 @@ from onestep_adapters.encoders.multiscale import multiscale as multiscale
 from onestep_adapters.encoders.multiscale import unmasked as unmasked
 from onestep_adapters.encoders.pixels import joined as joined
 from onestep_adapters.encoders.pixels import pixels as pixels
+from onestep_adapters.encoders.pooled_features import pooled_features as pooled_features
 from onestep_adapters.encoders.pretrained import PRETRAINED as PRETRAINED
 from onestep_adapters.encoders.pretrained import pretrained_encoder as pretrained_encoder
 from onestep_adapters.encoders.residual import ResidualEncoder as ResidualEncoder

@@ -67,6 +67,46 @@ METRICS: dict[str, Metric] = {
 """Heading and meaning of every metric, in the order of the table."""
 
 
+def encoder_columns(encoder: str) -> dict[str, Metric]:
+    """Heading and meaning of the metrics in the features of an encoder, in the order of the table.
+
+    Args:
+        encoder: its name.
+
+    Example:
+        >>> encoder_columns("efficientnet-lite0")["encoder_frechet"].heading
+        'FD in efficientnet-lite0'
+    """
+    where = f"in the pooled features of {encoder}"
+    return {
+        "encoder_frechet": Metric(
+            f"FD in {encoder}",
+            f"squared Fréchet distance {where}; biased upwards by the finite count, as the floor shows. No threshold.",
+        ),
+        "encoder_kernel": Metric(
+            f"KD in {encoder}",
+            f"kernel distance {where}: unbiased squared maximum mean discrepancy with the kernel (x.y / d + 1)^3, over "
+            "all samples of a draw; 0 in expectation if the distributions are equal, so below 0 by chance. No "
+            "threshold.",
+        ),
+        "encoder_precision": Metric(
+            f"precision in {encoder}", f"share of generated images in a real neighbourhood, {where}. No threshold."
+        ),
+        "encoder_recall": Metric(
+            f"recall in {encoder}", f"share of real images in a generated neighbourhood, {where}. No threshold."
+        ),
+        "encoder_density": Metric(
+            f"density in {encoder}",
+            f"number of neighbourhoods of real images that hold a generated one, over the number expected, {where}. "
+            "No threshold.",
+        ),
+        "encoder_coverage": Metric(
+            f"coverage in {encoder}",
+            f"share of real images with a generated one in their neighbourhood, {where}. No threshold.",
+        ),
+    }
+
+
 def image_verdicts(
     row: Row, baseline: Row | None, references: References, comparison: Comparison
 ) -> tuple[Verdict, ...]:

@@ -6,11 +6,13 @@ A judge is made once for a data set and measures every run of it against the sam
 import time
 from typing import NamedTuple, Protocol
 
+import attrs
 import torch
 from torch import Tensor
 
 from onestep_adapters.data.dataset import Dataset, part_of
 from onestep_adapters.devices import generator_on
+from onestep_adapters.encoders import Encoder, pooled_features
 from onestep_adapters.evaluation.point_criteria import point_metrics, point_references
 from onestep_adapters.evaluation.rows import Comparison, References, Row
 from onestep_adapters.metrics import (
@@ -128,6 +130,7 @@ class ImageJudge:
         repeats: independent draws of as many samples as there are held-out images.
         seed: of references and samples.
         device: of all tensors.
+        encoder: name and encoder in whose pooled features images are compared too; ``None``: they are not.
         track: shows the progress of the classifier's training and of the references.
 
     Raises:
@@ -135,9 +138,18 @@ class ImageJudge:
     """
 
     def __init__(
-        self, data: Dataset, *, split: str, repeats: int, seed: int, device: torch.device, track: Track = untracked
+        self,
+        data: Dataset,
+        *,
+        split: str,
+        repeats: int,
+        seed: int,
+        device: torch.device,
+        encoder: tuple[str, Encoder] | None = None,
+        track: Track = untracked,
     ) -> None:
         self._seed, self._repeats, self._device = seed, repeats, device
+        self._encode = None if encoder is None else pooled_features(encoder[1], device=device)
         self._splits = image_splits(data, split, device)
         if len(self._splits.held_out) <= _NEIGHBOURS:
             raise ConfigError(
@@ -150,11 +162,13 @@ class ImageJudge:
             classifier=self._classifier,
             generator=generator_on(device, seed),
             repeats=repeats,
+            encode=self._encode,
             track=track,
         )
         self.references = image_references(measured)
         totals = {name: split_size(data, name) for name in ("train", split)}
-        self.comparison = image_comparison(self._splits, self._classifier, measured["floor"], totals[split])
+        compared = image_comparison(self._splits, self._classifier, measured["floor"], totals[split])
+        self.comparison = attrs.evolve(compared, encoder="" if encoder is None else encoder[0])
         used = {"train": len(self._splits.train), split: len(self._splits.held_out)}
         told = {
             name: f"{used[name]:,}" if used[name] == total else f"{used[name]:,} of {total:,}"
@@ -177,13 +191,21 @@ class ImageJudge:
             classifier=self._classifier,
             generator=generator_on(self._device, self._seed),
             repeats=self._repeats,
+            encode=self._encode,
             track=track,
         )
         return Judged(dict(found.metrics), found.histogram, found.repeats, milliseconds)
 
 
 def judge_of(
-    data: Dataset, *, split: str, repeats: int, seed: int, device: torch.device, track: Track = untracked
+    data: Dataset,
+    *,
+    split: str,
+    repeats: int,
+    seed: int,
+    device: torch.device,
+    encoder: tuple[str, Encoder] | None = None,
+    track: Track = untracked,
 ) -> Judge:
     """The judge for a data set, by its kind.
 
@@ -193,6 +215,7 @@ def judge_of(
         repeats: independent draws of samples.
         seed: of references and samples.
         device: of all tensors.
+        encoder: see :class:`ImageJudge`; for images only.
         track: shows the progress of what is made once for all runs.
 
     Raises:
@@ -200,7 +223,7 @@ def judge_of(
     """
     if choose(data.kind, ("points", "images"), "kind of data") == "points":
         return PointJudge(data, repeats=repeats, seed=seed, device=device, track=track)
-    return ImageJudge(data, split=split, repeats=repeats, seed=seed, device=device, track=track)
+    return ImageJudge(data, split=split, repeats=repeats, seed=seed, device=device, encoder=encoder, track=track)
 
 
 def image_splits(data: Dataset, split: str, device: torch.device | str = "cpu") -> ImageSplits:

@@ -28,9 +28,10 @@ def to_markdown(report: Report, pictures: Mapping[str, str] | None = None) -> st
     """
     every = [*report.references.rows, *report.rows]
     criteria, comparison = report.criteria, report.comparison
-    shown = [name for name in criteria.metrics if any(row.metrics and name in row.metrics for row in every)]
+    metrics = report.metrics
+    shown = [name for name in metrics if any(row.metrics and name in row.metrics for row in every)]
     draws = max((row.draws for row in report.rows), default=0)
-    headings = [criteria.metrics[name].heading for name in shown]
+    headings = [metrics[name].heading for name in shown]
     parts = [
         f"# {report.title}",
         f"{report.date}. {_sentence(report.description)} {criteria.opening(comparison, draws)}",
@@ -61,7 +62,7 @@ def to_markdown(report: Report, pictures: Mapping[str, str] | None = None) -> st
         *_breakdown(report, every),
         "## What the columns mean",
         criteria.meanings(comparison, report.references),
-        "\n".join(f"- **{criteria.metrics[name].heading}**: {criteria.metrics[name].meaning}" for name in shown),
+        "\n".join(f"- **{metrics[name].heading}**: {metrics[name].meaning}" for name in shown),
         "## Which options were chosen, and why",
         _notes(every) or "No notes were passed in.",
         *options_of(every),

@@ -1,14 +1,17 @@
 """Measuring runs: from trained runs to a report, and what a run cost."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 
+from onestep_adapters.data import Dataset
+from onestep_adapters.encoders import PRETRAINED, Encoder
 from onestep_adapters.evaluation.judges import judge_of
 from onestep_adapters.evaluation.report import Report, make_report
 from onestep_adapters.evaluation.rows import Cost, Row, shown
 from onestep_adapters.methods import ENCODERS, METHODS, FlowMatching
 from onestep_adapters.methods.teacher import EXACT
 from onestep_adapters.names import choose
-from onestep_adapters.runs import Run
+from onestep_adapters.runs import Run, open_encoder
 from onestep_adapters.runs.configs import dotted
 from onestep_adapters.tracking import Track, titled, untracked
 from onestep_core.errors import ConfigError
@@ -22,6 +25,7 @@ def evaluate_runs(
     split: str = "test",
     repeats: int = 5,
     seed: int = 0,
+    features: str = "",
     track: Track = untracked,
 ) -> Report:
     """Measure runs of one data set.
@@ -32,10 +36,13 @@ def evaluate_runs(
         split: of images: ``"test"`` or ``"validation"``.
         repeats: independent draws of samples, at least one; one alone gives no standard error.
         seed: of samples and references.
+        features: name of a pretrained encoder, or the folder of a run that trained one, in whose pooled features images
+            are compared too; empty: in none.
         track: shows the progress of every phase.
 
     Raises:
-        ConfigError: if the runs are of different data sets, or there is none; if ``repeats`` is below 1.
+        ConfigError: if the runs are of different data sets, or there is none; if ``repeats`` is below 1; if a run was
+            trained with the encoder of ``features``.
     """
     require_count("repeats", repeats, least=1)
     choose(split, ("test", "validation"), "split")
@@ -52,7 +59,8 @@ def evaluate_runs(
         raise ConfigError(f"runs of different data sets, {', '.join(sorted(names))}: evaluate those of one at a time")
     first = next(iter(everything.values()))
     data, device = first.data, first.device
-    judge = judge_of(data, split=split, repeats=repeats, seed=seed, device=device, track=track)
+    encoder = (features, _judging(features, everything, data)) if features else None
+    judge = judge_of(data, split=split, repeats=repeats, seed=seed, device=device, encoder=encoder, track=track)
     rows = []
     for label, run in everything.items():
         found = judge.judge(run, titled(track, label))
@@ -76,6 +84,26 @@ def evaluate_runs(
         references=judge.references,
         baseline=next((label for label, run in everything.items() if run is baseline), None),
     )
+
+
+def _judging(name: str, runs: Mapping[str, Run], data: Dataset) -> Encoder:
+    """The encoder of this name, which has to be another than those that the runs were trained with.
+
+    Two names or folders with the same weights are one encoder.
+    """
+    found = open_encoder(name, data)
+    assert found.encoder is not None
+    for label, run in runs.items():
+        used = run.options.encoder_from
+        known = run.state.config.get("encoder_weights")
+        if used and (os.path.realpath(used) == os.path.realpath(name) or known == found.weights):
+            same = "" if used == name else f", whose weights are those of {used!r}"
+            raise ConfigError(
+                f"{label} was trained in the features of the encoder {name!r}{same}: it cannot judge its own training; "
+                f"give --features another encoder, such as {' or '.join(PRETRAINED)} or a run of "
+                f"{', '.join(ENCODERS)}"
+            )
+    return found.encoder
 
 
 def labelled(runs: Sequence[Run], baseline: Run | None = None) -> dict[str, Run]:

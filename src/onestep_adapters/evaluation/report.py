@@ -13,8 +13,9 @@ import attrs
 import torch
 
 from onestep_adapters.evaluation.criteria import Criteria, criteria_of
+from onestep_adapters.evaluation.image_criteria import encoder_columns
 from onestep_adapters.evaluation.point_criteria import BASELINE_TRAINED
-from onestep_adapters.evaluation.rows import Comparison, Kind, References, Row, Verdict
+from onestep_adapters.evaluation.rows import Comparison, Kind, Metric, References, Row, Verdict
 from onestep_core.errors import ConfigError
 
 
@@ -54,6 +55,12 @@ class Report:
     def criteria(self) -> Criteria:
         """The metrics, thresholds and meanings of this kind of data."""
         return criteria_of(self.kind)
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """Heading and meaning of each metric, in the order of the table; with an encoder, those in its features too."""
+        found, encoder = self.criteria.metrics, self.comparison.encoder
+        return {**found, **encoder_columns(encoder)} if encoder else found
 
     @property
     def sound(self) -> bool:

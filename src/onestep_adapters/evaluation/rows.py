@@ -123,12 +123,14 @@ class Comparison:
         facts: numbers that hold for all rows, by name; images: ``held_out_nearest`` (5 % quantile of the distance from
             held-out images to the nearest training image), ``classifier_accuracy``.
         breakdown: that of the real samples, as :attr:`Row.breakdown`.
+        encoder: name of the encoder in whose features the metrics ``encoder_*`` are; empty: there are none.
     """
 
     split: str
     count: int
     facts: Mapping[str, float] = attrs.field(factory=dict)
     breakdown: tuple[float, ...] = ()
+    encoder: str = ""
 
 
 @attrs.frozen

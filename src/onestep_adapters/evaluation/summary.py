@@ -38,7 +38,7 @@ def summary(report: Report) -> list[str]:
         lines.append(f"{report.baseline} (baseline): {_overall(report, report.baseline, reasons=True)}")
     if report.baseline is None:
         lines.append(_without_baseline(report))
-    return lines
+    return lines + _in_an_encoder(report)
 
 
 def _one(report: Report, row: Row) -> Iterator[str]:
@@ -96,6 +96,17 @@ def _told(verdict: Verdict) -> str:
     return f"{told}: {number(abs(verdict.value - verdict.limit))} too {'high' if verdict.relation == '<=' else 'low'}"
 
 
+def _in_an_encoder(report: Report) -> list[str]:
+    """One line: the Fréchet distance of every row and of the reference rows; no threshold looks at it."""
+    if not report.comparison.encoder:
+        return []
+    every = {
+        row.label: row.metrics["encoder_frechet"] for row in (*report.rows, *report.references.rows) if row.metrics
+    }
+    told = "; ".join(f"{label} {_estimate(found)}" for label, found in every.items())
+    return [f"{report.metrics['encoder_frechet'].heading}, no threshold: {told}"]
+
+
 def _metrics(report: Report, row: Row) -> Iterator[str]:
     for value in _values(report, row):
         yield f"  {value}"
@@ -105,7 +116,7 @@ def _values(report: Report, row: Row) -> list[str]:
     found = row.metrics or {}
     references = (report.references.floor, report.references.moments)
     values = []
-    for name, metric in report.criteria.metrics.items():
+    for name, metric in report.metrics.items():
         if name in found:
             known = {row.label: row.metrics[name].mean for row in references if row.metrics and name in row.metrics}
             beside = "".join(f"; {label} {number(mean)}" for label, mean in known.items())

@@ -40,8 +40,8 @@ def to_json(report: Report) -> str:
 
 
 def _kept(attribute: "attrs.Attribute[Any]", value: Any) -> bool:
-    """Options are left out of a row that has none, such as a reference row."""
-    return attribute.name != "options" or bool(value)
+    """Options are left out of a row that has none, such as a reference row; the encoder, where none measures."""
+    return attribute.name not in ("options", "encoder") or bool(value)
 
 
 def from_json(text: str) -> Report:

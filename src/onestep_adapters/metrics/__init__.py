@@ -1,10 +1,11 @@
-"""Metrics: Fréchet distance, manifolds, nearest neighbours, classifier features, representations, 2-D toys."""
+"""Metrics: Fréchet and kernel distances, manifolds, nearest neighbours, classifier, representations, 2-D toys."""
 
 from onestep_adapters.metrics.classifier import Classifier as Classifier
 from onestep_adapters.metrics.classifier import train_classifier as train_classifier
 from onestep_adapters.metrics.estimates import Estimate as Estimate
 from onestep_adapters.metrics.estimates import estimate as estimate
 from onestep_adapters.metrics.frechet import frechet_distance as frechet_distance
+from onestep_adapters.metrics.kernel_distance import kernel_distance as kernel_distance
 from onestep_adapters.metrics.manifold import Manifold as Manifold
 from onestep_adapters.metrics.manifold import coverage as coverage
 from onestep_adapters.metrics.manifold import density as density
@@ -16,6 +17,7 @@ from onestep_adapters.metrics.manifold import precision as precision
 from onestep_adapters.metrics.manifold import recall as recall
 from onestep_adapters.metrics.measurement import ImageSplits as ImageSplits
 from onestep_adapters.metrics.measurement import Measurement as Measurement
+from onestep_adapters.metrics.measurement import encoder_metrics as encoder_metrics
 from onestep_adapters.metrics.measurement import measure as measure
 from onestep_adapters.metrics.references import class_gaussians_like as class_gaussians_like
 from onestep_adapters.metrics.references import gaussian_like as gaussian_like

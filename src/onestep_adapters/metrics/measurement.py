@@ -6,7 +6,7 @@ of drawing samples; all rows share the held-out images, so *their* noise is comm
 comparisons.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import attrs
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from onestep_adapters.metrics.classifier import Classifier
 from onestep_adapters.metrics.estimates import Estimate, estimate, new_generator
 from onestep_adapters.metrics.frechet import frechet_distance
+from onestep_adapters.metrics.kernel_distance import kernel_distance
 from onestep_adapters.metrics.manifold import manifold_metrics, nearest_neighbour_accuracy, nearest_training_distance
 from onestep_adapters.tracking import Track, untracked
 from onestep_core.errors import ConfigError
@@ -98,13 +99,14 @@ def measure(
     k: int = 5,
     directions: int = 128,
     own: Tensor | None = None,
+    encode: Callable[[Tensor], Tensor] | None = None,
     track: Track = untracked,
 ) -> Measurement:
     """Every metric of one set of images, against the held-out split at equal counts.
 
     The samples are shuffled and cut into ``repeats`` draws, each as large as the held-out split. Distances
     are in pixels, except ``energy_features`` and ``frechet_features``. Without a classifier these two, and the metrics
-    of classes, are left out.
+    of classes, are left out. The metrics named ``encoder_*`` are those in the features of ``encode``.
 
     Args:
         samples: as the sampler gives them, ``[N, channel, height, width]`` with ``N`` at least ``repeats``
@@ -119,6 +121,8 @@ def measure(
         directions: of the sliced Wasserstein distance.
         own: where samples are training images, their rows in the training split, which are left out of the
             distance to the nearest training image, ``[N]``.
+        encode: an encoder's vector for each image, ``[n, channel, height, width] -> [n, feature]``; ``None``: the
+            metrics in its features are left out.
         track: shows how many draws are measured.
 
     Raises:
@@ -152,6 +156,7 @@ def measure(
     held_out, train = splits.held_out.flatten(1).double(), splits.train.flatten(1).double()
     held_out_features = None if classifier is None else classifier.features(splits.held_out).double()
     held_out_histogram = _histogram(classifier, splits.held_out)
+    held_out_codes = None if encode is None else encode(splits.held_out)
     results: dict[str, list[float]] = {}
     histogram = torch.zeros(len(held_out_histogram), dtype=torch.float64)
     for rows in track(draws, "metrics", repeats):
@@ -176,6 +181,8 @@ def measure(
             numbers["energy_features"] = energy_distance(features, held_out_features)
             numbers["frechet_features"] = frechet_distance(features, held_out_features)
             numbers["class_variation"] = 0.5 * (shares - held_out_histogram).abs().sum()
+        if encode is not None and held_out_codes is not None:
+            numbers |= encoder_metrics(encode(images), held_out_codes, k=k)
         if classifier is not None and labels is not None:
             asked = labels[rows.to(labels.device)].to(device)
             numbers["label_agreement"] = (classifier.predict(images) == asked).double().mean()
@@ -189,6 +196,27 @@ def measure(
         count=count,
         repeats=repeats,
     )
+
+
+def encoder_metrics(samples: Tensor, held_out: Tensor, *, k: int) -> dict[str, Tensor]:
+    """The metrics in the features of an encoder, by name.
+
+    Args:
+        samples: features of generated images, ``[n, d]``.
+        held_out: features of real images, ``[m, d]``.
+        k: neighbour that sets the radius.
+
+    Example:
+        >>> x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+        >>> {name: round(value.item(), 6) for name, value in encoder_metrics(x, x, k=3).items() if "fr" in name}
+        {'encoder_frechet': 0.0}
+    """
+    near = manifold_metrics(held_out.double(), samples.double(), k=k)
+    return {
+        "encoder_frechet": frechet_distance(samples, held_out),
+        "encoder_kernel": kernel_distance(samples, held_out),
+        **{f"encoder_{name}": value for name, value in near._asdict().items()},
+    }
 
 
 def _histogram(classifier: Classifier | None, images: Tensor) -> Tensor:

@@ -6,6 +6,8 @@
 - *resampled*: training images drawn with replacement, as a generator that memorises the training set draws them.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -84,6 +86,7 @@ def measure_references(
     repeats: int = 5,
     k: int = 5,
     directions: int = 128,
+    encode: Callable[[Tensor], Tensor] | None = None,
     track: Track = untracked,
 ) -> dict[str, Measurement]:
     """``floor``, ``resampled``, ``moments`` and, with labels, ``class moments``, each by :func:`measure`.
@@ -110,7 +113,7 @@ def measure_references(
         ) -> Measurement:
             return measure(
                 images, labels, splits=splits, classifier=classifier, generator=generator_on(device, seed),
-                repeats=repeats, k=k, directions=directions, own=own, track=each,
+                repeats=repeats, k=k, directions=directions, own=own, encode=encode, track=each,
             )  # fmt: skip
 
         rows = {

@@ -73,21 +73,36 @@ def find_encoder(
         )
     if not name:
         return FoundEncoder()
-    run = given if isinstance(given, Run) else None
+    if given is None:
+        return named_encoder(name, data, opened=opened)
     if isinstance(given, Encoder):
-        encoder = given
-    elif run is not None:
-        encoder = _trained(run, "the run given as encoder")
-    elif name in PRETRAINED:
-        encoder = pretrained_encoder(name)
-    elif os.path.isdir(name):
+        return _found(name, given, data)
+    return _found(name, _trained(given, "the run given as encoder"), data, given)
+
+
+def named_encoder(name: str, data: Dataset, *, opened: Callable[[str], Run]) -> FoundEncoder:
+    """The encoder of a name: a pretrained one, or the folder of a run that trained one.
+
+    Args:
+        name: the name or the folder.
+        data: the data set.
+        opened: opens the run in a folder.
+
+    Raises:
+        ConfigError: if it is not found, is not finished, or does not fit the data.
+    """
+    if name in PRETRAINED:
+        return _found(name, pretrained_encoder(name), data)
+    if os.path.isdir(name):
         run = opened(name)
-        encoder = _trained(run, name)
-    else:
-        raise ConfigError(
-            f"no encoder {name!r}: it is no pretrained one ({', '.join(PRETRAINED)}) and no folder of a run of "
-            f"{', '.join(ENCODERS) or 'a method that trains encoders'}; an object of your own is given again, encoder="
-        )
+        return _found(name, _trained(run, name), data, run)
+    raise ConfigError(
+        f"no encoder {name!r}: it is no pretrained one ({', '.join(PRETRAINED)}) and no folder of a run of "
+        f"{', '.join(ENCODERS) or 'a method that trains encoders'}; an object of your own is given again, encoder="
+    )
+
+
+def _found(name: str, encoder: Encoder, data: Dataset, run: Run | None = None) -> FoundEncoder:
     _check_data(name, encoder, data)
     return FoundEncoder(encoder, weights_hash(encoder.module), None if run is None else run.options.network)
 

@@ -1,6 +1,7 @@
 """Runs and their folders: start a run, open one, resume one."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from onestep_adapters.methods import ENCODERS, METHODS, Method, Teacher, find_pr
 from onestep_adapters.methods.options import check_names, pretrained_network
 from onestep_adapters.runs.configs import asked, completed, config_of, differences, options_in
 from onestep_adapters.runs.datasets import data_of_run, dataset_of
-from onestep_adapters.runs.encoders import FoundEncoder, find_encoder, other_encoder
+from onestep_adapters.runs.encoders import FoundEncoder, find_encoder, named_encoder, other_encoder
 from onestep_adapters.runs.resolution import (
     BASELINE,
     Resolved,
@@ -264,24 +265,40 @@ def _loaded(run: Run, folder: str | os.PathLike[str], config: dict[str, Any]) ->
 def _resolve(options: Method, data: Dataset, given: Teacher | Run | None, device: torch.device | str) -> Resolved:
     """Find the teacher; a teacher that is not trained yet gets its run."""
 
-    def opened(folder: str) -> Run:
-        _, there, _ = options_of_run(folder)
-        return open_run(folder, data=data if there == data.name else None, device=device)
-
     def started(folder: Path, teacher: Method) -> Run:
         return resume_or_start(folder, BASELINE, data, teacher, resume=True, device=device)
 
     def pretrained(folder: str) -> nn.Module:
         return pretrained_network(folder, data, 1).to(choose_device(str(device))).eval()
 
+    opened = partial(_opened, data=data, device=device)
     return resolve(options, data, given, opened=opened, started=started, pretrained=pretrained)
 
 
 def _encoder(options: Method, data: Dataset, given: Encoder | Run | None, device: torch.device | str) -> FoundEncoder:
     """Find the encoder of the options."""
+    return find_encoder(options, data, given, opened=partial(_opened, data=data, device=device))
 
-    def opened(folder: str) -> Run:
-        _, there, _ = options_of_run(folder)
-        return open_run(folder, data=data if there == data.name else None, device=device)
 
-    return find_encoder(options, data, given, opened=opened)
+def open_encoder(name: str, data: Dataset, device: torch.device | str = "cpu") -> FoundEncoder:
+    """The encoder of a name, a pretrained one or the folder of a run that trained one, and a hash of its weights.
+
+    Args:
+        name: the name or the folder.
+        data: the images that it is used on.
+        device: of a run's network.
+
+    Raises:
+        ConfigError: if there is none, its training is not finished, or it does not fit the data.
+
+    Example:
+        >>> open_encoder("efficientnet-lite0", open_dataset("digits")).encoder.channels
+        3
+    """
+    return named_encoder(name, data, opened=partial(_opened, data=data, device=device))
+
+
+def _opened(folder: str, *, data: Dataset, device: torch.device | str) -> Run:
+    """The run in a folder, with this data set if it was trained on it."""
+    _, there, _ = options_of_run(folder)
+    return open_run(folder, data=data if there == data.name else None, device=device)

@@ -47,6 +47,8 @@ def released_drift(
     negative_weights: Float[Tensor, "*groups n"] | None = None,
     extra_weights: Float[Tensor, "*groups u"] | None = None,
     affinity_floor: float = 1e-3,
+    attraction: float = 1.0,
+    repulsion: float = 1.0,
     block_size: int | None = None,
 ) -> Drift:
     """The drift of the released ImageNet training.
@@ -76,6 +78,9 @@ def released_drift(
         negative_weights: weights of the samples as negatives, ``[.., n]``; the rows of the loss are not weighted.
         extra_weights: ``[.., u]``, see :func:`onestep_core.flow.drift_negative_weight`.
         affinity_floor: 1e-3 as released; 0 is the paper's algorithm A1.
+        attraction: factor of the positives' part of ``F_R``, as in :func:`onestep_core.fields.drift_field`.
+        repulsion: factor of the negatives' part. Unless both factors are equal, equal sets no longer give zero: for
+            ablations. ``V`` is scaled to unit mean square afterwards, so only their ratio matters.
         block_size: rows of the kernel matrix held at a time; ``None`` chooses by shape.
 
     Returns:
@@ -99,6 +104,8 @@ def released_drift(
     for temperature in temperatures:
         require_length("temperature", temperature)
     require_not_negative("affinity_floor", affinity_floor)
+    require_not_negative("attraction", attraction)
+    require_not_negative("repulsion", repulsion)
     given = Clouds(samples, positives, None, extra_negatives, positive_weights, negative_weights, extra_weights)
     sets = stack(given, lone_sample=True)
     apart = distances_of(sets.samples, sets.targets, themselves=True, kernels=len(temperatures), block_size=block_size)
@@ -120,10 +127,11 @@ def released_drift(
         block_size=block_size,
         apart=apart,
     )
-    in_units = sets._replace(targets=sets.targets / unit)
-    drifts = [
-        evaluated(samples, field) for field in displacements(affinities, softmax_both, in_units, floor=affinity_floor)
-    ]
+    in_units = sets._replace(samples=sets.samples / unit, targets=sets.targets / unit)
+    fields = displacements(
+        affinities, softmax_both, in_units, floor=affinity_floor, attraction=attraction, repulsion=repulsion
+    )
+    drifts = [evaluated(samples, field) for field in fields]
     total = summed_fields(drifts, normalize=True)
     return Drift(full(samples) / unit, total, scale, torch.cat([drift.force_norms for drift in drifts]))
 

@@ -7,7 +7,7 @@ from onestep_adapters.backbones import Decoder
 from onestep_adapters.backbones.decoder import _sizes
 from onestep_adapters.data import open_dataset
 from onestep_adapters.methods import Drifting, Network, Training, find_preset
-from onestep_adapters.methods.drifting.drifting import Guidance
+from onestep_adapters.methods.drifting.extras import Guidance
 from onestep_adapters.runs import open_run, start_run
 from onestep_core.errors import ConfigError
 from onestep_core.shapes import per_sample

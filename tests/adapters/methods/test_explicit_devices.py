@@ -5,7 +5,7 @@ import pytest
 
 from onestep_adapters.data import couplings
 from onestep_adapters.methods import METHODS, Network, network_teacher
-from onestep_adapters.methods.drifting.drifting import Guidance, Queue
+from onestep_adapters.methods.drifting.extras import Guidance, Queue
 from onestep_adapters.methods.drifting.fields import FIELDS
 from onestep_adapters.methods.matching.dmd2 import DIVERGENCES
 from onestep_adapters.runs import start_run

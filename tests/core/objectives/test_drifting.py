@@ -55,6 +55,22 @@ def test_the_released_drift_is_composed_of_its_parts(weighted, size):
     torch.testing.assert_close(composed, released, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("factors", [(1.5, 1.0), (1.0, 2.0), (1.0, 0.0)])
+def test_the_released_drift_has_the_factors_of_its_parts(factors):
+    keywords = dict(zip(("attraction", "repulsion"), factors, strict=True))
+
+    def weighted(length):
+        return multi_temperature(
+            lambda t: partial(at(t), **keywords), [length * r for r in TEMPERATURES], normalize=True
+        )
+
+    x, y, extra = (clouds(3, n, 4, seed=n, shift=n / 9) for n in (5, 6, 4))
+    composed = feature_normalized(weighted)(x, y, extra_negatives=extra)
+    released = released_drift(x, y, extra_negatives=extra, **keywords)
+    torch.testing.assert_close(composed, released, rtol=1e-10, atol=1e-12)
+    assert not torch.allclose(released.field, released_drift(x, y, extra_negatives=extra).field, rtol=0.05)
+
+
 def test_features_in_other_units_and_more_channels_have_one_drift():
     """Scaling changes nothing in normalised units; the mean distance is sqrt(channel) whatever the channels are."""
     x, y = clouds(7, 3), clouds(9, 3, seed=1, shift=1.0)

@@ -1,6 +1,5 @@
 """Drifting: a one-step generator that follows a field of data and its own samples."""
 
-import math
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from onestep_adapters.data import Dataset, SampleQueue
 from onestep_adapters.encoders import Encoder, Multiscale, RandomConvolutions, features_of, joined, pixels
+from onestep_adapters.methods.drifting.extras import Guidance, Queue
 from onestep_adapters.methods.drifting.fields import RELEASED, named_field
 from onestep_adapters.methods.drifting.monitors import DriftMonitors, monitor_names
 from onestep_adapters.methods.drifting.positives import (
@@ -40,52 +40,6 @@ _UNCONDITIONAL = 1000
 
 QUEUE = "queue"
 """Name of the companion that keeps samples."""
-
-
-@attrs.frozen
-class Guidance:
-    """Guidance: the strength of a class relative to all classes. The generator takes it as an input."""
-
-    max_alpha: float = 1.0
-    """Largest guidance scale in training, at least 1. 1: no guidance, and no guidance input. Above
-    1 it needs data with classes."""
-    alpha_power: float = attrs.field(default=3.0, validator=not_negative)
-    """Guidance scales in training have a density proportional to alpha^-power on [1, max_alpha]; larger: more scales
-    near 1."""
-    unguided_share: float = attrs.field(default=0.5, validator=share)
-    """Fraction of the guidance scales in training that are exactly 1."""
-    unconditional_samples: int = attrs.field(default=16, validator=[count, positive])
-    """Real samples of all classes, used as extra negatives of each class; their weight follows from the guidance scale.
-    Only with --max-alpha above 1."""
-    alpha: float = 1.0
-    """Guidance scale of the samples, 1 to max_alpha; onestep sample --alpha replaces it."""
-
-    def __attrs_post_init__(self) -> None:
-        if not 1 <= self.alpha <= self.max_alpha:
-            raise ConfigError(
-                f"alpha = {self.alpha}, max_alpha = {self.max_alpha}: expected 1 <= alpha <= max_alpha; a generator "
-                "samples at the scales that it was trained at (--max-alpha)"
-            )
-
-    @property
-    def learned(self) -> bool:
-        """Whether the generator takes a guidance scale."""
-        return self.max_alpha > 1
-
-    def as_time(self, alpha: Tensor) -> Tensor:
-        """``log alpha / log max_alpha``, in [0, 1]: the network's input instead of a time."""
-        return alpha.log() / math.log(self.max_alpha)
-
-
-@attrs.frozen
-class Queue:
-    """Positives from a queue of recent training samples instead of the whole data set."""
-
-    queue_size: int = attrs.field(default=0, validator=count)
-    """Real samples kept of each class, from which positives are drawn. 0: no queue; positives come from the whole data
-    set. Otherwise at least --positives. Code: 128."""
-    queue_pushes: int = attrs.field(default=64, validator=[count, positive])
-    """Real samples, of all classes together, that enter the queue in each update; only with --queue-size above 0."""
 
 
 PIXELS, RANDOM = "pixels", "random"
@@ -138,6 +92,11 @@ class Drifting(Method):
     """Real samples of each class in one update."""
     drift_scale: float = attrs.field(default=1.0, validator=not_negative)
     """Factor of the drift in the target x + scale * drift. Paper: 1."""
+    attraction: float = attrs.field(default=1.0, validator=not_negative)
+    """Factor of the attraction by real samples, 0 or more. Other than --repulsion: samples that have the distribution
+    of the data still move, so it is for ablations (examples/ablation_antisymmetry.py). Paper: 1."""
+    repulsion: float = attrs.field(default=1.0, validator=not_negative)
+    """Factor of the repulsion among generated samples, 0 or more. 0: attraction alone. Paper: 1."""
 
     def __attrs_post_init__(self) -> None:
         for name, numbers in (("temperatures", self.temperatures), ("final_temperatures", self.final_temperatures)):
@@ -233,8 +192,14 @@ class Drifting(Method):
 
     def field_at(self, progress: float) -> Field:
         """The field at a share of the training, 0 to 1."""
-        scale = self.drift_scale
-        return named_field(self.field, self._temperatures_at(progress), relative=self._relative, scale=scale)
+        return named_field(
+            self.field,
+            self._temperatures_at(progress),
+            relative=self._relative,
+            scale=self.drift_scale,
+            attraction=self.attraction,
+            repulsion=self.repulsion,
+        )
 
     def _temperatures_at(self, progress: float) -> tuple[float, ...]:
         ends = self.final_temperatures or self.temperatures

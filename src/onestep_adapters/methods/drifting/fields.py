@@ -45,7 +45,15 @@ FIELDS: dict[str, Callable[[float], Field]] = {
 """Fields by name, each a function of the temperature; :data:`RELEASED` is not among them."""
 
 
-def named_field(name: str, temperatures: Sequence[float], *, relative: bool, scale: float) -> Field:
+def named_field(
+    name: str,
+    temperatures: Sequence[float],
+    *,
+    relative: bool,
+    scale: float,
+    attraction: float = 1.0,
+    repulsion: float = 1.0,
+) -> Field:
     """The mean over ``temperatures`` of a field, times ``scale``; for :data:`RELEASED` the sum of the released code.
 
     Args:
@@ -53,6 +61,8 @@ def named_field(name: str, temperatures: Sequence[float], *, relative: bool, sca
         temperatures: positive.
         relative: to the mean distance, in whose units the field then is; always so for :data:`RELEASED`.
         scale: factor of the displacement.
+        attraction: factor of the part towards the positives.
+        repulsion: factor of the part away from the negatives.
 
     Example:
         >>> import torch
@@ -61,10 +71,14 @@ def named_field(name: str, temperatures: Sequence[float], *, relative: bool, sca
         torch.Size([2])
     """
     if name == RELEASED:
-        return _scaled(partial(released_drift, temperatures=tuple(temperatures)), scale)
+        released = partial(released_drift, temperatures=tuple(temperatures))
+        return _scaled(partial(released, attraction=attraction, repulsion=repulsion), scale)
+
+    def weighted(temperature: float) -> Field:
+        return partial(FIELDS[name](temperature), attraction=attraction, repulsion=repulsion)
 
     def summed(length: float) -> Field:
-        return multi_temperature(FIELDS[name], [length * t for t in temperatures], normalize=False)
+        return multi_temperature(weighted, [length * t for t in temperatures], normalize=False)
 
     return _scaled(feature_normalized(summed) if relative else summed(1.0), scale / len(temperatures))
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from onestep_adapters.methods import METHODS, Drifting, Training
-from onestep_adapters.methods.drifting.drifting import Guidance, Queue
+from onestep_adapters.methods.drifting.extras import Guidance, Queue
 from onestep_adapters.methods.drifting.fields import FIELDS, named_field
 from onestep_adapters.methods.drifting.monitors import DEFICIT
 from onestep_adapters.runs import open_run, start_run
@@ -135,6 +135,23 @@ def test_named_fields_are_the_core_s():
     torch.testing.assert_close(mine(x, y).field, theirs(x, y).field, rtol=1e-4, atol=1e-5)
     twice = named_field("released", (0.2,), relative=False, scale=2.0)(x, y).field
     torch.testing.assert_close(twice, 2 * released_drift(x, y, temperatures=(0.2,)).field)
+
+
+@pytest.mark.parametrize("field", [*FIELDS, "released"])
+def test_factors_of_attraction_and_repulsion_reach_the_field(field):
+    x, y = torch.randn(6, 3, generator=seeded()), torch.randn(7, 3, generator=seeded(1))
+
+    def drift(**factors):
+        made = options(field=field, temperatures=(0.5, 1.0), **factors).field_at(0.0)(x, y)
+        return made.field, made.force_norms
+
+    plain, towards, twice = drift(), drift(repulsion=0.0), drift(attraction=2.0, repulsion=2.0)
+    assert not torch.allclose(plain[0], towards[0], rtol=0.05)
+    # The released field has unit size at every temperature, so only the ratio of the factors matters.
+    torch.testing.assert_close(twice[0], (1 if field == "released" else 2) * plain[0])
+    torch.testing.assert_close(twice[1], 4 * plain[1])
+    with pytest.raises(ConfigError, match="repulsion"):
+        options(repulsion=-1.0)
 
 
 def test_presets_leave_guidance_queue_and_encoder_off():

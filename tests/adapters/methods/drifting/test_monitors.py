@@ -7,7 +7,7 @@ import torch
 
 from onestep_adapters.cli import main
 from onestep_adapters.data import open_dataset
-from onestep_adapters.methods.drifting.drifting import Guidance, Queue
+from onestep_adapters.methods.drifting.extras import Guidance, Queue
 from onestep_adapters.methods.drifting.fields import named_field
 from onestep_adapters.methods.drifting.monitors import (
     COSINE,

@@ -10,7 +10,7 @@ from onestep_adapters.data import ArrayDataset, Batch, open_dataset
 from onestep_adapters.encoders import Encoder, RandomConvolutions, features_of, pixels
 from onestep_adapters.methods import Drifting, Training
 from onestep_adapters.methods.drifting import feature_cache
-from onestep_adapters.methods.drifting.drifting import Guidance, Queue
+from onestep_adapters.methods.drifting.extras import Guidance, Queue
 from onestep_adapters.methods.drifting.feature_cache import cached_features, gigabytes
 from onestep_adapters.methods.drifting.positives import CachedPositives, cached_positives
 from onestep_adapters.runs import start_run
