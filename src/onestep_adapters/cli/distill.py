@@ -11,6 +11,7 @@ from onestep_adapters.cli.terminal import filled, listed, say, use_threads
 from onestep_adapters.cli.train import run_to_end
 from onestep_adapters.data import open_dataset
 from onestep_adapters.devices import choose_device
+from onestep_adapters.methods import Method
 from onestep_adapters.runs import options_of_run, resume_or_start
 from onestep_adapters.runs.datasets import data_of_run
 from onestep_adapters.training import latest_checkpoint, read_config
@@ -46,7 +47,12 @@ def help_text() -> str:
 
 {listed(_OPTIONS)}
 
-{filled("M is one of " + ", ".join(DISTILLING) + "; meanflow: meanflow-distillation, scm: continuous-consistency.")}
+{
+        filled(
+            "M is one of " + ", ".join(DISTILLING) + ". Here meanflow means meanflow-distillation, and scm means "
+            "continuous-consistency."
+        )
+    }
 
 {filled(more)}"""
 
@@ -75,6 +81,27 @@ def _place(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return place, rest
 
 
+def _options(pipeline: str, place: argparse.Namespace, rest: Sequence[str], name: str, default: Method) -> Method:
+    """The method with its options.
+
+    Raises:
+        ConfigError: for a method of several evaluations.
+    """
+    method = options(
+        type(default),
+        rest,
+        prog=f"onestep distill {pipeline} --method {place.method}",
+        description=f"Distil the pipeline by {name}. More: onestep distill --help.",
+        default=default,
+    )
+    if method.evaluations != 1:
+        raise ConfigError(
+            f"{method.evaluations} evaluations for one sample (--sampling-steps): onestep distill makes pipelines of "
+            "one step; docs/guides/distill.md shows more"
+        )
+    return method
+
+
 def main(arguments: Sequence[str]) -> int:
     """Parse, make images where there are no data, train, write the pipeline."""
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -85,37 +112,31 @@ def main(arguments: Sequence[str]) -> int:
     if arguments[0].startswith("-"):
         raise ConfigError(f"{arguments[0]} comes first: expected onestep distill PIPELINE --method M [options]")
     # diffusers is an optional dependency.
-    from onestep_adapters.runs.pipelines import distillation, images_of, load_pipeline, save_pipeline
+    from onestep_adapters.runs.pipelines import distillation, images_of, samples_like, save_pipeline
 
     pipeline = str(Path(arguments[0]).expanduser().resolve())
     place, rest = _place(arguments[1:])
-    load_pipeline(pipeline)
     use_threads()
     device = choose_device(place.device)
     folder = Path(place.folder or f"runs/distilled-{place.method}")
     chosen = image_options(place)
-    saved = None
-    if place.resume and folder.is_dir() and latest_checkpoint(folder) is not None:
-        _, name, saved = options_of_run(folder)
-        data = data_of_run(folder, name, place.data, read_config(folder).get("source"), track=track, **chosen)
+    saved = options_of_run(folder) if place.resume and folder.is_dir() and latest_checkpoint(folder) else None
+    # The options are read first: a mistake, or --help, is told before images are made.
+    told = samples_like(pipeline)
+    name, default = distillation(pipeline, place.method, told)
+    if saved is not None and saved[0] != name:
+        raise ConfigError(
+            f"{folder} holds a distillation by {saved[0]}, and --method {place.method} is {name}: give the method of "
+            "the run, or choose another --folder"
+        )
+    method = _options(arguments[0], place, rest, name, default if saved is None else saved[2])
+    if saved is not None:
+        data = data_of_run(folder, saved[1], place.data, read_config(folder).get("source"), track=track, **chosen)
     elif place.data is None:
         made = images_of(pipeline, folder / "images", count=place.samples, device=device, track=track)
         data = open_dataset(f"folder:{made}", track=track, **chosen)
     else:
         data = open_dataset(place.data, track=track, **chosen)
-    name, default = distillation(pipeline, place.method, data)
-    method = options(
-        type(default),
-        rest,
-        prog=f"onestep distill {arguments[0]} --method {place.method}",
-        description=f"Distil the pipeline by {name}. More: onestep distill --help.",
-        default=default if saved is None else saved,
-    )
-    if method.evaluations != 1:
-        raise ConfigError(
-            f"{method.evaluations} evaluations for one sample (--sampling-steps): onestep distill makes pipelines of "
-            "one step; docs/guides/distill.md shows more"
-        )
     run = resume_or_start(folder, name, data, method, resume=place.resume, device=device)
     status = run_to_end(run, folder)
     if status is not None:

@@ -161,7 +161,7 @@ def pretrained_network(folder: str, data: Dataset, times: int, generator: torch.
         raise ConfigError(
             f"the pipeline in {folder} makes samples of {network.sample_shape} with {network.classes or 'no'} classes; "
             f"{data.name} has samples of {tuple(data.shape)} and {data.classes or 'no'} classes: give the data that it "
-            "was trained on (--size, --channels, --no-classes)"
+            "was trained on (images of a folder are read with --size, --channels and --no-classes)"
         )
     return network
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from onestep_adapters.backbones.diffusers import OneStepGenerator, OneStepPipeline, PretrainedVelocity
 from onestep_adapters.backbones.diffusers.pretrained import load_pipeline, load_velocity
-from onestep_adapters.data import Dataset
+from onestep_adapters.data import ArrayDataset, Batch, Dataset
 from onestep_adapters.files import errors_name, make_folder, partial_name, require_path
 from onestep_adapters.methods import METHODS, FlowMatching, Method, Network, find_preset
 from onestep_adapters.methods.linear_path import PATH
@@ -71,6 +71,20 @@ def distillation(pipeline: str, method: str, data: Dataset) -> tuple[str, Method
     if "distilled" in attrs.fields_dict(type(options)):
         changes["distilled"] = True
     return preset.name, attrs.evolve(options, **changes)
+
+
+def samples_like(pipeline: str) -> Dataset:
+    """A data set with the shape and the classes of a pipeline's samples and no content, to choose options with.
+
+    Raises:
+        ConfigError: if the folder is no such pipeline, or its samples have no known shape.
+    """
+    network = load_velocity(pipeline)
+    if network.sample_shape is None:
+        raise ConfigError(f"the config of the model in {pipeline} does not name channels and size of its samples")
+    count = network.classes or 1
+    labels = None if network.classes is None else torch.arange(count)
+    return ArrayDataset("pipeline", Batch(torch.zeros(count, *network.sample_shape), labels))
 
 
 def images_of(

@@ -139,6 +139,24 @@ def test_mistakes_have_one_line(pipeline, words, message, capsys, tmp_path, monk
     assert not (tmp_path / "runs").exists()
 
 
+def test_help_and_mistakes_come_before_images_are_made(pipeline, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        run("distill", pipeline, "--method", "dmd2", "--help")
+    assert stopped.value.code == 0
+    assert "--fake-score-updates" in capsys.readouterr().out
+    assert run("distill", pipeline, "--method", "progressive", "--first-student-steps", "3") == 2
+    assert "power of two" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_another_method_cannot_resume(pipeline, tmp_path, capsys):
+    words = ["distill", pipeline, "--data", "digits", "--folder", tmp_path / "run", *QUICK]
+    assert run(*words, "--method", "meanflow") == 0
+    assert run(*words, "--method", "scm", "--resume") == 2
+    assert "holds a distillation by meanflow-distillation" in capsys.readouterr().err
+
+
 def test_what_is_no_pipeline(tmp_path, capsys):
     assert run("distill", tmp_path, "--method", "meanflow") == 2
     assert "no pipeline of diffusers" in capsys.readouterr().err

@@ -171,6 +171,12 @@ class OneStepPipeline(DiffusionPipeline):
             ConfigError: if the shape of the samples is not known, or the number of steps cannot be.
         """
         device = self._execution_device
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ConfigError(f"batch_size = {batch_size!r}: expected a whole number of at least 1")
+        labels = condition.get("class_labels")
+        if labels is not None and not (isinstance(labels, Tensor) and labels.shape == (batch_size,)):
+            came = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+            raise ConfigError(f"class_labels: {came} for {batch_size} samples, expected a tensor [batch] of integers")
         shape = (batch_size, *self._shape(height, width))
         condition = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in condition.items()}
 

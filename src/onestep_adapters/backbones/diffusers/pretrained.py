@@ -240,7 +240,8 @@ def load_pipeline(folder: str) -> LoadedPipeline:
     try:
         pipeline: Any = DiffusionPipeline.from_pretrained(str(Path(folder).expanduser()), local_files_only=True)
     except (OSError, ValueError, AttributeError, KeyError, TypeError, ImportError) as error:
-        raise ConfigError(f"the pipeline in {folder} cannot be read: {error}") from error
+        told = " ".join(str(error).split())[:200]
+        raise ConfigError(f"the pipeline in {folder} cannot be read ({type(error).__name__}): {told}") from error
     finally:
         if shown:
             logging.enable_progress_bar()

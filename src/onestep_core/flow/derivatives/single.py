@@ -64,8 +64,13 @@ def single_pass(
         >>> value.requires_grad, tangent
         (True, tensor([6.]))
     """
-    if moving is not None and moving < 0:
-        raise ConfigError(f"moving = {moving}: expected how many of the first rows move, zero or more")
+    if not (isinstance(primals, tuple) and isinstance(tangents, tuple)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        came = f"{type(primals).__name__} and {type(tangents).__name__}"
+        raise ConfigError(f"primals and tangents are {came}: expected tuples, single_pass(function, (z, t), (v, one))")
+    if moving is not None and (isinstance(moving, bool) or not isinstance(moving, int) or moving < 0):  # pyright: ignore
+        raise ConfigError(
+            f"moving = {moving!r}: expected how many of the first rows move, a whole number of at least 0"
+        )
     if torch.compiler.is_compiling() or transformed():
         value, tangent = jvp(function, primals, tangents)
         return value, detached(tangent)

@@ -218,3 +218,17 @@ def test_what_cannot_work_is_refused():
     flux = DiffusersNetwork(model_of("flux"), times=2)
     with pytest.raises(ConfigError, match="sample_shape="):
         OneStepPipeline(flux, Linear())()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"batch_size": -1}, "batch_size = -1"),
+        ({"batch_size": "x"}, "batch_size = 'x'"),
+        ({"batch_size": 2, "class_labels": torch.tensor([1])}, "for 2 samples"),
+        ({"batch_size": 2, "class_labels": [0, 1]}, "class_labels: list"),
+    ],
+)
+def test_wrong_calls_are_refused(words, message):
+    with pytest.raises(ConfigError, match=message):
+        OneStepPipeline(network_of(times=0))(**words)

@@ -118,6 +118,40 @@ def test_parts_in_float32_within_autocast():
     assert_close(tangent, expected, 1e-5, "tangent")
 
 
+def test_a_layer_norm_behind_a_linear_map_in_autocast():
+    """Its state is of bfloat16, its weight and its sums of float32."""
+    torch.manual_seed(0)
+    network, (x, v) = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8)), torch.randn(2, 4, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        value, tangent = one.single_pass(network, (x,), (v,))
+        assert torch.equal(value, network(x))
+    _, expected = torch.func.jvp(network, (x,), (v,))
+    assert relative(tangent, expected) < 0.02
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_what_is_no_tensor_inside():
+    """A padded encoder asks for a truth value of the mask; complex numbers turn under ``sgn``; steps are flat."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 1).double().eval()
+    padding = torch.tensor([[False, False, True], [False, False, False]])
+    x, v = torch.randn(2, 2, 3, 8, dtype=F64)
+
+    def function(x: Tensor) -> Tensor:
+        return encoder(x, src_key_padding_mask=padding)
+
+    value, tangent = one.single_pass(function, (x,), (v,))
+    with torch.no_grad():
+        ahead, behind = (function(x + h * v) for h in (1e-6, -1e-6))
+    assert_close(copies(value), copies(function(x)), 1e-12, "value")
+    assert_close(copies(tangent), copies((ahead - behind) / 2e-6), 1e-7, "tangent")
+    z = torch.complex(x, v)
+    found = one.single_pass(torch.sgn, (z,), (1j * z,))[1]
+    assert_close(copies(found), copies(torch.func.jvp(torch.sgn, (z,), (1j * z,))[1]), 1e-14, "turned")
+    assert not one.single_pass(lambda x: x // 0.3, (x,), (v,))[1].any()
+
+
 def test_autocast_stays_usable():
     """Casts made for the tangent, without graph, must not be what a later forward pass finds in autocast's cache."""
     layer = torch.nn.Linear(2, 2)

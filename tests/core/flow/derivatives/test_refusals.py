@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import onestep_core as one
@@ -227,6 +228,11 @@ HIDDEN: dict[str, tuple[Any, Any, str]] = {
             1
         ],
         lambda x: math.cos(1) * x,
+        "",
+    ),
+    "running statistics with a tangent": (
+        lambda x: F.batch_norm(x, x.mean(0), x.square().mean(0), training=False),
+        lambda x: (x - x.mean(0)) / (x.square().mean(0) + 1e-5).sqrt(),
         "",
     ),
     "autograd inside": (energy_gradient, lambda x: (2 * x).sin(), ""),

@@ -30,12 +30,13 @@ _FLASH: Any = aten._scaled_dot_product_flash_attention_for_cpu.default
 _CONSTANT = {
     "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like", "new_zeros",
     "new_ones", "new_empty", "new_full", "new_empty_strided", "detach", "sign", "sgn", "floor", "ceil", "round",
+    "floor_divide",
     "trunc", "bernoulli", "heaviside", "lift_fresh",
 }  # fmt: skip
 """Operations whose value does not move with their arguments."""
 
 _DRAWS = {"zero_", "bernoulli_", "normal_", "uniform_", "exponential_", "random_", "geometric_", "cauchy_",
-          "log_normal_", "floor_", "ceil_", "round_", "trunc_", "sign_"}  # fmt: skip
+          "log_normal_", "heaviside_", "floor_divide_", "floor_", "ceil_", "round_", "trunc_", "sign_"}  # fmt: skip
 """Operations that write what does not move."""
 
 _TURNS = {"t_", "transpose_", "squeeze_", "unsqueeze_", "swapaxes_", "swapdims_", "as_strided_"}
@@ -76,7 +77,10 @@ class Below(TorchDispatchMode):
         draws = torch.Tag.nondeterministic_seeded in func.tags and rule is None
         before = _random_state(args) if draws else None
         value = func(*args, **keywords)
-        if name in _CONSTANT:
+        if type(value) in (bool, int, float):
+            # A number or a truth value.
+            return value
+        if name in _CONSTANT and not (name == "sgn" and value.is_complex()):
             return value
         found: Any = NotImplemented
         if rule is not None and not named and (rule.complex or not _complex(args, cells)):

@@ -49,10 +49,12 @@ def _layer_norm(value: Any, arguments: Any, tangents: Any) -> Any:
     mean, rstd = mean.to(x.dtype), rstd.to(x.dtype)
     result = x.new_zeros(x.shape) if first is None else first
     if first is not None:
-        first = first.contiguous()
+        # Under autocast the value may be of lower precision than weight, mean and root.
+        kind = value[2].dtype
         result = aten.native_layer_norm_backward(
-            first, x.contiguous(), shape, value[1], value[2], None, None, [True, False, False]
-        )[0]
+            first.to(kind).contiguous(), x.to(kind).contiguous(), shape, value[1], value[2], None, None,
+            [True, False, False],
+        )[0].to(x.dtype)  # fmt: skip
     return _scaled(result, weight, (x - mean) * rstd if second is not None else None, second, third), None, None
 
 
@@ -142,6 +144,8 @@ def _batch_norm(value: Any, arguments: Any, tangents: Any) -> Any:
     *_, training, _, epsilon = arguments
     first, second, third = tangents[:3]
     axes, shape = [0, *range(2, x.dim())], (1, -1, *[1] * (x.dim() - 2))
+    if not training and (tangents[3] is not None or tangents[4] is not None):
+        return NotImplemented
     if training:
         mean, root = value[1], value[2]
     else:
