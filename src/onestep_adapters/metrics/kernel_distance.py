@@ -36,8 +36,9 @@ def kernel_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[T
     of Gretton et al., lemma 6, https://jmlr.org/papers/v13/gretton12a.html.
 
     Example:
-        All kernels within a set are 1 and 8, those between the sets are 1:
+        The kernel is 1 and 8 within the two sets, and 1 between them:
 
+        >>> import torch
         >>> kernel_distance(torch.zeros(2, 1), torch.ones(2, 1)).item()
         7.0
     """

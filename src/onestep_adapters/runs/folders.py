@@ -292,6 +292,7 @@ def open_encoder(name: str, data: Dataset, device: torch.device | str = "cpu") -
         ConfigError: if there is none, its training is not finished, or it does not fit the data.
 
     Example:
+        >>> from onestep_adapters.data import open_dataset
         >>> open_encoder("efficientnet-lite0", open_dataset("digits")).encoder.channels
         3
     """
