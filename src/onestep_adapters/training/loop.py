@@ -224,6 +224,7 @@ def writing_into(folder: str | os.PathLike[str], state: TrainingState) -> Iterat
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> from torch import nn
         >>> from onestep_adapters.training import new_state
         >>> with tempfile.TemporaryDirectory() as folder, writing_into(folder, new_state("demo", nn.Linear(1, 1))):

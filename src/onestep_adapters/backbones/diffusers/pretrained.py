@@ -1,5 +1,6 @@
 """A pretrained model of diffusers and its scheduler as a velocity network on the linear path: teacher and student."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,8 +85,10 @@ class PretrainedVelocity(ModelMixin, ConfigMixin):
         self.register_to_config(model=self.network.config["model"], scheduler=described)
         self.unit = float(FLUX_TIMES) if self.network.call.packed else 1.0
         self.first, self.last = (_linear_time(self.meaning, end) for end in ("data_time", "noise_time"))
-        if largest_ratio is None and scheduler.config.get("prediction_type") == "epsilon":
+        if largest_ratio is None and self.meaning.predicts_noise:
             largest_ratio = LARGEST_RATIO
+        elif largest_ratio is not None and not 0 < largest_ratio < math.inf:
+            raise ConfigError(f"largest_ratio = {largest_ratio}: expected a number above 0")
         if largest_ratio is not None:
             self.last = min(self.last, largest_ratio / (1 + largest_ratio))
 

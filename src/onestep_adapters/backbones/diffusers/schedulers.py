@@ -58,12 +58,13 @@ Estimates = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 class Meaning(NamedTuple):
     """``path``: of the states. ``scale``: what the model gets is ``scale(t)`` times the state. ``model_time``: the time
-    that it gets. ``estimates``: what its output means."""
+    that it gets. ``estimates``: what its output means. ``predicts_noise``: whether that is the noise itself."""
 
     path: Path
     scale: Callable[[Tensor], Tensor]
     model_time: Callable[[Tensor], Tensor]
     estimates: Estimates
+    predicts_noise: bool = False
 
 
 def path_of(scheduler: Any) -> Path:
@@ -249,7 +250,8 @@ def meaning_of(scheduler: Any) -> Meaning:
         return formula(x, out, alpha, sigma)
 
     continuous = isinstance(path, VarianceExploding)
-    return Meaning(path, scale, (lambda t: t.log() / 4) if continuous else (lambda t: t), estimates)
+    model_time: Callable[[Tensor], Tensor] = (lambda t: t.log() / 4) if continuous else (lambda t: t)
+    return Meaning(path, scale, model_time, estimates, predicts_noise=formula is _of_noise)
 
 
 def _of_flow(x: Tensor, out: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -64,15 +64,15 @@ def states(dtype=torch.float64):
 @EACH
 def test_it_is_the_model_s_velocity_on_the_linear_path(scheduler):
     model, (z, labels) = unet().double(), states()
-    found = PretrainedVelocity(model, scheduler)(z, TIMES, label=labels).detach()
+    found = PretrainedVelocity(model, scheduler, largest_ratio=1e18)(z, TIMES, label=labels).detach()
     own = velocity_of(model, scheduler, class_labels=labels)
     expected = velocity_on_path(own, source=path_of(scheduler), target=Linear())(z, TIMES).detach()
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10 * float(expected.abs().max()))
 
 
 def test_an_exact_noise_prediction_gives_the_data():
-    """With the noise itself as prediction the velocity is ``noise - data``, at every time before the last."""
-    scheduler, t = DDPMScheduler(), torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    """With the noise itself as prediction the velocity is ``noise - data``, up to the largest ratio."""
+    scheduler, t = DDPMScheduler(), torch.tensor([0.1, 0.5, 0.83], dtype=torch.float64)
     data, noise = torch.randn(2, 3, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
     class Exact(UNet2DModel):
@@ -82,6 +82,28 @@ def test_an_exact_noise_prediction_gives_the_data():
     model = Exact.from_config(unet(None).config).double()
     found = PretrainedVelocity(model, scheduler)(Linear()(data, noise, t).z, t)
     torch.testing.assert_close(found, noise - data, rtol=1e-9, atol=1e-9)
+
+
+def test_a_model_of_noise_is_not_asked_beyond_the_largest_ratio():
+    asked = []
+
+    class Asked(UNet2DModel):
+        def forward(self, sample, timestep, class_labels=None, return_dict=True):
+            asked.append(timestep)
+            return (sample,)
+
+    model, t = Asked.from_config(unet(None).config).double(), torch.tensor([0.9, 1.0], dtype=torch.float64)
+    z, _ = states()
+    for scheduler, ratio in ((DDPMScheduler(), None), (DDPMScheduler(), 20.0), (SCHEDULERS["v"], None)):
+        network = PretrainedVelocity(model, scheduler, largest_ratio=ratio)
+        network(z[:2], t)
+        ratios = [float(s / a) for a, s in zip(*path_of(scheduler).coefficients(asked[-1]), strict=True)]
+        expected = {None: [5, 5] if scheduler is not SCHEDULERS["v"] else [9, ratios[1]], 20.0: [9, 20]}[ratio]
+        assert ratios == pytest.approx(expected, rel=1e-4)
+    assert ratios[1] > 1000
+    assert PretrainedVelocity(unet(), EDMEulerScheduler()).last > 0.98
+    with pytest.raises(ConfigError, match="largest_ratio = 0"):
+        PretrainedVelocity(unet(), DDPMScheduler(), largest_ratio=0)
 
 
 @EACH
