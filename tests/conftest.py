@@ -8,7 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("ONESTEP_TEST_THREADS", 
 import pytest
 import torch
 
-from tests.slow import function_of, slow
+from tests.slow import function_of, left_out, slow
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 # The first multi-threaded vector-math call of a process can be inexact (pytorch#188792); make it here.
@@ -20,9 +20,12 @@ if not torch.cuda.is_available():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark the slow tests of ``tests/slow.txt``; those that train come first, so that no worker ends alone with one."""
-    listed = slow()
+    """Mark the tests of ``tests/slow.txt`` and ``tests/sampled.txt``; those that train come first, so that no worker
+    ends alone with one."""
+    listed, rest = slow(), left_out([item.nodeid for item in items])
     for item in items:
+        if item.nodeid in rest:
+            item.add_marker(pytest.mark.thorough)
         if function_of(item.nodeid) in listed:
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: item.path.name != "test_quality.py")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.slow import slow
+from tests.slow import sampled, slow
 
 SOURCE = Path(__file__).parent.parent / "src"
 CORE = SOURCE / "onestep_core"
@@ -209,7 +209,7 @@ def test_every_method_file_is_in_the_registry():
 def test_slow_tests_exist():
     """``tests/slow.txt`` names functions that are there; after a rename it is measured anew (``tests/slow.py``)."""
     root = SOURCE.parent
-    for name in slow():
+    for name in slow() | sampled().keys():
         file, _, function = name.partition("::")
         assert (root / file).is_file(), name
         assert file.startswith("src/") or f"def {function}(" in (root / file).read_text(), name
