@@ -154,6 +154,16 @@ def require_path(name: str, value: str | os.PathLike[str]) -> Path:
     return Path(value)
 
 
+def is_pipeline(folder: str) -> bool:
+    """Whether a folder was written by ``save_pretrained`` of a pipeline of diffusers, which need not be installed.
+
+    Example:
+        >>> is_pipeline("/nowhere")
+        False
+    """
+    return (Path(folder).expanduser() / "model_index.json").is_file()
+
+
 def partial_name(file: Path) -> Path:
     """An unpredictable name beside ``file`` for what is not whole yet."""
     return file.with_name(f"{file.name}.{secrets.token_hex(8)}.partial")

@@ -15,7 +15,7 @@ from onestep_adapters.devices import choose_device
 from onestep_adapters.evaluation import evaluate_runs, label_of, labelled, summary, write_report
 from onestep_adapters.evaluation.encoders import encoder_summary, evaluate_encoders, write_encoder_report
 from onestep_adapters.evaluation.rows import counted
-from onestep_adapters.files import require_writable
+from onestep_adapters.files import is_pipeline, require_writable
 from onestep_adapters.runs import Run, open_run
 from onestep_core.errors import ConfigError, MissingExtraError
 from onestep_core.validators import count, positive
@@ -129,7 +129,7 @@ def _baseline(chosen: Evaluate, runs: Mapping[Path, Run]) -> Run | None:
     found = next(same, None)
     if found is not None:
         return found
-    if (chosen.baseline / "model_index.json").is_file():
+    if is_pipeline(str(chosen.baseline)):
         # diffusers is an optional dependency.
         from onestep_adapters.runs.pipelines import pipeline_run
 

@@ -8,6 +8,7 @@ import attrs
 from torch import nn
 
 from onestep_adapters.data import Dataset
+from onestep_adapters.files import is_pipeline
 from onestep_adapters.methods import FlowMatching, Method, Network, Teacher, exact_teacher, network_teacher
 from onestep_adapters.methods.teacher import EXACT
 from onestep_adapters.runs.run import Run
@@ -72,7 +73,7 @@ def resolve(
         return _checked(Resolved(given, _with_teacher(options, None), weights=weights))
     if chosen == EXACT:
         return _checked(Resolved(exact_teacher(data), _with_teacher(options, None)))
-    if chosen and (Path(chosen).expanduser() / "model_index.json").is_file():
+    if chosen and is_pipeline(chosen):
         network = Network("pretrained", pretrained=chosen)
         module = pretrained(chosen)
         weights = weights_hash(module)

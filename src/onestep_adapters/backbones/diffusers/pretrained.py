@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from onestep_adapters.backbones.diffusers.calls import FLUX_TIMES
 from onestep_adapters.backbones.diffusers.network import DiffusersNetwork
 from onestep_adapters.backbones.diffusers.schedulers import Meaning, meaning_of
+from onestep_adapters.files import is_pipeline
 from onestep_core.errors import ConfigError, MissingExtraError
 from onestep_core.flow.paths import Linear
 from onestep_core.flow.ratios import time_at
@@ -212,16 +213,6 @@ class LoadedPipeline(NamedTuple):
     model: nn.Module
     scheduler: SchedulerMixin
     vae: nn.Module | None
-
-
-def is_pipeline(folder: str) -> bool:
-    """Whether a folder was written by ``save_pretrained`` of a pipeline.
-
-    Example:
-        >>> is_pipeline("/nowhere")
-        False
-    """
-    return (Path(folder).expanduser() / "model_index.json").is_file()
 
 
 def load_pipeline(folder: str) -> LoadedPipeline:
