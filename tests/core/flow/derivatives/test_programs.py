@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import onestep_core as one
+from onestep_core.errors import UnsupportedDerivative
 from tests.core.flow.derivatives.case import F64, forward_mode
 from tests.core.flow.derivatives.checks import error
 from tests.core.flow.derivatives.programs import BINARY, ELEMENTWISE, IMAGES, REDUCTIONS, WRITES, Program
@@ -116,3 +117,43 @@ def test_every_step_is_drawn():
         seen |= {step.text.partition("(")[0] for step in program.steps}
     missing = {*ELEMENTWISE, *BINARY, *REDUCTIONS, *IMAGES, *(f"{name}_" for name in WRITES)} - seen
     assert not missing
+
+
+def _two_detached(x: Tensor) -> tuple[Tensor, ...]:
+    first, second = x.detach(), x.detach()
+    row = first[1]
+    first.add_(x.clone())
+    return x + 0, first, second, row, first[0], second[0]
+
+
+def _without_gradients(x: Tensor) -> tuple[Tensor, ...]:
+    with torch.no_grad():
+        return _two_detached(x)
+
+
+def _buffer_detached(x: Tensor) -> tuple[Tensor, ...]:
+    buffer = torch.zeros_like(x.detach())
+    buffer.add_(x)
+    copy = buffer.detach()
+    copy.mul_(2)
+    return buffer, copy, copy[0]
+
+
+@pytest.mark.parametrize("program", [_two_detached, _without_gradients, _buffer_detached])
+def test_a_detached_tensor_shares_memory_and_no_tangent(program):
+    x, v = normal(1, (3, 4)), normal(2, (3, 4))
+    value, tangent = one.single_pass(program, (x.clone(),), (v,))
+    expected, moved = torch.func.jvp(program, (x.clone(),), (v,))
+    for found, right in zip((*value, *tangent), (*expected, *moved), strict=True):
+        torch.testing.assert_close(found, right)
+
+
+def test_two_tangents_in_the_memory_of_a_detached_tensor_are_refused():
+    def program(x: Tensor) -> Tensor:
+        buffer = torch.zeros_like(x.detach())
+        buffer.add_(x)
+        return buffer.detach().add_(x)
+
+    x = normal(1, (3, 4))
+    with pytest.raises(UnsupportedDerivative, match="write into a clone"):
+        one.single_pass(program, (x,), (x,))

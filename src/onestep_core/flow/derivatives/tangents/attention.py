@@ -157,7 +157,11 @@ def attend(
             else:
                 assert tangent is not None
                 total = slope.sum(-1).view(-1, heads, slope.shape[1], 1)
-                place.copy_(tangent.view(shape).addcmul_(total, seen.to(kind), value=-factor))
+                tangent, seen = tangent.view(shape), seen.to(kind)
+                if place.dtype == kind:
+                    torch.addcmul(tangent, total, seen, value=-factor, out=place)
+                else:
+                    place.copy_(tangent.addcmul_(total, seen, value=-factor))
     return result
 
 

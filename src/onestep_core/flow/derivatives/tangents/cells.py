@@ -29,22 +29,32 @@ class Cell:
         axis: the axis along which rows are left out; ``None`` if the tangent is whole.
         aliased: whether a view may share its memory: then it is written in place, never replaced.
         owned: whether no tangent of an unrelated value shares its memory.
+        part: the rows of the value that the tangent has, where an operation asked for them; no other tensor.
     """
 
-    __slots__ = ("aliased", "axis", "owned", "tangent")
+    __slots__ = ("aliased", "axis", "owned", "part", "tangent")
 
-    def __init__(self, tangent: Tensor, axis: int | None = None, *, aliased: bool = False, owned: bool = True) -> None:
+    def __init__(
+        self,
+        tangent: Tensor,
+        axis: int | None = None,
+        *,
+        aliased: bool = False,
+        owned: bool = True,
+        part: Tensor | None = None,
+    ) -> None:
         self.tangent = tangent
         self.axis = axis
         self.aliased = aliased
         self.owned = owned
+        self.part = part
 
     def put(self, tangent: Tensor, axis: int | None = None) -> None:
         """Replace the tangent after the value was written in place; ``axis`` as before if it is viewed."""
         if self.aliased:
             self.tangent.copy_(tangent)
         else:
-            self.tangent, self.axis, self.owned = tangent, axis, False
+            self.tangent, self.axis, self.owned, self.part = tangent, axis, False, None
 
 
 def differentiable(value: Any) -> bool:

@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from onestep_core.errors import UnsupportedDerivative
 from onestep_core.flow.derivatives.tangents.below import Below
-from onestep_core.flow.derivatives.tangents.cells import Cell, differentiable, mirrored, same_strides
+from onestep_core.flow.derivatives.tangents.cells import Cell, differentiable, mirrored
 from onestep_core.flow.derivatives.tangents.kernels import drops, pop_kind, push_below, without_fused_kernels
 from onestep_core.flow.derivatives.tangents.refusals import (
     DETACHES,
@@ -251,26 +251,24 @@ def _quick(run: Run, rule: Rule, function: Any, args: Sequence[Any], keywords: d
     if forward:
         torch._C._set_fwd_grad_enabled(False)
     try:
-        if not whole or rule.foreign or type(value) is not Tensor:
+        axis, part, of = None, answer, values
+        known = type(value) is Tensor and not rule.foreign
+        if known and not whole and rule.rows is not None:
+            plan = rule.rows(answer, values, cells, keywords)
+            if plan is not None:
+                part, of, axis = plan
+        if not known or (axis is None and not whole):
             found = move(run, rule, answer, values, cells, keywords)
             return _wrapped(run, value, found if rule.call is None else found[0])
         if rule.views:
-            source = cells[0]
-            tangents[0] = mirrored(values[0], source)
-            tangent = rule.tangent(value, values, tangents, **keywords)
-            if not differentiable(value):
-                return value
-            aliased = same_strides(tangent, value)
-            source.aliased = source.aliased or aliased
-            cell = Cell(tangent, aliased=aliased)
-        else:
-            tangent = rule.tangent(answer, values, tangents, **keywords)
-            if rule.call is not None:
-                tangent = tangent[0]
-            if tangent.dtype != value.dtype or tangent.shape != value.shape or any(tangent is x for x in tangents):
-                return _wrapped(run, value, settled(rule, value, value, tangent, cells, None))
-            cell = Cell(tangent)
-        return Dual(value, cell, run)
+            tangents[0] = mirrored(values[0], cells[0])
+        tangent = rule.tangent(part, of, tangents, **keywords)
+        if rule.call is not None:
+            tangent, part = tangent[0], part[0]
+        same = tangent.dtype == value.dtype and tangent.shape == part.shape and id(tangent) not in map(id, tangents)
+        if rule.views or not same:
+            return _wrapped(run, value, settled(rule, value, part, tangent, cells, axis))
+        return Dual(value, Cell(tangent, axis, part=None if axis is None else part), run)
     finally:
         torch._C._set_grad_enabled(graph)
         if forward:
@@ -323,13 +321,16 @@ def _known(cells: Sequence[Any]) -> bool:
 
 
 def _detached(run: Run, function: Any, args: Sequence[Any], values: list[Any], cells: list[Any]) -> Any:
-    """The value without its tangent. Where memory is told apart by its storage alone, a copy."""
-    value = function(*values)
+    """The value without its tangent."""
+    # With gradients on, the result is no view of the value: what is written through it later is told apart.
+    with torch.enable_grad():
+        value = function(*values)
     if value is values[0]:
         if cells[0] is not None:
             cells[0].put(torch.zeros_like(cells[0].tangent), cells[0].axis)
         return args[0]
-    return value.clone() if run.written and run.written_cell(value) is not None else value
+    run.part(value)
+    return value
 
 
 def _into(function: Any, args: Sequence[Any], keywords: dict[str, Any]) -> Any:

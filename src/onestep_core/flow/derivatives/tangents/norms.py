@@ -92,30 +92,31 @@ def _group_norm(value: Any, arguments: Any, tangents: Any) -> Any:
     return _scaled(result, weight, normal, second, third), None, None
 
 
-@function_rule(F.rms_norm, torch.rms_norm, count=(2, 3), rows=leading(lambda arguments: len(arguments[1])))
-def _rms_norm(value: Tensor, arguments: Any, tangents: Any, *, weight: Any = None, eps: float | None = None) -> Any:
-    x, shape = arguments[:2]
-    if len(arguments) > 2:
-        weight = arguments[2]
+def _rms_norm_call(values: Any, *, normalized_shape: Any = None, weight: Any = None, eps: float | None = None) -> Any:
+    """What ``rms_norm`` runs, with the inverse root of the mean square."""
+    x, shape, weight, eps = (*values, *(normalized_shape, weight, eps)[len(values) - 1 :])
+    arguments: Any = (x, shape, weight, eps)
+    return arguments, aten._fused_rms_norm(x, shape, weight, eps)
+
+
+@function_rule(F.rms_norm, torch.rms_norm, count=(1, 2, 3, 4), rows=leading(lambda arguments: len(arguments[1])),
+               call=_rms_norm_call)  # fmt: skip
+@operation_rule(aten._fused_rms_norm.default, rows=leading(lambda arguments: len(arguments[1])))
+def _rms_norm(value: Any, arguments: Any, tangents: Any) -> Any:
+    x, shape, weight = arguments[:3]
+    normal, root = value
     axes = list(range(-len(shape), 0))
     working = x if x.dtype in (torch.float32, torch.float64) else x.float()
-    if eps is None:
-        eps = torch.finfo(working.dtype).eps
     first, second = tangents[0], tangents[2] if len(tangents) > 2 else None
-    root = torch.linalg.vector_norm(working, dim=axes, keepdim=True).square_().div_(math.prod(shape)).add_(eps).rsqrt_()
-    normal = value if weight is None else working * root
-    result = torch.zeros_like(normal) if first is None else first
-    if first is not None and first.is_contiguous() and working.is_contiguous() and x.device.type == "cpu":
-        # Layer normalisation's kernel, with the mean 0, also subtracts the mean of the tangent: it is added again.
-        zero = torch.zeros_like(root)
-        result = aten.native_layer_norm_backward(
-            first.to(working.dtype), working, shape, zero, root, None, None, [True, False, False]
-        )[0]
-        result.add_(first.mean(axes, keepdim=True).mul_(root))
-    elif first is not None:
-        mean = (first * normal).mean(axes, keepdim=True)
-        result = torch.addcmul(first, normal, mean, value=-1).mul_(root)
-    return _scaled(result, weight, normal, second, None)
+    root = root.to(working.dtype)
+    normal = normal if weight is None else working * root
+    result = torch.zeros_like(normal)
+    if first is not None:
+        first = first.to(working.dtype)
+        result = first * normal
+        mean = result.mean(axes, keepdim=True).mul_(root)
+        result = torch.mul(first, root, out=result).addcmul_(normal, mean, value=-1)
+    return _scaled(result, weight, normal, second, None), None
 
 
 @operation_rule(aten._softmax.default, rows=along(lambda arguments: arguments[1]))

@@ -24,6 +24,16 @@ def first_rows(cell: Any) -> tuple[int, int]:
     return cell.axis, cell.tangent.shape[cell.axis]
 
 
+def cut(value: Tensor, cell: Any, axis: int, count: int) -> Tensor:
+    """The first rows of a value along an axis; with a tangent that leaves rows out there, they are cut once."""
+    if cell is None or cell.axis is None:
+        return value.narrow(axis, 0, count)
+    part = cell.part
+    if part is None:
+        part = cell.part = value.narrow(axis, 0, count)
+    return part
+
+
 def aligned(cells: Sequence[Any], arguments: Sequence[Any]) -> tuple[int, int, int] | None:
     """The axis that all tangents share, counted from the last, how many rows they have there, and the values."""
     found: tuple[int, int, int] | None = None
@@ -55,13 +65,15 @@ def elementwise(
     if found is None:
         return None
     back, count, total = found
-    if back >= -behind or value.dim() < -back or value.shape[back] != total:
+    axis = value.dim() + back
+    if back >= -behind or axis < 0 or value.shape[back] != total:
         return None
-
-    def first(x: Any) -> Any:
-        return x.narrow(back, 0, count) if isinstance(x, Tensor) and x.dim() >= -back and x.shape[back] == total else x
-
-    return FirstRows(first(value), [first(x) for x in arguments], value.dim() + back)
+    first: list[Any] = []
+    for x, cell in zip(arguments, cells, strict=True):
+        if cell is not None or (isinstance(x, Tensor) and x.dim() >= -back and x.shape[back] == total):
+            x = cut(x, cell, back, count)
+        first.append(x)
+    return FirstRows(value.narrow(axis, 0, count), first, axis)
 
 
 def products(value: Any, arguments: Sequence[Any], cells: Sequence[Any], keywords: Any) -> FirstRows | None:
@@ -95,7 +107,8 @@ def leading(mixed: int | Callable[[Sequence[Any]], int], *, linear: bool = False
                 return tuple(first(part) for part in x)
             return x.narrow(axis, 0, rows) if isinstance(x, Tensor) and x.dim() > axis and x.shape[axis] == total else x
 
-        return FirstRows(first(value), arguments if linear else [first(arguments[0]), *arguments[1:]], axis)
+        given = arguments if linear else [cut(arguments[0], cell, axis, rows), *arguments[1:]]
+        return FirstRows(first(value), given, axis)
 
     return plan
 
@@ -127,12 +140,12 @@ def attention(value: Any, arguments: Sequence[Any], cells: Sequence[Any], keywor
         return None
     _, count, total = found
 
-    def first(x: Any) -> Any:
+    def first(x: Any, cell: Any = None) -> Any:
         if isinstance(x, tuple):
             return tuple(first(part) for part in x)
-        return x[:count] if isinstance(x, Tensor) and x.dim() in (3, 4) and len(x) == total else x
+        return cut(x, cell, 0, count) if isinstance(x, Tensor) and x.dim() in (3, 4) and len(x) == total else x
 
-    return FirstRows(first(value), [first(x) for x in arguments], 0)
+    return FirstRows(first(value), [first(x, cell) for x, cell in zip(arguments, cells, strict=True)], 0)
 
 
 def reshaped(before: Sequence[int], after: Sequence[int], axis: int, count: int) -> tuple[list[int], int] | None:

@@ -25,7 +25,8 @@ class Run:
         moving: whether tangents can have rows left out.
         table: the values with tangents inside of one torch function, by ``id``.
         written: tangents of memory that the network made itself and wrote a value with a tangent into, by storage:
-            its views have no common object that could hold a tangent.
+            its views have no common object that could hold a tangent. With the detached tensor it was written through.
+        parted: the detached tensors, by ``id``: they share memory with a value, and no tangent.
         watching: whether functions of all tensors are seen, which is necessary after the first such write.
         refusal: what a kernel from outside was refused with; raised again if it was caught on the way.
     """
@@ -34,7 +35,8 @@ class Run:
         self.open = True
         self.moving = moving
         self.table: dict[int, tuple[Any, Cell]] = {}
-        self.written: dict[int, tuple[Any, Tensor]] = {}
+        self.written: dict[int, tuple[Any, Tensor, int | None]] = {}
+        self.parted: dict[int, Any] = {}
         self.watching = False
         self.refusal: UnsupportedDerivative | None = None
 
@@ -68,7 +70,7 @@ class Run:
         if value.layout != torch.strided or not differentiable(value):
             return None
         entry = self.written.get(value.untyped_storage()._cdata)
-        if entry is None:
+        if entry is None or entry[2] != self._detached(value):
             return None
         memory = entry[1]
         if memory.dtype != value.dtype and value.dtype.to_real() == memory.dtype.to_real():
@@ -82,12 +84,32 @@ class Run:
     def write(self, value: Tensor) -> Cell:
         """Give the memory of a tensor without tangent one of zeros, for a value with a tangent to be written into."""
         storage = value.untyped_storage()
+        if storage._cdata in self.written:
+            raise UnsupportedDerivative(
+                "a write into a detached tensor", "memory that it shares already has a tangent: write into a clone"
+            )
         count = storage.nbytes() // value.element_size()
-        self.written[storage._cdata] = (storage, torch.zeros(count, dtype=value.dtype, device=value.device))
+        memory = torch.zeros(count, dtype=value.dtype, device=value.device)
+        self.written[storage._cdata] = (storage, memory, self._detached(value))
         found = self.written_cell(value)
         if found is None:
             raise UnsupportedDerivative("a write into memory without numbers", "it cannot have a tangent")
         return found
+
+    def part(self, value: Tensor) -> None:
+        """Remember a detached tensor: it and its views share no tangent with other tensors of their memory."""
+        parted, key = self.parted, id(value)
+
+        def gone(_: Any) -> None:
+            parted.pop(key, None)
+
+        parted[key] = weakref.ref(value, gone)
+
+    def _detached(self, value: Tensor) -> int | None:
+        """The detached tensor that the value is or views, by ``id``."""
+        root = value._base if value._is_view() else value
+        entry = self.parted.get(id(root))
+        return None if entry is None or entry() is not root else id(root)
 
     def spread(self, value: Tensor, cell: Cell) -> None:
         """Fill up the rows left out, in place: for all views of the same memory."""
@@ -181,7 +203,7 @@ def settled(
         aliased = same_strides(tangent, value)
         if aliased:
             cells[0].aliased = True
-        return Cell(tangent, axis, aliased=aliased)
+        return Cell(tangent, axis, aliased=aliased, part=None if axis is None else restricted)
     owned = not rule.foreign
     for cell in _flat(cells):
         if cell.tangent is tangent:
@@ -189,7 +211,7 @@ def settled(
                 tangent = tangent.clone()
             else:
                 cell.owned = owned = False
-    return Cell(tangent, axis, owned=owned)
+    return Cell(tangent, axis, owned=owned, part=None if axis is None else restricted)
 
 
 def _flat(cells: Any) -> list[Cell]:
