@@ -42,17 +42,25 @@ def test_the_snippets_of_a_page_run(page):
         assert bool(names["loss"].isfinite().all())
 
 
-def test_the_errors_of_the_troubleshooting_page_are_real(capsys):
+@pytest.mark.parametrize("page, least", [("troubleshooting", 11), ("systems", 7)])
+def test_what_snippets_print_is_real(page, least, capsys):
     """A text block under a snippet is what it prints; ``...`` stands for anything, line breaks for spaces."""
-    text = (ROOT / "docs" / "troubleshooting.md").read_text()
-    names, told = {"__name__": "troubleshooting"}, 0
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    names, told = {"__name__": page}, 0
     for code, after in re.findall(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", text, flags=re.DOTALL):
-        exec(compile(code, "troubleshooting", "exec"), names)
+        exec(compile(code, page, "exec"), names)
         printed = " ".join(capsys.readouterr().out.split())
         expected = " ".join(after.split())
         assert re.fullmatch(re.escape(expected).replace(r"\.\.\.", ".*"), printed), (expected, printed)
         told += bool(after)
-    assert told > 10
+    assert told >= least
+
+
+def test_the_tests_that_a_page_names_exist():
+    known = "\n".join(file.read_text() for file in (ROOT / "tests").rglob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "systems.md").read_text()))
+    assert len(named) > 10
+    assert not [name for name in named if f"def {name}(" not in known]
 
 
 def test_every_relative_link_leads_somewhere():
