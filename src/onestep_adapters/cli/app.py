@@ -7,9 +7,9 @@ from typing import Any
 
 from onestep_adapters.cli import data, demo, distill, evaluate, export, sample, train
 from onestep_adapters.cli.terminal import fail, filled, listed, no_memory, reason
-from onestep_adapters.methods import ENCODERS, METHODS
+from onestep_adapters.methods import ENCODERS, METHODS, use_methods
 from onestep_adapters.names import choose
-from onestep_core.errors import OneStepError
+from onestep_core.errors import ConfigError, OneStepError
 
 COMMANDS = {
     "train": train.main,
@@ -61,6 +61,9 @@ or trains an encoder, whose features a generator can use
   onestep sample runs/first
   onestep evaluate runs/first --baseline runs/baseline
 
+A method of your own, in a file (docs/guides/own-method.md); --with FILE goes with every command:
+  onestep train my-method --with my_method.py --data 8gaussians
+
 On your own images (docs/data.md):
   onestep data folder:photos
   onestep train meanflow --data folder:photos --folder runs/photos
@@ -81,8 +84,28 @@ def _note(message: Warning | str, *_: Any) -> None:
     fail(f"note: {message}")
 
 
+def _without_files(words: list[str]) -> list[str]:
+    """The words without every ``--with FILE``, whose methods are added."""
+    left: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        name, equals, file = word.partition("=")
+        if name != "--with":
+            left.append(word)
+            continue
+        file = file if equals else next(rest, "")
+        if not file:
+            raise ConfigError("--with needs a file: a Python file with a method of yours, PRESETS = (Preset(...),)")
+        use_methods(file)
+    return left
+
+
 def run(words: list[str]) -> int:
     """Run a command; returns the exit status."""
+    try:
+        words = _without_files(words)
+    except OneStepError as error:
+        return fail(str(error))
     if not words or words[0] in ("-h", "--help"):
         print(help_text())
         return 0

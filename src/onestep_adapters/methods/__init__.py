@@ -43,6 +43,10 @@ from onestep_adapters.methods.pretraining.simclr import SimCLR as SimCLR
 from onestep_adapters.methods.registry import ENCODERS as ENCODERS
 from onestep_adapters.methods.registry import METHODS as METHODS
 from onestep_adapters.methods.registry import find_preset as find_preset
+from onestep_adapters.methods.registry import use_known_files
+from onestep_adapters.methods.registry import use_methods as use_methods
 from onestep_adapters.methods.teacher import Teacher as Teacher
 from onestep_adapters.methods.teacher import exact_teacher as exact_teacher
 from onestep_adapters.methods.teacher import network_teacher as network_teacher
+
+use_known_files()
