@@ -4,7 +4,6 @@ from functools import partial
 
 import pytest
 import torch
-from jaxtyping import TypeCheckError
 
 import onestep_core as one
 from onestep_core.errors import ConfigError
@@ -120,7 +119,7 @@ NOT_WHOLE = {
 @pytest.mark.parametrize("call", NOT_WHOLE.values(), ids=NOT_WHOLE)
 def test_a_count_is_a_whole_number(call, count):
     """A grid of 2.5 steps had a negative noise level."""
-    with pytest.raises((ConfigError, TypeCheckError)):
+    with pytest.raises(ConfigError):
         call(count)
 
 
@@ -131,13 +130,13 @@ def test_a_path_is_a_path(path):
         lambda: one.velocity_from_denoiser(velocity, path=path),
         lambda: one.reverse(path),
     ):
-        with pytest.raises((ConfigError, TypeCheckError)):
+        with pytest.raises(ConfigError):
             call()
 
 
 def test_none_is_no_network():
     for wrap in (one.instantaneous, one.flow_map_from_average_velocity, one.from_duration, one.edm):
-        with pytest.raises((ConfigError, TypeCheckError)):
+        with pytest.raises(ConfigError):
             wrap(None)
-    with pytest.raises((ConfigError, TypeCheckError)):
+    with pytest.raises(ConfigError):
         one.classifier_free(velocity, None, scale=2.0)

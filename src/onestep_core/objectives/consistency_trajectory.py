@@ -60,7 +60,7 @@ def consistency_trajectory_regression(
 
     Raises:
         ConfigError: if a map's answer is not of the shape of its states.
-        jaxtyping.TypeCheckError: if other shapes disagree.
+        ArgumentError: if other shapes disagree.
 
     Source: Kim et al., Consistency Trajectory Models, section 3, https://arxiv.org/abs/2310.02279. The released code
     (sony/ctm) takes LPIPS or features of a classifier for the distance, draws ``m`` a random number of grid points

@@ -89,7 +89,7 @@ def drifting_regression(
     Raises:
         ConfigError: if a set has another rank, does not divide into the groups, or is empty; if weights fit neither
             groups nor extra negatives; and what the field raises.
-        jaxtyping.TypeCheckError: if channels or locations differ.
+        ArgumentError: if channels or locations differ.
 
     Source: Deng et al., Generative Modeling via Drifting, section 3, https://arxiv.org/abs/2602.04770.
 

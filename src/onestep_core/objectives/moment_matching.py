@@ -76,7 +76,7 @@ def moment_matching_loss(
     Raises:
         ConfigError: if ``particles`` does not divide the batch, or is below 1; if a number as ``length`` is not
             positive; if the map's answer is not of the shape of the states.
-        jaxtyping.TypeCheckError: if other shapes disagree.
+        ArgumentError: if other shapes disagree.
 
     Source: Zhou et al., Inductive Moment Matching, sections 3 and 4; one particle: section 5,
     https://arxiv.org/abs/2503.07565. The paper bounds the distance in the kernel from below by a small number to keep

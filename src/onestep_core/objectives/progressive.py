@@ -68,7 +68,7 @@ def progressive_regression(
 
     Raises:
         ConfigError: if a network's answer is not of the shape of its states.
-        jaxtyping.TypeCheckError: if other shapes disagree, or ``last`` is no mask.
+        ArgumentError: if other shapes disagree, or ``last`` is no mask.
 
     Source: Salimans and Ho, Progressive Distillation for Fast Sampling of Diffusion Models, algorithm 2,
     https://arxiv.org/abs/2202.00512. The released code marks the last step; openai/consistency_models

@@ -44,7 +44,7 @@ def solution_flow_regression(
 
     Raises:
         ConfigError: if the network's answer is not of the shape of its states.
-        jaxtyping.TypeCheckError: if other shapes disagree.
+        ArgumentError: if other shapes disagree.
 
     Source: Luo et al., SoFlow: Solution Flow Models for One-Step Generative Modeling,
     https://arxiv.org/abs/2512.15657. The released code lets ``r`` fall from 0.1 to 0.002 by an

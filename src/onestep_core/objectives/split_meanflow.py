@@ -36,7 +36,7 @@ def split_meanflow_regression(
 
     Raises:
         ConfigError: if a network's answer is not of the shape of its states.
-        jaxtyping.TypeCheckError: if other shapes disagree.
+        ArgumentError: if other shapes disagree.
 
     Source: Guo et al., SplitMeanFlow, eq. 8 (interval splitting consistency), https://arxiv.org/abs/2507.16884. No code
     was released.

@@ -34,7 +34,7 @@ def regression(prediction: Sample, target: Sample) -> Regression:
         target: what the output should be, ``[batch, *shape]``; its gradient is cut, in reverse and forward mode.
 
     Raises:
-        jaxtyping.TypeCheckError: if the shapes differ, or one is not floating point.
+        ArgumentError: if the shapes differ, or one is not floating point.
 
     Example:
         >>> import torch
@@ -57,7 +57,7 @@ def field_regression(samples: Sample, field: Sample) -> Regression:
         field: their displacement, ``[batch, *shape]``, taken as given.
 
     Raises:
-        jaxtyping.TypeCheckError: if the shapes differ.
+        ArgumentError: if the shapes differ.
 
     Source: Deng et al., Generative Modeling via Drifting, eq. of the training objective,
     https://arxiv.org/abs/2602.04770.
