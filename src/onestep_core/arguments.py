@@ -6,7 +6,7 @@ runs while calls are right.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, TypeGuard, Union, get_args, get_origin
 
@@ -17,6 +17,7 @@ from jaxtyping import AbstractArray
 from torch import Tensor
 
 from onestep_core.errors import ArgumentError
+from onestep_core.validators import names_of
 
 _KINDS = {"Float": "floating-point", "Int": "integer", "Bool": "bool"}
 _DTYPES = {
@@ -50,7 +51,7 @@ def refused_call(
     try:
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:
-        return ArgumentError(f"{function.__qualname__}: {error}; its arguments are {_names(signature)}")
+        return ArgumentError(f"{function.__qualname__}: {error}; its arguments are {names_of(signature)}")
     if f"return value of {where}." in str(cause):
         return ArgumentError(
             f"{function.__qualname__} computed {_line(cause, 'Actual value: ')}, expected "
@@ -59,18 +60,30 @@ def refused_call(
     if f"parameters of {where}." not in str(cause):
         return None
     axes: dict[str, _Axis] = {}
-    for name, value in bound.arguments.items():
-        annotation = signature.parameters[name].annotation
+    for name, value, annotation in _one_by_one(signature, bound):
         if fault := _fault(name, value, annotation, axes):
-            remedy = fault.remedy or f"its arguments are {_names(signature)}, in this order"
+            remedy = fault.remedy or f"its arguments are {names_of(signature)}, in this order"
             return ArgumentError(
                 f"{function.__qualname__}: {name} is {_said(value)}, expected {fault.expected}: {remedy}"
             )
     return ArgumentError(
         f"{function.__qualname__}: {_line(cause, 'The problem arose whilst typechecking ')} is "
         f"{_line(cause, 'Actual value: ')}, expected {_line(cause, 'Expected type: ')}; its arguments are "
-        f"{_names(signature)}"
+        f"{names_of(signature)}"
     )
+
+
+def different_devices(function: Callable[..., Any], arguments: dict[str, Any]) -> ArgumentError | None:
+    """The error of a call that failed because its tensors are on several devices; ``None`` if they are on one."""
+    tensors = {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
+    first = next(iter(tensors), "")
+    for name, value in tensors.items():
+        if value.device != tensors[first].device and value.ndim > 0:
+            return ArgumentError(
+                f"{function.__qualname__}: {name} is on {value.device} and {first} on {tensors[first].device}: "
+                f"expected one device; {name}.to({first}.device) moves it"
+            )
+    return None
 
 
 class _Fault(NamedTuple):
@@ -138,9 +151,16 @@ def _parts(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
 
 
-def _names(signature: inspect.Signature) -> str:
-    bare = [p.replace(annotation=p.empty, default=p.empty) for p in signature.parameters.values()]
-    return str(signature.replace(parameters=bare, return_annotation=signature.empty))
+def _one_by_one(signature: inspect.Signature, bound: inspect.BoundArguments) -> Iterator[tuple[str, Any, Any]]:
+    """Name, value and annotation of every argument; those of ``*times`` are ``times[0]`` and so on."""
+    for name, value in bound.arguments.items():
+        parameter = signature.parameters[name]
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            yield from ((f"{name}[{k}]", part, parameter.annotation) for k, part in enumerate(value))
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            yield from ((key, part, parameter.annotation) for key, part in value.items())
+        else:
+            yield name, value, parameter.annotation
 
 
 def _line(cause: TypeError, start: str) -> str:

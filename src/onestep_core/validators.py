@@ -160,9 +160,20 @@ def require_call(name: str, value: object, arguments: Sequence[str], keywords: S
         signature.bind(*arguments, **dict.fromkeys(keywords))
     except TypeError as error:
         raise ConfigError(
-            f"{name} takes {signature}, and it is called with ({names}): wrap it in a function of these; "
+            f"{name} takes {names_of(signature)}, and it is called with ({names}): wrap it in a function of these; "
             "functools.partial binds further arguments"
         ) from error
+
+
+def names_of(signature: inspect.Signature) -> str:
+    """The arguments of a function without their types and defaults.
+
+    Example:
+        >>> names_of(inspect.signature(require_share))
+        '(name, value)'
+    """
+    bare = [p.replace(annotation=p.empty, default=p.empty) for p in signature.parameters.values()]
+    return str(signature.replace(parameters=bare, return_annotation=signature.empty))
 
 
 def require_positive(name: str, value: float) -> None:

@@ -31,7 +31,13 @@ def takes(
     weight: float | Float[Tensor, "n"] = 1.0,
     pairs: tuple[Float[Tensor, "n"], ...] = (),
     name: str = "",
+    **times: Float[Tensor, "n"],
 ) -> None:
+    pass
+
+
+@typed
+def parts(x: Float[Tensor, "n 3"], *times: Float[Tensor, "n"]) -> None:
     pass
 
 
@@ -90,6 +96,8 @@ CASES = {
     "numbers as index": (lambda: takes(Z, index=T), r"index is float32 \[4\], .*: index\.long\(\) converts it"),
     "weights of others": (lambda: takes(Z, weight=T[:2]), r"weight is float32 \[2\], .*\[n\] = \[4\] \(n as in x\)"),
     "inside of a tuple": (lambda: takes(Z, pairs=(T[:2],)), r"takes: parameter 'pairs' is .*2.*, expected tuple"),
+    "one of several": (lambda: parts(Z, T, T[:2]), r"times\[1\] is float32 \[2\], .*\[n\] = \[4\] \(n as in x\)"),
+    "one of the keywords": (lambda: takes(Z, late=T[:2]), r"takes: late is float32 \[2\], .*= \[4\] \(n as in x\)"),
     "from two arguments": (
         lambda: one.progressive_regression(net, net, Z, T, T, T, path=LINE, last=T > 2.0, sigma_data=1),
         "unexpected keyword",
@@ -136,6 +144,13 @@ def test_inside_of_transforms_too(transform):
     rows = 1 if transform == "per_sample" else 4
     with pytest.raises(one.ArgumentError, match=rf"v is float32 \[{rows}, 2\], expected .* = \[{rows}, 3\]"):
         calls[transform]()
+
+
+def test_tensors_on_two_devices_are_named():
+    with pytest.raises(one.ArgumentError, match=r"s is on meta and z on cpu: expected one device; s\.to\(z\.device\)"):
+        one.euler(lambda z, t: z, Z, T, T.to("meta"))
+    with pytest.raises(one.ArgumentError, match=r"q is on meta and p on cpu"):
+        one.squared_l2(Z, Z.to("meta"))
 
 
 def test_a_result_of_another_shape_is_laid_to_a_function_that_was_given():

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from onestep_core.errors import ConfigError
-from onestep_core.flow.derivatives.forward_mode import check_pairs, detached, without_graph
+from onestep_core.flow.derivatives.forward_mode import checked_tangents, detached, without_graph
 from onestep_core.precision import full, without_gradient
 from onestep_core.protocols import Derivative
 from onestep_core.shapes import expand_like
@@ -32,12 +32,12 @@ def central_difference(
     Args:
         function: function of tensors or of pytrees of them.
         primals: point at which the function is evaluated.
-        tangents: direction of the derivative.
+        tangents: direction of the derivative; ``None`` stands for zero.
         step: ``h``, in units of the tangents, positive.
         moving: accepted and not used.
 
     Raises:
-        ConfigError: if ``step`` is not positive, or if there is not one tangent for each argument.
+        ConfigError: if ``step`` is not positive, or if the tangents do not fit the arguments.
 
     Example:
         >>> import torch
@@ -47,12 +47,12 @@ def central_difference(
     require_finite("step", step)
     if step <= 0:
         raise ConfigError(f"step = {step}: expected a positive number, near 5e-3 in float32 and 1e-5 in float64")
-    check_pairs(primals, tangents)
+    tangents = checked_tangents(function, primals, tangents)
     value = function(*primals)
 
     def shifted(sign: float) -> Any:
         def move(primal: Any, tangent: Any) -> Any:
-            return primal + sign * step * tangent if isinstance(primal, Tensor) else primal
+            return primal if tangent is None else primal + sign * step * tangent
 
         return function(*tree_map(move, detached(primals), detached(tangents)))
 
