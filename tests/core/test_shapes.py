@@ -13,9 +13,7 @@ def test_shapes():
     assert parts.shape == (8, 3, 5)
     torch.testing.assert_close(parts[5], x[3:, 1])
     assert torch.equal(uncloud(parts, groups=2), x)
-    with pytest.raises(
-        ConfigError, match=r"shape \[3\] beside samples of shape \[4, 2\]: expected one per"
-    ):
+    with pytest.raises(ConfigError, match=r"shape \[3\] beside samples of shape \[4, 2\]: expected one per"):
         expand_like(torch.ones(3), torch.ones(4, 2))
     with pytest.raises(ConfigError, match=r"samples of shape \[0, 2\] hold no number"):
         per_sample_mean(torch.ones(4, 0, 2))

@@ -253,8 +253,8 @@ class Multiscale:
                 if "channels" not in str(error):
                     raise
                 raise ConfigError(
-                    f"the network refuses images of {x.shape[1]} channels: {error}; channels= says how many it takes, and "
-                    "repeats a grey channel"
+                    f"the network refuses images of {x.shape[1]} channels: {error}; channels= says how many it takes, "
+                    "and repeats a grey channel"
                 ) from error
         if missing := [name for name in self.layers if name not in found]:
             raise ConfigError(

@@ -249,6 +249,12 @@ def drifting_regressions(
         >>> sorted(pairs), pairs["patches"].prediction.shape
         (['patches', 'pixels'], torch.Size([4, 9, 2]))
     """
+    for name, features in (("generated", generated), ("positives", positives)):
+        if not isinstance(features, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(
+                f"{name} is a {type(features).__name__}: expected a mapping from names to [batch, location, channel], "
+                "such as {'pixels': samples.flatten(1)[:, None]}; drifting_regression takes tensors"
+            )
     if not generated:
         raise ConfigError("no features: expected a mapping from names to [batch, location, channel]")
     fields = field if isinstance(field, Mapping) else dict.fromkeys(generated, field)

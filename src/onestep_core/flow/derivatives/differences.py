@@ -12,7 +12,7 @@ from onestep_core.precision import full, without_gradient
 from onestep_core.protocols import Derivative
 from onestep_core.shapes import expand_like
 from onestep_core.typing import Time, typed
-from onestep_core.validators import require_finite
+from onestep_core.validators import require_call, require_finite
 
 
 def central_difference(
@@ -103,6 +103,7 @@ def derivative_along(
     require_finite("step", step)
     if not isinstance(step, Tensor) and step <= 0:
         raise ConfigError(f"step = {step}: expected a positive number or a tensor [batch] of them")
+    require_call("curve", curve, ("time",))
 
     def derivative(
         function: Callable[..., Any],
@@ -112,6 +113,7 @@ def derivative_along(
         *,
         moving: int | None = None,
     ) -> tuple[Any, Any]:
+        checked_tangents(function, primals, tangents)
         value = function(*primals)
         tau, rate = without_gradient(primals[argument]), without_gradient(tangents[argument])
         # The width as it was rounded, not 2h: in float32 that is a third of the digits.
@@ -123,7 +125,11 @@ def derivative_along(
 
         def at(time: Tensor) -> Any:
             """The function on the curve, its arguments in the types of the primals."""
-            return function(*(_in_type_of(there, here) for there, here in zip(curve(time), primals, strict=True)))
+            there = curve(time)
+            if not isinstance(there, tuple) or len(there) != len(primals):  # pyright: ignore[reportUnnecessaryIsInstance]
+                came = f"{len(there)} arguments" if isinstance(there, tuple) else f"a {type(there).__name__}"  # pyright: ignore
+                raise ConfigError(f"the curve gave {came}: expected a tuple of the {len(primals)} arguments at a time")
+            return function(*(_in_type_of(x, here) for x, here in zip(there, primals, strict=True)))
 
         with without_graph():
             tangent = tree_map(slope, at(ahead), at(behind))

@@ -159,6 +159,8 @@ def frozen_value(function: Callable[..., Any], /, *arguments: Any) -> Any:
         >>> frozen_value(lambda x: x**2, torch.tensor([3.0], requires_grad=True))
         tensor([9.])
     """
+    if not callable(function):
+        raise ConfigError(f"a {type(function).__name__} as function: expected a function of the arguments")
     with without_graph():
         return detached(function(*arguments))
 

@@ -86,8 +86,10 @@ def test_a_rule_of_a_call_that_torch_does_not_dispatch_is_refused(operation):
      torch.ops.aten.sin.default],
 )  # fmt: skip
 def test_functions_of_torch_can_have_a_rule(operation):
-    with pytest.raises(one.ConfigError, match=r"a int as rule: expected a function \(arguments, tangents\)"):
+    with pytest.raises(one.ConfigError, match=r"rule is a int: expected a function of \(arguments, tangents\)"):
         one.tangent_rule(operation)(3)
+    with pytest.raises(one.ConfigError, match=r"rule takes \(value\), and it is called with \(arguments, tangents\)"):
+        one.tangent_rule(operation)(lambda value: value)
 
 
 def test_a_function_that_dispatches_by_itself_can_have_a_rule():

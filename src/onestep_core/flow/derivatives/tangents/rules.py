@@ -25,6 +25,7 @@ from torch.overrides import resolve_name
 
 from onestep_core.errors import ConfigError
 from onestep_core.flow.derivatives.tangents.cells import Cell
+from onestep_core.validators import require_call
 
 TangentRule: TypeAlias = Callable[..., Any]
 """``(value, arguments, tangents, **keywords) -> tangent``; see the module."""
@@ -165,8 +166,7 @@ def tangent_rule(operation: Any) -> Callable[[TangentRule], TangentRule]:
         )
 
     def keep(rule: TangentRule) -> TangentRule:
-        if not callable(rule):
-            raise ConfigError(f"a {type(rule).__name__} as rule: expected a function (arguments, tangents) -> tangent")
+        require_call("rule", rule, ("arguments", "tangents"))
         with_value = "value" in inspect.signature(rule).parameters
 
         def full(value: Any, arguments: Any, tangents: Any, **keywords: Any) -> Any:
