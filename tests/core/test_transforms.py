@@ -24,6 +24,12 @@ def denoising(net, data, z, v, t, s):
     return one.denoising_regression(net, z, data, t)
 
 
+def difference(function, primals, tangents, /, *, moving=None):
+    """With a step that fits the precision."""
+    step = 1e-5 if primals[0].dtype is F64 else 0.1
+    return one.central_difference(function, primals, tangents, step=step)
+
+
 def meanflow(net, data, z, v, t, s, **options):
     return one.meanflow_regression(net, z, v, t, s, **options)
 
@@ -76,7 +82,7 @@ def continuous_consistency_along(net, data, z, v, t, s):
 def consistency_trajectory(net, data, z, v, t, s):
     """The network is online and inner map; another, without gradient in its parameters, is the outer one."""
     online, outer = one.flow_map_from_average_velocity(net), one.flow_map_from_average_velocity(OUTER)
-    m = (t + s) / 2
+    m = one.time_between(t, s, share=0.5)
     z_m = z + one.expand_like(m - t, v) * v
     return one.consistency_trajectory_regression(online, online, outer, z, z_m, t, m, s, end=0.0)
 
@@ -86,11 +92,11 @@ LINE = one.Linear(0.01)
 
 
 def progressive(net, data, z, v, t, s):
-    return one.progressive_regression(net, net, z, t, (t + s) / 2, s, path=LINE, last=s < 0.2)
+    return one.progressive_regression(net, net, z, t, one.time_between(t, s, share=0.5), s, path=LINE, last=s < 0.2)
 
 
 def rectified_flow(net, data, z, v, t, s):
-    return one.rectified_flow_regression(net, z, data, t, (t + s) / 2, s)
+    return one.rectified_flow_regression(net, z, data, t, one.time_between(t, s, share=0.5), s)
 
 
 def knowledge_distillation(net, data, z, v, t, s):
@@ -134,7 +140,7 @@ TRAJECTORY = {
     "progressive": (progressive, 1),
     "rectified flow": (rectified_flow, 1),
     "knowledge distillation": (knowledge_distillation, 2),
-    "meanflow, central difference": (partial(meanflow, derivative=partial(one.central_difference, step=1e-5)), 2),
+    "meanflow, central difference": (partial(meanflow, derivative=difference), 2),
     "meanflow, with graph": (partial(meanflow, derivative=one.with_graph), 2),
     "improved meanflow": (improved_meanflow, 2),
     "improved meanflow, two heads": (both_heads, 2),

@@ -89,7 +89,7 @@ def consistency_regression(
     """
     require_finite("end", 0.0 if end is None else end)
     prediction = like_states(online(z, t), z)
-    goal = full(like_states(frozen_value(target, z_m.to(z.dtype), m), z))
+    goal = full(like_states(frozen_value(target, z_m.to(z.dtype), m.to(t.dtype)), z))
     t, m = full(t), full(m)
     if end is not None:
         arrived = (m - end).sign() * (t - end).sign() <= 0

@@ -92,5 +92,5 @@ def consistency_trajectory_regression(
             return outer(z_m, m, last)
         return outer(like_states(inner(z_m, m, s), z_m).to(z_m.dtype), s, last)
 
-    goal = frozen_value(end_of, z_m.to(z.dtype), m, s, last)
+    goal = frozen_value(end_of, z_m.to(z.dtype), m.to(t.dtype), s, last)
     return regression(like_states(prediction, z), like_states(goal, z))

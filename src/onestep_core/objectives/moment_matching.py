@@ -106,7 +106,7 @@ def moment_matching_loss(
             f"a batch of {batch} in groups of {particles} particles: expected at least one particle, and groups that "
             "fill the batch; lay the particles of a group contiguously, with one t, m and s"
         )
-    wanted = like_states(frozen_value(target, z_m.detach().to(z.dtype), m, s), z)
+    wanted = like_states(frozen_value(target, z_m.detach().to(z.dtype), m.to(t.dtype), s), z)
     made, wanted = regression(like_states(online(z, t, s), z), wanted)
     if isinstance(length, Tensor):
         unit = expand_like(without_gradient(length), made)

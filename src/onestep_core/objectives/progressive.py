@@ -88,7 +88,7 @@ def progressive_regression(
     start = z.detach()
     first = full(like_states(frozen_value(teacher, start, t), start))
     middle = ddim(lambda z, t: first, without_gradient(z), t, m, path=path).to(z.dtype)
-    second = full(like_states(frozen_value(teacher, middle, m), start))
+    second = full(like_states(frozen_value(teacher, middle, m.to(t.dtype)), start))
     # The state itself cancels: the target lies between the two expected data, and what it adds to them is small.
     target = first + expand_like(_share_of_second(t, m, s, path), first) * (second - first)
     if last is not None:

@@ -58,7 +58,7 @@ def rectified_flow_regression(velocity: Velocity, z: Sample, end: Sample, t: Tim
         >>> loss = squared_l2(*pair).mean()
     """
     z_m, v = chord(z, end, t, m, s)
-    return regression(like_states(velocity(z_m.to(z.dtype), m), z), v)
+    return regression(like_states(velocity(z_m.to(z.dtype), m.to(t.dtype)), z), v)
 
 
 @typed

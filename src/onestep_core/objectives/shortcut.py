@@ -58,6 +58,6 @@ def shortcut_regression(
         Regression(prediction=tensor([[1.]]), target=tensor([[0.7500]]))
     """
     m = time_between(t, s, share=0.5)
-    first = like_states(frozen_value(frozen, z, t, m), z)
+    first = like_states(frozen_value(frozen, z, t, m.to(t.dtype)), z)
     target = two_jump_target(first, frozen, z, t, m, s, bound=bound, state_bound=bound)
     return regression(like_states(average_velocity(z, t, s), z), target)

@@ -62,6 +62,7 @@ def solution_flow_regression(
         >>> solution_flow_regression(f, f, one, one, t, time_between(t, s, share=0.5), s)
         Regression(prediction=tensor([[0.]]), target=tensor([[0.2500]]))
     """
+    m = m.to(t.dtype)  # The state lies at the time that the map is told.
     middle = full(z) + expand_like(full(m) - full(t), z) * full(v)
     target = frozen_value(frozen, middle.to(z.dtype), m, s)
     return regression(like_states(solution(z, t, s), z), like_states(target, z))

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from onestep_core.errors import ConfigError
 from onestep_core.flow.derivatives.forward_mode import checked_tangents, detached, without_graph
-from onestep_core.precision import full, without_gradient
+from onestep_core.precision import full, network_dtype, without_gradient
 from onestep_core.protocols import Derivative
 from onestep_core.shapes import expand_like
 from onestep_core.typing import Time, typed
@@ -37,7 +38,8 @@ def central_difference(
         moving: accepted and not used.
 
     Raises:
-        ConfigError: if ``step`` is not positive, or if the tangents do not fit the arguments.
+        ConfigError: if ``step`` is not positive, or in half precision so short that rounding is all that is left; if
+            the tangents do not fit the arguments.
 
     Example:
         >>> import torch
@@ -52,16 +54,35 @@ def central_difference(
 
     def shifted(sign: float) -> Any:
         def move(primal: Any, tangent: Any) -> Any:
-            return primal if tangent is None else primal + sign * step * tangent
+            if tangent is None:
+                return primal
+            _refuse_below_rounding(step, primal.dtype, "an argument")
+            return (full(primal) + sign * step * full(tangent)).to(primal.dtype)
 
         return function(*tree_map(move, detached(primals), detached(tangents)))
 
     def slope(ahead: Any, behind: Any) -> Any:
-        return (ahead - behind) / (2 * step) if isinstance(ahead, Tensor) else ahead
+        if not isinstance(ahead, Tensor):
+            return ahead
+        _refuse_below_rounding(step, ahead.dtype, "an answer of the network")
+        return (full(ahead) - full(behind)) / (2 * step)
 
     with without_graph():
         tangent = tree_map(slope, shifted(1.0), shifted(-1.0))
     return value, detached(tangent)
+
+
+def _refuse_below_rounding(step: float, dtype: torch.dtype, what: str) -> None:
+    if dtype in (torch.bfloat16, torch.float16) and step < 4 * torch.finfo(dtype).eps:
+        raise ConfigError(
+            f"step = {step} for {what} in {dtype}, whose numbers near 1 are {torch.finfo(dtype).eps:.2g} apart: the "
+            f"difference would be rounding; expected about {_half_step(dtype):.1g}, or float32"
+        )
+
+
+def _half_step(dtype: torch.dtype) -> float:
+    """The step that balances rounding and truncation, ``eps^(1/3)``."""
+    return torch.finfo(dtype).eps ** (1 / 3)
 
 
 def derivative_along(
@@ -116,8 +137,9 @@ def derivative_along(
         checked_tangents(function, primals, tangents)
         value = function(*primals)
         tau, rate = without_gradient(primals[argument]), without_gradient(tangents[argument])
-        # The width as it was rounded, not 2h: in float32 that is a third of the digits.
-        ahead, behind = tau + step, tau - step
+        # The width between the times as the network gets them, not 2h: in float32 that is a third of the digits.
+        kind = primals[argument].dtype
+        ahead, behind = full((tau + step).to(kind)), full((tau - step).to(kind))
         speed = rate / (ahead - behind)
 
         def slope(above: Any, below: Any) -> Any:
@@ -143,17 +165,18 @@ def _in_type_of(there: Any, here: Any) -> Any:
 
 
 @typed
-def relative_step(t: Time, *, fraction: float = 1e-3, smallest: float = 1e-6) -> Time:
+def relative_step(t: Time, *, fraction: float | None = None, smallest: float = 1e-6) -> Time:
     """``max(fraction |t|, smallest)``: a step for :func:`derivative_along` in proportion to the time.
 
     Args:
         t: times, ``[batch]``.
-        fraction: fraction of the time; 1e-3 as released, for which the rounding of float32 costs three to five digits.
-            For a network that computes in bfloat16 take about 0.2: its rounding drowns smaller differences.
+        fraction: fraction of the time; by default 1e-3 as released, for which the rounding of float32 costs three to
+            five digits. Where the times are in half precision, or autocast is on, the rounding of the network drowns
+            such a difference: there the default is 0.2 for bfloat16 and 0.1 for float16.
         smallest: smallest step, for times near zero.
 
     Raises:
-        ConfigError: if one of the two is not positive.
+        ConfigError: if one of the two is not positive, or ``fraction`` too small for times in half precision.
 
     Source: NVlabs/FastGen, ``SCMModel._estimate_jvp_finite_difference``.
 
@@ -162,8 +185,12 @@ def relative_step(t: Time, *, fraction: float = 1e-3, smallest: float = 1e-6) ->
         >>> relative_step(torch.tensor([0.0, 0.5]))
         tensor([1.0000e-06, 5.0000e-04])
     """
+    if fraction is None:
+        low = network_dtype(t)
+        fraction = round(_half_step(low), 1) if low in (torch.bfloat16, torch.float16) else 1e-3
     require_finite("fraction", fraction)
     require_finite("smallest", smallest)
+    _refuse_below_rounding(fraction, t.dtype, "times")
     if fraction <= 0 or smallest <= 0:
         raise ConfigError(f"fraction = {fraction} and smallest = {smallest}: expected positive numbers")
     return (fraction * without_gradient(t).abs()).clamp(min=smallest)
