@@ -183,6 +183,16 @@ def test_per_sample_gradients_sum_to_the_batched_gradient(objective, times):
 
 
 @pytest.mark.parametrize(("objective", "times"), TRAJECTORY.values(), ids=TRAJECTORY)
+def test_an_empty_part_of_a_batch_has_no_loss_and_moves_nothing(objective, times):
+    """So the losses of two parts of a batch can be joined, whatever the size of one."""
+    module = Net(times)
+    loss = loss_of(objective, module)(dict(module.named_parameters()), *(x[:0] for x in batch()))
+    assert loss.shape == (0,)
+    loss.sum().backward()
+    assert all(p.grad is None or not p.grad.any() for p in module.parameters())
+
+
+@pytest.mark.parametrize(("objective", "times"), TRAJECTORY.values(), ids=TRAJECTORY)
 def test_a_bare_vmap_over_samples_raises(objective, times):
     net = Net(times)
     with pytest.raises(ArgumentError):

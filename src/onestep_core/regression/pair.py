@@ -29,6 +29,8 @@ class Regression(NamedTuple):
 def regression(prediction: Sample, target: Sample) -> Regression:
     """Pair ``prediction`` with ``sg(target)``, both in at least float32.
 
+    A batch without samples has no losses, ``[0]``: those of its parts can be joined by ``torch.cat``. Its mean is NaN.
+
     Args:
         prediction: output of the network, ``[batch, *shape]``.
         target: what the output should be, ``[batch, *shape]``; its gradient is cut, in reverse and forward mode.
