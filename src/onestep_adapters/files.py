@@ -141,7 +141,7 @@ def require_path(name: str, value: str | os.PathLike[str]) -> Path:
     """``value`` as a path.
 
     Raises:
-        ConfigError: if it is no path.
+        ConfigError: if it is no path, or the empty string, which would be the current folder.
 
     Example:
         >>> require_path("folder", None)
@@ -149,7 +149,7 @@ def require_path(name: str, value: str | os.PathLike[str]) -> Path:
         ...
         onestep_core.errors.ConfigError: folder = None: expected a path, a str or a pathlib.Path
     """
-    if not isinstance(value, str | os.PathLike) or "\0" in str(value):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(value, str | os.PathLike) or value == "" or "\0" in str(value):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f"{name} = {value!r}: expected a path, a str or a pathlib.Path")
     return Path(value)
 

@@ -19,6 +19,6 @@ def choose(name: str, known: Iterable[str], kind: str) -> str:
     names = sorted(known)
     if name in names:
         return name
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.4)
     meant = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     raise ConfigError(f"no {kind} is called {name!r}: {meant}known are {', '.join(names)}")

@@ -19,6 +19,7 @@ from onestep_core import regression as regression
 from onestep_core import shapes as shapes
 from onestep_core import typing as typing
 from onestep_core import validators as validators
+from onestep_core.errors import ArgumentError as ArgumentError
 from onestep_core.errors import ConfigError as ConfigError
 from onestep_core.errors import MissingExtraError as MissingExtraError
 from onestep_core.errors import OneStepError as OneStepError
@@ -286,7 +287,7 @@ __all__ = [
     # wings and base files; `typing` would hide the standard one in `from onestep_core import *`
     "errors", "fields", "flow", "objectives", "protocols", "regression", "shapes", "validators",
     # errors
-    "ConfigError", "MissingExtraError", "OneStepError", "UnsupportedDerivative",
+    "ArgumentError", "ConfigError", "MissingExtraError", "OneStepError", "UnsupportedDerivative",
     # flow: trajectories
     "Chord", "EulerForm", "EulerVarianceForm", "Factors", "Interval", "Linear", "NoiseScaled", "PathPoint", "Ramp",
     "Reversed", "Scalings", "SkipForm", "StepTimes", "TangentRule", "TimePair", "Trigonometric",

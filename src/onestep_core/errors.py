@@ -1,9 +1,10 @@
 """The errors of this library.
 
-Every error says what came, what was expected and what to do. Wrong shapes and dtypes are reported by
-jaxtyping (``jaxtyping.TypeCheckError``), which names the axes.
+Every error says what came, what was expected and what to do. A wrong shape, dtype or type is an
+:class:`ArgumentError` with jaxtyping's own, longer report as its cause.
 """
 
+import jaxtyping
 from torch import Tensor
 
 
@@ -13,6 +14,10 @@ class OneStepError(Exception):
 
 class ConfigError(OneStepError, ValueError):
     """A value chosen by the caller that cannot work: a range, a count, a name."""
+
+
+class ArgumentError(ConfigError, jaxtyping.TypeCheckError):
+    """An argument of another shape, dtype or type than the function takes; also a ``TypeError``."""
 
 
 class MissingExtraError(OneStepError, ImportError):

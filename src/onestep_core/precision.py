@@ -41,3 +41,10 @@ def no_autocast(x: Tensor) -> AbstractContextManager[object]:
     if x.device.type == "meta":
         return nullcontext()
     return torch.autocast(device_type=x.device.type, enabled=False)
+
+
+def network_dtype(x: Tensor) -> torch.dtype:
+    """The type in which a network computes that is given ``x``: autocast's where it is on, else that of ``x``."""
+    if x.device.type == "meta" or not torch.is_autocast_enabled(x.device.type):
+        return x.dtype
+    return torch.get_autocast_dtype(x.device.type)

@@ -21,18 +21,22 @@ InDims: TypeAlias = int | tuple[Any, ...]
 
 @typed
 def expand_like(
-    per_sample_number: Shaped[Tensor, "batch"], sample: Shaped[Tensor, "batch *shape"]
+    per_sample_number: Shaped[Tensor, "numbers"], sample: Shaped[Tensor, "batch *shape"]
 ) -> Shaped[Tensor, "batch ..."]:
     """``[batch]`` of any dtype with as many trailing axes of length one as ``sample`` has, ready to multiply it.
+
+    Raises:
+        ConfigError: if there is not one number per sample.
 
     Example:
         >>> expand_like(torch.ones(4), torch.ones(4, 3, 8, 8)).shape
         torch.Size([4, 1, 1, 1])
     """
-    # Said again for compiled code, in which the types above are not checked.
+    # Compared here and not by the types, which are not checked in compiled code.
     if per_sample_number.shape != sample.shape[:1]:
         raise ConfigError(
-            f"{tuple(per_sample_number.shape)} numbers for samples {tuple(sample.shape)}: expected one each"
+            f"times or numbers of shape {list(per_sample_number.shape)} beside samples of shape {list(sample.shape)}: "
+            f"expected one per sample, {list(sample.shape[:1])}"
         )
     return per_sample_number.reshape(per_sample_number.shape[0], *(1 for _ in sample.shape[1:]))
 
@@ -52,10 +56,15 @@ def per_sample_sum(sample: Sample) -> PerSample:
 def per_sample_mean(sample: Sample) -> PerSample:
     """Mean over every axis but the batch axis.
 
+    Raises:
+        ConfigError: if a sample holds no number.
+
     Example:
         >>> per_sample_mean(torch.ones(2, 3, 4))
         tensor([1., 1.])
     """
+    if 0 in sample.shape[1:]:
+        raise ConfigError(f"samples of shape {list(sample.shape[1:])} hold no number: expected at least one in each")
     return sample.flatten(1).mean(1) if sample.ndim > 1 else sample
 
 

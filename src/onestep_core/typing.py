@@ -19,7 +19,8 @@ from beartype import BeartypeConf, beartype
 from jaxtyping import Float
 from torch import Tensor
 
-from onestep_core.errors import ConfigError
+from onestep_core.arguments import different_devices, refused_call
+from onestep_core.errors import ArgumentError, ConfigError
 from onestep_core.validators import require_call
 
 _P = ParamSpec("_P")
@@ -40,10 +41,6 @@ Particles: TypeAlias = Float[Tensor, "*groups n channel"]
 _check = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 
-class NotFloatingPointError(ConfigError, jaxtyping.TypeCheckError):
-    """A time or a sample is a tensor of integers; the message says how to convert it."""
-
-
 def typed(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Check arguments and result of ``function`` against its annotations.
 
@@ -54,10 +51,9 @@ def typed(function: Callable[_P, _R]) -> Callable[_P, _R]:
     its call fails; a function that returns a function (a wrapper) names it at once.
 
     Raises:
-        jaxtyping.TypeCheckError: at a call whose shapes, dtypes or types do not fit, naming the argument
-            and the axes bound so far.
+        ArgumentError: at a call whose shapes, dtypes or types do not fit, naming the argument, what came, what was
+            expected with the axes bound so far, and what to do; its cause is jaxtyping's report.
         ConfigError: for a function that cannot be called with the arguments of its kind.
-        NotFloatingPointError: if a time or a sample is a tensor of integers.
         ConfigError: while compiling, if shapes disagree; torch.compile reports it as its own error.
 
     Example:
@@ -77,16 +73,21 @@ def typed(function: Callable[_P, _R]) -> Callable[_P, _R]:
         if torch.compiler.is_compiling():
             _compare_shapes(kinds, {**dict(zip(names, args, strict=False)), **kwargs})
             return function(*args, **kwargs)
-        _refuse_integers(names, kinds, args, kwargs)
         if checked is None:
             decorate = cast(Any, jaxtyping).jaxtyped(typechecker=_check)
             checked = cast(Callable[_P, _R], decorate(function))
         try:
             answer = checked(*args, **kwargs)
-        except jaxtyping.TypeCheckError:
-            raise
         except TypeError as error:
-            _check_calls(function, calls, dict(zip(names, args, strict=False)) | kwargs, error)
+            ours = isinstance(error, ArgumentError)
+            if not ours and (refused := refused_call(function, args, kwargs, error)) is not None:
+                raise refused from error
+            if not isinstance(error.__cause__ if ours else error, jaxtyping.TypeCheckError):
+                _check_calls(function, calls, dict(zip(names, args, strict=False)) | kwargs, error)
+            raise
+        except RuntimeError as error:
+            if (refused := different_devices(function, dict(zip(names, args, strict=False)) | kwargs)) is not None:
+                raise refused from error
             raise
         if wraps:
             _check_calls(function, calls, dict(zip(names, args, strict=False)) | kwargs, None)
@@ -148,18 +149,6 @@ def _batched_arguments(function: Callable[..., Any]) -> tuple[tuple[str, ...], d
             if part is Sample or part is Time or part is PerSample:
                 kinds[name] = part is Sample
     return tuple(names), kinds
-
-
-def _refuse_integers(
-    names: tuple[str, ...], kinds: dict[str, bool], args: tuple[object, ...], kwargs: dict[str, object]
-) -> None:
-    """Times and samples are floating point; integer timesteps and images of bytes are what users have."""
-    for name, given in (*zip(names, args, strict=False), *kwargs.items()):
-        if isinstance(given, Tensor) and name in kinds and not given.is_floating_point():
-            raise NotFloatingPointError(
-                f"{name} is {given.dtype}: times, states and data are floating point; convert it with .float(), and "
-                "images of bytes with .float() / 127.5 - 1"
-            )
 
 
 def _compare_shapes(kinds: dict[str, bool], arguments: dict[str, object]) -> None:

@@ -160,9 +160,28 @@ def require_call(name: str, value: object, arguments: Sequence[str], keywords: S
         signature.bind(*arguments, **dict.fromkeys(keywords))
     except TypeError as error:
         raise ConfigError(
-            f"{name} takes {signature}, and it is called with ({names}): wrap it in a function of these; "
+            f"{name} takes {names_of(signature)}, and it is called with ({names}): wrap it in a function of these; "
             "functools.partial binds further arguments"
         ) from error
+
+
+def names_of(signature: inspect.Signature) -> str:
+    """The arguments of a function without their types and defaults.
+
+    Example:
+        >>> names_of(inspect.signature(require_share))
+        '(name, value)'
+    """
+    bare = [p.replace(annotation=p.empty, default=p.empty) for p in signature.parameters.values()]
+    return str(signature.replace(parameters=bare, return_annotation=signature.empty))
+
+
+_NO_NUMBERS = (str, bytes, list, tuple, dict, type(None))
+
+
+def _require_number(name: str, value: object) -> None:
+    if isinstance(value, _NO_NUMBERS):
+        raise ConfigError(f"{name} = {value!r}: expected a number")
 
 
 def require_positive(name: str, value: float) -> None:
@@ -178,6 +197,7 @@ def require_positive(name: str, value: float) -> None:
     Example:
         >>> require_positive("temperature", 0.05)
     """
+    _require_number(name, value)
     if not value > 0:
         raise ConfigError(f"{name} = {value}: expected a positive number")
 
@@ -191,6 +211,7 @@ def require_not_negative(name: str, value: object) -> None:
     Example:
         >>> require_not_negative("power", 0.5)
     """
+    _require_number(name, value)
     if isinstance(value, (int, float)) and not 0 <= value < math.inf:
         raise ConfigError(f"{name} = {value}: expected zero or more, and finite")
 
@@ -204,6 +225,7 @@ def require_finite(name: str, value: object) -> None:
     Example:
         >>> require_finite("scale", 3.0)
     """
+    _require_number(name, value)
     if isinstance(value, (int, float)) and not math.isfinite(value):
         raise ConfigError(f"{name} = {value}: expected a finite number")
 
@@ -217,6 +239,7 @@ def require_share(name: str, value: object) -> None:
     Example:
         >>> require_share("share", 0.5)
     """
+    _require_number(name, value)
     if isinstance(value, (int, float)) and not 0 <= value <= 1:
         raise ConfigError(f"{name} = {value}: expected a share between 0 and 1")
 
@@ -234,6 +257,7 @@ def require_length(name: str, value: float) -> None:
     Example:
         >>> require_length("temperature", 0.05)
     """
+    _require_number(name, value)
     if not value >= SMALLEST_LENGTH:
         raise ConfigError(
             f"{name} = {value}: expected a positive length in units of the data, at least {SMALLEST_LENGTH:g}"
@@ -250,6 +274,7 @@ def positive_sigma_data(sigma_data: float) -> float:
         >>> positive_sigma_data(0.5)
         0.5
     """
+    _require_number("sigma_data", sigma_data)
     if not sigma_data > 0:
         raise ConfigError(f"sigma_data = {sigma_data}: expected the standard deviation of the data, a positive number")
     return sigma_data

@@ -161,7 +161,12 @@ CALLS = {
     ),
     "a strength above one": (lambda: enc.brightness(IMAGES, strength=2.0, generator=seeded()), "strength = 2.0"),
     "a blur of negative width": (lambda: enc.blur(IMAGES, largest=-1.0, generator=seeded()), "blur of"),
+    "channels that a network does not take": (
+        lambda: enc.multiscale(nn.Sequential(nn.Conv2d(1, 4, 3)), ["0"])(torch.zeros(2, 3, 8, 8)),
+        "the network refuses images of 3 channels",
+    ),
     # methods, runs, evaluation
+    "no method": (lambda: start_run(None, DATA), "no method is called None"),
     "training that is none": (lambda: start_run("meanflow", DATA, MeanFlow(training=None)), "training = None"),
     "half a unit": (lambda: Network("mlp", width=2.5), "width = 2.5"),
     "a word as number": (lambda: Training(learning_rate="fast"), "learning_rate = 'fast'"),
@@ -193,7 +198,7 @@ FOLDERS = {
 }
 
 
-@pytest.mark.parametrize("folder", [3, b"run", "a\0b", ["run"]], ids=repr)
+@pytest.mark.parametrize("folder", ["", 3, b"run", "a\0b", ["run"]], ids=repr)
 @pytest.mark.parametrize("call", FOLDERS.values(), ids=FOLDERS)
 def test_a_folder_is_a_path(call, folder):
     with pytest.raises(ConfigError, match=r"folder = .*: expected a path, a str or a pathlib\.Path"):

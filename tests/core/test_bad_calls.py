@@ -4,7 +4,6 @@ from functools import partial
 
 import pytest
 import torch
-from jaxtyping import TypeCheckError
 
 import onestep_core as one
 from onestep_core.errors import ConfigError
@@ -120,7 +119,7 @@ NOT_WHOLE = {
 @pytest.mark.parametrize("call", NOT_WHOLE.values(), ids=NOT_WHOLE)
 def test_a_count_is_a_whole_number(call, count):
     """A grid of 2.5 steps had a negative noise level."""
-    with pytest.raises((ConfigError, TypeCheckError)):
+    with pytest.raises(ConfigError):
         call(count)
 
 
@@ -131,13 +130,67 @@ def test_a_path_is_a_path(path):
         lambda: one.velocity_from_denoiser(velocity, path=path),
         lambda: one.reverse(path),
     ):
-        with pytest.raises((ConfigError, TypeCheckError)):
+        with pytest.raises(ConfigError):
             call()
 
 
 def test_none_is_no_network():
     for wrap in (one.instantaneous, one.flow_map_from_average_velocity, one.from_duration, one.edm):
-        with pytest.raises((ConfigError, TypeCheckError)):
+        with pytest.raises(ConfigError):
             wrap(None)
-    with pytest.raises((ConfigError, TypeCheckError)):
+    with pytest.raises(ConfigError):
         one.classifier_free(velocity, None, scale=2.0)
+
+
+WRONG_NUMBERS = {
+    "a step": lambda v: one.central_difference(velocity, (X, T), (Y, T), step=v),
+    "a step of a curve": lambda v: one.derivative_along(lambda t: (X, t), v),
+    "a standard deviation": lambda v: one.validators.positive_sigma_data(v),
+    "a length": lambda v: one.validators.require_length("temperature", v),
+    "a share": lambda v: one.validators.require_share("share", v),
+}
+
+
+@pytest.mark.parametrize("number", ["1e-3", None, [0.1]])
+@pytest.mark.parametrize("call", WRONG_NUMBERS.values(), ids=WRONG_NUMBERS)
+def test_a_number_is_a_number(call, number):
+    with pytest.raises(ConfigError, match="expected"):
+        call(number)
+
+
+def test_a_curve_gives_every_argument():
+    for curve, message in (
+        (lambda t: (t,), "the curve gave 1 arguments: expected a tuple of the 2 arguments"),
+        (lambda t: X, "the curve gave a Tensor: expected a tuple"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            one.derivative_along(curve, 0.1)(velocity, (X, T), (Y, torch.ones(6)))
+    with pytest.raises(ConfigError, match="curve is a NoneType: expected a function"):
+        one.derivative_along(None, 0.1)
+
+
+def test_features_of_several_names_are_mappings():
+    for generated, positives, name in ((X, {"a": Y}, "generated"), ({"a": X}, Y, "positives")):
+        with pytest.raises(ConfigError, match=f"{name} is a Tensor: expected a mapping from names"):
+            one.drifting_regressions(generated, positives, field=one.released_drift)
+
+
+def test_none_is_no_function_of_a_target():
+    with pytest.raises(ConfigError, match="a NoneType as function"):
+        one.frozen_value(None)
+
+
+PAIRS = {
+    "ordered": lambda t, s: one.ordered(t, s),
+    "not after": lambda t, s: one.not_after(t, s),
+    "of limited duration": lambda t, s: one.limit_duration(t, s, longest=0.5),
+    "between": lambda t, s: one.TimePair(t, one.time_between(t, s, share=0.5)),
+}
+
+
+@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
+def test_nan_in_a_time_stays_visible(pair):
+    """The values of tensors are not looked at: it would stop the GPU. What is not a number stays one."""
+    broken = torch.tensor([0.9, float("nan")])
+    for found in (pair(broken, torch.tensor([0.1, 0.2])), pair(torch.tensor([0.9, 0.8]), broken * 0.1)):
+        assert torch.stack(found).isnan().any(0).tolist() == [False, True]

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from jaxtyping import TypeCheckError
 
-from onestep_core.shapes import clouds, expand_like, per_sample, uncloud
+from onestep_core.errors import ConfigError
+from onestep_core.shapes import clouds, expand_like, per_sample, per_sample_mean, uncloud
 
 
 def test_shapes():
@@ -13,8 +13,10 @@ def test_shapes():
     assert parts.shape == (8, 3, 5)
     torch.testing.assert_close(parts[5], x[3:, 1])
     assert torch.equal(uncloud(parts, groups=2), x)
-    with pytest.raises(TypeCheckError):
+    with pytest.raises(ConfigError, match=r"shape \[3\] beside samples of shape \[4, 2\]: expected one per"):
         expand_like(torch.ones(3), torch.ones(4, 2))
+    with pytest.raises(ConfigError, match=r"samples of shape \[0, 2\] hold no number"):
+        per_sample_mean(torch.ones(4, 0, 2))
 
 
 def test_per_sample_takes_trees_and_in_dims():

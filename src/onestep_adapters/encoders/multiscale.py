@@ -247,7 +247,15 @@ class Multiscale:
         autocast = nullcontext() if self.dtype is None else torch.autocast(x.device.type, dtype=self.dtype)
         self.module.eval()
         with self._captured(images, found), autocast:
-            self.call(self.module, images)
+            try:
+                self.call(self.module, images)
+            except RuntimeError as error:
+                if "channels" not in str(error):
+                    raise
+                raise ConfigError(
+                    f"the network refuses images of {x.shape[1]} channels: {error}; channels= says how many it takes, "
+                    "and repeats a grey channel"
+                ) from error
         if missing := [name for name in self.layers if name not in found]:
             raise ConfigError(
                 f"the layers {missing} were not evaluated: choose layers that the network uses, or call a part of it "

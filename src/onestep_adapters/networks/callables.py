@@ -102,7 +102,8 @@ def as_velocity(
     Args:
         module: called with ``z`` of ``[batch, *shape]`` and one time ``[batch]``.
         time_scale: the network receives ``time_scale`` times the path's time; 1000 for most diffusion transformers. The
-            output has to be a velocity per unit of the *path's* time.
+            output has to be a velocity per unit of the *path's* time. Steps of a difference are in that unit too:
+            divide one that suits the module by the scale, ``central_difference(step=0.05 / 1000)``.
         output: picks the tensor from what the module returns.
         condition: keyword arguments of the module, as in :func:`with_condition`.
 

@@ -1,6 +1,7 @@
 """Runs and their folders: start a run, open one, resume one."""
 
 import os
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import nn
 from onestep_adapters.data import Dataset
 from onestep_adapters.devices import choose_device
 from onestep_adapters.encoders import Encoder
-from onestep_adapters.files import require_path
+from onestep_adapters.files import one_writer, require_path
 from onestep_adapters.methods import ENCODERS, METHODS, Method, Teacher, find_preset
 from onestep_adapters.methods.options import check_names, pretrained_network
 from onestep_adapters.runs.configs import asked, completed, config_of, differences, options_in
@@ -29,6 +30,7 @@ from onestep_adapters.runs.run import Run
 from onestep_adapters.runs.teachers import cache_folder
 from onestep_adapters.tracking import Track, untracked
 from onestep_adapters.training import CheckpointError, latest_checkpoint, load_checkpoint, new_state, read_run
+from onestep_adapters.training.folder import LOCK
 from onestep_core.errors import ConfigError, OneStepError
 
 
@@ -168,6 +170,7 @@ def resume_or_start(
     Raises:
         CheckpointError: if the folder holds a run and ``resume`` is false; if the saved run has other options; or if
             ``folder`` is a file.
+        LockedError: if ``resume`` is false and another process trains into the folder.
     """
     folder = require_path("folder", folder)
     if folder.is_file():
@@ -176,6 +179,9 @@ def resume_or_start(
     if not (folder.exists() and latest_checkpoint(folder) is not None):
         return start_run(name, data, options, teacher=teacher, encoder=encoder, device=device)
     if not resume:
+        # Where a process still trains, it is named: to resume there would be refused too.
+        with suppress(OSError), one_writer(folder / LOCK):
+            pass
         raise CheckpointError(f"{folder} already holds a run: continue it with --resume, or choose another --folder")
     found = read_run(folder)
     config = completed(found.config)

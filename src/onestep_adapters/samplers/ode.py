@@ -59,8 +59,9 @@ def sample_ode(velocity: Velocity, noise: Sample, *, path: Path, steps: int, met
         tensor([[3., 3.]])
     """
     start = prior_state(path, noise)
-    grid = uniform_grid(steps, path=path, device=start.device, dtype=start.dtype)
+    grid = uniform_grid(steps, path=path, dtype=start.dtype)
     points = checked_grid(grid, start, path=path)
+    grid = grid.to(start.device)
     if points.clean or not points.nearly_clean:
         return integrate(partial(method, velocity), start, grid)
     before = integrate(partial(method, velocity), start, grid[:-1]) if steps > 1 else start

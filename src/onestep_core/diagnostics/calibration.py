@@ -25,7 +25,7 @@ def calibration(denoised: Sample, samples: Sample) -> Float[Tensor, ""]:
         0-d, without gradient; 1 where all estimates are the mean.
 
     Raises:
-        jaxtyping.TypeCheckError: if the shapes differ.
+        ArgumentError: if the shapes differ.
 
     Example:
         >>> x = torch.tensor([[-1.0], [1.0]])

@@ -154,7 +154,7 @@ class GaussianMixture:
             path: gives ``alpha`` and ``sigma``.
 
         Raises:
-            jaxtyping.TypeCheckError: if ``z`` is not ``[batch, dim]`` or ``t`` is not ``[batch]``.
+            ArgumentError: if ``z`` is not ``[batch, dim]`` or ``t`` is not ``[batch]``.
 
         Example:
             >>> from onestep_core.flow import Linear
@@ -242,7 +242,7 @@ class GaussianMixture:
 
         Raises:
             ConfigError: if ``steps`` is not positive.
-            jaxtyping.TypeCheckError: if shapes do not fit.
+            ArgumentError: if shapes do not fit.
 
         Source: Cooper and Verner, Some Explicit Runge-Kutta Methods of High Order, SIAM J. Numer. Anal. 9,
         1972, https://doi.org/10.1137/0709037.

@@ -102,7 +102,7 @@ def drift_field(
     Raises:
         ConfigError: on an empty set, a lone sample with self pairs masked, weights without their set, a negative
             floor or an empty block.
-        jaxtyping.TypeCheckError: if channels or leading axes differ.
+        ArgumentError: if channels or leading axes differ.
 
     Source: Deng et al., Generative Modeling via Drifting, eq. of the field and algorithm A1,
     https://arxiv.org/abs/2602.04770. The released code differs; see :func:`released_drift`.

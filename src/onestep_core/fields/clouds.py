@@ -47,7 +47,7 @@ def checked_clouds(
     """:class:`Clouds` of arguments whose shapes no field has checked yet.
 
     Raises:
-        jaxtyping.TypeCheckError: if channels or leading axes differ.
+        ArgumentError: if channels or leading axes differ.
     """
     return Clouds(
         samples, positives, negatives, extra_negatives, positive_weights, negative_weights, extra_weights, keys

@@ -33,7 +33,7 @@ def squared_distances(
         y: points, ``[.., m, channel]``, with the same leading axes.
 
     Raises:
-        jaxtyping.TypeCheckError: if channels or leading axes differ.
+        ArgumentError: if channels or leading axes differ.
 
     Example:
         >>> squared_distances(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]]))

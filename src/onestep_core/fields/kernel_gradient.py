@@ -51,7 +51,7 @@ def kernel_gradient_field(
     Raises:
         ConfigError: on an empty set, a lone sample with self pairs masked, weights without their set, or an empty
             block.
-        jaxtyping.TypeCheckError: if channels or leading axes differ.
+        ArgumentError: if channels or leading axes differ.
 
     Source: Esteban-Casadevall et al., Kernel-Gradient Drifting Models, https://arxiv.org/abs/2605.10727; Cao et al.,
     Gradient Flow Drifting, https://arxiv.org/abs/2603.10592.

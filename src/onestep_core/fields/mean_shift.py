@@ -79,7 +79,7 @@ def mean_shift_field(
     Raises:
         ConfigError: on an empty set, a lone sample with self pairs masked, weights without their set, or an empty
             block.
-        jaxtyping.TypeCheckError: if channels or leading axes differ.
+        ArgumentError: if channels or leading axes differ.
 
     Source: Deng et al., Generative Modeling via Drifting, eq. of ``V+`` and ``V-``, https://arxiv.org/abs/2602.04770;
     Fukunaga and Hostetler, mean shift, https://doi.org/10.1109/TIT.1975.1055330; Zhang et al., Analytical Correction

@@ -49,7 +49,7 @@ def denoising_error(samples: Sample, denoised: Sample, *, epsilon: float = 0.0, 
         ``[batch]``, without gradient, in at least float32.
 
     Raises:
-        jaxtyping.TypeCheckError: if the shapes differ.
+        ArgumentError: if the shapes differ.
 
     Source: Yin et al., One-step Diffusion with Distribution Matching Distillation, eq. 8,
     https://arxiv.org/abs/2311.18828; tianweiy/DMD2, ``compute_distribution_matching_loss``.
@@ -89,7 +89,7 @@ def score_gap(
         real denoiser leaves where it is stays. The released code keeps a zero there only where ``R = F``.
 
     Raises:
-        jaxtyping.TypeCheckError: if shapes disagree.
+        ArgumentError: if shapes disagree.
 
     Source: Yin et al., One-step Diffusion with Distribution Matching Distillation, eq. 7 and 8,
     https://arxiv.org/abs/2311.18828; Improved Distribution Matching Distillation, https://arxiv.org/abs/2405.14867.

@@ -73,7 +73,7 @@ def sinkhorn_field(
     Raises:
         ConfigError: if ``epsilon`` is not positive, without an iteration, on an empty set, a lone sample with self
             pairs masked, weights without their set, or an empty block.
-        jaxtyping.TypeCheckError: if channels or leading axes differ.
+        ArgumentError: if channels or leading axes differ.
 
     Source: Han et al., One-Step Generative Modeling via Wasserstein Gradient Flows,
     https://arxiv.org/abs/2605.11755; the gradient: Feydy et al., https://arxiv.org/abs/1810.08278.

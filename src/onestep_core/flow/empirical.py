@@ -47,7 +47,7 @@ def empirical_denoiser(
 
     Raises:
         ConfigError: without references.
-        jaxtyping.TypeCheckError: if shapes disagree.
+        ArgumentError: if shapes disagree.
 
     Source: Xu et al., Stable Target Field for Reduced Variance Score Estimation, eq. 6,
     https://arxiv.org/abs/2302.00670.

@@ -168,7 +168,7 @@ def trigflow_tangent(
 
     Raises:
         ConfigError: if ``sigma_data`` is not positive, or a number ``warmup`` not from 0 to 1.
-        jaxtyping.TypeCheckError: if shapes disagree.
+        ArgumentError: if shapes disagree.
 
     Source: Lu and Song, section 4 and algorithm 1, https://arxiv.org/abs/2410.11081.
 

@@ -49,7 +49,7 @@ def alpha_flow_regression(
     Raises:
         ConfigError: if ``alpha`` is not in (0, 1]; at 0 use ``meanflow_regression``. If ``bound`` is not positive, or a
             network's answer is not of the shape of its states.
-        jaxtyping.TypeCheckError: if other shapes disagree.
+        ArgumentError: if other shapes disagree.
 
     Source: Zhang et al., AlphaFlow: Understanding and Improving MeanFlow Models, https://arxiv.org/abs/2510.20771. The
     released code weights the distance, averaged over a sample, by ``alpha * adaptive(power=1.0, epsilon=0.001)`` here

@@ -65,7 +65,7 @@ def consistency_regression(
 
     Raises:
         ConfigError: if the network's answer is not of the shape of its states.
-        jaxtyping.TypeCheckError: if other shapes disagree.
+        ArgumentError: if other shapes disagree.
 
     Source: Song et al., Consistency Models, eq. 7 (distillation) and eq. 10 (training), algorithms 2 and 3,
     https://arxiv.org/abs/2303.01469; Song and Dhariwal, Improved Techniques for Training Consistency Models,
@@ -89,7 +89,7 @@ def consistency_regression(
     """
     require_finite("end", 0.0 if end is None else end)
     prediction = like_states(online(z, t), z)
-    goal = full(like_states(frozen_value(target, z_m.to(z.dtype), m), z))
+    goal = full(like_states(frozen_value(target, z_m.to(z.dtype), m.to(t.dtype)), z))
     t, m = full(t), full(m)
     if end is not None:
         arrived = (m - end).sign() * (t - end).sign() <= 0

@@ -60,7 +60,7 @@ def consistency_trajectory_regression(
 
     Raises:
         ConfigError: if a map's answer is not of the shape of its states.
-        jaxtyping.TypeCheckError: if other shapes disagree.
+        ArgumentError: if other shapes disagree.
 
     Source: Kim et al., Consistency Trajectory Models, section 3, https://arxiv.org/abs/2310.02279. The released code
     (sony/ctm) takes LPIPS or features of a classifier for the distance, draws ``m`` a random number of grid points
@@ -92,5 +92,5 @@ def consistency_trajectory_regression(
             return outer(z_m, m, last)
         return outer(like_states(inner(z_m, m, s), z_m).to(z_m.dtype), s, last)
 
-    goal = frozen_value(end_of, z_m.to(z.dtype), m, s, last)
+    goal = frozen_value(end_of, z_m.to(z.dtype), m.to(t.dtype), s, last)
     return regression(like_states(prediction, z), like_states(goal, z))

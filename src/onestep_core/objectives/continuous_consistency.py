@@ -58,7 +58,7 @@ def continuous_consistency_regression(
     Raises:
         ConfigError: if ``sigma_data`` is not positive, a number ``warmup`` not from 0 to 1, or the network's answer not
             of the shape of its states.
-        jaxtyping.TypeCheckError: if other shapes disagree.
+        ArgumentError: if other shapes disagree.
 
     Source: Lu and Song, Simplifying, Stabilizing and Scaling Continuous-time Consistency Models, section 4 and
     algorithm 1, https://arxiv.org/abs/2410.11081. The loss there is ``uncertainty(weight * mse(F, target),

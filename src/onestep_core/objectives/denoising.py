@@ -25,7 +25,7 @@ def denoising_regression(denoiser: Denoiser, z: Sample, data: Sample, t: Time) -
 
     Raises:
         ConfigError: if a network's answer is not of the shape of its states.
-        jaxtyping.TypeCheckError: if other shapes disagree.
+        ArgumentError: if other shapes disagree.
 
     Source: Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, eq. 2 and 8,
     https://arxiv.org/abs/2206.00364.

@@ -71,7 +71,7 @@ def distribution_matching_regression(
 
     Raises:
         ConfigError: if a network's answer is not of the shape of its states.
-        jaxtyping.TypeCheckError: if other shapes disagree.
+        ArgumentError: if other shapes disagree.
 
     Source: Yin et al., One-step Diffusion with Distribution Matching Distillation, eq. 7 and 8,
     https://arxiv.org/abs/2311.18828; Improved Distribution Matching Distillation, https://arxiv.org/abs/2405.14867;

@@ -89,7 +89,7 @@ def drifting_regression(
     Raises:
         ConfigError: if a set has another rank, does not divide into the groups, or is empty; if weights fit neither
             groups nor extra negatives; and what the field raises.
-        jaxtyping.TypeCheckError: if channels or locations differ.
+        ArgumentError: if channels or locations differ.
 
     Source: Deng et al., Generative Modeling via Drifting, section 3, https://arxiv.org/abs/2602.04770.
 
@@ -249,6 +249,12 @@ def drifting_regressions(
         >>> sorted(pairs), pairs["patches"].prediction.shape
         (['patches', 'pixels'], torch.Size([4, 9, 2]))
     """
+    for name, features in (("generated", generated), ("positives", positives)):
+        if not isinstance(features, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(
+                f"{name} is a {type(features).__name__}: expected a mapping from names to [batch, location, channel], "
+                "such as {'pixels': samples.flatten(1)[:, None]}; drifting_regression takes tensors"
+            )
     if not generated:
         raise ConfigError("no features: expected a mapping from names to [batch, location, channel]")
     fields = field if isinstance(field, Mapping) else dict.fromkeys(generated, field)

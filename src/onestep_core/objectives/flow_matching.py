@@ -25,7 +25,7 @@ def flow_matching_regression(velocity: Velocity, z: Sample, v: Sample, t: Time) 
 
     Raises:
         ConfigError: if a network's answer is not of the shape of its states.
-        jaxtyping.TypeCheckError: if other shapes disagree.
+        ArgumentError: if other shapes disagree.
 
     Source: Lipman et al., Flow Matching for Generative Modeling, eq. 9, https://arxiv.org/abs/2210.02747.
 

@@ -59,7 +59,7 @@ def improved_meanflow_regression(
 
     Raises:
         ConfigError: if the network's answer is not of the shape of its states.
-        jaxtyping.TypeCheckError: if other shapes disagree.
+        ArgumentError: if other shapes disagree.
 
     Source: Geng et al., Improved Mean Flows, section 4 and algorithm 1, https://arxiv.org/abs/2512.02012. The released
     code orders times ``(z, t, t - s)`` and weights the distance summed over a sample by
@@ -110,7 +110,7 @@ def improved_meanflow_regressions(
 
     Raises:
         ConfigError: if the network has not two heads, each of the shape of its states.
-        jaxtyping.TypeCheckError: if other shapes disagree.
+        ArgumentError: if other shapes disagree.
 
     Source: Lyy-iiis/imeanflow, ``iMeanFlow.forward``: the two adaptively weighted losses are added with equal weight.
 

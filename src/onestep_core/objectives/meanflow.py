@@ -48,7 +48,7 @@ def meanflow_regression(
 
     Raises:
         ConfigError: if the network's answer is not of the shape of its states.
-        jaxtyping.TypeCheckError: if other shapes disagree.
+        ArgumentError: if other shapes disagree.
 
     Source: Geng et al., Mean Flows for One-step Generative Modeling, eq. 6-11 and algorithm 1,
     https://arxiv.org/abs/2505.13447. The released codes weight the squared distance *summed* over a sample by

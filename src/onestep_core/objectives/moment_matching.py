@@ -76,7 +76,7 @@ def moment_matching_loss(
     Raises:
         ConfigError: if ``particles`` does not divide the batch, or is below 1; if a number as ``length`` is not
             positive; if the map's answer is not of the shape of the states.
-        jaxtyping.TypeCheckError: if other shapes disagree.
+        ArgumentError: if other shapes disagree.
 
     Source: Zhou et al., Inductive Moment Matching, sections 3 and 4; one particle: section 5,
     https://arxiv.org/abs/2503.07565. The paper bounds the distance in the kernel from below by a small number to keep
@@ -106,7 +106,7 @@ def moment_matching_loss(
             f"a batch of {batch} in groups of {particles} particles: expected at least one particle, and groups that "
             "fill the batch; lay the particles of a group contiguously, with one t, m and s"
         )
-    wanted = like_states(frozen_value(target, z_m.detach().to(z.dtype), m, s), z)
+    wanted = like_states(frozen_value(target, z_m.detach().to(z.dtype), m.to(t.dtype), s), z)
     made, wanted = regression(like_states(online(z, t, s), z), wanted)
     if isinstance(length, Tensor):
         unit = expand_like(without_gradient(length), made)

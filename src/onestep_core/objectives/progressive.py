@@ -68,7 +68,7 @@ def progressive_regression(
 
     Raises:
         ConfigError: if a network's answer is not of the shape of its states.
-        jaxtyping.TypeCheckError: if other shapes disagree, or ``last`` is no mask.
+        ArgumentError: if other shapes disagree, or ``last`` is no mask.
 
     Source: Salimans and Ho, Progressive Distillation for Fast Sampling of Diffusion Models, algorithm 2,
     https://arxiv.org/abs/2202.00512. The released code marks the last step; openai/consistency_models
@@ -88,7 +88,7 @@ def progressive_regression(
     start = z.detach()
     first = full(like_states(frozen_value(teacher, start, t), start))
     middle = ddim(lambda z, t: first, without_gradient(z), t, m, path=path).to(z.dtype)
-    second = full(like_states(frozen_value(teacher, middle, m), start))
+    second = full(like_states(frozen_value(teacher, middle, m.to(t.dtype)), start))
     # The state itself cancels: the target lies between the two expected data, and what it adds to them is small.
     target = first + expand_like(_share_of_second(t, m, s, path), first) * (second - first)
     if last is not None:

@@ -40,7 +40,7 @@ def rectified_flow_regression(velocity: Velocity, z: Sample, end: Sample, t: Tim
 
     Raises:
         ConfigError: if a network's answer is not of the shape of its states.
-        jaxtyping.TypeCheckError: if other shapes disagree.
+        ArgumentError: if other shapes disagree.
 
     Source: Liu et al., Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow, section 2,
     https://arxiv.org/abs/2209.03003 (their time runs from noise to data); in pieces: Yan et al., PeRFlow,
@@ -58,7 +58,7 @@ def rectified_flow_regression(velocity: Velocity, z: Sample, end: Sample, t: Tim
         >>> loss = squared_l2(*pair).mean()
     """
     z_m, v = chord(z, end, t, m, s)
-    return regression(like_states(velocity(z_m.to(z.dtype), m), z), v)
+    return regression(like_states(velocity(z_m.to(z.dtype), m.to(t.dtype)), z), v)
 
 
 @typed
@@ -78,7 +78,7 @@ def knowledge_distillation_regression(flow_map: FlowMap, z: Sample, end: Sample,
 
     Raises:
         ConfigError: if a network's answer is not of the shape of its states.
-        jaxtyping.TypeCheckError: if other shapes disagree.
+        ArgumentError: if other shapes disagree.
 
     Source: Luhman and Luhman, Knowledge Distillation in Iterative Generative Models for Improved Sampling Speed,
     https://arxiv.org/abs/2101.02388; after reflow: Liu et al., section 2.1, https://arxiv.org/abs/2209.03003.

@@ -51,7 +51,7 @@ def score_identity(
         ``[batch, *shape]``, in at least float32.
 
     Raises:
-        jaxtyping.TypeCheckError: if shapes disagree.
+        ArgumentError: if shapes disagree.
 
     Example:
         >>> import torch
@@ -99,7 +99,7 @@ def score_identity_loss(
 
     Raises:
         ConfigError: if a network's answer is not of the shape of its states.
-        jaxtyping.TypeCheckError: if other shapes disagree.
+        ArgumentError: if other shapes disagree.
 
     Source: Zhou et al., Score identity Distillation, eq. 23 (the loss), https://arxiv.org/abs/2404.04057;
     mingyuanzhou/SiD, ``SID_EDMLoss.generator_loss``, which sums over a batch and draws noise levels from a Karras grid

@@ -44,7 +44,7 @@ def shortcut_regression(
 
     Raises:
         ConfigError: if ``bound`` is not positive, or a network's answer is not of the shape of its states.
-        jaxtyping.TypeCheckError: if other shapes disagree.
+        ArgumentError: if other shapes disagree.
 
     Source: Frans et al., One Step Diffusion via Shortcut Models, section 3 and algorithm 1,
     https://arxiv.org/abs/2410.12557. The paper's time has noise at 0: use ``reverse(Linear(noise_floor=1e-5))``. The
@@ -58,6 +58,6 @@ def shortcut_regression(
         Regression(prediction=tensor([[1.]]), target=tensor([[0.7500]]))
     """
     m = time_between(t, s, share=0.5)
-    first = like_states(frozen_value(frozen, z, t, m), z)
+    first = like_states(frozen_value(frozen, z, t, m.to(t.dtype)), z)
     target = two_jump_target(first, frozen, z, t, m, s, bound=bound, state_bound=bound)
     return regression(like_states(average_velocity(z, t, s), z), target)

@@ -44,7 +44,7 @@ def solution_flow_regression(
 
     Raises:
         ConfigError: if the network's answer is not of the shape of its states.
-        jaxtyping.TypeCheckError: if other shapes disagree.
+        ArgumentError: if other shapes disagree.
 
     Source: Luo et al., SoFlow: Solution Flow Models for One-Step Generative Modeling,
     https://arxiv.org/abs/2512.15657. The released code lets ``r`` fall from 0.1 to 0.002 by an
@@ -62,6 +62,7 @@ def solution_flow_regression(
         >>> solution_flow_regression(f, f, one, one, t, time_between(t, s, share=0.5), s)
         Regression(prediction=tensor([[0.]]), target=tensor([[0.2500]]))
     """
+    m = m.to(t.dtype)  # The state lies at the time that the map is told.
     middle = full(z) + expand_like(full(m) - full(t), z) * full(v)
     target = frozen_value(frozen, middle.to(z.dtype), m, s)
     return regression(like_states(solution(z, t, s), z), like_states(target, z))

@@ -36,7 +36,7 @@ def split_meanflow_regression(
 
     Raises:
         ConfigError: if a network's answer is not of the shape of its states.
-        jaxtyping.TypeCheckError: if other shapes disagree.
+        ArgumentError: if other shapes disagree.
 
     Source: Guo et al., SplitMeanFlow, eq. 8 (interval splitting consistency), https://arxiv.org/abs/2507.16884. No code
     was released.
@@ -50,5 +50,5 @@ def split_meanflow_regression(
         >>> split_meanflow_regression(net, net, z, t, time_between(t, s, share=0.5), s)
         Regression(prediction=tensor([[1.]]), target=tensor([[0.7500]]))
     """
-    target = two_jump_target(like_states(frozen_value(frozen, z, t, m), z), frozen, z, t, m, s)
+    target = two_jump_target(like_states(frozen_value(frozen, z, t, m.to(t.dtype)), z), frozen, z, t, m, s)
     return regression(like_states(average_velocity(z, t, s), z), target)

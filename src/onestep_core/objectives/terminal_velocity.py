@@ -46,7 +46,7 @@ def terminal_velocity_regression(
 
     Raises:
         ConfigError: if a network's answer is not of the shape of its states.
-        jaxtyping.TypeCheckError: if other shapes disagree.
+        ArgumentError: if other shapes disagree.
         NotImplementedError: from torch, where an operation has no forward derivative.
 
     Source: Zhou et al., Terminal Velocity Matching, section 3, https://arxiv.org/abs/2511.19797; with a frozen

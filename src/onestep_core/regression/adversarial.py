@@ -59,7 +59,7 @@ def non_saturating_discriminator(real: Sample, fake: Sample) -> PerSample:
         fake: logits of as many generated samples, ``[batch, *heads]``.
 
     Raises:
-        jaxtyping.TypeCheckError: if the shapes differ.
+        ArgumentError: if the shapes differ.
 
     Source: as :func:`non_saturating_generator`.
 

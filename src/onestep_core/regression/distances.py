@@ -25,7 +25,7 @@ def squared_l2(p: Sample, q: Sample) -> PerSample:
         q: target, ``[batch, *shape]``.
 
     Raises:
-        jaxtyping.TypeCheckError: if the shapes differ.
+        ArgumentError: if the shapes differ.
 
     Example:
         >>> squared_l2(torch.ones(1, 4), torch.zeros(1, 4))
@@ -103,7 +103,7 @@ def pseudo_huber(p: Sample, q: Sample, *, c: float) -> PerSample:
 
     Raises:
         ConfigError: if ``c`` is not positive: at zero distance the gradient would not exist. :func:`l2` is the limit.
-        jaxtyping.TypeCheckError: if the shapes differ.
+        ArgumentError: if the shapes differ.
 
     Source: Song and Dhariwal, Improved Techniques for Training Consistency Models, eq. 7,
     https://arxiv.org/abs/2310.14189.

@@ -29,12 +29,14 @@ class Regression(NamedTuple):
 def regression(prediction: Sample, target: Sample) -> Regression:
     """Pair ``prediction`` with ``sg(target)``, both in at least float32.
 
+    A batch without samples has no losses, ``[0]``: those of its parts can be joined by ``torch.cat``. Its mean is NaN.
+
     Args:
         prediction: output of the network, ``[batch, *shape]``.
         target: what the output should be, ``[batch, *shape]``; its gradient is cut, in reverse and forward mode.
 
     Raises:
-        jaxtyping.TypeCheckError: if the shapes differ, or one is not floating point.
+        ArgumentError: if the shapes differ, or one is not floating point.
 
     Example:
         >>> import torch
@@ -57,7 +59,7 @@ def field_regression(samples: Sample, field: Sample) -> Regression:
         field: their displacement, ``[batch, *shape]``, taken as given.
 
     Raises:
-        jaxtyping.TypeCheckError: if the shapes differ.
+        ArgumentError: if the shapes differ.
 
     Source: Deng et al., Generative Modeling via Drifting, eq. of the training objective,
     https://arxiv.org/abs/2602.04770.

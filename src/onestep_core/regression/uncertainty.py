@@ -23,7 +23,7 @@ def uncertainty(loss: PerSample, log_variance: PerSample) -> PerSample:
         ``[batch]``, in at least float32; may be negative.
 
     Raises:
-        jaxtyping.TypeCheckError: if the shapes differ.
+        ArgumentError: if the shapes differ.
 
     Source: Kendall et al., Multi-Task Learning Using Uncertainty to Weigh Losses, https://arxiv.org/abs/1705.07115;
     Karras et al., Analyzing and Improving the Training Dynamics of Diffusion Models,

@@ -15,6 +15,7 @@ from onestep_adapters.cli.app import COMMANDS
 from onestep_adapters.cli.interrupts import Stopped, until_interrupted
 from onestep_adapters.cli.parsing import _field_docstrings
 from onestep_adapters.data import open_dataset
+from onestep_adapters.evaluation.demo import Demo
 from onestep_adapters.methods import DMD2, METHODS, Network
 from onestep_adapters.runs import Run, open_run
 from onestep_adapters.training import read_run
@@ -357,6 +358,28 @@ def test_the_demo_in_a_few_steps(tmp_path, capsys, monkeypatch):
     for method in ("flow-matching", "rectified-meanflow", "drifting"):
         assert f"| {method} |" in text
     assert "No notes were passed in" not in text
+
+
+@pytest.mark.thorough
+def test_an_interrupted_demo_goes_on(tmp_path, capsys, monkeypatch):
+    """What was finished is not trained again."""
+    original = Run.updates
+
+    def pressed(self, folder, **keywords):
+        for record in original(self, folder, **keywords):
+            if (self.name, record.step) == ("rectified-meanflow", 2):
+                press_ctrl_c()
+            yield record
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "updates", pressed)
+        assert run("demo", "--folder", tmp_path, "--steps", 4, "--processes", 1) == 130
+    assert "interrupted; the same command continues" in capsys.readouterr().err
+    again = Demo(tmp_path, steps=4)
+    assert {name: found.state.step for name, found in again.runs.items()}["flow-matching"] == 4
+    trained = [name for name, _ in again.train()]
+    assert "flow-matching" not in trained
+    assert [found.state.step for found in again.runs.values()] == [4, 4, 4]
 
 
 WITHOUT = """

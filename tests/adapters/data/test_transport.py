@@ -37,6 +37,12 @@ def test_optimal_noise_refuses_two_shapes():
         optimal_noise(torch.zeros(3, 2), torch.zeros(3, 2), size=0)
 
 
+@pytest.mark.parametrize("labels", [torch.eye(6), torch.tensor([0, 1]), torch.tensor(0)], ids=["one-hot", "two", "one"])
+def test_optimal_noise_wants_one_class_for_each_sample(labels):
+    with pytest.raises(ConfigError, match=r"for 6 samples: expected one class for each.*labels\.argmax\(1\)"):
+        optimal_noise(torch.zeros(6, 2), torch.zeros(6, 2), labels)
+
+
 def test_optimal_noise_in_parts():
     g = torch.Generator().manual_seed(5)
     data, noise = torch.randn(10, 2, generator=g), torch.randn(10, 2, generator=g)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import onestep_core as one
 from onestep_adapters.networks import (
     as_average_velocity,
     as_flow_map,
@@ -219,3 +220,19 @@ def test_a_pair_on_a_gpu_shares_its_dropout():
     online, target = shared_dropout(net)
     assert torch.equal(online(z, t), target(z, t))
     assert not torch.equal(online(z, t), online(z, t))
+
+
+def test_a_difference_has_a_step_in_the_unit_of_the_path():
+    """A module that takes times of 0 to 1000 changes a thousand times faster: so much smaller is the step."""
+    t, s = torch.linspace(0.2, 0.9, 8), torch.linspace(0.0, 0.5, 8)
+    z, v = torch.randn(2, 8, 3, generator=torch.Generator().manual_seed(0))
+
+    def network(z, t, s):
+        return z * torch.sin(t)[:, None] + torch.cos(0.3 * s)[:, None]
+
+    average = as_average_velocity(network, time_scale=1000.0)
+    primals, tangents = (z, t, s), (v, torch.ones(8), torch.zeros(8))
+    exact = one.single_pass(average, primals, tangents)[1]
+    for step, low, high in ((5e-2 / 1000, 0.0, 3e-3), (5e-3, 0.9, 2.0)):
+        found = one.central_difference(average, primals, tangents, step=step)[1]
+        assert low <= ((found - exact).norm() / exact.norm()).item() < high

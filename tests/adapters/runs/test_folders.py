@@ -1,8 +1,11 @@
 """A run comes back from its folder as it was, resumes bit for bit, and is never overwritten."""
 
+import os
+
 import attrs
 import pytest
 
+from onestep_adapters.files import LockedError, one_writer
 from onestep_adapters.methods import METHODS
 from onestep_adapters.runs import open_run, options_of_run, resume_or_start, start_run
 from onestep_adapters.training import CheckpointError
@@ -49,6 +52,14 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
         resume_or_start(tmp_path, "meanflow", "8gaussians", options, resume=False)
     with pytest.raises(CheckpointError, match=r"training\.steps is 3 in the folder, 9 in your options"):
         resume_or_start(tmp_path, "meanflow", "8gaussians", tiny("meanflow", steps=9), resume=True)
+
+
+def test_a_folder_into_which_a_process_still_trains_names_it(tmp_path):
+    """Advice to resume would lead to the next refusal."""
+    options = tiny("meanflow")
+    list(resume_or_start(tmp_path, "meanflow", "8gaussians", options, resume=False).updates(tmp_path))
+    with one_writer(tmp_path / ".lock"), pytest.raises(LockedError, match=rf"process {os.getpid()} on .* writes there"):
+        resume_or_start(tmp_path, "meanflow", "8gaussians", options, resume=False)
 
 
 def test_a_file_is_no_folder(tmp_path):

@@ -4,15 +4,16 @@ from functools import partial
 
 import pytest
 import torch
-from jaxtyping import TypeCheckError
 from torch.func import grad, vmap
 
 from onestep_adapters.networks import count_calls
 from onestep_adapters.samplers import (
     sample_denoiser,
+    sample_ode,
     standard_normal,
 )
 from onestep_core import flow
+from onestep_core.errors import ArgumentError
 from onestep_core.shapes import per_sample, per_sample_mean
 from tests.adapters.samplers.calls import LINE, NOISY, SAMPLERS, TIMES
 from tests.adapters.samplers.cases import normal
@@ -85,7 +86,7 @@ def test_steps_run_per_sample_and_compile_without_a_break(name):
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(*inputs), batched)
     if name != "clamped":  # elementwise: nothing to notice
-        with pytest.raises(TypeCheckError):
+        with pytest.raises(ArgumentError):
             vmap(step)(*inputs)
 
 
@@ -107,3 +108,10 @@ def test_fresh_noise_is_standard_normal_and_follows_its_generator():
     assert torch.equal(standard_normal(torch.Generator().manual_seed(0))(3, like), first)
     assert abs(float(first.mean())) < 0.04
     assert float(per_sample_mean(first.square()).mean()) == pytest.approx(1, abs=0.05)
+
+
+def test_shapes_can_be_asked_for_without_memory():
+    """A velocity and its samples on the device "meta"."""
+    samples = sample_ode(lambda z, t: -z, torch.zeros(4, 3, device="meta"), path=flow.Linear(), steps=2)
+    assert samples.device.type == "meta"
+    assert samples.shape == (4, 3)

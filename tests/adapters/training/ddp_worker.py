@@ -5,10 +5,12 @@ import os
 import sys
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 import onestep_core as one
+from onestep_adapters.networks import as_average_velocity
 from tests.toy import Net, batch
 
 
@@ -26,6 +28,18 @@ def consistency_gradients(network, module, rows):
     return {name: p.grad.tolist() for name, p in module.named_parameters()}
 
 
+class Labelled(Net):
+    """A network with the times of most diffusion transformers and a condition."""
+
+    def forward(self, z, *times, label):
+        return super().forward(z * label[:, None], *(time / 1000 for time in times))
+
+
+def scaled_gradients(network, module, rows):
+    label = torch.linspace(0.5, 1.5, 8, dtype=torch.float64)[rows]
+    return gradients(as_average_velocity(network, time_scale=1000.0, label=label), module, rows)
+
+
 def main():
     dist.init_process_group("gloo")
     rank = int(os.environ["RANK"])
@@ -35,11 +49,15 @@ def main():
     result = {"two": gradients(ddp, module, rows)}
     module = Net(1)
     result["consistency two"] = consistency_gradients(DistributedDataParallel(module), module, rows)
+    module = Labelled(2)
+    result["scaled two"] = scaled_gradients(DistributedDataParallel(module), module, rows)
     if rank == 0:
         alone = Net(2)
         result["one"] = gradients(alone, alone, slice(0, 8))
         alone = Net(1)
         result["consistency one"] = consistency_gradients(alone, alone, slice(0, 8))
+        alone = Labelled(2)
+        result["scaled one"] = scaled_gradients(alone, alone, slice(0, 8))
     (Path(sys.argv[1]) / f"{rank}.json").write_text(json.dumps(result))
     dist.barrier()  # neither process leaves while the other still computes
     dist.destroy_process_group()

@@ -1,4 +1,7 @@
-"""MeanFlow and consistency training in a data-parallel loop: gradients are those of the union batch."""
+"""MeanFlow and consistency training in a data-parallel loop: gradients are those of the union batch.
+
+MeanFlow also through ``as_average_velocity`` with scaled times and a condition.
+"""
 
 import json
 import os
@@ -25,7 +28,7 @@ def test_two_processes_equal_one(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
-    for method in ("", "consistency "):
+    for method in ("", "consistency ", "scaled "):
         for name, alone in first[f"{method}one"].items():
             synchronised = (ranked[f"{method}two"][name] for ranked in (first, second))
             a, b, expected = (torch.tensor(x) for x in (*synchronised, alone))

@@ -83,9 +83,17 @@ def test_counters_are_copied():
     assert ema.num_batches_tracked.item() == 1
 
 
-def test_wrapped_modules_are_averaged_and_saved_under_their_own_names(tmp_path):
+WRAPPERS = {
+    "compiled": torch.compile,
+    "data parallel": nn.DataParallel,
+    "compiled and data parallel": lambda module: nn.DataParallel(torch.compile(module)),
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_wrapped_modules_are_averaged_and_saved_under_their_own_names(tmp_path, wrap):
     plain = nn.Linear(2, 2)
-    wrapped = torch.compile(plain)
+    wrapped = wrap(plain)
     state = new_state("demo", wrapped)
     with torch.no_grad():
         plain.weight.fill_(3.0)
@@ -94,3 +102,5 @@ def test_wrapped_modules_are_averaged_and_saved_under_their_own_names(tmp_path):
     save_checkpoint(tmp_path, state)
     found = load_checkpoint(tmp_path, new_state("demo", nn.Linear(2, 2)))
     assert found.network.weight.tolist() == plain.weight.tolist()
+    back = load_checkpoint(tmp_path, new_state("demo", wrap(nn.Linear(2, 2))))
+    assert next(back.network.parameters()).tolist() == plain.weight.tolist()

@@ -1,5 +1,6 @@
 """Directional derivatives: inside transforms, of trees, without graph, on a curve."""
 
+import math
 from functools import partial
 
 import pytest
@@ -228,3 +229,27 @@ def test_along_refuses_steps_that_cannot_work():
     for numbers in ({"fraction": 0.0}, {"smallest": -1.0}):
         with pytest.raises(ConfigError, match="positive"):
             flow.relative_step(torch.ones(1), **numbers)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_difference_that_is_rounding_alone_is_refused(dtype):
+    """Numbers of half precision near 1 are 0.008 or 0.001 apart."""
+    x = torch.ones(3, 2, dtype=dtype)
+    with pytest.raises(ConfigError, match=r"step = 0\.001 for an argument in torch\..*expected about 0\.[12], or"):
+        flow.central_difference(torch.sin, (x,), (x,))
+    with pytest.raises(ConfigError, match="for an answer of the network in"):
+        flow.central_difference(lambda x: x.to(dtype).sin(), (x.float(),), (x.float(),))
+    with pytest.raises(ConfigError, match=r"step = 0\.001 for times in"):
+        flow.relative_step(x[:, 0], fraction=1e-3)
+    _, slope = flow.central_difference(torch.sin, (x,), (x,), step=0.1)
+    assert slope.dtype == torch.float32
+    torch.testing.assert_close(slope, torch.full((3, 2), math.cos(1.0)), rtol=0.05, atol=0)
+
+
+def test_the_default_step_of_a_curve_fits_the_precision():
+    t = torch.tensor([0.0, 0.5])
+    torch.testing.assert_close(flow.relative_step(t), torch.tensor([1e-6, 5e-4]))
+    torch.testing.assert_close(flow.relative_step(t.bfloat16()), torch.tensor([1e-6, 0.1]))
+    torch.testing.assert_close(flow.relative_step(t.half()), torch.tensor([1e-6, 0.05]))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(flow.relative_step(t), torch.tensor([1e-6, 0.1]))

@@ -155,3 +155,11 @@ def test_the_middle_time_has_a_lower_ratio_and_stops_at_the_target(path):
         torch.testing.assert_close(ratio(m)[~stops], (ratio(t) - decrement)[~stops], rtol=1e-8, atol=1e-9)
         assert m.dtype == F64
     assert flow.lower_noise_ratio(t.float(), s.float(), path=path, decrement=0.3).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_small_share_of_a_jump_is_not_rounded_away(dtype):
+    """Times in half precision near 1 are 0.004 apart: alpha-Flow's 0.5 % of a jump of a half would be none."""
+    t, s = torch.tensor([0.9375], dtype=dtype), torch.tensor([0.4375], dtype=dtype)
+    middle = flow.time_between(t, s, share=0.005)
+    torch.testing.assert_close(middle, torch.tensor([0.935]), rtol=1e-6, atol=0)

@@ -447,3 +447,16 @@ def test_the_average_of_improved_meanflow_does_not_move_its_tangent():
 
     _, moved = torch.func.jvp(prediction, (p.v,), (torch.ones_like(p.v),))
     assert float(moved.abs().max()) == 0.0
+
+
+def test_a_small_alpha_keeps_its_share_in_half_precision():
+    """The target is ``alpha v + (1 - alpha) a'``; with a middle time in bfloat16 the share of ``v`` was zero."""
+    t, s = (torch.full((2,), time, dtype=torch.bfloat16) for time in (0.9375, 0.4375))
+    z = torch.ones(2, 3, dtype=torch.bfloat16)
+
+    def still(z, t, s):
+        assert t.dtype == torch.bfloat16
+        return 0 * z
+
+    pair = objectives.alpha_flow_regression(still, still, z, z, t, s, alpha=0.005)
+    torch.testing.assert_close(pair.target, torch.full((2, 3), 0.005), rtol=1e-5, atol=0)

@@ -3,16 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from onestep_core.errors import ConfigError
-from onestep_core.flow.derivatives.forward_mode import check_pairs, detached, without_graph
-from onestep_core.precision import full, without_gradient
+from onestep_core.flow.derivatives.forward_mode import checked_tangents, detached, without_graph
+from onestep_core.precision import full, network_dtype, without_gradient
 from onestep_core.protocols import Derivative
 from onestep_core.shapes import expand_like
 from onestep_core.typing import Time, typed
-from onestep_core.validators import require_finite
+from onestep_core.validators import require_call, require_finite
 
 
 def central_difference(
@@ -32,12 +33,13 @@ def central_difference(
     Args:
         function: function of tensors or of pytrees of them.
         primals: point at which the function is evaluated.
-        tangents: direction of the derivative.
+        tangents: direction of the derivative; ``None`` stands for zero.
         step: ``h``, in units of the tangents, positive.
         moving: accepted and not used.
 
     Raises:
-        ConfigError: if ``step`` is not positive, or if there is not one tangent for each argument.
+        ConfigError: if ``step`` is not positive, or in half precision so short that rounding is all that is left; if
+            the tangents do not fit the arguments.
 
     Example:
         >>> import torch
@@ -47,21 +49,40 @@ def central_difference(
     require_finite("step", step)
     if step <= 0:
         raise ConfigError(f"step = {step}: expected a positive number, near 5e-3 in float32 and 1e-5 in float64")
-    check_pairs(primals, tangents)
+    tangents = checked_tangents(function, primals, tangents)
     value = function(*primals)
 
     def shifted(sign: float) -> Any:
         def move(primal: Any, tangent: Any) -> Any:
-            return primal + sign * step * tangent if isinstance(primal, Tensor) else primal
+            if tangent is None:
+                return primal
+            _refuse_below_rounding(step, primal.dtype, "an argument")
+            return (full(primal) + sign * step * full(tangent)).to(primal.dtype)
 
         return function(*tree_map(move, detached(primals), detached(tangents)))
 
     def slope(ahead: Any, behind: Any) -> Any:
-        return (ahead - behind) / (2 * step) if isinstance(ahead, Tensor) else ahead
+        if not isinstance(ahead, Tensor):
+            return ahead
+        _refuse_below_rounding(step, ahead.dtype, "an answer of the network")
+        return (full(ahead) - full(behind)) / (2 * step)
 
     with without_graph():
         tangent = tree_map(slope, shifted(1.0), shifted(-1.0))
     return value, detached(tangent)
+
+
+def _refuse_below_rounding(step: float, dtype: torch.dtype, what: str) -> None:
+    if dtype in (torch.bfloat16, torch.float16) and step < 4 * torch.finfo(dtype).eps:
+        raise ConfigError(
+            f"step = {step} for {what} in {dtype}, whose numbers near 1 are {torch.finfo(dtype).eps:.2g} apart: the "
+            f"difference would be rounding; expected about {_half_step(dtype):.1g}, or float32"
+        )
+
+
+def _half_step(dtype: torch.dtype) -> float:
+    """The step that balances rounding and truncation, ``eps^(1/3)``."""
+    return torch.finfo(dtype).eps ** (1 / 3)
 
 
 def derivative_along(
@@ -103,6 +124,7 @@ def derivative_along(
     require_finite("step", step)
     if not isinstance(step, Tensor) and step <= 0:
         raise ConfigError(f"step = {step}: expected a positive number or a tensor [batch] of them")
+    require_call("curve", curve, ("time",))
 
     def derivative(
         function: Callable[..., Any],
@@ -112,10 +134,12 @@ def derivative_along(
         *,
         moving: int | None = None,
     ) -> tuple[Any, Any]:
+        checked_tangents(function, primals, tangents)
         value = function(*primals)
         tau, rate = without_gradient(primals[argument]), without_gradient(tangents[argument])
-        # The width as it was rounded, not 2h: in float32 that is a third of the digits.
-        ahead, behind = tau + step, tau - step
+        # The width between the times as the network gets them, not 2h: in float32 that is a third of the digits.
+        kind = primals[argument].dtype
+        ahead, behind = full((tau + step).to(kind)), full((tau - step).to(kind))
         speed = rate / (ahead - behind)
 
         def slope(above: Any, below: Any) -> Any:
@@ -123,7 +147,11 @@ def derivative_along(
 
         def at(time: Tensor) -> Any:
             """The function on the curve, its arguments in the types of the primals."""
-            return function(*(_in_type_of(there, here) for there, here in zip(curve(time), primals, strict=True)))
+            there = curve(time)
+            if not isinstance(there, tuple) or len(there) != len(primals):  # pyright: ignore[reportUnnecessaryIsInstance]
+                came = f"{len(there)} arguments" if isinstance(there, tuple) else f"a {type(there).__name__}"  # pyright: ignore
+                raise ConfigError(f"the curve gave {came}: expected a tuple of the {len(primals)} arguments at a time")
+            return function(*(_in_type_of(x, here) for x, here in zip(there, primals, strict=True)))
 
         with without_graph():
             tangent = tree_map(slope, at(ahead), at(behind))
@@ -137,17 +165,18 @@ def _in_type_of(there: Any, here: Any) -> Any:
 
 
 @typed
-def relative_step(t: Time, *, fraction: float = 1e-3, smallest: float = 1e-6) -> Time:
+def relative_step(t: Time, *, fraction: float | None = None, smallest: float = 1e-6) -> Time:
     """``max(fraction |t|, smallest)``: a step for :func:`derivative_along` in proportion to the time.
 
     Args:
         t: times, ``[batch]``.
-        fraction: fraction of the time; 1e-3 as released, for which the rounding of float32 costs three to five digits.
-            For a network that computes in bfloat16 take about 0.2: its rounding drowns smaller differences.
+        fraction: fraction of the time; by default 1e-3 as released, for which the rounding of float32 costs three to
+            five digits. Where the times are in half precision, or autocast is on, the rounding of the network drowns
+            such a difference: there the default is 0.2 for bfloat16 and 0.1 for float16.
         smallest: smallest step, for times near zero.
 
     Raises:
-        ConfigError: if one of the two is not positive.
+        ConfigError: if one of the two is not positive, or ``fraction`` too small for times in half precision.
 
     Source: NVlabs/FastGen, ``SCMModel._estimate_jvp_finite_difference``.
 
@@ -156,8 +185,12 @@ def relative_step(t: Time, *, fraction: float = 1e-3, smallest: float = 1e-6) ->
         >>> relative_step(torch.tensor([0.0, 0.5]))
         tensor([1.0000e-06, 5.0000e-04])
     """
+    if fraction is None:
+        low = network_dtype(t)
+        fraction = round(_half_step(low), 1) if low in (torch.bfloat16, torch.float16) else 1e-3
     require_finite("fraction", fraction)
     require_finite("smallest", smallest)
+    _refuse_below_rounding(fraction, t.dtype, "times")
     if fraction <= 0 or smallest <= 0:
         raise ConfigError(f"fraction = {fraction} and smallest = {smallest}: expected positive numbers")
     return (fraction * without_gradient(t).abs()).clamp(min=smallest)

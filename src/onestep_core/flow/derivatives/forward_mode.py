@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import _broadcast_to_and_flatten, tree_flatten, tree_map, tree_unflatten  # pyright: ignore
 
 from onestep_core.errors import ConfigError
 from onestep_core.flow.derivatives.nested import along
@@ -38,8 +38,14 @@ def _jvp(function: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple
             return leaf
         return leaf.clone() if torch.compiler.is_compiling() else leaf.contiguous()
 
+    def direction(primal: Any, tangent: Any) -> Any:
+        return torch.zeros_like(primal) if tangent is None and isinstance(primal, Tensor) else own(tangent)
+
     with ForwardMode():
-        return cast(tuple[Any, Any], torch.func.jvp(function, tree_map(own, primals), tree_map(own, tangents)))
+        return cast(
+            tuple[Any, Any],
+            torch.func.jvp(function, tree_map(own, primals), tree_map(direction, primals, tangents)),
+        )
 
 
 def detached(tree: Any) -> Any:
@@ -78,10 +84,69 @@ def _no_grad_uncached() -> Any:
         torch.set_autocast_cache_enabled(enabled)
 
 
-def check_pairs(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> None:
-    """Refuse tangents that are more or fewer than the arguments."""
+def checked_tangents(function: object, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The tangents in the structure of the primals; ``None`` stands for a tangent of zeros.
+
+    Args:
+        function: what is differentiated.
+        primals: its arguments.
+        tangents: one for each.
+
+    Raises:
+        ConfigError: if it is no function, the structures differ, or a tangent is no tensor of floating-point numbers of
+            the shape and on the device of its primal.
+    """
+    if not callable(function):
+        raise ConfigError(f"a {type(function).__name__} as function: expected a function of the primals")
+    if not (isinstance(primals, tuple) and isinstance(tangents, tuple)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        came = f"{type(primals).__name__} and {type(tangents).__name__}"
+        raise ConfigError(f"primals and tangents are {came}: expected tuples, derivative(function, (z, t), (v, one))")
     if len(primals) != len(tangents):
         raise ConfigError(f"{len(primals)} arguments and {len(tangents)} tangents: expected one tangent for each")
+    if torch.compiler.is_compiling():
+        return tangents
+    leaves, spec = tree_flatten(primals)
+    given = tree_flatten(tangents)[0]
+    along = _broadcast_to_and_flatten(tangents, spec)
+    if along is None or sum(v is not None for v in along) != sum(v is not None for v in given):
+        raise ConfigError(
+            f"the tangents are {_form(tangents)}: expected the structure of the primals, {_form(primals)}, with a "
+            "tensor, or None for zero, in place of each"
+        )
+    for primal, tangent in zip(leaves, along, strict=True):
+        if tangent is not None:
+            _check_pair(primal, tangent)
+    return cast(tuple[Any, ...], tree_unflatten(along, spec))
+
+
+def _check_pair(primal: Any, tangent: Any) -> None:
+    if (
+        not isinstance(primal, Tensor)
+        or not isinstance(tangent, Tensor)
+        or tangent.shape != primal.shape
+        or tangent.device != primal.device
+        or not (_continuous(primal) and _continuous(tangent))
+    ):
+        raise ConfigError(
+            f"a tangent of {_form(tangent)} for a primal of {_form(primal)}: expected a tensor of its shape, on its "
+            "device, for floating-point primals; None is the tangent of a constant"
+        )
+
+
+def _continuous(tangent: Tensor) -> bool:
+    return tangent.is_floating_point() or tangent.is_complex()
+
+
+def _form(tree: Any) -> str:
+    """What a pytree is made of, in words."""
+    if isinstance(tree, Tensor):
+        place = "" if tree.device.type == "cpu" else f" on {tree.device}"
+        return f"{str(tree.dtype).removeprefix('torch.')} {list(tree.shape)}{place}"
+    if isinstance(tree, dict):
+        return "{" + ", ".join(f"{key}: {_form(part)}" for key, part in cast(dict[str, Any], tree).items()) + "}"
+    if isinstance(tree, (tuple, list)):
+        return "(" + ", ".join(map(_form, cast(tuple[Any, ...], tree))) + ")"
+    return "None" if tree is None else type(tree).__name__
 
 
 def frozen_value(function: Callable[..., Any], /, *arguments: Any) -> Any:
@@ -94,6 +159,8 @@ def frozen_value(function: Callable[..., Any], /, *arguments: Any) -> Any:
         >>> frozen_value(lambda x: x**2, torch.tensor([3.0], requires_grad=True))
         tensor([9.])
     """
+    if not callable(function):
+        raise ConfigError(f"a {type(function).__name__} as function: expected a function of the arguments")
     with without_graph():
         return detached(function(*arguments))
 
@@ -111,14 +178,14 @@ def two_pass(
     Args:
         function: function of tensors or of pytrees of them.
         primals: where, a tuple of its arguments.
-        tangents: along what, of the same structure.
+        tangents: along what, of the same structure; ``None`` stands for zero.
         moving: accepted and not used.
 
     Returns:
         ``(function(*primals), tangent)``; the tangent is detached, in reverse and forward mode.
 
     Raises:
-        ConfigError: if there is not one tangent for each argument.
+        ConfigError: if there is not one tangent for each argument, of its structure, shape and device.
         NotImplementedError: from torch, where an operation has no forward derivative.
 
     Example:
@@ -127,7 +194,7 @@ def two_pass(
         >>> value.requires_grad, tangent
         (True, tensor([6.]))
     """
-    check_pairs(primals, tangents)
+    tangents = checked_tangents(function, primals, tangents)
     value = function(*primals)
     with without_graph():
         _, tangent = jvp(function, primals if transformed() else detached(primals), detached(tangents))
@@ -147,11 +214,11 @@ def with_graph(
     Args:
         function: function of tensors or of pytrees of them.
         primals: point at which the function is evaluated.
-        tangents: direction of the derivative.
+        tangents: direction of the derivative; ``None`` stands for zero.
         moving: accepted and not used.
 
     Raises:
-        ConfigError: if there is not one tangent for each argument.
+        ConfigError: if there is not one tangent for each argument, of its structure, shape and device.
 
     Example:
         >>> x = torch.tensor([3.0], requires_grad=True)
@@ -160,5 +227,5 @@ def with_graph(
         >>> x.grad
         tensor([2.])
     """
-    check_pairs(primals, tangents)
+    tangents = checked_tangents(function, primals, tangents)
     return jvp(function, primals, tangents)

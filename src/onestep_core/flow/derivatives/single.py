@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import _broadcast_to_and_flatten, tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from onestep_core.errors import ConfigError, UnsupportedDerivative
-from onestep_core.flow.derivatives.forward_mode import detached, jvp, transformed
-from onestep_core.flow.derivatives.tangents.cells import Cell, differentiable
+from onestep_core.flow.derivatives.forward_mode import checked_tangents, detached, jvp, transformed
+from onestep_core.flow.derivatives.tangents.cells import Cell
 from onestep_core.flow.derivatives.tangents.duals import Dual, plain, unwatch
 from onestep_core.flow.derivatives.tangents.functions import seen
 from onestep_core.flow.derivatives.tangents.runs import Run, runs, whole
@@ -64,9 +64,7 @@ def single_pass(
         >>> value.requires_grad, tangent
         (True, tensor([6.]))
     """
-    if not (isinstance(primals, tuple) and isinstance(tangents, tuple)):  # pyright: ignore[reportUnnecessaryIsInstance]
-        came = f"{type(primals).__name__} and {type(tangents).__name__}"
-        raise ConfigError(f"primals and tangents are {came}: expected tuples, single_pass(function, (z, t), (v, one))")
+    tangents = checked_tangents(function, primals, tangents)
     if moving is not None and (isinstance(moving, bool) or not isinstance(moving, int) or moving < 0):  # pyright: ignore
         raise ConfigError(
             f"moving = {moving!r}: expected how many of the first rows move, a whole number of at least 0"
@@ -91,10 +89,7 @@ def _run(
     function: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, ...], moving: int | None
 ) -> tuple[Any, Any]:
     leaves, spec = tree_flatten(primals)
-    given, structure = tree_flatten(tangents)
-    along = _broadcast_to_and_flatten(tangents, spec)
-    if along is None or sum(v is not None for v in along) != sum(v is not None for v in given):
-        raise ConfigError(f"the tangents are {structure}: expected the structure of the primals, {spec}")
+    along = tree_flatten(tangents)[0]
     batch = max((len(x) for x, v in zip(leaves, along, strict=True) if _moves(x, v)), default=0)
     if moving is not None and moving > batch:
         raise ConfigError(f"moving = {moving}: expected at most the number of rows, {batch}")
@@ -134,12 +129,6 @@ def _about_duals(error: Exception) -> bool:
 def _dual(run: Run, primal: Any, tangent: Any, moving: int | None) -> Any:
     if not isinstance(primal, Tensor) or tangent is None:
         return primal
-    if not isinstance(tangent, Tensor) or tangent.shape != primal.shape or not differentiable(primal):
-        came = list(tangent.shape) if isinstance(tangent, Tensor) else type(tangent).__name__
-        raise ConfigError(
-            f"a tangent of {came} for a primal of {primal.dtype} {list(primal.shape)}: expected a tensor of its shape, "
-            "for floating-point primals, or None"
-        )
     # Another tensor than the primal, which the function may hold as a constant; an expanded one gets memory of its own.
     value = primal.contiguous() if 0 in primal.stride() and primal.numel() > 1 else primal
     value = value.clone() if value.is_inference() else value
@@ -174,4 +163,6 @@ def _first(tangent: Any, moving: int, batch: int) -> Any:
 
 
 def _zero(answer: Any) -> Any:
-    return torch.zeros_like(answer, requires_grad=False) if isinstance(answer, Tensor) else answer
+    if isinstance(answer, Tensor):
+        return torch.zeros_like(answer, requires_grad=False)
+    return 0.0 if isinstance(answer, (int, float)) else answer

@@ -151,7 +151,7 @@ def two_jump_target(
         >>> two_jump_target(one, lambda z, m, s: z, one, torch.ones(1), half, torch.zeros(1))
         tensor([[0.7500]])
     """
-    first, times = without_gradient(first), (m.detach(), s.detach())
+    first, times = without_gradient(first), (m.detach().to(t.dtype), s.detach())
     t, m, s = without_gradient(t), without_gradient(m), without_gradient(s)
     middle = _within(without_gradient(z) + expand_like((m - t).to(first.dtype), first) * first, state_bound)
     further = full(like_states(frozen_value(second, middle.to(z.dtype), *times), middle))

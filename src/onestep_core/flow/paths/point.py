@@ -27,7 +27,7 @@ def point_on_path(path: Path, data: Sample, noise: Sample, t: Time) -> PathPoint
     """``z = alpha data + sigma noise`` and ``v = alpha' data + sigma' noise`` at ``t``; what ``path(...)`` calls.
 
     Raises:
-        jaxtyping.TypeCheckError: if data and noise differ in shape, or ``t`` is not ``[batch]``.
+        ArgumentError: if data and noise differ in shape, or ``t`` is not ``[batch]``.
     """
     data, noise, t = full(data), full(noise), full(t)
     alpha, sigma = (expand_like(c, data) for c in path.coefficients(t))

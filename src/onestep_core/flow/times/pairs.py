@@ -11,7 +11,7 @@ from torch import Tensor
 
 from onestep_core.errors import ConfigError
 from onestep_core.flow.ratios import time_of_noise_ratio
-from onestep_core.precision import without_gradient
+from onestep_core.precision import full, without_gradient
 from onestep_core.protocols import Path
 from onestep_core.typing import Time, typed
 from onestep_core.validators import require_positive, require_share
@@ -87,12 +87,16 @@ def limit_duration(t: Time, s: Time, *, longest: float) -> TimePair:
 def time_between(t: Time, s: Time, *, share: float | Time) -> Time:
     """``t + share (s - t)``: the middle time at a share of the jump, ``[batch]``; 0 is ``t``, 1 is ``s``.
 
+    In at least float32: times in half precision are near 1 so far apart that a small share of a jump would be none. The
+    objectives step to the time that they are given, and hand it to networks in the type of ``t``.
+
     Example:
         >>> time_between(torch.tensor([1.0]), torch.tensor([0.5]), share=0.25)
         tensor([0.8750])
     """
     require_share("share", share)
-    return t + share * (s - t)
+    start = full(t)
+    return start + share * (full(s) - start)
 
 
 @typed

@@ -21,9 +21,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.overrides import resolve_name
 
 from onestep_core.errors import ConfigError
 from onestep_core.flow.derivatives.tangents.cells import Cell
+from onestep_core.validators import require_call
 
 TangentRule: TypeAlias = Callable[..., Any]
 """``(value, arguments, tangents, **keywords) -> tangent``; see the module."""
@@ -151,22 +153,20 @@ def tangent_rule(operation: Any) -> Callable[[TangentRule], TangentRule]:
         ... def double_tangent(arguments, tangents):
         ...     return 2 * tangents[0]
     """
-    key: Any = operation
-    if not (isinstance(key, type) and issubclass(key, torch.autograd.Function)):
-        key = getattr(operation, "_opoverload", operation)
-        if isinstance(key, torch._ops.OpOverloadPacket):
-            keys = [getattr(key, name) for name in key.overloads()]
-        elif callable(key) and not isinstance(key, type):
-            keys = [key]
-        else:
-            raise ConfigError(
-                f"tangent_rule({operation!r}): expected a subclass of torch.autograd.Function, an operation of "
-                "torch.library or a function of torch"
-            )
-    else:
+    key: Any = getattr(operation, "_opoverload", operation)
+    if isinstance(key, torch._ops.OpOverloadPacket):
+        keys = [getattr(key, name) for name in key.overloads()]
+    elif isinstance(key, torch._ops.OpOverload) or _custom(key) or _dispatched(key):
         keys = [key]
+    else:
+        name = getattr(operation, "__qualname__", type(operation).__name__)
+        raise ConfigError(
+            f"tangent_rule({name}): expected a subclass of torch.autograd.Function, an operation of torch.library or a "
+            "function of torch; single_pass sees no other call, so make the function one by torch.library.custom_op"
+        )
 
     def keep(rule: TangentRule) -> TangentRule:
+        require_call("rule", rule, ("arguments", "tangents"))
         with_value = "value" in inspect.signature(rule).parameters
 
         def full(value: Any, arguments: Any, tangents: Any, **keywords: Any) -> Any:
@@ -180,6 +180,22 @@ def tangent_rule(operation: Any) -> Callable[[TangentRule], TangentRule]:
         return rule
 
     return keep
+
+
+def _custom(key: Any) -> bool:
+    return isinstance(key, type) and issubclass(key, torch.autograd.Function) and key is not torch.autograd.Function
+
+
+def _dispatched(key: Any) -> bool:
+    """Whether torch hands the call of a function to the tensors that it is given."""
+    if not callable(key) or isinstance(key, (type, torch.nn.Module)):
+        return False
+    written = getattr(inspect.unwrap(key), "__code__", None)
+    return (
+        resolve_name(key) is not None
+        or (getattr(key, "__module__", None) or "").startswith("torch._C")
+        or (written is not None and "handle_torch_function" in written.co_names)
+    )
 
 
 def like(tangent: Any, value: Tensor) -> Tensor:
