@@ -1,19 +1,21 @@
 """Consistency trajectory models (CTM): a flow map between any two times, with or without an adversary."""
 
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import ClassVar, cast
 
 import attrs
 import torch
 from torch import Tensor, nn
 
 from onestep_adapters.data import Dataset, Draws
+from onestep_adapters.methods.few_steps import jumped
 from onestep_adapters.methods.flow_matching import COUPLED_IMAGE_TEACHER, COUPLED_POINT_TEACHER, Distillation
 from onestep_adapters.methods.linear_path import PATH, solved
 from onestep_adapters.methods.method import Context, Loss
 from onestep_adapters.methods.options import Training
 from onestep_adapters.methods.presets import POINT_NETWORK, WIDE_IMAGE_NETWORK, Preset
 from onestep_adapters.methods.students import start_from_teacher
+from onestep_adapters.methods.work import Work, seen, trained
 from onestep_adapters.networks import as_average_velocity, frozen, with_condition
 from onestep_adapters.samplers import one_step
 from onestep_adapters.training import Companion, trained_jointly
@@ -48,6 +50,10 @@ class ConsistencyTrajectory(Distillation):
     matching of ``a(z, t, t)``.
     """
 
+    objective: ClassVar[str] = "consistency constraint"
+    ode: ClassVar[str] = "to train"
+    few_steps: ClassVar[bool] = True
+
     solver_steps: int = attrs.field(default=2, validator=[count, positive])
     """Heun steps of the teacher from the start time t to a random time between t and s, where the target starts; each
     needs two evaluations."""
@@ -70,6 +76,12 @@ class ConsistencyTrajectory(Distillation):
     def calls(self) -> int:
         """Network evaluations in one update: two of the network, three of its average, two per solver step."""
         return 5 + 2 * self.solver_steps + 4 * (self.adversarial_weight > 0)
+
+    def work(self, step: int, data: Dataset) -> Work:
+        """By rows: see :class:`~onestep_adapters.methods.work.Work`."""
+        rows = self.training.batch
+        own = 2 * trained(rows) + 2 * Work(rows, rows) + seen((1 + 2 * self.solver_steps) * rows)
+        return own
 
     def build(self, data: Dataset, generator: torch.Generator) -> nn.Module:
         """An average-velocity network."""
@@ -133,6 +145,10 @@ class ConsistencyTrajectory(Distillation):
     def sample(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
         """Samples by one jump from the noise end to the data end."""
         return one_step(as_average_velocity(network, label=labels), noise, path=PATH)
+
+    def sample_in(self, network: nn.Module, noise: Tensor, labels: Tensor | None, evaluations: int) -> Tensor:
+        """Samples by jumps of equal length from the noise end to the data end."""
+        return jumped(_map(network, labels), noise, path=PATH, evaluations=evaluations)
 
 
 PRESETS = (
