@@ -78,10 +78,18 @@ class ConsistencyTrajectory(Distillation):
         return 5 + 2 * self.solver_steps + 4 * (self.adversarial_weight > 0)
 
     def work(self, step: int, data: Dataset) -> Work:
-        """By rows: see :class:`~onestep_adapters.methods.work.Work`."""
+        """The online map, the average's and the teacher's; a gradient of each loss for its weight; the adversary's.
+
+        Two maps with a gradient (the jump and flow matching), the outer map, which passes a gradient on, once for the
+        update and once for the weight. The discriminator sees data, samples, the data of its penalty (two gradients)
+        and the samples of the generator, whose gradient passes through the outer map for the weight.
+        """
         rows = self.training.batch
-        own = 2 * trained(rows) + 2 * Work(rows, rows) + seen((1 + 2 * self.solver_steps) * rows)
-        return own
+        work = 4 * trained(rows) + seen((1 + 2 * self.solver_steps) * rows)
+        if self.adversarial_weight:
+            joined = step >= self.adversarial_start * self.training.steps
+            work = work + Work(forward=4 * rows, backward=(4 + 4 * joined) * rows)
+        return work
 
     def build(self, data: Dataset, generator: torch.Generator) -> nn.Module:
         """An average-velocity network."""
