@@ -33,7 +33,7 @@ class Evaluate:
     """Folder of the many-step run that the others are compared with, or of a pipeline of diffusers; by default the
     first flow-matching run given. Without any, the samples are compared with real data alone."""
     folder: Path | None = None
-    """Folder for report.md and report.json; by default that of the first run."""
+    """Folder for report.html, report.md and report.json; by default that of the first run."""
     split: Literal["test", "validation"] = "test"
     """Real images to compare with: test for a report, validation to choose options. 2-D toys have no splits."""
     repeats: int = attrs.field(default=5, validator=[count, positive])
@@ -93,7 +93,15 @@ def main(arguments: Sequence[str]) -> int:
     except MissingExtraError as error:
         say(f"no pictures in the report: {error}")
     write_report(target, report, pictures)
-    files = ["report.md (all tables, what they mean, options)", "report.json", *pictures.values()]
+    files = []
+    try:
+        # So are reports as HTML.
+        from onestep_adapters.evaluation.pages.of_report import write_page
+
+        files.append(write_page(target, report, pictures).name)
+    except MissingExtraError as error:
+        say(f"no report.html: {error}")
+    files += ["report.md (all tables, what they mean, options)", "report.json", *pictures.values()]
     say_all(["", *summary(report), f"written into {target}: {', '.join(files)}"])
     return 0
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from onestep_adapters.comparison.lines import NEAR, Line, ranked
-from onestep_adapters.comparison.plan import BASELINE, Plan
+from onestep_adapters.comparison.plan import BASELINE, EVALUATIONS, Plan
 from onestep_adapters.evaluation.rows import counted, number
 
 _HAVE: tuple[tuple[str, Callable[[Line], bool]], ...] = (
@@ -11,7 +11,6 @@ _HAVE: tuple[tuple[str, Callable[[Line], bool]], ...] = (
     ("a teacher, no pairs", lambda line: "teacher" in line.declared["needs"] and "pairs" not in line.declared["needs"]),
     ("a teacher that makes pairs", lambda line: "pairs" in line.declared["needs"]),
     ("no derivative and no flow", lambda line: line.declared["ode"] == "no"),
-    ("several evaluations per sample", lambda line: line.declared["few_steps"]),
 )
 
 
@@ -61,11 +60,13 @@ def recommendations(plan: Plan, lines: Sequence[Line]) -> list[str]:
         best = ranked(lines, data)
         for have, fits in _HAVE:
             fitting = [line for line in best if fits(line)]
-            if not fitting:
-                continue
-            first = fitting[0]
-            turn = next(_turns(first, fitting[1:]), "")
-            found.append(f"**{data}, {have}**: {first.method} ({_ratios(first)}).{turn}")
+            if fitting:
+                turn = next(_turns(fitting[0], fitting[1:]), "")
+                found.append(f"**{data}, {have}**: {fitting[0].method} ({_ratios(fitting[0])}).{turn}")
+        for count in EVALUATIONS[1:]:
+            if several := ranked(lines, data, count):
+                told = f"{several[0].method} ({number(several[0].over_floor(count))} times the floor)"
+                found.append(f"**{data}, {count} evaluations per sample**: {told}.")
     return found
 
 

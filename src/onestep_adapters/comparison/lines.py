@@ -138,8 +138,11 @@ def lines_of(plan: Plan, contents: Sequence[Content]) -> list[Line]:
     return found
 
 
-def ranked(lines: Sequence[Line], data: str) -> list[Line]:
-    """The finished methods on a data set but the baseline, by their distance in one evaluation."""
+def ranked(lines: Sequence[Line], data: str, evaluations: int | None = None) -> list[Line]:
+    """The finished methods on a data set but the baseline, by their distance in one evaluation, or in so many."""
     here = [line for line in lines if line.data == data and line.method != BASELINE]
-    known = [line for line in here if line.fewest is not None and line.distance(line.fewest) is not None]
-    return sorted(known, key=lambda line: line.distance(line.fewest or 1) or 0.0)
+
+    def distance(line: Line) -> float | None:
+        return line.distance(evaluations or line.fewest or 1)
+
+    return sorted((line for line in here if distance(line) is not None), key=lambda line: distance(line) or 0.0)

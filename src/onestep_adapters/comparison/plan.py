@@ -53,7 +53,7 @@ SCALES: Mapping[str, Scale] = {
             "moment-matching",
             "drifting",
         ),
-        {"points": 1_500_000, "images": 500_000},
+        {"points": 600_000, "images": 300_000},
         seeds=1,
         repeats=2,
         points=2000,

@@ -8,7 +8,6 @@ from typing import Any
 
 from onestep_adapters.comparison.advice import recommendations, verdict
 from onestep_adapters.comparison.cells import samples_of
-from onestep_adapters.comparison.distances import POINTS
 from onestep_adapters.comparison.grid import missing, results
 from onestep_adapters.comparison.lines import Content, Line, lines_of
 from onestep_adapters.comparison.plan import BASELINE, EVALUATIONS, Cell, Plan
@@ -22,10 +21,10 @@ from onestep_adapters.evaluation.rows import counted, number, shown
 from onestep_adapters.files import make_folder, write_whole
 
 _DISTANCE = (
-    "squared energy distance of samples to real data (2,000 points, or the held-out images in the features of a "
-    "classifier), all pairs included, so that it is above zero for real data too"
+    "Distance: squared energy distance of samples to real data (2,000 points, or the held-out images in the features "
+    "of a classifier), all pairs included, so that it is above zero for real data too: that is the floor."
 )
-_METHOD = Column("method", "a name of `onestep train`; -paper: the paper's settings")
+_METHOD = Column("method", "a name of onestep train; -paper: the paper's settings")
 _NEEDS = {
     "objective": Column("objective type", "what is minimised: a regression and of what, or a constraint"),
     "ode": Column("needs an ODE", "what the differential equation of a flow is needed for"),
@@ -134,13 +133,12 @@ def _quality(lines: Sequence[Line]) -> Table:
         _METHOD,
         *(
             Column(
-                f"× floor, {counted(n, 'evaluation')}",
-                f"{_DISTANCE}, in {counted(n, 'evaluation')} per sample, over that of real data to real data; ± the "
-                "standard deviation over seeds",
+                f"× floor in {n}",
+                f"distance in {counted(n, 'evaluation')} per sample over the floor; ± standard deviation over seeds",
             )
             for n in EVALUATIONS
         ),
-        Column("× floor, own", "the same in the method's own number of evaluations per sample"),
+        Column("× floor, own", "distance in the method's own number of evaluations per sample over the floor"),
         Column("× baseline", f"distance in one evaluation over that of {BASELINE} in its own 100"),
         Column("near after", "network evaluations in training until the distance is at most twice the floor"),
         Column("notes", "failures, with their reason; spikes of the gradient"),
@@ -158,7 +156,7 @@ def _quality(lines: Sequence[Line]) -> Table:
                 Value(_notes(line)),
             ]
         )
-    note = f"Floor {number(floor)}; samples and real data: {POINTS:,} points, or as many images as are held out."
+    note = f"{_DISTANCE} Here it is {number(floor)}."
     return Table(columns, _safe(rows), note=note if floor else "")
 
 
@@ -167,7 +165,10 @@ def _positions(lines: Sequence[Line]) -> Table:
         _METHOD,
         *_NEEDS.values(),
         *(
-            Column(f"× baseline, {counted(n, 'evaluation')}", f"distance in so many evaluations over {BASELINE}'s own")
+            Column(
+                f"× baseline in {n}",
+                f"distance in {counted(n, 'evaluation')} per sample over that of {BASELINE} in its own 100",
+            )
             for n in EVALUATIONS
         ),
         Column("near after", "network evaluations in training until the distance is at most twice the floor"),
