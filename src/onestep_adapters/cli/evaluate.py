@@ -8,7 +8,6 @@ from typing import Literal
 import attrs
 
 from onestep_adapters.cli.parsing import Positional, options
-from onestep_adapters.cli.pictures import show_encoder
 from onestep_adapters.cli.progress import track
 from onestep_adapters.cli.terminal import say, say_all, use_threads
 from onestep_adapters.devices import choose_device
@@ -144,3 +143,16 @@ def _baseline(chosen: Evaluate, runs: Mapping[Path, Run]) -> Run | None:
         data = next(iter(runs.values())).data
         return pipeline_run(str(chosen.baseline), data, device=choose_device(chosen.device))
     return open_run(chosen.baseline, data=chosen.data, device=choose_device(chosen.device), track=track)
+
+
+def show_encoder(run: Run, folder: Path) -> list[Path]:
+    """Draw nearest neighbours (for MAE reconstructions too) into the folder, and say where they are."""
+    try:
+        # Pictures are an extra.
+        from onestep_adapters.evaluation.encoders.pictures import draw_encoder
+    except MissingExtraError as error:
+        say(f"no picture: {error}")
+        return []
+    files = draw_encoder(run, folder)
+    say(f"pictures: {', '.join(map(str, files))}")
+    return files

@@ -136,10 +136,13 @@ def progress_of_grid(updates: Iterator[Any], *, cells: int, total: int) -> Itera
         cells: number of trainings.
         total: work in all of them.
     """
-    made, running, finished, start, last = dict[Any, int](), dict[Any, str](), 0, time.monotonic(), time.monotonic()
+    made, before, running = dict[Any, int](), dict[Any, int](), dict[Any, str]()
+    finished, start, last = 0, time.monotonic(), time.monotonic()
 
     def noted(update: Any) -> None:
         nonlocal finished
+        # What an earlier call has made says nothing about the speed of this one.
+        before.setdefault(update.cell, update.made)
         made[update.cell] = max(made.get(update.cell, 0), update.made)
         if update.done:
             running.pop(update.cell, None)
@@ -153,7 +156,8 @@ def progress_of_grid(updates: Iterator[Any], *, cells: int, total: int) -> Itera
             now, share = time.monotonic(), sum(made.values()) / max(1, total)
             if now - last > SECONDS or update.done:
                 last = now
-                left = f", about {(now - start) * (1 - share) / share:.0f} s left" if share > 0.02 else ""
+                new = share - sum(before.values()) / max(1, total)
+                left = f", about {(now - start) * (1 - share) / new:.0f} s left" if new > 0.02 else ""
                 doing = "; ".join(running.values())
                 say(f"{finished}/{cells} trainings, {100 * share:.0f} %  {now - start:.0f} s{left}  {doing}".rstrip())
             yield update

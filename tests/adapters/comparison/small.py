@@ -3,38 +3,36 @@
 import attrs
 import pytest
 
-from onestep_adapters.comparison import Plan
+from onestep_adapters.comparison import Plan, cells, distances
 from onestep_adapters.comparison.grid import keep_plan, lane_of
 from onestep_adapters.methods import METHODS
 from tests.adapters.tiny import small
 
-BUDGET = 12_000
+BUDGET = 4_000
 
 
 def tiny_presets(patch):
     """The presets of some methods with tiny networks, under the names of the presets."""
     for name in ("flow-matching", "meanflow", "reflow", "drifting", "consistency-distillation"):
         preset = METHODS[name]
-        patch.setitem(METHODS, name, preset._replace(points=untrained(small(preset.points))))
-    from onestep_adapters.comparison import distances
+        patch.setitem(METHODS, name, preset._replace(points=cheap(small(preset.points))))
+    patch.setattr(distances, "POINTS", 100)
+    patch.setattr(cells, "DRAWS", 1)
 
-    patch.setattr(distances, "POINTS", 200)
 
-
-def untrained(options):
-    """The options without coupled pairs, whose making takes longer than these trainings."""
-    changes = {"coupling": "independent"} if hasattr(options, "coupling") else {}
+def cheap(options):
+    """The options without what takes longer than these trainings: coupled pairs, many checkpoints, many steps."""
+    small = {"coupling": "independent", "sampling_steps": 5}
+    changes = {name: value for name, value in small.items() if hasattr(options, name)}
     if options.teacher is not None:
-        changes["teacher"] = untrained(options.teacher)
-    try:
-        return attrs.evolve(options, **changes)
-    except TypeError:
-        return options
+        changes["teacher"] = cheap(options.teacher)
+    training = attrs.evolve(options.training, checkpoint_every=500)
+    return attrs.evolve(options, training=training, **changes)
 
 
 def plan_of(*methods, seeds=1, budget=BUDGET, data=("8gaussians",)):
     """A plan of these methods beside the baseline."""
-    return Plan(data, ("flow-matching", *methods), seeds, dict.fromkeys(data, budget), repeats=1, points=200)
+    return Plan(data, ("flow-matching", *methods), seeds, dict.fromkeys(data, budget), repeats=1, points=100)
 
 
 def worked(plan, home, *, until=None):

@@ -59,7 +59,7 @@ def test_a_budget_that_trains_nothing_is_refused():
 def test_rows_of_a_comparison_have_equal_budgets(home):
     totals = [cell["spent"]["total"] for cell in results(PLAN, home)]
     assert len(totals) == 5
-    assert max(totals) - min(totals) < 0.01 * max(totals)
+    assert max(totals) - min(totals) < 0.03 * max(totals)  # one update of these small budgets
 
 
 def test_a_cell_says_what_was_measured(home):
@@ -68,11 +68,11 @@ def test_a_cell_says_what_was_measured(home):
     by_method = {cell["method"]: cell for cell in contents}
     assert set(by_method["meanflow"]["distances"]) == {"1", "2", "4"}
     assert set(by_method["drifting"]["distances"]) == {"1"}
-    assert set(by_method["flow-matching"]["distances"]) == {"1", "2", "4", "100"}
+    assert set(by_method["flow-matching"]["distances"]) == {"1", "2", "4", "10"}
     for cell in contents:
         assert cell["floor"] > 0
         assert len(cell["curve"]) >= 4
-        assert cell["curve"][-1][0] <= cell["budget"] if "budget" in cell else cell["spent"]["total"]
+        assert cell["curve"][-1][0] <= cell["spent"]["total"]
 
 
 def test_finished_cells_are_not_worked_on_again(home):
@@ -86,7 +86,7 @@ def test_finished_cells_are_not_worked_on_again(home):
 def test_a_stopped_comparison_goes_on_to_the_same_numbers(home, tmp_path, until, monkeypatch):
     monkeypatch.setattr(grid, "_OFTEN", 0.0)
     for _ in range(until):
-        worked(PLAN, tmp_path, until=37 * until)
+        worked(PLAN, tmp_path, until=9 * until)
     worked(PLAN, tmp_path)
     assert apart(to_json(PLAN, results(PLAN, tmp_path))) == apart(to_json(PLAN, results(PLAN, home)))
 
