@@ -10,7 +10,7 @@ _HAVE: tuple[tuple[str, Callable[[Line], bool]], ...] = (
     ("data alone", lambda line: not line.declared["needs"]),
     ("a teacher, no pairs", lambda line: "teacher" in line.declared["needs"] and "pairs" not in line.declared["needs"]),
     ("a teacher that makes pairs", lambda line: "pairs" in line.declared["needs"]),
-    ("no derivative and no flow", lambda line: line.declared["ode"] == "no"),
+    ("no ODE", lambda line: line.declared["ode"] == "no"),
 )
 
 

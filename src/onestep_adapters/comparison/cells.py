@@ -97,10 +97,9 @@ def work_on(cell: Cell, run: Run, bench: Bench, home: Path, tell: Callable[[Phas
     for record in run.teaching(track=told(tell)):
         yield round(cost.teacher * record.step / run.teacher_run.options.training.steps)  # type: ignore[union-attr]
     before, steps = cost.teacher + cost.pairs, run.options.training.steps
-    if not run.finished:
-        distance = bench.ruler().during_training
-        for record in watched(run, folder / "run", distance, points=CURVE, track=told(tell)):
-            yield before + round(cost.updates * record.step / steps)
+    # Also after the last update: a process that was killed then may have left a distance out.
+    for record in watched(run, folder / "run", bench.ruler().during_training, points=CURVE, track=told(tell)):
+        yield before + round(cost.updates * record.step / steps)
     found = measured(cell, run, bench, cost, told(tell))
     count = _PICTURED[run.data.kind]
     drawn = run.sampled_in(1) if run.options.few_steps and run.options.evaluations < EVALUATIONS[-1] else run

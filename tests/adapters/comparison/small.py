@@ -1,7 +1,11 @@
 """Small comparisons: tiny networks, few updates, all in this process."""
 
+import sys
+from pathlib import Path
+
 import attrs
 import pytest
+import torch
 
 from onestep_adapters.comparison import Plan, cells, distances
 from onestep_adapters.comparison.grid import keep_plan, lane_of
@@ -46,3 +50,15 @@ def worked(plan, home, *, until=None):
             if until is not None and len(found) == until:
                 break
     return found
+
+
+PLAN = plan_of("meanflow", "reflow", "drifting", "consistency-distillation")
+
+
+def killed():
+    """Work on the plan in the folder that the command line names, in a process that a test may kill."""
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        tiny_presets(patch)
+        print("ready", flush=True)
+        worked(PLAN, Path(sys.argv[1]))

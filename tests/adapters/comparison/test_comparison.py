@@ -1,6 +1,10 @@
 """Comparisons at equal budgets: what a cell costs, that two runs are equal, that a stopped one goes on, what failed."""
 
+import contextlib
 import json
+import random
+import subprocess
+import sys
 
 import attrs
 import pytest
@@ -13,9 +17,7 @@ from onestep_adapters.comparison.report import to_json, write_comparison
 from onestep_adapters.data import open_dataset
 from onestep_adapters.methods import METHODS
 from onestep_core.errors import ConfigError
-from tests.adapters.comparison.small import plan_of, tiny_presets, worked
-
-PLAN = plan_of("meanflow", "reflow", "drifting", "consistency-distillation")
+from tests.adapters.comparison.small import PLAN, plan_of, tiny_presets, worked
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -88,6 +90,24 @@ def test_a_stopped_comparison_goes_on_to_the_same_numbers(home, tmp_path, until,
     for _ in range(until):
         worked(PLAN, tmp_path, until=9 * until)
     worked(PLAN, tmp_path)
+    assert apart(to_json(PLAN, results(PLAN, tmp_path))) == apart(to_json(PLAN, results(PLAN, home)))
+
+
+@pytest.mark.thorough
+def test_twenty_kills_change_nothing(home, tmp_path):
+    """The process is killed at random moments, each time a little later; then it is left alone."""
+    script = "from tests.adapters.comparison.small import killed; killed()"
+    command, place = [sys.executable, "-c", script, str(tmp_path)], random.Random(0)
+    for attempt in range(20):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()  # imported
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(place.uniform(0.0, 1.0 + attempt))
+        process.kill()
+        process.wait()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert missing(PLAN, tmp_path) == []
     assert apart(to_json(PLAN, results(PLAN, tmp_path))) == apart(to_json(PLAN, results(PLAN, home)))
 
 
