@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from onestep_adapters.samplers import consistency_multistep, multistep
+from onestep_core.flow.paths import prior_state
 from onestep_core.flow.solvers import renoise_clean
 from onestep_core.protocols import ConsistencyFunction, FlowMap, Path
 
@@ -41,12 +42,12 @@ def noise_levels(path: Path, evaluations: int) -> list[float]:
 
 def jumped(flow_map: FlowMap, noise: Tensor, *, path: Path, evaluations: int) -> Tensor:
     """Samples by jumps of equal length, one after the other; deterministic."""
-    return multistep(flow_map, path.prior(noise), even_times(path, evaluations), path=path)
+    return multistep(flow_map, prior_state(path, noise), even_times(path, evaluations), path=path)
 
 
 def noised_again(function: ConsistencyFunction, noise: Tensor, *, path: Path, times: list[float]) -> Tensor:
     """Samples by a consistency function: a jump to the data, then fresh noise up to the next of ``times``."""
-    return consistency_multistep(function, path.prior(noise), times, path=path, noise=noise_of(noise))
+    return consistency_multistep(function, prior_state(path, noise), times, path=path, noise=noise_of(noise))
 
 
 def noised_from(function: ConsistencyFunction, z: Tensor, noise: Tensor, *, path: Path, times: list[float]) -> Tensor:
