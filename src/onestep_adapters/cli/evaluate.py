@@ -8,7 +8,6 @@ from typing import Literal
 import attrs
 
 from onestep_adapters.cli.parsing import Positional, options
-from onestep_adapters.cli.pictures import show_encoder
 from onestep_adapters.cli.progress import track
 from onestep_adapters.cli.terminal import say, say_all, use_threads
 from onestep_adapters.devices import choose_device
@@ -33,7 +32,7 @@ class Evaluate:
     """Folder of the many-step run that the others are compared with, or of a pipeline of diffusers; by default the
     first flow-matching run given. Without any, the samples are compared with real data alone."""
     folder: Path | None = None
-    """Folder for report.md and report.json; by default that of the first run."""
+    """Folder for report.html, report.md and report.json; by default that of the first run."""
     split: Literal["test", "validation"] = "test"
     """Real images to compare with: test for a report, validation to choose options. 2-D toys have no splits."""
     repeats: int = attrs.field(default=5, validator=[count, positive])
@@ -93,7 +92,15 @@ def main(arguments: Sequence[str]) -> int:
     except MissingExtraError as error:
         say(f"no pictures in the report: {error}")
     write_report(target, report, pictures)
-    files = ["report.md (all tables, what they mean, options)", "report.json", *pictures.values()]
+    files = []
+    try:
+        # So are reports as HTML.
+        from onestep_adapters.evaluation.pages.of_report import write_page
+
+        files.append(write_page(target, report, pictures).name)
+    except MissingExtraError as error:
+        say(f"no report.html: {error}")
+    files += ["report.md (all tables, what they mean, options)", "report.json", *pictures.values()]
     say_all(["", *summary(report), f"written into {target}: {', '.join(files)}"])
     return 0
 
@@ -136,3 +143,16 @@ def _baseline(chosen: Evaluate, runs: Mapping[Path, Run]) -> Run | None:
         data = next(iter(runs.values())).data
         return pipeline_run(str(chosen.baseline), data, device=choose_device(chosen.device))
     return open_run(chosen.baseline, data=chosen.data, device=choose_device(chosen.device), track=track)
+
+
+def show_encoder(run: Run, folder: Path) -> list[Path]:
+    """Draw nearest neighbours (for MAE reconstructions too) into the folder, and say where they are."""
+    try:
+        # Pictures are an extra.
+        from onestep_adapters.evaluation.encoders.pictures import draw_encoder
+    except MissingExtraError as error:
+        say(f"no picture: {error}")
+        return []
+    files = draw_encoder(run, folder)
+    say(f"pictures: {', '.join(map(str, files))}")
+    return files

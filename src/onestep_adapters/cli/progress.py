@@ -128,6 +128,49 @@ def _lines(
         yield title, record
 
 
+def progress_of_grid(updates: Iterator[Any], *, cells: int, total: int) -> Iterator[Any]:
+    """Pass the progress of many trainings in several processes through, and show one bar for all of them.
+
+    Args:
+        updates: each with a ``cell`` that has a title, the work ``made`` in it, a ``phase`` and whether it is ``done``.
+        cells: number of trainings.
+        total: work in all of them.
+    """
+    made, before, running = dict[Any, int](), dict[Any, int](), dict[Any, str]()
+    finished, start, last = 0, time.monotonic(), time.monotonic()
+
+    def noted(update: Any) -> None:
+        nonlocal finished
+        # What an earlier call has made says nothing about the speed of this one.
+        before.setdefault(update.cell, update.made)
+        made[update.cell] = max(made.get(update.cell, 0), update.made)
+        if update.done:
+            running.pop(update.cell, None)
+            finished += 1
+        else:
+            running[update.cell] = update.cell.title + (f" ({update.phase})" if update.phase else "")
+
+    if not console.is_terminal:
+        for update in updates:
+            noted(update)
+            now, share = time.monotonic(), sum(made.values()) / max(1, total)
+            if now - last > SECONDS or update.done:
+                last = now
+                new = share - sum(before.values()) / max(1, total)
+                left = f", about {(now - start) * (1 - share) / new:.0f} s left" if new > 0.02 else ""
+                doing = "; ".join(running.values())
+                say(f"{finished}/{cells} trainings, {100 * share:.0f} %  {now - start:.0f} s{left}  {doing}".rstrip())
+            yield update
+        return
+    with _bars() as bars:
+        task = bars.add_task("trainings", total=100.0, numbers="")
+        for update in updates:
+            noted(update)
+            shown = f"{finished} of {cells} finished; {'; '.join(running.values())}"
+            bars.update(task, completed=round(100 * sum(made.values()) / max(1, total), 1), numbers=shown)
+            yield update
+
+
 def _phase(phase: Phase) -> str:
     return f"{phase.title}  {phase.done}/{phase.total}"
 

@@ -5,10 +5,10 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
+from onestep_adapters.cli.evaluate import show_encoder
 from onestep_adapters.cli.images import OPTIONS, PLACES, add_image_options, image_options
 from onestep_adapters.cli.interrupts import Stopped, until_interrupted
 from onestep_adapters.cli.parsing import options
-from onestep_adapters.cli.pictures import show_encoder
 from onestep_adapters.cli.progress import progress, track
 from onestep_adapters.cli.terminal import fail, filled, listed, reason, say, say_all, use_threads
 from onestep_adapters.data import DEFAULT_DATASET, Dataset, open_dataset

@@ -12,6 +12,7 @@ from onestep_adapters.data import open_dataset
 from onestep_adapters.evaluation.figures import Figure, curves, write_figure
 from onestep_adapters.evaluation.judges import image_classifier, image_splits
 from onestep_adapters.evaluation.measuring import evaluate_runs
+from onestep_adapters.evaluation.pages.of_report import write_page
 from onestep_adapters.evaluation.pictures import draw_runs
 from onestep_adapters.evaluation.summary import summary
 from onestep_adapters.evaluation.watching import histories, validation_distance, watched
@@ -44,7 +45,8 @@ class Demo:
     """Trainings, then a report; runs that are complete in the folder are kept, and interrupted ones continued.
 
     Args:
-        folder: gets one run a method, ``report.md``, ``report.json``, ``samples.png`` and ``curves.png``.
+        folder: gets one run a method, ``report.html``, ``report.md``, ``report.json``, ``samples.png`` and
+            ``curves.png``.
         steps: updates of each method, for a quick look; those of the presets by default.
         device: where networks and training live.
     """
@@ -108,9 +110,10 @@ class Demo:
         write_figure(self._curves(), self.folder / "curves.png")
         pictures = {"Samples beside real images": "samples.png", "Distance during training": "curves.png"}
         write_report(self.folder, report, pictures)
+        write_page(self.folder, report, pictures)
         yield from summary(report)
         yield f"{sum(run.seconds for run in self.runs.values()):.0f} s of training in all"
-        yield f"written into {self.folder}: report.md, report.json, samples.png, curves.png"
+        yield f"written into {self.folder}: report.html, report.md, report.json, samples.png, curves.png"
 
     def _curves(self) -> Figure:
         splits = image_splits(self.data, "validation", self._device)

@@ -86,14 +86,24 @@ class PointJudge:
         repeats: independent draws; one alone gives no standard error.
         seed: of references and samples.
         device: of all tensors.
+        count: samples in a draw.
         track: shows the progress of the references.
     """
 
     def __init__(
-        self, data: Dataset, *, repeats: int, seed: int, device: torch.device, track: Track = untracked
+        self,
+        data: Dataset,
+        *,
+        repeats: int,
+        seed: int,
+        device: torch.device,
+        count: int = 10_000,
+        track: Track = untracked,
     ) -> None:
         self._data, self._seed, self._device = data, seed, device
-        self._reference = toy_reference(data, generator=generator_on(device, seed), draws=repeats, track=track)
+        self._reference = toy_reference(
+            data, generator=generator_on(device, seed), count=count, draws=repeats, track=track
+        )
         self.comparison = Comparison("fresh draws", self._reference.real.shape[1])
         self.references = point_references(float(self._reference.floor.mean()), float(self._reference.moments.mean()))
         self.description = data.title
@@ -205,6 +215,7 @@ def judge_of(
     seed: int,
     device: torch.device,
     encoder: tuple[str, Encoder] | None = None,
+    count: int = 10_000,
     track: Track = untracked,
 ) -> Judge:
     """The judge for a data set, by its kind.
@@ -216,13 +227,14 @@ def judge_of(
         seed: of references and samples.
         device: of all tensors.
         encoder: see :class:`ImageJudge`; for images only.
+        count: points in a draw; as many images are drawn as are held out.
         track: shows the progress of what is made once for all runs.
 
     Raises:
         ConfigError: for an unknown kind of data, or what the judge of its kind refuses.
     """
     if choose(data.kind, ("points", "images"), "kind of data") == "points":
-        return PointJudge(data, repeats=repeats, seed=seed, device=device, track=track)
+        return PointJudge(data, repeats=repeats, seed=seed, device=device, count=count, track=track)
     return ImageJudge(data, split=split, repeats=repeats, seed=seed, device=device, encoder=encoder, track=track)
 
 

@@ -11,7 +11,22 @@ _WORDS = {"<=": "at most", ">=": "at least", ">": "more than"}
 _SIGNS = {"<=": "≤", ">=": "≥", ">": ">"}
 _OPPOSITES = {"<=": ">", ">=": "<", ">": "≤"}
 
-_COSTS = (
+METRIC_HEADINGS = ["method", "evaluations per sample", "evaluations in training", "draws"]
+"""Headings of :func:`metric_line`, before those of the metrics."""
+
+COST_HEADINGS = [
+    "method",
+    "evaluations per sample",
+    "ms per 1,000 samples",
+    "updates",
+    "evaluations in training",
+    "teacher's updates",
+    "teacher's evaluations in training",
+    "training seconds",
+]
+"""Headings of :func:`cost_line`."""
+
+COSTS = (
     "One evaluation is one call of a network: on one batch in training, on one sample in sampling. *In training* "
     "counts those of all updates: of the method's networks, and of a teacher that it calls. The columns *teacher's* "
     "count the training of that teacher, which came before. Pairs that a teacher makes are not counted. Seconds are "
@@ -34,31 +49,22 @@ def to_markdown(report: Report, pictures: Mapping[str, str] | None = None) -> st
     headings = [metrics[name].heading for name in shown]
     parts = [
         f"# {report.title}",
-        f"{report.date}. {_sentence(report.description)} {criteria.opening(comparison, draws)}",
+        f"{report.date}. {sentence(report.description)} {criteria.opening(comparison, draws)}",
         report.notes,
         *(f"![{caption}]({file})\n\n*{caption}*" for caption, file in (pictures or {}).items()),
         "## Metrics",
         _table(
-            ["method", "evaluations per sample", "evaluations in training", "draws", *headings],
-            [_metrics(row, shown) for row in every],
+            [*METRIC_HEADINGS, *headings],
+            [metric_line(row, shown) for row in every],
         ),
         "## Thresholds",
         *_thresholds(report),
         "## Cost",
         _table(
-            [
-                "method",
-                "evaluations per sample",
-                "ms per 1,000 samples",
-                "updates",
-                "evaluations in training",
-                "teacher's updates",
-                "teacher's evaluations in training",
-                "training seconds",
-            ],
-            [_costs(row) for row in report.rows],
+            COST_HEADINGS,
+            [cost_line(row) for row in report.rows],
         ),
-        _COSTS,
+        COSTS,
         *_breakdown(report, every),
         "## What the columns mean",
         criteria.meanings(comparison, report.references),
@@ -72,7 +78,8 @@ def to_markdown(report: Report, pictures: Mapping[str, str] | None = None) -> st
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _metrics(row: Row, shown: Sequence[str]) -> list[str]:
+def metric_line(row: Row, shown: Sequence[str]) -> list[str]:
+    """The cells of a row in the table of metrics: its label, costs, draws, and the metrics ``shown``."""
     cost = row.cost
     per_sample = number(cost and cost.evaluations_per_sample)
     training = number(cost and cost.training_evaluations)
@@ -84,7 +91,8 @@ def _metrics(row: Row, shown: Sequence[str]) -> list[str]:
     return [*opening, *(_estimate(row.metrics.get(name)) for name in shown)]
 
 
-def _costs(row: Row) -> list[str]:
+def cost_line(row: Row) -> list[str]:
+    """The cells of a row in the table of costs, under :data:`COST_HEADINGS`."""
     cost = row.cost
     if cost is None:
         return [_cell(row.label), *("–" for _ in range(7))]
@@ -147,7 +155,7 @@ def _thresholds(report: Report) -> list[str]:
     for label, verdicts in report.verdicts.items():
         by_name, missed = {v.name: v for v in verdicts}, len(report.missed(label))
         overall = report.overall(label) + (f" ({missed} of {len(verdicts)})" if missed else "")
-        lines.append([_cell(label), overall, *(_verdict(by_name.get(name)) for name in names)])
+        lines.append([_cell(label), overall, *(verdict_cell(by_name.get(name)) for name in names)])
     reasons = "\n".join(f"- **{name}**: {_reasons(report, name)}." for name in names)
     return [opening, *remarks, _table(["method", "overall", *names], lines), "Where each limit comes from:", reasons]
 
@@ -164,7 +172,8 @@ def _reasons(report: Report, name: str) -> str:
     return "; ".join([common, *others])
 
 
-def _verdict(verdict: Verdict | None) -> str:
+def verdict_cell(verdict: Verdict | None) -> str:
+    """A verdict with its value and limit."""
     if verdict is None:
         return "–"
     if verdict.value is None:
@@ -194,7 +203,8 @@ def options_of(rows: Iterable[Row]) -> list[str]:
     return ["## All options of the runs", lines] if lines else []
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """The text with a full stop at its end."""
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from onestep_adapters.data import Dataset, part_of
 from onestep_adapters.devices import generator_on
-from onestep_adapters.evaluation.figures import Figure, image_grid, toy_scatter, write_figure
+from onestep_adapters.evaluation.figures import Figure, curves, image_grid, toy_scatter, write_figure
 from onestep_adapters.evaluation.measuring import cost_of
 from onestep_adapters.evaluation.samples import Drawn
 from onestep_adapters.evaluation.watching import histories

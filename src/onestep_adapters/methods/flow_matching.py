@@ -1,6 +1,6 @@
 """Flow matching: the instantaneous velocity, sampled in many steps. It is the baseline of the one-step methods."""
 
-from typing import Self
+from typing import ClassVar, Self
 
 import attrs
 import torch
@@ -21,7 +21,7 @@ from onestep_adapters.methods.presets import (
 from onestep_adapters.methods.times import mixed_times
 from onestep_adapters.networks import as_velocity
 from onestep_adapters.samplers import sample_ode
-from onestep_core import flow_matching_regression, mse
+from onestep_core import euler, flow_matching_regression, mse
 from onestep_core.validators import count, positive, share
 
 PREVIEW_STEPS = 10
@@ -31,6 +31,10 @@ PREVIEW_STEPS = 10
 @attrs.frozen
 class FlowMatching(Method):
     """Regress the velocity of a pair; sample by Heun's method."""
+
+    objective: ClassVar[str] = "regression (velocity)"
+    ode: ClassVar[str] = "to sample"
+    few_steps: ClassVar[bool] = True
 
     uniform_share: float = attrs.field(default=0.5, validator=share)
     """Fraction of training times that are uniform on (0, 1); the others are logit-normal(0, 1)."""
@@ -74,6 +78,13 @@ class FlowMatching(Method):
     def previewed(self) -> Self:
         """The same method, sampled in :data:`PREVIEW_STEPS` steps."""
         return attrs.evolve(self, sampling_steps=PREVIEW_STEPS)
+
+    def sample_in(self, network: nn.Module, noise: Tensor, labels: Tensor | None, evaluations: int) -> Tensor:
+        """Samples by Euler steps of equal length; the method's own number by Heun's method."""
+        if evaluations == self.evaluations:
+            return self.sample(network, noise, labels)
+        velocity = as_velocity(network, label=labels)
+        return sample_ode(velocity, noise, path=PATH, steps=evaluations, method=euler)
 
 
 @attrs.frozen

@@ -19,6 +19,7 @@ from onestep_adapters.data.couplings import pairs_to_make
 from onestep_adapters.encoders.encoder import Encoder
 from onestep_adapters.methods.options import Network, Training
 from onestep_adapters.methods.teacher import Teacher
+from onestep_adapters.methods.work import Work, seen, trained
 from onestep_adapters.tracking import Track, untracked
 from onestep_adapters.training import Companion, TrainingState, Turn
 from onestep_core.errors import ConfigError
@@ -97,6 +98,14 @@ class Method(ABC):
     """Encoder whose features the method uses: a run folder or the name of a pretrained network; empty for none."""
     generates: ClassVar[bool] = True
     """Whether the network generates samples; false for the pretraining of an encoder."""
+    objective: ClassVar[str] = ""
+    """What the objective is, for the table that compares methods: a regression and of what, a consistency
+    constraint."""
+    ode: ClassVar[str] = "no"
+    """What the method needs the ordinary differential equation of a flow for: ``"to sample"``, ``"to train"``,
+    ``"to make pairs"``, or ``"no"``."""
+    few_steps: ClassVar[bool] = False
+    """Whether :meth:`sample_in` takes several evaluations."""
     monitors: ClassVar[tuple[str, ...]] = ()
     """Logged numbers that the training display shows instead of the loss, where the loss says nothing about
     progress."""
@@ -110,6 +119,46 @@ class Method(ABC):
     @abstractmethod
     def calls(self) -> int:
         """Network evaluations in one update: of the network, its average, a teacher, a discriminator."""
+
+    def work(self, step: int, data: Dataset) -> Work:
+        """Network evaluations of the update after ``step`` updates, by rows; the default is right for a method whose
+        networks see the whole batch in each of :attr:`calls`, one of them with a gradient."""
+        rows = self.training.batch
+        return seen((self.calls - 1) * rows) + trained(rows)
+
+    @property
+    def pairs_work(self) -> Work:
+        """Network evaluations of what the teacher makes before the first update."""
+        return seen(2 * self._pairs["solver_steps"] * self._pairs["count"]) if self.uses_pairs else Work()
+
+    @property
+    def uses_pairs(self) -> bool:
+        """Whether the teacher makes pairs of noise and sample before the first update."""
+        return bool(self._pairs)
+
+    @property
+    def _pairs(self) -> dict[str, int]:
+        """Number, solver steps and seed of the teacher's pairs; empty for none."""
+        return {}
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What the method needs beside data: a teacher, its pairs, an adversary, a fake score, an encoder."""
+        found = {
+            "teacher": self.teacher is not None or bool(self.teacher_from),
+            "pairs": self.uses_pairs,
+            "fake score": bool(getattr(self, "has_fake_score", False)),
+            "adversary": getattr(self, "adversarial_weight", 0) > 0,
+            "encoder": bool(self.encoder_from),
+        }
+        return tuple(name for name, needed in found.items() if needed)
+
+    @property
+    def self_contained(self) -> str:
+        """Whether the method learns from data alone: yes, partly (an adversary, an encoder), or no (a teacher)."""
+        if not self.needs:
+            return "yes"
+        return f"{'no' if 'teacher' in self.needs else 'partly'}: {', '.join(self.needs)}"
 
     @property
     def starts_from_teacher(self) -> bool:
@@ -150,6 +199,18 @@ class Method(ABC):
     @abstractmethod
     def sample(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
         """Samples from standard normal noise ``[count, *noise_shape]``, of the classes ``labels`` ``[count]``."""
+
+    def sample_in(self, network: nn.Module, noise: Tensor, labels: Tensor | None, evaluations: int) -> Tensor:
+        """Samples in this number of network evaluations, whatever the method's own number.
+
+        Raises:
+            ConfigError: for a method whose network makes samples in its own number alone.
+        """
+        if evaluations != self.evaluations:
+            raise ConfigError(
+                f"{type(self).__name__} samples in {self.evaluations} network evaluations only, not in {evaluations}"
+            )
+        return self.sample(network, noise, labels)
 
     def check_teacher(self, teacher: Teacher) -> None:  # noqa: B027
         """Raise an error if this method cannot use the teacher.

@@ -28,6 +28,7 @@ from onestep_adapters.training import (
     writing_into,
 )
 from onestep_core.errors import ConfigError
+from onestep_core.validators import require_count
 
 CHUNK = 250
 """Samples in one network evaluation, by default."""
@@ -50,6 +51,7 @@ class Run:
             cannot be trained further.
         encoder: the encoder of a method that uses the features of one, or ``None``.
         missing_encoder: if not empty, the reason why the encoder is missing, as ``missing_teacher``.
+        sampled: number of network evaluations for one sample; ``None``: the method's own. See :meth:`sampled_in`.
     """
 
     name: str
@@ -63,6 +65,12 @@ class Run:
     missing_teacher: str = ""
     encoder: Encoder | None = None
     missing_encoder: str = ""
+    sampled: int | None = None
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations for one sample."""
+        return self.options.evaluations if self.sampled is None else self.sampled
 
     @property
     def seconds(self) -> float:
@@ -236,8 +244,26 @@ class Run:
         for start in track(starts, "samples", len(starts)):
             here = slice(start, start + chunk)
             part = noise[here].to(self.device)
-            parts.append(self.options.sample(self.state.ema, part, None if there is None else there[here]))
+            parts.append(self._sample(part, None if there is None else there[here]))
         return self.data.finish(torch.cat(parts).to(generator.device)), labels
+
+    def _sample(self, noise: Tensor, labels: Tensor | None) -> Tensor:
+        if self.sampled is None:
+            return self.options.sample(self.state.ema, noise, labels)
+        return self.options.sample_in(self.state.ema, noise, labels, self.sampled)
+
+    def sampled_in(self, evaluations: int) -> "Run":
+        """The same run with samples in this number of network evaluations; both runs share the state.
+
+        Raises:
+            ConfigError: for a method that samples in its own number of evaluations alone.
+        """
+        if evaluations != self.options.evaluations and not self.options.few_steps:
+            raise ConfigError(
+                f"{self.name} samples in {self.options.evaluations} network evaluations only, not in {evaluations}"
+            )
+        require_count("evaluations", evaluations, least=1)
+        return attrs.evolve(self, sampled=evaluations)
 
     def guided(self, alpha: float) -> "Run":
         """The same run with guidance scale ``alpha`` for sampling; both runs share the state.

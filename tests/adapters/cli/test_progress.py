@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from onestep_adapters.cli import progress as display
+from onestep_adapters.comparison import Cell, Progress
 from onestep_adapters.tracking import Phase
 
 
@@ -98,3 +99,23 @@ def test_an_abandoned_phase_says_no_more(monkeypatch, capsys):
     assert threading.active_count() == threads + 1
     items.close()
     assert threading.active_count() == threads
+
+
+def test_a_grid_shows_how_many_are_finished_and_what_runs(capsys, monkeypatch):
+    monkeypatch.setattr(display, "SECONDS", -1.0)
+    one, other = Cell("8gaussians", "meanflow", 0), Cell("8gaussians", "drifting", 0)
+    updates = [
+        Progress(one, 0, "coupled pairs 1/32"),
+        Progress(other, 0),
+        Progress(other, 50),
+        Progress(other, 100, done=True),
+        Progress(one, 100, done=True),
+    ]
+    assert list(display.progress_of_grid(iter(updates), cells=2, total=200)) == updates
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("0/2 trainings, 0 %")
+    assert lines[0].endswith("meanflow on 8gaussians, seed 0 (coupled pairs 1/32)")
+    assert "0/2 trainings, 25 %" in lines[2]
+    assert "s left" in lines[2]
+    assert lines[3].startswith("1/2 trainings, 50 %")
+    assert lines[4].startswith("2/2 trainings, 100 %")

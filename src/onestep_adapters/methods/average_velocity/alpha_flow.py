@@ -1,9 +1,12 @@
 """alpha-Flow: the first part of a jump follows the pair, and this part shrinks during training."""
 
+from typing import ClassVar
+
 import attrs
 import torch
 from torch import nn
 
+from onestep_adapters.data import Dataset
 from onestep_adapters.methods.average_velocity.jumps import COUPLED_JUMPS, EulerianMethod, part_losses
 from onestep_adapters.methods.method import Context, Loss
 from onestep_adapters.methods.presets import (
@@ -13,6 +16,7 @@ from onestep_adapters.methods.presets import (
     POINT_NETWORK,
     Preset,
 )
+from onestep_adapters.methods.work import Work, seen, trained
 from onestep_adapters.networks import as_average_velocity
 from onestep_core import alpha_flow_regression, alpha_schedule, meanflow_regression, squared_l2
 from onestep_core.validators import share
@@ -26,6 +30,9 @@ class AlphaFlow(EulerianMethod):
     adaptive power of 1 this is the factor ``alpha`` of the released code, which also clips the target to [-4, 4].
     """
 
+    objective: ClassVar[str] = "regression (average velocity)"
+    ode: ClassVar[str] = "to train"
+
     alpha_schedule_end: float = attrs.field(default=1.0, validator=share)
     """Fraction of the training after which alpha, which falls from 1 (flow matching) along a sigmoid, has its final
     value. At 0.7 of this fraction it is already close to it. Code: 1."""
@@ -37,12 +44,21 @@ class AlphaFlow(EulerianMethod):
         """Network evaluations in one update: the value and the second jump; with alpha 0 the tangent."""
         return 2
 
+    def work(self, step: int, data: Dataset) -> Work:
+        """The value of every pair, and its second jump; where alpha is 0 the tangent of the jumps."""
+        rows = self.training.batch
+        return trained(rows) + (Work(tangent=self.jumps) if self.alpha(step) == 0 else seen(rows))
+
+    def alpha(self, step: int) -> float:
+        """The part of a jump that follows the pair, after ``step`` updates."""
+        end = self.alpha_schedule_end * self.training.steps
+        return alpha_schedule(step, begin=0, end=end, final=self.final_alpha)
+
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
         """Weighted squared error of the average velocity; the log has ``alpha`` and both parts of the batch."""
         z, v, t, s, labels = self.drawn(context.prepared, generator)
         a = as_average_velocity(network, label=labels)
-        end = self.alpha_schedule_end * self.training.steps
-        alpha = alpha_schedule(context.state.step, begin=0, end=end, final=self.final_alpha)
+        alpha = self.alpha(context.state.step)
         if alpha == 0:
             pair = meanflow_regression(a, z, v, t, s, moving=self.jumps)
         else:

@@ -1,9 +1,12 @@
 """Improved MeanFlow: MeanFlow with the derivative along the network's own instantaneous velocity."""
 
+from typing import ClassVar
+
 import attrs
 import torch
 from torch import nn
 
+from onestep_adapters.data import Dataset
 from onestep_adapters.methods.average_velocity.jumps import COUPLED_JUMPS, EulerianMethod, part_losses
 from onestep_adapters.methods.method import Context, Loss
 from onestep_adapters.methods.presets import (
@@ -13,6 +16,7 @@ from onestep_adapters.methods.presets import (
     POINT_NETWORK,
     Preset,
 )
+from onestep_adapters.methods.work import Work, seen, trained
 from onestep_adapters.networks import as_average_velocity
 from onestep_core import frozen_value, improved_meanflow_regression, squared_l2
 
@@ -24,10 +28,17 @@ class ImprovedMeanFlow(EulerianMethod):
     In the released code a second head predicts the tangent; here it is the network at ``s = t``.
     """
 
+    objective: ClassVar[str] = "regression (average velocity)"
+    ode: ClassVar[str] = "to train"
+
     @property
     def calls(self) -> int:
         """Network evaluations in one update: the velocity to move along, value and tangent."""
         return 3
+
+    def work(self, step: int, data: Dataset) -> Work:
+        """Value and own velocity of every pair, and the tangent of the jumps."""
+        return trained(self.training.batch) + seen(self.training.batch) + Work(tangent=self.jumps)
 
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
         """Weighted squared error of the compound velocity; the log has both parts of the batch."""

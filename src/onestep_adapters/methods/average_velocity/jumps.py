@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from onestep_adapters.data import Coupling, Dataset, Draw, Draws, average_velocity_at
+from onestep_adapters.methods.few_steps import jumped
 from onestep_adapters.methods.linear_path import PATH
 from onestep_adapters.methods.method import Context, Method
 from onestep_adapters.methods.times import mixed_times
 from onestep_adapters.networks import as_average_velocity
 from onestep_adapters.samplers import one_step
-from onestep_core import TimePair, adaptive, ordered, stay_where
+from onestep_core import TimePair, adaptive, flow_map_from_average_velocity, ordered, stay_where
 from onestep_core.errors import ConfigError
 from onestep_core.protocols import Path
 from onestep_core.validators import count, not_negative, positive, share
@@ -44,6 +45,7 @@ class BatchParts(NamedTuple):
 class AverageVelocityMethod(Method):
     """Options and sampler of every method whose network is an average velocity; a method adds its times and loss."""
 
+    few_steps: ClassVar[bool] = True
     path: ClassVar[Path] = PATH
     interval_share: float = attrs.field(default=0.75, validator=share)
     """Fraction of the batch that trains on jumps (s < t); the rest has s = t, which is flow matching. MeanFlow's paper:
@@ -109,6 +111,11 @@ class AverageVelocityMethod(Method):
     def sample(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
         """Samples by one jump from the noise end to the data end."""
         return one_step(as_average_velocity(network, label=labels), noise, path=self.path)
+
+    def sample_in(self, network: nn.Module, noise: Tensor, labels: Tensor | None, evaluations: int) -> Tensor:
+        """Samples by jumps of equal length from the noise end to the data end."""
+        flow_map = flow_map_from_average_velocity(as_average_velocity(network, label=labels))
+        return jumped(flow_map, noise, path=self.path, evaluations=evaluations)
 
 
 @attrs.frozen

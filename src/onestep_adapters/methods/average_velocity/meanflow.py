@@ -1,5 +1,7 @@
 """MeanFlow: the average velocity, sampled in one evaluation; from data, or from a teacher's velocity."""
 
+from typing import ClassVar
+
 import attrs
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from onestep_adapters.methods.presets import (
     Preset,
 )
 from onestep_adapters.methods.students import start_from_teacher
+from onestep_adapters.methods.work import Work, seen, trained
 from onestep_adapters.networks import as_average_velocity
 from onestep_core import drop_labels, guided_velocity, instantaneous, meanflow_regression, squared_l2
 from onestep_core.errors import ConfigError
@@ -27,6 +30,9 @@ from onestep_core.validators import positive, share
 @attrs.frozen
 class MeanFlow(EulerianMethod):
     """Regress the average velocity onto the MeanFlow identity; sample by one jump."""
+
+    objective: ClassVar[str] = "regression (average velocity)"
+    ode: ClassVar[str] = "to train"
 
     teacher: FlowMatching | None = None  # type: ignore[misc]
     """Teacher whose velocity replaces that of the noise-data pair, and whose weights the network starts from (MeanFlow
@@ -75,6 +81,11 @@ class MeanFlow(EulerianMethod):
     def calls(self) -> int:
         """Network evaluations in one update: value, tangent, teacher, and guidance."""
         return 2 + (self.teacher is not None) + self.guided + (self.kappa != 0)
+
+    def work(self, step: int, data: Dataset) -> Work:
+        """The value of every pair, the tangent of the jumps, and what gives the velocity."""
+        rows, others = self.training.batch, (self.teacher is not None) + self.guided + (self.kappa != 0)
+        return trained(rows) + Work(tangent=self.jumps) + seen(others * rows)
 
     def build(self, data: Dataset, generator: torch.Generator) -> nn.Module:
         """The average-velocity network.

@@ -1,12 +1,12 @@
 """Rectified MeanFlow: the average velocity between noise and the teacher's samples from this noise."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import attrs
 import torch
 from torch import Tensor, nn
 
-from onestep_adapters.data import Coupling, Draw
+from onestep_adapters.data import Coupling, Dataset, Draw
 from onestep_adapters.methods.average_velocity.jumps import EulerianMethod
 from onestep_adapters.methods.flow_matching import COUPLED_POINT_TEACHER, IMAGE_TEACHER, FlowMatching
 from onestep_adapters.methods.method import Context, Loss
@@ -19,6 +19,7 @@ from onestep_adapters.methods.presets import (
 )
 from onestep_adapters.methods.students import start_from_teacher
 from onestep_adapters.methods.teacher_pairs import teacher_pairs, teacher_pairs_to_make
+from onestep_adapters.methods.work import Work, trained
 from onestep_adapters.networks import as_average_velocity
 from onestep_core import meanflow_regression, squared_l2
 from onestep_core.errors import ConfigError
@@ -40,6 +41,9 @@ class RectifiedMeanFlow(EulerianMethod):
 
     Source: Zhang et al., Re-MeanFlow, https://arxiv.org/abs/2511.23342.
     """
+
+    objective: ClassVar[str] = "regression (average velocity)"
+    ode: ClassVar[str] = "to make pairs"
 
     teacher: FlowMatching = attrs.field(factory=FlowMatching)  # type: ignore[misc]
     """Options of the flow-matching teacher that makes the pairs of noise and sample. Its network options must equal the
@@ -73,6 +77,10 @@ class RectifiedMeanFlow(EulerianMethod):
     def calls(self) -> int:
         """Network evaluations in one update: value and tangent. The teacher is evaluated before training."""
         return 2
+
+    def work(self, step: int, data: Dataset) -> Work:
+        """The value of every pair, and the tangent of the jumps."""
+        return trained(self.training.batch) + Work(tangent=self.jumps)
 
     def prepare(self, context: Context) -> _Prepared:
         """The teacher's weights, and the pairs."""

@@ -6,12 +6,14 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from onestep_adapters.data import Dataset
 from onestep_adapters.methods.average_velocity.jumps import AverageVelocityMethod, part_losses
 from onestep_adapters.methods.linear_path import PATH
 from onestep_adapters.methods.method import Context, Loss
 from onestep_adapters.methods.options import Training
 from onestep_adapters.methods.presets import IMAGE_TRAINING, POINT_NETWORK, WIDE_IMAGE_NETWORK, Preset
 from onestep_adapters.methods.times import mixed_times
+from onestep_adapters.methods.work import Work, seen, trained
 from onestep_adapters.networks import as_average_velocity
 from onestep_core import TimePair, dyadic_times, flow_matching_regression, log_steps, mse, reverse, shortcut_regression
 from onestep_core.protocols import Path
@@ -26,6 +28,9 @@ class Shortcut(AverageVelocityMethod):
     ``interval_share`` 1/8.
     """
 
+    objective: ClassVar[str] = "consistency constraint"
+    ode: ClassVar[str] = "to train"
+
     path: ClassVar[Path] = reverse(PATH)
     halvings: int = attrs.field(default=7, validator=[count, positive])
     """Jump lengths are 1, 1/2, ..., 1/2^halvings; the shortest counts as the instantaneous velocity. Code: 7, which is
@@ -37,6 +42,10 @@ class Shortcut(AverageVelocityMethod):
     def calls(self) -> int:
         """Network evaluations in one update: the jump, its two halves by the moving average, and the velocity."""
         return 4
+
+    def work(self, step: int, data: Dataset) -> Work:
+        """Every pair, and the two halves of every jump."""
+        return trained(self.training.batch) + seen(2 * self.jumps)
 
     def times(self, count: int, generator: torch.Generator) -> TimePair:
         """Dyadic jumps first; then any time with a jump of the shortest length."""

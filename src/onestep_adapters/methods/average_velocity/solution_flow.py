@@ -1,9 +1,12 @@
 """SoFlow: the solution of the flow's equation is constant along a trajectory; the time step shrinks."""
 
+from typing import ClassVar
+
 import attrs
 import torch
 from torch import nn
 
+from onestep_adapters.data import Dataset
 from onestep_adapters.methods.average_velocity.jumps import COUPLED_JUMPS, EulerianMethod, part_losses
 from onestep_adapters.methods.method import Context, Loss
 from onestep_adapters.methods.presets import (
@@ -13,6 +16,7 @@ from onestep_adapters.methods.presets import (
     POINT_NETWORK,
     Preset,
 )
+from onestep_adapters.methods.work import Work, seen, trained
 from onestep_adapters.networks import as_average_velocity
 from onestep_core import (
     annealed,
@@ -37,6 +41,9 @@ class SolutionFlow(EulerianMethod):
     tends to ``t``. The released code has ``interval_share`` 0.25 and another weight.
     """
 
+    objective: ClassVar[str] = "consistency constraint"
+    ode: ClassVar[str] = "to train"
+
     initial_gap: float = attrs.field(default=0.1, validator=positive)
     """Distance between the two compared times at the start of training, as a fraction of the jump t - s, above 0 to
     1."""
@@ -48,6 +55,10 @@ class SolutionFlow(EulerianMethod):
     def calls(self) -> int:
         """Network evaluations in one update: the solution, its target, and the velocity."""
         return 3
+
+    def work(self, step: int, data: Dataset) -> Work:
+        """Every pair, and the target of every jump."""
+        return trained(self.training.batch) + seen(self.jumps)
 
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
         """Weighted squared errors of the solution and of the velocity; the log has both parts of the batch."""

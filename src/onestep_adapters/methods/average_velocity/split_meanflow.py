@@ -1,13 +1,17 @@
 """SplitMeanFlow: one jump equals two jumps, split at any time; plus flow matching."""
 
+from typing import ClassVar
+
 import attrs
 import torch
 from torch import nn
 
+from onestep_adapters.data import Dataset
 from onestep_adapters.methods.average_velocity.jumps import COUPLED_JUMPS, JumpsToData, part_losses
 from onestep_adapters.methods.method import Context, Loss
 from onestep_adapters.methods.options import Training
 from onestep_adapters.methods.presets import IMAGE_NETWORK, IMAGE_TRAINING, POINT_NETWORK, Preset
+from onestep_adapters.methods.work import Work, seen, trained
 from onestep_adapters.networks import as_average_velocity
 from onestep_core import flow_matching_regression, instantaneous, mse, split_meanflow_regression, time_between
 
@@ -16,10 +20,17 @@ from onestep_core import flow_matching_regression, instantaneous, mse, split_mea
 class SplitMeanFlow(JumpsToData):
     """Regress a jump onto two jumps, divided at a random time; sample by one jump."""
 
+    objective: ClassVar[str] = "consistency constraint"
+    ode: ClassVar[str] = "to train"
+
     @property
     def calls(self) -> int:
         """Network evaluations in one update: the jump, its two parts, and the velocity."""
         return 4
+
+    def work(self, step: int, data: Dataset) -> Work:
+        """Every pair, and the two halves of every jump."""
+        return trained(self.training.batch) + seen(2 * self.jumps)
 
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
         """Squared errors of the jump and of the velocity; the log has both parts of the batch."""

@@ -1,13 +1,17 @@
 """Terminal velocity matching: the derivative of a jump at its end is the velocity there; flow matching for s = t."""
 
+from typing import ClassVar
+
 import attrs
 import torch
 from torch import Tensor, nn
 
+from onestep_adapters.data import Dataset
 from onestep_adapters.methods.average_velocity.jumps import AnyJumpMethod, part_losses
 from onestep_adapters.methods.method import Context, Loss
 from onestep_adapters.methods.options import Training
 from onestep_adapters.methods.presets import IMAGE_NETWORK, IMAGE_TRAINING, POINT_NETWORK, Preset
+from onestep_adapters.methods.work import Work, trained
 from onestep_adapters.networks import as_average_velocity
 from onestep_core import (
     TimePair,
@@ -27,6 +31,9 @@ class TerminalVelocity(AnyJumpMethod):
 
     In the released code lengths and ends of jumps are logit-normal, and every pair serves both parts of the loss.
     """
+
+    objective: ClassVar[str] = "regression (velocity at the end)"
+    ode: ClassVar[str] = "to train"
 
     noise_start_share: float = attrs.field(default=0.0, validator=share)
     """Fraction of the jumps that start at pure noise (t = 1), as in one-step sampling. Its sum with --full-jump-share
@@ -48,6 +55,11 @@ class TerminalVelocity(AnyJumpMethod):
     def calls(self) -> int:
         """Network evaluations in one update: the jump, the moving average, the velocity; a frozen derivative too."""
         return 3 if self.derivative_gradient else 4
+
+    def work(self, step: int, data: Dataset) -> Work:
+        """Every pair; the tangent and the average of every jump; a frozen derivative has a value of its own."""
+        frozen = 0 if self.derivative_gradient else self.jumps
+        return trained(self.training.batch) + Work(self.jumps + frozen, tangent=self.jumps)
 
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator) -> Loss:
         """Squared errors of the terminal velocity and of the velocity; the log has both parts of the batch."""

@@ -1,13 +1,14 @@
 """Consistency training (iCT): the network gives its own target, at a second noise level of the same pair."""
 
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 import torch
 from torch import Tensor, nn
 
 from onestep_adapters.data import Coupling, Dataset, Draws, states_at
+from onestep_adapters.methods.few_steps import noise_levels, noised_again
 from onestep_adapters.methods.linear_path import one_evaluation
 from onestep_adapters.methods.method import Context, Loss, Method
 from onestep_adapters.methods.options import PAPER_SIGMA_DATA, Training
@@ -34,6 +35,10 @@ from onestep_core.validators import count, not_negative, positive
 class ConsistencyTraining(Method):
     """iCT: a grid of noise levels that doubles, the network itself as target, a pseudo-Huber distance over ``t -
     m``."""
+
+    objective: ClassVar[str] = "consistency constraint"
+    ode: ClassVar[str] = "to train"
+    few_steps: ClassVar[bool] = True
 
     sigma_data: float = attrs.field(default=0.5, validator=positive)
     """Standard deviation of the data. All noise levels below are given for 0.5, as in EDM, and are multiplied by
@@ -133,6 +138,11 @@ class ConsistencyTraining(Method):
     def sample(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
         """Samples by one evaluation at the largest noise level."""
         return one_evaluation(self.function(network, labels), noise, path=self.path)
+
+    def sample_in(self, network: nn.Module, noise: Tensor, labels: Tensor | None, evaluations: int) -> Tensor:
+        """Samples by evaluations at falling noise levels, with fresh noise between them."""
+        times = noise_levels(self.path, evaluations)
+        return noised_again(self.function(network, labels), noise, path=self.path, times=times)
 
 
 PRESETS = (

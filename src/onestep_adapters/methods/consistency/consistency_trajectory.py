@@ -1,19 +1,21 @@
 """Consistency trajectory models (CTM): a flow map between any two times, with or without an adversary."""
 
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import ClassVar, cast
 
 import attrs
 import torch
 from torch import Tensor, nn
 
 from onestep_adapters.data import Dataset, Draws
+from onestep_adapters.methods.few_steps import jumped
 from onestep_adapters.methods.flow_matching import COUPLED_IMAGE_TEACHER, COUPLED_POINT_TEACHER, Distillation
 from onestep_adapters.methods.linear_path import PATH, solved
 from onestep_adapters.methods.method import Context, Loss
 from onestep_adapters.methods.options import Training
 from onestep_adapters.methods.presets import POINT_NETWORK, WIDE_IMAGE_NETWORK, Preset
 from onestep_adapters.methods.students import start_from_teacher
+from onestep_adapters.methods.work import Work, seen, trained
 from onestep_adapters.networks import as_average_velocity, frozen, with_condition
 from onestep_adapters.samplers import one_step
 from onestep_adapters.training import Companion, trained_jointly
@@ -48,6 +50,10 @@ class ConsistencyTrajectory(Distillation):
     matching of ``a(z, t, t)``.
     """
 
+    objective: ClassVar[str] = "consistency constraint"
+    ode: ClassVar[str] = "to train"
+    few_steps: ClassVar[bool] = True
+
     solver_steps: int = attrs.field(default=2, validator=[count, positive])
     """Heun steps of the teacher from the start time t to a random time between t and s, where the target starts; each
     needs two evaluations."""
@@ -70,6 +76,20 @@ class ConsistencyTrajectory(Distillation):
     def calls(self) -> int:
         """Network evaluations in one update: two of the network, three of its average, two per solver step."""
         return 5 + 2 * self.solver_steps + 4 * (self.adversarial_weight > 0)
+
+    def work(self, step: int, data: Dataset) -> Work:
+        """The online map, the average's and the teacher's; a gradient of each loss for its weight; the adversary's.
+
+        Two maps with a gradient (the jump and flow matching), the outer map, which passes a gradient on, once for the
+        update and once for the weight. The discriminator sees data, samples, the data of its penalty (two gradients)
+        and the samples of the generator, whose gradient passes through the outer map for the weight.
+        """
+        rows = self.training.batch
+        work = 4 * trained(rows) + seen((1 + 2 * self.solver_steps) * rows)
+        if self.adversarial_weight:
+            joined = step >= self.adversarial_start * self.training.steps
+            work = work + Work(forward=4 * rows, backward=(4 + 4 * joined) * rows)
+        return work
 
     def build(self, data: Dataset, generator: torch.Generator) -> nn.Module:
         """An average-velocity network."""
@@ -133,6 +153,10 @@ class ConsistencyTrajectory(Distillation):
     def sample(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
         """Samples by one jump from the noise end to the data end."""
         return one_step(as_average_velocity(network, label=labels), noise, path=PATH)
+
+    def sample_in(self, network: nn.Module, noise: Tensor, labels: Tensor | None, evaluations: int) -> Tensor:
+        """Samples by jumps of equal length from the noise end to the data end."""
+        return jumped(_map(network, labels), noise, path=PATH, evaluations=evaluations)
 
 
 PRESETS = (

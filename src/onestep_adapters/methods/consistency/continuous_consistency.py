@@ -1,16 +1,20 @@
 """Continuous-time consistency (sCM): the limit of consistency training, on the trigonometric path."""
 
+from typing import ClassVar
+
 import attrs
 import torch
 from torch import Tensor, nn
 
 from onestep_adapters.data import Coupling, Dataset, Draws, velocity_at
+from onestep_adapters.methods.few_steps import even_times, noised_again
 from onestep_adapters.methods.flow_matching import COUPLED_POINT_TEACHER, IMAGE_TEACHER, FlowMatching
 from onestep_adapters.methods.linear_path import PATH, one_evaluation
 from onestep_adapters.methods.method import Context, Loss, Method
 from onestep_adapters.methods.options import PAPER_SIGMA_DATA, Training
 from onestep_adapters.methods.presets import IMAGE_TRAINING, POINT_NETWORK, WIDE_IMAGE_NETWORK, Preset
 from onestep_adapters.methods.students import start_from_teacher
+from onestep_adapters.methods.work import Work, seen, trained
 from onestep_adapters.networks import as_velocity
 from onestep_core import (
     Trigonometric,
@@ -32,6 +36,10 @@ from onestep_core.validators import count, positive, share
 @attrs.frozen
 class ContinuousConsistency(Method):
     """sCM: the target uses the tangent of the network's own consistency function; with or without a teacher."""
+
+    objective: ClassVar[str] = "consistency constraint"
+    ode: ClassVar[str] = "to train"
+    few_steps: ClassVar[bool] = True
 
     teacher: FlowMatching | None = None  # type: ignore[misc]
     """Teacher whose weights the network starts from (paper). Type teacher:flow-matching or teacher:none (random
@@ -84,6 +92,11 @@ class ContinuousConsistency(Method):
     def calls(self) -> int:
         """Network evaluations in one update: value, tangent and, for its velocity, the teacher."""
         return 2 + self.distilled
+
+    def work(self, step: int, data: Dataset) -> Work:
+        """Value and tangent, and the teacher."""
+        rows = self.training.batch
+        return trained(rows) + Work(tangent=rows) + seen(self.distilled * rows)
 
     @property
     def path(self) -> Trigonometric:
@@ -143,6 +156,11 @@ class ContinuousConsistency(Method):
         """Samples by one evaluation at the noise end."""
         function = trigflow(self.scaled_velocity(network, labels), sigma_data=self.sigma_data)
         return one_evaluation(function, noise, path=self.path)
+
+    def sample_in(self, network: nn.Module, noise: Tensor, labels: Tensor | None, evaluations: int) -> Tensor:
+        """Samples by evaluations at falling times, with fresh noise between them."""
+        function = trigflow(self.scaled_velocity(network, labels), sigma_data=self.sigma_data)
+        return noised_again(function, noise, path=self.path, times=even_times(self.path, evaluations))
 
 
 PRESETS = (

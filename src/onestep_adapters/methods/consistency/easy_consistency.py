@@ -1,13 +1,14 @@
 """Easy consistency tuning (ECT): consistency training that starts from a flow model and closes the gap in stages."""
 
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 import torch
 from torch import Tensor, nn
 
 from onestep_adapters.data import Coupling, Dataset, Draw, Draws, states_at
+from onestep_adapters.methods.few_steps import even_times, noised_again
 from onestep_adapters.methods.flow_matching import (
     COUPLED_POINT_TEACHER,
     IMAGE_TEACHER,
@@ -45,6 +46,10 @@ class EasyConsistency(Distillation):
     Noise levels are drawn and paired as in the paper. The states are those of the linear path with the same
     signal-to-noise ratio, ``z / (1 + sigma)``, for which the teacher was trained.
     """
+
+    objective: ClassVar[str] = "consistency constraint"
+    ode: ClassVar[str] = "to train"
+    few_steps: ClassVar[bool] = True
 
     sigma_data: float = attrs.field(default=0.5, validator=positive)
     """Standard deviation of the data. All noise levels below are given for 0.5, as in EDM, and are multiplied by
@@ -143,6 +148,11 @@ class EasyConsistency(Distillation):
     def sample(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
         """Samples by one evaluation at the noise end."""
         return one_evaluation(straight_consistency(network, labels), noise, path=PATH)
+
+    def sample_in(self, network: nn.Module, noise: Tensor, labels: Tensor | None, evaluations: int) -> Tensor:
+        """Samples by evaluations at falling times, with fresh noise between them."""
+        times = even_times(PATH, evaluations)
+        return noised_again(straight_consistency(network, labels), noise, path=PATH, times=times)
 
 
 PRESETS = (

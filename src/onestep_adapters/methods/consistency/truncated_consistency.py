@@ -19,6 +19,7 @@ from onestep_adapters.methods.presets import (
     Preset,
 )
 from onestep_adapters.methods.students import STAGE_TEACHER, begin_stage, stage_companion
+from onestep_adapters.methods.work import Work, seen, trained
 from onestep_adapters.networks import frozen
 from onestep_adapters.training import Companion
 from onestep_core import boundary_times, separate_means, truncated, truncated_log_normal_times
@@ -49,6 +50,12 @@ class TruncatedConsistency(EasyConsistency):
     """Mean of ln(noise level) in stage 2, before levels below the transition are cut off, at sigma_data 0.5."""
     stage2_log_noise_std: float = attrs.field(default=2.0, validator=positive)
     """Standard deviation of ln(noise level) in stage 2, before that cut."""
+
+    def work(self, step: int, data: Dataset) -> Work:
+        """Prediction and target; in the second stage the frozen copy gives targets too."""
+        rows = self.training.batch
+        later = step >= round(self.first_stage_share * self.training.steps)
+        return trained(rows) + seen((1 + later) * rows)
 
     def companions(self, data: Dataset, network: nn.Module, generator: torch.Generator) -> Mapping[str, Companion]:
         """The frozen copy of the first stage's result."""

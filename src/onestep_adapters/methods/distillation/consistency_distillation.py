@@ -1,12 +1,13 @@
 """Consistency distillation (CD): a teacher's solver computes the second state; both states map to the same data."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 import torch
 from torch import Tensor, nn
 
 from onestep_adapters.data import Dataset, Draws
+from onestep_adapters.methods.few_steps import even_times, noised_again
 from onestep_adapters.methods.flow_matching import COUPLED_IMAGE_TEACHER, COUPLED_POINT_TEACHER, Distillation
 from onestep_adapters.methods.linear_path import PATH, one_evaluation, solved, straight_consistency
 from onestep_adapters.methods.method import Context, Loss
@@ -26,6 +27,10 @@ from onestep_core.validators import count, positive
 @attrs.frozen
 class ConsistencyDistillation(Distillation):
     """CD: the teacher's Heun step between neighbours of a grid of times; the moving average gives the target."""
+
+    objective: ClassVar[str] = "consistency constraint"
+    ode: ClassVar[str] = "to train"
+    few_steps: ClassVar[bool] = True
 
     intervals: int = attrs.field(default=18, validator=[count, positive])
     """Intervals of the uniform grid of times on which the teacher makes its steps. More: smaller error, slower
@@ -67,6 +72,11 @@ class ConsistencyDistillation(Distillation):
     def sample(self, network: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
         """Samples by one evaluation at the noise end."""
         return one_evaluation(straight_consistency(network, labels), noise, path=PATH)
+
+    def sample_in(self, network: nn.Module, noise: Tensor, labels: Tensor | None, evaluations: int) -> Tensor:
+        """Samples by evaluations at falling times, with fresh noise between them."""
+        times = even_times(PATH, evaluations)
+        return noised_again(straight_consistency(network, labels), noise, path=PATH, times=times)
 
 
 PRESETS = (

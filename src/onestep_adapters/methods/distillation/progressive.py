@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 import attrs
 import torch
@@ -20,6 +21,7 @@ from onestep_adapters.methods.presets import (
     Preset,
 )
 from onestep_adapters.methods.students import STAGE_TEACHER, begin_stage, stage_companion
+from onestep_adapters.methods.work import Work, seen, trained
 from onestep_adapters.networks import as_velocity
 from onestep_adapters.samplers import one_step, sample_ode
 from onestep_adapters.training import Companion
@@ -50,6 +52,9 @@ class Progressive(Distillation):
     samples).
     """
 
+    objective: ClassVar[str] = "regression (teacher's two steps)"
+    ode: ClassVar[str] = "to train"
+
     first_student_steps: int = 16
     """Euler steps of the first student, a power of two of at least 2. Its teacher makes twice as many; each next
     student makes half, down to 1."""
@@ -71,6 +76,11 @@ class Progressive(Distillation):
     def calls(self) -> int:
         """Network evaluations in one update: one of the student, two of its teacher; a stage's score is extra."""
         return 3
+
+    def work(self, step: int, data: Dataset) -> Work:
+        """The student's step, its teacher's two, and the samples of a stage's score."""
+        scored = self._ends_stage(step) * self.student_steps(step) * _SCORED
+        return trained(self.training.batch) + seen(2 * self.training.batch + scored)
 
     def build(self, data: Dataset, generator: torch.Generator) -> nn.Module:
         """A velocity network."""
@@ -103,7 +113,7 @@ class Progressive(Distillation):
         weight = snr_plus_one(t, path=PATH)
         value = (mse(*pair) * weight if self.distance == "squared" else l2(*pair) * weight.sqrt()).mean()
         logs: dict[str, float] = {"steps": steps}
-        if state.step + 1 == self.training.steps or self.student_steps(state.step + 1) < steps:
+        if self._ends_stage(state.step):
             logs |= self._stage_numbers(context, steps, float(value.detach()), generator)
         return value, logs
 
@@ -111,6 +121,9 @@ class Progressive(Distillation):
         """Sampling steps of the student after ``step`` updates. The last two stages are twice as long as the others."""
         stages = int(math.log2(self.first_student_steps)) + 3
         return student_steps_at(step, every=max(1, self.training.steps // stages), start=self.first_student_steps)
+
+    def _ends_stage(self, step: int) -> bool:
+        return step + 1 == self.training.steps or self.student_steps(step + 1) < self.student_steps(step)
 
     def _stage_numbers(
         self, context: Context, steps: int, value: float, generator: torch.Generator

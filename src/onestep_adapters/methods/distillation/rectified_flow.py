@@ -1,6 +1,6 @@
 """Rectified flow and knowledge distillation: straight lines between noise and a teacher's samples, one step."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import attrs
 import torch
@@ -21,8 +21,8 @@ from onestep_adapters.methods.presets import (
 from onestep_adapters.methods.teacher_pairs import teacher_pairs, teacher_pairs_to_make
 from onestep_adapters.methods.times import mixed_times
 from onestep_adapters.networks import as_velocity
-from onestep_adapters.samplers import one_step
-from onestep_core import rectified_flow_regression
+from onestep_adapters.samplers import one_step, sample_ode
+from onestep_core import euler, rectified_flow_regression
 from onestep_core.validators import count, positive, share
 
 
@@ -39,6 +39,10 @@ class Reflow(Distillation):
     The pairs are made before the first update, by ``2 solver_steps`` evaluations of the teacher each, and saved
     for other runs with this teacher. With ``noise_time_share`` 1 only the noise end is trained: knowledge distillation.
     """
+
+    objective: ClassVar[str] = "regression (teacher's pairs)"
+    ode: ClassVar[str] = "to make pairs"
+    few_steps: ClassVar[bool] = True
 
     pairs: int = attrs.field(default=20_000, validator=[count, positive])
     """Number of pairs (noise, teacher's sample) that the teacher makes before training."""
@@ -97,6 +101,11 @@ class Reflow(Distillation):
         """Samples by one Euler step from the noise end."""
         velocity = as_velocity(network, label=labels)
         return one_step(lambda z, t, s: velocity(z, t), noise, path=PATH)
+
+    def sample_in(self, network: nn.Module, noise: Tensor, labels: Tensor | None, evaluations: int) -> Tensor:
+        """Samples by Euler steps of equal length."""
+        velocity = as_velocity(network, label=labels)
+        return sample_ode(velocity, noise, path=PATH, steps=evaluations, method=euler)
 
 
 PRESETS = (

@@ -1,7 +1,7 @@
 """Drifting: a one-step generator that follows a field of data and its own samples."""
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import attrs
 import torch
@@ -11,7 +11,7 @@ from onestep_adapters.data import Dataset, SampleQueue
 from onestep_adapters.encoders import Encoder, Multiscale, RandomConvolutions, features_of, joined, pixels
 from onestep_adapters.methods.drifting.extras import Guidance, Queue
 from onestep_adapters.methods.drifting.fields import RELEASED, named_field
-from onestep_adapters.methods.drifting.monitors import DriftMonitors, monitor_names
+from onestep_adapters.methods.drifting.monitors import EVERY, DriftMonitors, monitor_names
 from onestep_adapters.methods.drifting.positives import (
     CachedPositives,
     Encoded,
@@ -23,6 +23,7 @@ from onestep_adapters.methods.drifting.positives import (
 from onestep_adapters.methods.method import Context, Loss, Method
 from onestep_adapters.methods.options import Network, Training
 from onestep_adapters.methods.presets import IMAGE_NETWORK, POINT_NETWORK, SMALL, Preset
+from onestep_adapters.methods.work import Work, seen, trained
 from onestep_adapters.training import Companion, not_trained
 from onestep_core import (
     drift_negative_weight,
@@ -57,6 +58,9 @@ class _Prepared(NamedTuple):
 @attrs.frozen
 class Drifting(Method):
     """Move samples along a drift field; sample by one evaluation of the generator."""
+
+    objective: ClassVar[str] = "regression (drift)"
+    ode: ClassVar[str] = "no"
 
     guidance: Guidance = Guidance()
     queue: Queue = Queue()
@@ -135,6 +139,11 @@ class Drifting(Method):
         """Network evaluations in one update. Those of the encoder are not counted, nor the monitors' own, which are one
         in twenty updates."""
         return 1
+
+    def work(self, step: int, data: Dataset) -> Work:
+        """The generator's samples; the monitors make them again once in twenty updates."""
+        rows = (data.classes or 1) * self._each(data)
+        return trained(rows) + seen((step % EVERY == 1) * rows)
 
     @property
     def monitors(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -1,6 +1,7 @@
 """DMD: a generator follows the gap between the teacher's score and its samples' score; plus the teacher's pairs."""
 
 from functools import partial
+from typing import ClassVar
 
 import attrs
 from torch import Tensor
@@ -25,6 +26,9 @@ from onestep_core.validators import not_negative
 @attrs.frozen
 class ScoreGap(ScoreDistillation):
     """Options of the score gap, and the loss that follows it: DMD's and DMD2's."""
+
+    objective: ClassVar[str] = "regression (score gap)"
+    ode: ClassVar[str] = "no"
 
     normalize_gap: bool = True
     """Divide the score gap (here the difference of the two denoised samples, which is the score

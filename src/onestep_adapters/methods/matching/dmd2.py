@@ -1,6 +1,5 @@
 """DMD2 and f-distill: the score gap with a discriminator head on the fake score, for one or several steps."""
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import attrs
@@ -8,13 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from onestep_adapters.data import Dataset
+from onestep_adapters.methods.few_steps import noised_from
 from onestep_adapters.methods.flow_matching import IMAGE_TEACHER, SMOOTH_POINT_TEACHER
 from onestep_adapters.methods.linear_path import PATH, straight_consistency
 from onestep_adapters.methods.matching.dmd import MATCHING_IMAGE_TRAINING, MATCHING_POINT_TRAINING, ScoreGap
 from onestep_adapters.methods.matching.score_distillation import FakeScore
 from onestep_adapters.methods.method import Context, Loss
 from onestep_adapters.methods.presets import POINT_NETWORK, SMOOTH_POINT_NETWORK, WIDE_IMAGE_NETWORK, Preset
-from onestep_adapters.samplers import backward_simulation, consistency_multistep, standard_normal
+from onestep_adapters.samplers import backward_simulation, standard_normal
 from onestep_core import (
     density_ratio,
     f_divergence_scale,
@@ -97,6 +97,11 @@ class DMD2(ScoreGap):
         """Network evaluations for one sample."""
         return self.sampling_steps
 
+    @property
+    def _drawn_rows(self) -> int:
+        """In the mean: the generator's step is drawn, and its sampler makes the steps before."""
+        return round(self.training.batch * (self.sampling_steps + 1) / 2)
+
     def gap_scale(self, fake: FakeScore, t: Tensor) -> Tensor | None:
         """Factor of each sample's gap by the divergence, ``[batch]``; ``None`` for the reverse KL divergence."""
         if self.divergence == "reverse-kl" or fake.logits is None:
@@ -142,33 +147,12 @@ class DMD2(ScoreGap):
         sample does not depend on what else is in the batch."""
         if self.sampling_steps == 1:
             return super().sample(network, noise, labels)
-        return consistency_multistep(
-            straight_consistency(network, labels),
-            self.generator_time * noise,
-            self._grid(),
-            path=PATH,
-            noise=_noise_of(noise),
-            renoise=renoise_clean,
-        )
+        start, function = self.generator_time * noise, straight_consistency(network, labels)
+        return noised_from(function, start, noise, path=PATH, times=self._grid())
 
     def _grid(self) -> list[float]:
         steps = self.sampling_steps
         return [self.generator_time * (1 - k / steps) for k in range(steps)] + [PATH.data_time]
-
-
-def _noise_of(noise: Tensor) -> Callable[[int, Tensor], Tensor]:
-    """Fresh noise for a sampler; each sample's generator is seeded by its first noise."""
-    bits = noise.detach().float().flatten(1).contiguous().cpu().view(torch.int32).long()
-    # A plain sum would not distinguish noises with the same numbers in another order.
-    places = torch.arange(1, bits.shape[1] + 1, device=bits.device)
-    generators = [torch.Generator().manual_seed(int(seed) % 2**63) for seed in (bits * places).sum(1)]
-
-    def draw(step: int, like: Tensor) -> Tensor:
-        shape, dtype = like.shape[1:], like.dtype
-        each = [torch.randn(shape, generator=own, dtype=dtype, device=own.device) for own in generators]
-        return torch.stack(each).to(like.device) if each else torch.empty_like(like)
-
-    return draw
 
 
 _SHARED: dict[str, Any] = {

@@ -1,12 +1,14 @@
 """Inductive moment matching (IMM): small groups of jumps should have the same distribution."""
 
 from functools import partial
+from typing import ClassVar
 
 import attrs
 import torch
 from torch import Tensor, nn
 
 from onestep_adapters.data import Coupling, Dataset, Draws, states_at
+from onestep_adapters.methods.few_steps import jumped
 from onestep_adapters.methods.linear_path import PATH
 from onestep_adapters.methods.method import Context, Loss, Method
 from onestep_adapters.methods.options import Training
@@ -33,6 +35,10 @@ from onestep_core.validators import count, positive
 @attrs.frozen
 class MomentMatching(Method):
     """IMM: a Laplace kernel between groups of samples, uniform times, a constant step in the noise ratio."""
+
+    objective: ClassVar[str] = "moments of groups"
+    ode: ClassVar[str] = "to train"
+    few_steps: ClassVar[bool] = True
 
     sigma_data: float = attrs.field(default=0.5, validator=positive)
     """Standard deviation of the data and of the noise."""
@@ -116,6 +122,10 @@ class MomentMatching(Method):
         z = full(self.path.prior(noise))
         t, s = (z.new_full((z.shape[0],), end) for end in (PATH.noise_time, PATH.data_time))
         return full(self.flow_map(network, labels)(z, t, s))
+
+    def sample_in(self, network: nn.Module, noise: Tensor, labels: Tensor | None, evaluations: int) -> Tensor:
+        """Samples by jumps of equal length from the noise end to the data end."""
+        return jumped(self.flow_map(network, labels), noise, path=self.path, evaluations=evaluations)
 
 
 PRESETS = (

@@ -24,6 +24,7 @@ from onestep_adapters.methods.options import DISTANCES, Distance
 from onestep_adapters.methods.students import start_from_teacher, take_over
 from onestep_adapters.methods.teacher import EXACT, Teacher
 from onestep_adapters.methods.teacher_pairs import teacher_pairs, teacher_pairs_to_make
+from onestep_adapters.methods.work import Work, seen, trained
 from onestep_adapters.networks import frozen
 from onestep_adapters.training import Companion, Turn, trained_in_turns
 from onestep_core import data_from_velocity, flow_matching_regression, knowledge_distillation_regression, mse
@@ -129,6 +130,27 @@ class ScoreDistillation(Distillation):
         game = 1 + (self.teacher_from != EXACT) + (self.pairs_weight > 0) + score
         own = self.fake_score_updates * (2 + self.has_head) if score else 0
         return round(self.pairs_only_share + (1 - self.pairs_only_share) * game + own)
+
+    def work(self, step: int, data: Dataset) -> Work:
+        """The fake score's updates, and the generator's: pairs alone at first, then the game of the scores."""
+        rows, own = self.training.batch, Work()
+        if self.has_fake_score:
+            own = self.fake_score_updates * (seen(self._drawn_rows) + (1 + self.has_head) * trained(rows))
+        if self.uses_pairs and step < round(self.pairs_only_share * self.training.steps):
+            return own + trained(rows)
+        game = trained(rows) + seen(self._drawn_rows - rows) + self.score_work
+        return own + game + (self.pairs_weight > 0) * trained(rows)
+
+    @property
+    def score_work(self) -> Work:
+        """What the two scores cost in an update of the generator; the adversary's gradient runs through the fake."""
+        rows, score = self.training.batch, seen(self.training.batch)
+        return (self.teacher_from != EXACT) * score + self.has_fake_score * score + Work(backward=self.has_head * rows)
+
+    @property
+    def _drawn_rows(self) -> int:
+        """Rows that the generator evaluates for one batch of samples."""
+        return self.training.batch
 
     @property
     def has_fake_score(self) -> bool:

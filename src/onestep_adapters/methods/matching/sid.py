@@ -1,5 +1,7 @@
 """SiD: a generator trained by identities that hold between the teacher's score and its samples' score."""
 
+from typing import ClassVar
+
 import attrs
 from torch import Tensor
 
@@ -9,6 +11,8 @@ from onestep_adapters.methods.matching.score_distillation import ScoreDistillati
 from onestep_adapters.methods.method import Context, Loss
 from onestep_adapters.methods.options import Training
 from onestep_adapters.methods.presets import POINT_NETWORK, SMOOTH_POINT_NETWORK, WIDE_IMAGE_NETWORK, Preset
+from onestep_adapters.methods.teacher import EXACT
+from onestep_adapters.methods.work import Work, trained
 from onestep_core import score_identity_loss
 from onestep_core.validators import finite
 
@@ -17,9 +21,18 @@ from onestep_core.validators import finite
 class SiD(ScoreDistillation):
     """Score identity distillation: the gradient of the loss runs through both score networks."""
 
+    objective: ClassVar[str] = "score identity"
+    ode: ClassVar[str] = "no"
+
     alpha: float = attrs.field(default=1.2, validator=finite)
     """Weight alpha of the squared score difference that is subtracted in SiD's loss. 0: only the identity's product
     term. Paper: 1.2 or 1."""
+
+    @property
+    def score_work(self) -> Work:
+        """Both scores; the gradient runs through both."""
+        exact = self.teacher_from == EXACT
+        return (2 - exact) * trained(self.training.batch)
 
     def score_loss(self, context: Context, samples: Tensor, z: Tensor, t: Tensor, labels: Tensor | None) -> Loss:
         """The score identity at noised samples."""

@@ -10,8 +10,8 @@ from torch import nn
 from onestep_adapters.backbones import Critic
 from onestep_adapters.data import open_dataset
 from onestep_adapters.methods import DMD2, METHODS
+from onestep_adapters.methods.few_steps import noise_of
 from onestep_adapters.methods.linear_path import PATH
-from onestep_adapters.methods.matching import dmd2
 from onestep_adapters.methods.matching.dmd2 import DIVERGENCES
 from onestep_adapters.methods.matching.score_distillation import FakeScore
 from onestep_adapters.runs import start_run
@@ -129,7 +129,7 @@ def test_noise_between_steps_is_a_samples_own():
     parts = torch.cat([options.sample(network, part, None) for part in (noise[:2], noise[2:])])
     torch.testing.assert_close(parts, whole)
     torch.testing.assert_close(options.sample(network, noise.flip(0), None), whole.flip(0))
-    draws = dmd2._noise_of(torch.stack([noise[0], noise[0].flip(0)]))(0, noise[:2])
+    draws = noise_of(torch.stack([noise[0], noise[0].flip(0)]))(0, noise[:2])
     assert not torch.equal(draws[0], draws[1])
     assert options.sample(network, noise[:0], None).shape == (0, 2)
 
