@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from onestep_adapters.backbones.diffusers.calls import call_of, evaluate, unwrapped
+from onestep_adapters.backbones.diffusers.free_batch import free_batch
 from onestep_adapters.backbones.diffusers.times import give, with_numbers
 from onestep_core.errors import ConfigError, MissingExtraError
 
@@ -116,6 +117,13 @@ class DiffusersNetwork(ModelMixin, ConfigMixin):
         if extra:
             t, keywords = give(self.model, t, extra, keywords)
         return evaluate(self.call, self.model, z, t, keywords)
+
+    def free_batch(self) -> None:
+        """Replace layers whose code asks for the batch size, in place and with the same values: for ``torch.export``.
+
+        The model given shares these layers; :class:`~onestep_adapters.exporting.Generator` calls this on its copy.
+        """
+        free_batch(self.model)
 
     @property
     def sample_shape(self) -> tuple[int, int, int] | None:
