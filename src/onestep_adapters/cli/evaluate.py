@@ -69,7 +69,10 @@ def main(arguments: Sequence[str]) -> int:
     use_threads()
     device = choose_device(chosen.device)
     target = chosen.runs[0] if chosen.folder is None else chosen.folder
-    runs = [open_run(folder, data=chosen.data, pipeline=chosen.pipeline, device=device, track=track) for folder in chosen.runs]
+    runs = [
+        open_run(folder, data=chosen.data, pipeline=chosen.pipeline, device=device, track=track)
+        for folder in chosen.runs
+    ]
     require_writable(target)
     encoders = [run for run in runs if not run.options.generates]
     if encoders:
@@ -137,4 +140,6 @@ def _baseline(chosen: Evaluate, runs: Mapping[Path, Run]) -> Run | None:
 
         data = next(iter(runs.values())).data
         return pipeline_run(str(chosen.baseline), data, device=choose_device(chosen.device))
-    return open_run(chosen.baseline, data=chosen.data, pipeline=chosen.pipeline, device=choose_device(chosen.device), track=track)
+    return open_run(
+        chosen.baseline, data=chosen.data, pipeline=chosen.pipeline, device=choose_device(chosen.device), track=track
+    )

@@ -50,7 +50,9 @@ def main(arguments: Sequence[str]) -> int:
         "data with classes, `labels` [count]) and a picture (.png).",
     )
     use_threads()
-    run = open_run(chosen.run, data=chosen.data, pipeline=chosen.pipeline, device=choose_device(chosen.device), track=track)
+    run = open_run(
+        chosen.run, data=chosen.data, pipeline=chosen.pipeline, device=choose_device(chosen.device), track=track
+    )
     if chosen.alpha is not None:
         run = run.guided(chosen.alpha)
     stem = chosen.run / "samples" if chosen.out is None else _stem(chosen.out)

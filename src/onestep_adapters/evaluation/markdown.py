@@ -18,6 +18,10 @@ _COSTS = (
     "those of the updates, without the teacher's."
 )
 
+_PRETRAINED = (
+    " What the training of a pretrained model cost, from which a run started or learned, is not known and not counted."
+)
+
 
 def to_markdown(report: Report, pictures: Mapping[str, str] | None = None) -> str:
     """The report as Markdown: metrics, thresholds, costs, meanings, notes.
@@ -58,7 +62,7 @@ def to_markdown(report: Report, pictures: Mapping[str, str] | None = None) -> st
             ],
             [_costs(row) for row in report.rows],
         ),
-        _COSTS,
+        _COSTS + (_PRETRAINED if any(row.cost and row.cost.pretrained for row in report.rows) else ""),
         *_breakdown(report, every),
         "## What the columns mean",
         criteria.meanings(comparison, report.references),
@@ -76,6 +80,8 @@ def _metrics(row: Row, shown: Sequence[str]) -> list[str]:
     cost = row.cost
     per_sample = number(cost and cost.evaluations_per_sample)
     training = number(cost and cost.training_evaluations)
+    if cost is not None and cost.pretrained:
+        training = "not known" if cost.updates is None else f"{training} + pretrained"
     if cost is not None and cost.teacher_evaluations is not None:
         training += f" + {number(cost.teacher_evaluations)} (teacher)"
     opening = [_cell(row.label), per_sample, training, str(row.draws or "–")]

@@ -170,8 +170,8 @@ def resume_or_start(
 ) -> Run:
     """The run to train into ``folder``: a new run, or with ``resume=True`` the saved run if there is one.
 
-    If the saved configuration lacks an option, the option has its default value. A pipeline of diffusers may have moved:
-    the options name its new place.
+    If the saved configuration lacks an option, the option has its default value. A pipeline of diffusers may have
+    moved: the options name its new place.
 
     Raises:
         CheckpointError: if the folder holds a run and ``resume`` is false; if the saved run has other options; or if

@@ -65,9 +65,9 @@ def check_pipeline(
         return
     if not is_pipeline(place):
         raise ConfigError(
-            f"{folder} was made from the pipeline of diffusers in {place}, which is not there{'' if moved else ' any more'}"
+            f"{folder} was made from the pipeline of diffusers in {place}; there is none{'' if moved else ' any more'}"
             ": give its place, --pipeline PLACE or open_run(folder, pipeline=PLACE); onestep distill PLACE --resume "
-            f"continues it. The one-step pipeline in {Path(folder) / 'pipeline'} needs neither"
+            "continues the training"
         )
     known = config.get("teacher_weights")
     if moved and known is not None and weights_hash(pretrained_network(place, data, 1)) != known:

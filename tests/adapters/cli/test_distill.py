@@ -5,13 +5,16 @@ import sys
 
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 from PIL import Image
 
 from onestep_adapters.backbones.diffusers import OneStepPipeline
 from onestep_adapters.cli import main
+from onestep_adapters.data import open_dataset
+from onestep_adapters.evaluation.measuring import cost_of
 from onestep_adapters.runs import open_run
-from onestep_adapters.runs.pipelines import DISTILLING
+from onestep_adapters.runs.pipelines import DISTILLING, pipeline_run
+from onestep_core.errors import ConfigError
 
 QUICK = ["--steps", "2", "--batch", "10", "--checkpoint-every", "1"]
 FEW = {"progressive": ["--first-student-steps", "2"]}
@@ -23,8 +26,8 @@ def run(*words):
     return main([str(word) for word in words])
 
 
-def unet(classes=10):
-    torch.manual_seed(0)
+def unet(classes=10, seed=0):
+    torch.manual_seed(seed)
     return UNet2DModel(
         8,
         1,
@@ -148,6 +151,94 @@ def test_help_and_mistakes_come_before_images_are_made(pipeline, tmp_path, monke
     assert run("distill", pipeline, "--method", "progressive", "--first-student-steps", "3") == 2
     assert "power of two" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_pipeline_that_moved(pipeline, tmp_path, capsys):
+    folder, there = tmp_path / "run", tmp_path / "there"
+    words = ["--method", "meanflow", "--data", "digits", "--folder", folder, "--batch", "10", "--checkpoint-every", "1"]
+    code = (
+        "import sys\nfrom onestep_adapters.cli import main, train\n"
+        "inner = train.progress\n"
+        "def stop(updates, **words):\n"
+        "    for k, update in enumerate(inner(updates, **words)):\n"
+        "        yield update\n"
+        "        if k == 1: raise SystemExit(9)\n"
+        "train.progress = stop\nmain(sys.argv[1:])\n"
+    )
+    arguments = ["distill", pipeline, *words, "--steps", "3"]
+    assert subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True).returncode == 9
+    pipeline.rename(there)
+    with pytest.raises(ConfigError, match=r"there is none any more: give its place, --pipeline PLACE"):
+        open_run(folder)
+    assert run("sample", folder, "--count", "4") == 2
+    assert "onestep distill PLACE --resume continues" in capsys.readouterr().err
+    assert run("sample", folder, "--count", "4", "--pipeline", there) == 0, capsys.readouterr().err
+    assert not open_run(folder, pipeline=there).finished
+    # Another pipeline, and the same weights with another scheduler, are not the one of the run.
+    for name, model, scheduler in (("other", unet(seed=1), DDPMScheduler), ("odd", unet(), DDIMScheduler)):
+        DDPMPipeline(model, scheduler(prediction_type="v_prediction")).save_pretrained(tmp_path / name)
+        with pytest.raises(ConfigError, match="made from another pipeline"):
+            open_run(folder, pipeline=tmp_path / name)
+        assert run("distill", tmp_path / name, *words, "--resume") == 2
+        assert "made from another pipeline" in capsys.readouterr().err
+    assert run("distill", there, *words, "--resume") == 0, capsys.readouterr().err
+    assert (folder / "pipeline" / "model_index.json").is_file()
+    assert open_run(folder, pipeline=there).finished
+    assert run("evaluate", folder, "--repeats", "1", "--split", "validation", "--pipeline", there) == 0
+    report = (folder / "report.md").read_text()
+    assert "9 + pretrained" in report
+    assert "is not known and not counted" in report
+
+
+def test_what_has_no_pipeline_has_no_place_for_one(tmp_path):
+    folder = tmp_path / "toy"
+    assert run("train", "flow-matching", "--data", "8gaussians", "--folder", folder, "--width", "8", *QUICK) == 0
+    with pytest.raises(ConfigError, match="not made from a pipeline"):
+        open_run(folder, pipeline=tmp_path)
+
+
+def test_the_budget_of_a_pipeline_is_not_known(pipeline):
+    cost = cost_of(pipeline_run(str(pipeline), open_dataset("digits"), steps=3))
+    assert (cost.updates, cost.training_evaluations, cost.training_seconds) == (None, None, None)
+    assert cost.caption == "training not known\n6 evaluations per sample"
+
+
+def test_a_pipeline_without_classes_learns_from_data_with_classes(tmp_path, capsys):
+    DDPMPipeline(unet(None), DDPMScheduler(prediction_type="v_prediction")).save_pretrained(tmp_path / "plain")
+    words = [
+        "distill",
+        tmp_path / "plain",
+        "--method",
+        "consistency-distillation",
+        "--folder",
+        tmp_path / "run",
+        *QUICK,
+    ]
+    assert run(*words, "--data", "digits") == 0, capsys.readouterr().err
+    assert "has no classes, so those of digits are left out" in capsys.readouterr().out
+    found = open_run(tmp_path / "run")
+    assert (found.data.name, found.data.classes) == ("digits-unlabelled", None)
+    assert torch.equal(found.data.split("train").data, open_dataset("digits").split("train").data)
+    for data in (["--data", "digits"], []):
+        assert run(*words, *data, "--resume") == 0, capsys.readouterr().err
+    assert run("evaluate", tmp_path / "run", "--baseline", tmp_path / "plain", "--repeats", "1") == 0
+
+
+def test_an_adversary_without_a_time_is_refused(pipeline, tmp_path, capsys):
+    assert "consistency-trajectory" in DISTILLING
+    assert "consistency-trajectory-adversarial" not in DISTILLING
+    words = [
+        "distill",
+        pipeline,
+        "--method",
+        "consistency-trajectory",
+        "--data",
+        "digits",
+        "--folder",
+        tmp_path / "run",
+    ]
+    assert run(*words, *QUICK, "--adversarial-weight", "0.3") == 2
+    assert "--adversarial-weight 0" in capsys.readouterr().err
 
 
 def test_another_method_cannot_resume(pipeline, tmp_path, capsys):

@@ -97,7 +97,9 @@ def test_every_class_is_exported(name, tmp_path):
 
 
 @pytest.mark.parametrize("size", [None, (7, 9)])
-@pytest.mark.parametrize("options", [{"use_conv": True}, {}, {"use_conv": True, "name": "Conv2d_0"}, {"use_conv_transpose": True}])
+@pytest.mark.parametrize(
+    "options", [{"use_conv": True}, {}, {"use_conv": True, "name": "Conv2d_0"}, {"use_conv_transpose": True}]
+)
 def test_layers_that_do_not_ask_for_the_batch_have_the_same_values(options, size):
     torch.manual_seed(0)
     layer = Upsample2D(4, **options)

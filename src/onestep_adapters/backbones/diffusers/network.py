@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from onestep_adapters.backbones.diffusers.calls import call_of, evaluate, unwrapped
+from onestep_adapters.backbones.diffusers.calls import call_of, evaluate, require_conditions, unwrapped
 from onestep_adapters.backbones.diffusers.free_batch import free_batch
 from onestep_adapters.backbones.diffusers.times import give, with_numbers
 from onestep_core.errors import ConfigError, MissingExtraError
@@ -100,13 +100,15 @@ class DiffusersNetwork(ModelMixin, ConfigMixin):
             keywords: the model's own, and ``guidance`` where the network has it.
 
         Raises:
-            ConfigError: for another number of times, a missing guidance scale, or an output of another shape.
+            ConfigError: for another number of times, a missing condition or guidance scale, or an output of another
+                shape.
         """
         if len(times) != self.times:
             raise ConfigError(
                 f"called with {len(times)} times: this network has times={self.times}, so it is called as "
                 f"network({', '.join(['z', 't', 's'][: self.times + 1])}, ...)"
             )
+        require_conditions(self.call, self.model, keywords)
         scaled = [_time(time, z, self.time_scale) for time in times]
         t = scaled[0] if scaled else z.new_zeros(z.shape[0])
         extra = [t - scaled[1]] if self.times == 2 else []

@@ -77,8 +77,6 @@ class BesideLabels(nn.Module):
         added = self.added(numbers)
         if self.first is None:
             return added
-        if labels is None:
-            raise ConfigError("the model is conditioned on classes: expected class_labels=, [batch]")
         return self.first(labels) + added
 
 

@@ -94,6 +94,17 @@ def test_the_model_given_stays_as_it_was(name):
     assert {p.data_ptr() for p in model.parameters()} <= shared
 
 
+@EVERY
+def test_a_missing_condition_is_named(name):
+    z, _, t, s = states()
+    condition, network = condition_of(name), network_of(name)
+    for missing in network.call.needs:
+        given = {key: value for key, value in condition.items() if key != missing}
+        with pytest.raises(ConfigError, match=f"expected {missing}="):
+            network(z, t, s, **given)
+    assert bool(network.call.needs) == (name != "unet")
+
+
 def test_no_times_are_the_time_zero():
     z, *_ = states()
     condition, model = condition_of("unet, classes"), model_of("unet, classes")
