@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import attrs
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
@@ -12,8 +13,8 @@ from onestep_adapters.backbones.diffusers import OneStepPipeline
 from onestep_adapters.cli import main
 from onestep_adapters.data import open_dataset
 from onestep_adapters.evaluation.measuring import cost_of
-from onestep_adapters.runs import open_run
-from onestep_adapters.runs.pipelines import DISTILLING, pipeline_run
+from onestep_adapters.runs import open_run, resume_or_start
+from onestep_adapters.runs.pipelines import DISTILLING, distillation, pipeline_run
 from onestep_core.errors import ConfigError
 
 QUICK = ["--steps", "2", "--batch", "10", "--checkpoint-every", "1"]
@@ -154,19 +155,13 @@ def test_help_and_mistakes_come_before_images_are_made(pipeline, tmp_path, monke
 
 
 def test_a_pipeline_that_moved(pipeline, tmp_path, capsys):
-    folder, there = tmp_path / "run", tmp_path / "there"
-    words = ["--method", "meanflow", "--data", "digits", "--folder", folder, "--batch", "10", "--checkpoint-every", "1"]
-    code = (
-        "import sys\nfrom onestep_adapters.cli import main, train\n"
-        "inner = train.progress\n"
-        "def stop(updates, **words):\n"
-        "    for k, update in enumerate(inner(updates, **words)):\n"
-        "        yield update\n"
-        "        if k == 1: raise SystemExit(9)\n"
-        "train.progress = stop\nmain(sys.argv[1:])\n"
-    )
-    arguments = ["distill", pipeline, *words, "--steps", "3"]
-    assert subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True).returncode == 9
+    folder, there, data = tmp_path / "run", tmp_path / "there", open_dataset("digits")
+    words = ["--method", "meanflow", "--data", "digits", "--folder", folder, *QUICK]
+    name, options = distillation(str(pipeline), "meanflow", data)
+    options = attrs.evolve(options, training=attrs.evolve(options.training, steps=2, batch=10, checkpoint_every=1))
+    updates = resume_or_start(folder, name, data, options, resume=False).updates(folder)
+    next(updates)
+    del updates
     pipeline.rename(there)
     with pytest.raises(ConfigError, match=r"there is none any more: give its place, --pipeline PLACE"):
         open_run(folder)
@@ -184,9 +179,18 @@ def test_a_pipeline_that_moved(pipeline, tmp_path, capsys):
     assert run("distill", there, *words, "--resume") == 0, capsys.readouterr().err
     assert (folder / "pipeline" / "model_index.json").is_file()
     assert open_run(folder, pipeline=there).finished
-    assert run("evaluate", folder, "--repeats", "1", "--split", "validation", "--pipeline", there) == 0
+
+
+@pytest.mark.thorough
+def test_the_report_says_that_a_pipelines_budget_is_not_known(pipeline, tmp_path):
+    folder, there = tmp_path / "run", tmp_path / "there"
+    assert run("distill", pipeline, "--method", "meanflow", "--data", "digits", "--folder", folder, *QUICK) == 0
+    pipeline.rename(there)
+    words = ["--pipeline", there, "--baseline", there, "--repeats", "1", "--split", "validation"]
+    assert run("evaluate", folder, *words) == 0
     report = (folder / "report.md").read_text()
-    assert "9 + pretrained" in report
+    assert "| 6 + pretrained |" in report
+    assert "| pipeline | 100 | not known |" in report
     assert "is not known and not counted" in report
 
 
@@ -221,7 +225,7 @@ def test_a_pipeline_without_classes_learns_from_data_with_classes(tmp_path, caps
     assert torch.equal(found.data.split("train").data, open_dataset("digits").split("train").data)
     for data in (["--data", "digits"], []):
         assert run(*words, *data, "--resume") == 0, capsys.readouterr().err
-    assert run("evaluate", tmp_path / "run", "--baseline", tmp_path / "plain", "--repeats", "1") == 0
+    assert pipeline_run(str(tmp_path / "plain"), found.data).data.classes is None
 
 
 def test_an_adversary_without_a_time_is_refused(pipeline, tmp_path, capsys):

@@ -39,13 +39,15 @@ class Call(NamedTuple):
 
 
 def unwrapped(model: Any) -> Any:
-    """The module under ``torch.compile``, ``frozen`` and data-parallel wrappers."""
+    """The module under ``torch.compile``, ``frozen``, data-parallel wrappers and an adapter of peft."""
     while True:
         inner = vars(model).get("__wrapped__") if callable(model) and hasattr(model, "__dict__") else None
         if isinstance(model, nn.Module):
             inner = model._modules.get("_orig_mod")
             if isinstance(model, DistributedDataParallel | nn.DataParallel):
                 inner = model.module
+            if hasattr(model, "merge_and_unload") and hasattr(model, "get_base_model"):
+                inner = model.get_base_model()
         if inner is None:
             return model
         model = inner

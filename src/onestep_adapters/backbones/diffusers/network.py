@@ -141,8 +141,15 @@ class DiffusersNetwork(ModelMixin, ConfigMixin):
         """Weights and config in a folder, as every model of diffusers; ``from_pretrained`` reads them.
 
         Raises:
-            ConfigError: if the model is no model of diffusers: its config could not be written.
+            ConfigError: if the model is no model of diffusers: its config could not be written; if it has an adapter of
+                peft, which the config does not describe.
         """
+        if any(".base_layer." in name for name, _ in self.named_parameters()):
+            raise ConfigError(
+                f"{type(self.model).__name__} has adapters of peft: merge them before it is saved, by "
+                "network = peft_network.merge_and_unload(), or for model.add_adapter by model.fuse_lora() and "
+                "model.unload_lora()"
+            )
         if self.config["model"] is None:
             raise ConfigError(
                 f"{type(self.model).__name__} has no config of diffusers, so it cannot be made anew from a file: save "
