@@ -5,7 +5,7 @@ import copy
 import onnxruntime
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, UNet2DModel
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 
@@ -64,10 +64,19 @@ def test_a_distilled_unet_with_classes_keeps_its_batch_free(format, tmp_path):
     assert torch.equal(after, before)
 
 
+RESNETS = {"downsample_type": "resnet", "upsample_type": "resnet"}
+
+
 @pytest.mark.thorough
-@pytest.mark.parametrize("format", ["torch", "onnx"])
-@pytest.mark.parametrize("options", [{"downsample_type": "resnet", "upsample_type": "resnet"}, {}])
-@pytest.mark.parametrize("scheduler", [DDPMScheduler(prediction_type="v_prediction"), DDIMScheduler(beta_end=0.01)])
+@pytest.mark.parametrize(
+    ("format", "options", "scheduler"),
+    [
+        ("torch", RESNETS, DDIMScheduler(beta_end=0.01)),
+        ("onnx", RESNETS, DDPMScheduler(prediction_type="v_prediction")),
+        ("onnx", {}, DDIMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction")),
+        ("onnx", {}, EulerDiscreteScheduler()),
+    ],
+)
 def test_further_unets_and_schedulers(format, options, scheduler, tmp_path):
     network = awake(PretrainedVelocity(unet(**options), scheduler, times=2))
     generator = jump_generator(network, path=Linear(), shape=(1, 8, 8), classes=10)
