@@ -14,6 +14,7 @@ from onestep_adapters.devices import choose_device
 from onestep_adapters.methods import Method
 from onestep_adapters.runs import options_of_run, resume_or_start
 from onestep_adapters.runs.datasets import data_of_run
+from onestep_adapters.runs.places import with_pipeline
 from onestep_adapters.training import latest_checkpoint, read_config
 from onestep_core.errors import ConfigError
 
@@ -25,7 +26,7 @@ _OPTIONS = (
      "it, images that the pipeline makes"),
     ("--samples N", "number of these images (default: 5000)"),
     ("--folder F", "folder of the run (default: runs/distilled-METHOD); the one-step pipeline is F/pipeline"),
-    ("--resume", "continue the run in the folder from its last checkpoint"),
+    ("--resume", "continue the run in the folder from its last checkpoint; PIPELINE may have moved"),
     ("--device D", "auto (default: a CUDA GPU if there is one, else the CPU), cpu, cuda, cuda:1, mps"),
 )  # fmt: skip
 
@@ -85,7 +86,7 @@ def _options(pipeline: str, place: argparse.Namespace, rest: Sequence[str], name
     """The method with its options.
 
     Raises:
-        ConfigError: for a method of several evaluations.
+        ConfigError: for a method of several evaluations, or one that needs a network without a time.
     """
     method = options(
         type(default),
@@ -94,6 +95,11 @@ def _options(pipeline: str, place: argparse.Namespace, rest: Sequence[str], name
         description=f"Distil the pipeline by {name}. More: onestep distill --help.",
         default=default,
     )
+    if not method.distils_models:
+        raise ConfigError(
+            f"{name} with these options has a network without a time, which the model of a pipeline cannot be: leave "
+            "out the discriminator (--adversarial-weight 0)"
+        )
     if method.evaluations != 1:
         raise ConfigError(
             f"{method.evaluations} evaluations for one sample (--sampling-steps): onestep distill makes pipelines of "
@@ -129,7 +135,12 @@ def main(arguments: Sequence[str]) -> int:
             f"{folder} holds a distillation by {saved[0]}, and --method {place.method} is {name}: give the method of "
             "the run, or choose another --folder"
         )
-    method = _options(arguments[0], place, rest, name, default if saved is None else saved[2])
+    if saved is not None:
+        default = with_pipeline(saved[2], pipeline)
+    method = _options(arguments[0], place, rest, name, default)
+    if told.classes is None and place.data is not None:
+        chosen = {"classes": False, **chosen}
+        say(f"note: the model in {arguments[0]} has no classes, so those of {place.data} are left out")
     if saved is not None:
         data = data_of_run(folder, saved[1], place.data, read_config(folder).get("source"), track=track, **chosen)
     elif place.data is None:

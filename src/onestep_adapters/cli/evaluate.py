@@ -45,6 +45,8 @@ class Evaluate:
     encoder that a run was trained with."""
     data: str | None = None
     """New place of the runs' images, if they were moved: folder:PATH, idx:PATH or hub:NAME."""
+    pipeline: Path | None = None
+    """New place of the pipeline of diffusers that the runs were distilled from, if it was moved."""
     probe_images: int = attrs.field(default=5000, validator=[count, positive])
     """Runs of encoders: at most so many training images for the probes, and two fifths of that of the other splits."""
     device: str = "auto"
@@ -66,7 +68,10 @@ def main(arguments: Sequence[str]) -> int:
     use_threads()
     device = choose_device(chosen.device)
     target = chosen.runs[0] if chosen.folder is None else chosen.folder
-    runs = [open_run(folder, data=chosen.data, device=device, track=track) for folder in chosen.runs]
+    runs = [
+        open_run(folder, data=chosen.data, pipeline=chosen.pipeline, device=device, track=track)
+        for folder in chosen.runs
+    ]
     require_writable(target)
     encoders = [run for run in runs if not run.options.generates]
     if encoders:
@@ -142,7 +147,9 @@ def _baseline(chosen: Evaluate, runs: Mapping[Path, Run]) -> Run | None:
 
         data = next(iter(runs.values())).data
         return pipeline_run(str(chosen.baseline), data, device=choose_device(chosen.device))
-    return open_run(chosen.baseline, data=chosen.data, device=choose_device(chosen.device), track=track)
+    return open_run(
+        chosen.baseline, data=chosen.data, pipeline=chosen.pipeline, device=choose_device(chosen.device), track=track
+    )
 
 
 def show_encoder(run: Run, folder: Path) -> list[Path]:

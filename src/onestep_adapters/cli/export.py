@@ -36,6 +36,8 @@ class Export:
     decoded."""
     data: str | None = None
     """New place of the run's images, if they were moved: folder:PATH, idx:PATH or hub:NAME."""
+    pipeline: Path | None = None
+    """New place of the pipeline of diffusers that the run was distilled from, if it was moved."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -49,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
         "Output: `samples`. The batch size is free. The file is compared with the run before it is moved into place.",
     )
     use_threads()
-    run = open_run(chosen.run, data=chosen.data, track=track)
+    run = open_run(chosen.run, data=chosen.data, pipeline=chosen.pipeline, track=track)
     if chosen.alpha is not None:
         run = run.guided(chosen.alpha)
     out = chosen.run / f"generator{_ENDINGS[chosen.format]}" if chosen.out is None else chosen.out

@@ -8,7 +8,7 @@ import attrs
 from onestep_adapters.data import IMAGES, TOYS, ImageOptions
 
 PLACES = (
-    ("digits", "8 x 8 images, ten classes"),
+    ("digits", "8 x 8 images, ten classes; digits-unlabelled: without the classes"),
     (", ".join(TOYS), "2-D toys"),
     (", ".join(IMAGES), "28 x 28 images, ten classes"),
     ("folder:PATH", "files in a folder; its sub-folders are the classes"),

@@ -34,6 +34,8 @@ class Sample:
     """Output path; its files end with .npz and .png. Default: samples in the run's folder."""
     data: str | None = None
     """New place of the run's images, if they were moved: folder:PATH, idx:PATH or hub:NAME."""
+    pipeline: Path | None = None
+    """New place of the pipeline of diffusers that the run was distilled from, if it was moved."""
     device: str = "auto"
     """Device: auto (a CUDA GPU if there is one, else the CPU), cpu, cuda, cuda:1, mps."""
 
@@ -48,7 +50,9 @@ def main(arguments: Sequence[str]) -> int:
         "data with classes, `labels` [count]) and a picture (.png).",
     )
     use_threads()
-    run = open_run(chosen.run, data=chosen.data, device=choose_device(chosen.device), track=track)
+    run = open_run(
+        chosen.run, data=chosen.data, pipeline=chosen.pipeline, device=choose_device(chosen.device), track=track
+    )
     if chosen.alpha is not None:
         run = run.guided(chosen.alpha)
     stem = chosen.run / "samples" if chosen.out is None else _stem(chosen.out)

@@ -89,16 +89,20 @@ def quantize(images: Tensor) -> Tensor:
     return ((images.clamp(-1, 1) + 1) * 8).round() / 8 - 1
 
 
-def digits_dataset() -> ArrayDataset:
+def digits_dataset(*, labelled: bool = True) -> ArrayDataset:
     """The digits as a data set: dequantised for training; generated samples are rounded to the 17 grey levels.
+
+    Args:
+        labelled: with the classes. Without, its name is ``digits-unlabelled``.
 
     Example:
         >>> digits_dataset().shape
         (1, 8, 8)
     """
+    splits = load_digits()
     return ArrayDataset(
-        "digits",
-        *load_digits(),
+        "digits" if labelled else "digits-unlabelled",
+        *(splits if labelled else [Batch(split.data, None) for split in splits]),
         level=1 / 8,
         finish=quantize,
         title="scikit-learn's handwritten digits, 8 x 8",

@@ -15,21 +15,25 @@ from onestep_adapters.tracking import Track, untracked
 from onestep_core.errors import ConfigError
 
 
-def _digits() -> Dataset:
+def _digits(*, labelled: bool = True) -> Dataset:
     # scikit-learn is an optional dependency: it is imported only when the digits are opened.
     from onestep_adapters.data.digits import digits_dataset
 
-    return digits_dataset()
+    return digits_dataset(labelled=labelled)
 
 
 DATASETS: Mapping[str, Callable[[], Dataset]] = {
     "digits": _digits,
+    "digits-unlabelled": partial(_digits, labelled=False),
     **{name: partial(ToyDataset, name) for name in TOYS},
 }
 """A function that opens each data set without options, by name."""
 
 IMAGES: Mapping[str, Callable[..., Dataset]] = {"fashion-mnist": open_fashion_mnist}
 """A function of options and progress that opens each set of images, by name."""
+
+UNLABELLED: Mapping[str, str] = {"digits": "digits-unlabelled"}
+"""Names of data sets with classes, and of the same without: ``classes=False``."""
 
 DEFAULT_DATASET = next(iter(DATASETS))
 """The data set of a command without ``--data``."""
@@ -86,6 +90,8 @@ def open_dataset(
         data: Dataset = open_images(name, options, track=track)
     elif choose(name, [*DATASETS, *IMAGES], "data set") in IMAGES:
         data = IMAGES[name](options, track=track)
+    elif name in UNLABELLED and not classes:
+        return open_dataset(UNLABELLED[name], track=track)
     elif chosen := [*given(options), *(["autoencoder"] if autoencoder else [])]:
         words = ", ".join(f"--{option.replace('_', '-')}" for option in chosen)
         raise ConfigError(

@@ -26,12 +26,21 @@ COST_HEADINGS = [
 ]
 """Headings of :func:`cost_line`."""
 
-COSTS = (
+_COSTS = (
     "One evaluation is one call of a network: on one batch in training, on one sample in sampling. *In training* "
     "counts those of all updates: of the method's networks, and of a teacher that it calls. The columns *teacher's* "
     "count the training of that teacher, which came before. Pairs that a teacher makes are not counted. Seconds are "
     "those of the updates, without the teacher's."
 )
+
+_PRETRAINED = (
+    " What the training of a pretrained model cost, from which a run started or learned, is not known and not counted."
+)
+
+
+def costs_note(report: Report) -> str:
+    """What the table of costs counts."""
+    return _COSTS + (_PRETRAINED if any(row.cost and row.cost.pretrained for row in report.rows) else "")
 
 
 def to_markdown(report: Report, pictures: Mapping[str, str] | None = None) -> str:
@@ -64,7 +73,7 @@ def to_markdown(report: Report, pictures: Mapping[str, str] | None = None) -> st
             COST_HEADINGS,
             [cost_line(row) for row in report.rows],
         ),
-        COSTS,
+        costs_note(report),
         *_breakdown(report, every),
         "## What the columns mean",
         criteria.meanings(comparison, report.references),
@@ -83,6 +92,8 @@ def metric_line(row: Row, shown: Sequence[str]) -> list[str]:
     cost = row.cost
     per_sample = number(cost and cost.evaluations_per_sample)
     training = number(cost and cost.training_evaluations)
+    if cost is not None and cost.pretrained:
+        training = "not known" if cost.updates is None else f"{training} + pretrained"
     if cost is not None and cost.teacher_evaluations is not None:
         training += f" + {number(cost.teacher_evaluations)} (teacher)"
     opening = [_cell(row.label), per_sample, training, str(row.draws or "–")]

@@ -13,6 +13,7 @@ from onestep_adapters.methods.teacher import EXACT
 from onestep_adapters.names import choose
 from onestep_adapters.runs import Run, open_encoder
 from onestep_adapters.runs.configs import dotted
+from onestep_adapters.runs.places import pipeline_of
 from onestep_adapters.tracking import Track, titled, untracked
 from onestep_core.errors import ConfigError
 from onestep_core.validators import require_count
@@ -128,9 +129,13 @@ def label_of(run: Run, among: Sequence[Run]) -> str:
 def cost_of(run: Run, *, milliseconds_per_1000: float | None = None) -> Cost:
     """The training budget of a run and of its teacher, and its evaluations per sample.
 
-    The budget is ``updates * calls``, with ``calls`` the network evaluations of one update.
+    The budget is ``updates * calls``, with ``calls`` the network evaluations of one update. That of a pretrained
+    pipeline itself is not known.
     """
     options, updates = run.options, run.state.step
+    pretrained = bool(pipeline_of(options))
+    if pretrained and not updates:
+        return Cost(options.evaluations, milliseconds_per_1000=milliseconds_per_1000, pretrained=True)
     teacher = _teacher_budget(run)
     return Cost(
         evaluations_per_sample=options.evaluations,
@@ -140,6 +145,7 @@ def cost_of(run: Run, *, milliseconds_per_1000: float | None = None) -> Cost:
         teacher_evaluations=teacher and teacher[1],
         training_seconds=run.seconds,
         milliseconds_per_1000=milliseconds_per_1000,
+        pretrained=pretrained,
     )
 
 

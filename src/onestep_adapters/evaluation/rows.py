@@ -34,6 +34,8 @@ class Cost:
             counted.
         training_seconds: wall-clock time of the updates, without the teacher's.
         milliseconds_per_1000: time to generate 1,000 samples.
+        pretrained: whether the row is, or started from, a model of a pipeline of diffusers, which does not say how it
+            was trained.
     """
 
     evaluations_per_sample: int | None = None
@@ -43,6 +45,7 @@ class Cost:
     teacher_evaluations: int | None = None
     training_seconds: float | None = None
     milliseconds_per_1000: float | None = None
+    pretrained: bool = False
 
     @property
     def caption(self) -> str:
@@ -58,6 +61,8 @@ class Cost:
         if self.updates is not None:
             spent = "" if self.training_evaluations is None else f", {counted(self.training_evaluations, 'evaluation')}"
             lines.append(counted(self.updates, "update") + spent)
+        if self.pretrained:
+            lines.append("training not known" if self.updates is None else "+ a pretrained model's, not known")
         if self.teacher_evaluations is not None:
             lines.append(f"+ {counted(self.teacher_evaluations, 'evaluation')} for the teacher")
         if self.evaluations_per_sample is not None:

@@ -16,10 +16,12 @@ class ExportError(OneStepError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its class.
+    """The first line of the message of an error's first cause, or its class.
 
     Example:
         >>> first_line(ValueError("one line\\nanother"))
         'one line'
     """
+    while error.__cause__ is not None:
+        error = error.__cause__
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -20,7 +20,8 @@ class Generator(nn.Module):
     """``(noise[, labels]) -> samples``: standard normal noise ``[batch, *shape]``, classes ``[batch]``.
 
     The network is copied to the CPU, in evaluation mode, without gradient. A guidance scale is a constant: bind it in
-    ``draw``.
+    ``draw``. A module in it with a method ``free_batch()``, as :class:`DiffusersNetwork`, is asked to replace code that
+    depends on the batch size.
 
     Args:
         network: the generator's network, for example the average of a training state (``state.ema``).
@@ -56,6 +57,9 @@ class Generator(nn.Module):
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
                 raise ConfigError(f"{name} = {size!r}: expected whole numbers of at least 1")
         self.network = copy.deepcopy(network).cpu().requires_grad_(False).eval()
+        for module in self.network.modules():
+            if callable(free_batch := getattr(module, "free_batch", None)):
+                free_batch()
         self._draw, self._finish = draw, finish
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -104,7 +104,7 @@ def _exported(generator: Generator) -> ExportedProgram:
     except Exception as error:
         reason = first_line(error)
         if reason.startswith("Constraints violated"):
-            reason = "its code fixes the batch size (len(x) does, x.shape[0] does not)"
+            reason = "its code depends on the batch size (len(x) does, and a comparison of x.shape[0] with a number)"
         raise ExportError(f"torch.export cannot export this generator: {reason}") from error
 
 

@@ -165,6 +165,13 @@ class Method(ABC):
         """Whether the network starts from the teacher's weights, so that both need the same architecture."""
         return self.teacher is not None
 
+    @property
+    def distils_models(self) -> bool:
+        """Whether the model of a pipeline of diffusers can be its network: it has a teacher to learn from, and each of
+        its networks has a time.
+        """
+        return self.teacher is not None
+
     @abstractmethod
     def build(self, data: Dataset, generator: torch.Generator) -> nn.Module:
         """The network that generates the samples, with fresh weights, on the CPU."""

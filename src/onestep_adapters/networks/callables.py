@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from onestep_core.errors import ConfigError
 from onestep_core.flow.maps import jump
 from onestep_core.flow.paths import prior_state
+from onestep_core.precision import full
 from onestep_core.protocols import AverageVelocity, FlowMap, OneStepGenerator, Path, Velocity
+from onestep_core.shapes import expand_like
 from onestep_core.typing import typed
 from onestep_core.validators import require_call
 
@@ -197,14 +199,16 @@ def as_flow_map(
 
 
 @typed
-def as_one_step(average_velocity: AverageVelocity, *, path: Path) -> OneStepGenerator:
-    """``noise -> z + (data_time - noise_time) a(z, noise_time, data_time)`` with ``z = path.prior(noise)``.
+def as_one_step(average_velocity: AverageVelocity, *, path: Path, start: float | None = None) -> OneStepGenerator:
+    """``noise -> z + (data_time - start) a(z, start, data_time)`` with ``z = sigma(start) noise``.
 
-    The network is evaluated once: a jump from the path's noise end to its data end.
+    The network is evaluated once: a jump to the path's data end, from its noise end if ``start`` is ``None``.
 
     Args:
         average_velocity: ``(z, t, s) -> mean velocity``.
         path: gives the two ends and the state at the noise end.
+        start: time of the evaluation; by default the noise end. Generators of distribution matching start nearer to
+            the data, from noise alone.
 
     Returns:
         A function of standard normal noise ``[batch, *shape]``; it returns samples of this shape in at least float32.
@@ -217,9 +221,11 @@ def as_one_step(average_velocity: AverageVelocity, *, path: Path) -> OneStepGene
         tensor([[3., 3.]])
     """
 
+    first = path.noise_time if start is None else start
+
     def generate(noise: Tensor, /) -> Tensor:
-        z = prior_state(path, noise)
-        t, s = (z.new_full((z.shape[0],), end) for end in (path.noise_time, path.data_time))
+        t, s = (full(noise).new_full((noise.shape[0],), end) for end in (first, path.data_time))
+        z = prior_state(path, noise) if start is None else expand_like(path.coefficients(t)[1], noise) * full(noise)
         return jump(average_velocity, z, t, s)
 
     return generate

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import attrs
 import torch
 from torch import nn
 
@@ -18,6 +19,7 @@ from onestep_adapters.methods.options import check_names, pretrained_network
 from onestep_adapters.runs.configs import asked, completed, config_of, differences, options_in
 from onestep_adapters.runs.datasets import data_of_run, dataset_of
 from onestep_adapters.runs.encoders import FoundEncoder, find_encoder, named_encoder, other_encoder
+from onestep_adapters.runs.places import check_pipeline, pipeline_of, with_pipeline
 from onestep_adapters.runs.resolution import (
     BASELINE,
     Resolved,
@@ -78,6 +80,7 @@ def open_run(
     data: Dataset | str | None = None,
     teacher: Teacher | Run | None = None,
     encoder: Encoder | Run | None = None,
+    pipeline: str | os.PathLike[str] | None = None,
     device: torch.device | str = "cpu",
     track: Track = untracked,
 ) -> Run:
@@ -90,13 +93,14 @@ def open_run(
             ``"folder:PATH"``, if they were moved.
         teacher: the teacher, if the run used a teacher object of your own. Needed only for further training.
         encoder: the encoder, if the run used an object of your own; likewise.
+        pipeline: the new place of the pipeline of diffusers that the run was distilled from, if it was moved.
         device: device of the network and of training.
         track: shows the progress if images have to be read again.
 
     Raises:
         CheckpointError: if the folder is not a run, or its checkpoint is damaged.
         ConfigError: if this version does not know the run's method, data or options; if its images are not in their
-            place any more, or are others.
+            place any more, or are others; likewise for the pipeline that it was distilled from.
 
     Example:
         >>> open_run("/nowhere")  # doctest: +ELLIPSIS
@@ -107,6 +111,9 @@ def open_run(
     name, data_name, options = options_of_run(folder, method)
     found = read_run(folder)
     data = data_of_run(folder, data_name, data, found.config.get("source"), track=track)
+    if pipeline is not None:
+        options = with_pipeline(options, pipeline)
+    check_pipeline(folder, found.config, options, data, moved=pipeline is not None)
     resolved, missing = Resolved(None, options), ""
     finished = found.step >= options.training.steps
     if not finished and learned_from_object(found.config, options, teacher):
@@ -165,7 +172,8 @@ def resume_or_start(
 ) -> Run:
     """The run to train into ``folder``: a new run, or with ``resume=True`` the saved run if there is one.
 
-    If the saved configuration lacks an option, the option has its default value.
+    If the saved configuration lacks an option, the option has its default value. A pipeline of diffusers may have
+    moved: the options name its new place.
 
     Raises:
         CheckpointError: if the folder holds a run and ``resume`` is false; if the saved run has other options; or if
@@ -184,8 +192,9 @@ def resume_or_start(
             pass
         raise CheckpointError(f"{folder} already holds a run: continue it with --resume, or choose another --folder")
     found = read_run(folder)
-    config = completed(found.config)
+    config = _moved(completed(found.config), options)
     check_names(options)
+    check_pipeline(folder, found.config, options, data, moved=config != completed(found.config))
     # A finished run is not trained further, so it does not need its teacher.
     finished = found.step >= options.training.steps
     if not finished and learned_from_object(config, options, teacher):
@@ -259,6 +268,16 @@ def _fresh(name: str, data: Dataset, resolved: Resolved, encoding: FoundEncoder,
         cache=cache,
         encoder=encoding.encoder,
     )
+
+
+def _moved(config: dict[str, Any], options: Method) -> dict[str, Any]:
+    """The saved configuration with the pipeline of diffusers where the options say that it is."""
+    try:
+        saved = options_in(config, type(options))
+        new = pipeline_of(options)
+        return config if not new else {**config, "options": attrs.asdict(with_pipeline(saved, new))}
+    except (KeyError, ConfigError):
+        return config
 
 
 def _loaded(run: Run, folder: str | os.PathLike[str], config: dict[str, Any]) -> Run:

@@ -32,15 +32,8 @@ except ImportError as error:
 ALIASES = {"meanflow": "meanflow-distillation", "scm": "continuous-consistency"}
 """Methods that learn from a teacher in one of their presets, by their short names."""
 
-DISTILLING = (
-    *ALIASES,
-    *(
-        name
-        for name, preset in METHODS.items()
-        if preset.images.teacher is not None and name != "consistency-trajectory-adversarial"
-    ),
-)
-"""The methods that learn from a teacher, but the one whose discriminator is a network without a time."""
+DISTILLING = (*ALIASES, *(name for name, preset in METHODS.items() if preset.images.distils_models))
+"""The methods whose network the model of a pipeline can be."""
 
 LEARNING_RATE = 5e-4
 """Highest learning rate: weights that are already good need smaller steps than random ones."""

@@ -72,13 +72,17 @@ def cache_folder(key: str) -> Path | None:
 def weights_hash(module: nn.Module) -> str:
     """A hash of a network's weights (names, dtypes, shapes and bits), twelve hexadecimal digits.
 
+    That of a network with a config of diffusers also depends on the config: the same weights with another scheduler
+    are another velocity.
+
     Example:
         >>> one, other = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
         >>> _ = other.load_state_dict(one.state_dict())
         >>> weights_hash(one) == weights_hash(other)
         True
     """
-    found = hashlib.sha256()
+    config = getattr(module, "config", None)
+    found = hashlib.sha256(b"" if config is None else json.dumps(config, sort_keys=True, default=repr).encode())
     for name, value in sorted(module.state_dict().items()):
         bits = value.detach().cpu().contiguous().flatten().view(torch.uint8)
         found.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode() + bits.numpy().tobytes())

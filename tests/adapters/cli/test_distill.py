@@ -3,15 +3,19 @@
 import subprocess
 import sys
 
+import attrs
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 from PIL import Image
 
 from onestep_adapters.backbones.diffusers import OneStepPipeline
 from onestep_adapters.cli import main
-from onestep_adapters.runs import open_run
-from onestep_adapters.runs.pipelines import DISTILLING
+from onestep_adapters.data import open_dataset
+from onestep_adapters.evaluation.measuring import cost_of
+from onestep_adapters.runs import open_run, resume_or_start
+from onestep_adapters.runs.pipelines import DISTILLING, distillation, pipeline_run
+from onestep_core.errors import ConfigError
 
 QUICK = ["--steps", "2", "--batch", "10", "--checkpoint-every", "1"]
 FEW = {"progressive": ["--first-student-steps", "2"]}
@@ -23,8 +27,8 @@ def run(*words):
     return main([str(word) for word in words])
 
 
-def unet(classes=10):
-    torch.manual_seed(0)
+def unet(classes=10, seed=0):
+    torch.manual_seed(seed)
     return UNet2DModel(
         8,
         1,
@@ -148,6 +152,97 @@ def test_help_and_mistakes_come_before_images_are_made(pipeline, tmp_path, monke
     assert run("distill", pipeline, "--method", "progressive", "--first-student-steps", "3") == 2
     assert "power of two" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_pipeline_that_moved(pipeline, tmp_path, capsys):
+    folder, there, data = tmp_path / "run", tmp_path / "there", open_dataset("digits")
+    words = ["--method", "meanflow", "--data", "digits", "--folder", folder, *QUICK]
+    name, options = distillation(str(pipeline), "meanflow", data)
+    options = attrs.evolve(options, training=attrs.evolve(options.training, steps=2, batch=10, checkpoint_every=1))
+    updates = resume_or_start(folder, name, data, options, resume=False).updates(folder)
+    next(updates)
+    del updates
+    pipeline.rename(there)
+    with pytest.raises(ConfigError, match=r"there is none any more: give its place, --pipeline PLACE"):
+        open_run(folder)
+    assert run("sample", folder, "--count", "4") == 2
+    assert "onestep distill PLACE --resume continues" in capsys.readouterr().err
+    assert run("sample", folder, "--count", "4", "--pipeline", there) == 0, capsys.readouterr().err
+    assert not open_run(folder, pipeline=there).finished
+    # Another pipeline, and the same weights with another scheduler, are not the one of the run.
+    for name, model, scheduler in (("other", unet(seed=1), DDPMScheduler), ("odd", unet(), DDIMScheduler)):
+        DDPMPipeline(model, scheduler(prediction_type="v_prediction")).save_pretrained(tmp_path / name)
+        with pytest.raises(ConfigError, match="made from another pipeline"):
+            open_run(folder, pipeline=tmp_path / name)
+        assert run("distill", tmp_path / name, *words, "--resume") == 2
+        assert "made from another pipeline" in capsys.readouterr().err
+    assert run("distill", there, *words, "--resume") == 0, capsys.readouterr().err
+    assert (folder / "pipeline" / "model_index.json").is_file()
+    assert open_run(folder, pipeline=there).finished
+
+
+@pytest.mark.thorough
+def test_the_report_says_that_a_pipelines_budget_is_not_known(pipeline, tmp_path):
+    folder, there = tmp_path / "run", tmp_path / "there"
+    assert run("distill", pipeline, "--method", "meanflow", "--data", "digits", "--folder", folder, *QUICK) == 0
+    pipeline.rename(there)
+    words = ["--pipeline", there, "--baseline", there, "--repeats", "1", "--split", "validation"]
+    assert run("evaluate", folder, *words) == 0
+    report = (folder / "report.md").read_text()
+    assert "| 6 + pretrained |" in report
+    assert "| pipeline | 100 | not known |" in report
+    assert "is not known and not counted" in report
+
+
+def test_what_has_no_pipeline_has_no_place_for_one(tmp_path):
+    folder = tmp_path / "toy"
+    assert run("train", "flow-matching", "--data", "8gaussians", "--folder", folder, "--width", "8", *QUICK) == 0
+    with pytest.raises(ConfigError, match="not made from a pipeline"):
+        open_run(folder, pipeline=tmp_path)
+
+
+def test_the_budget_of_a_pipeline_is_not_known(pipeline):
+    cost = cost_of(pipeline_run(str(pipeline), open_dataset("digits"), steps=3))
+    assert (cost.updates, cost.training_evaluations, cost.training_seconds) == (None, None, None)
+    assert cost.caption == "training not known\n6 evaluations per sample"
+
+
+def test_a_pipeline_without_classes_learns_from_data_with_classes(tmp_path, capsys):
+    DDPMPipeline(unet(None), DDPMScheduler(prediction_type="v_prediction")).save_pretrained(tmp_path / "plain")
+    words = [
+        "distill",
+        tmp_path / "plain",
+        "--method",
+        "consistency-distillation",
+        "--folder",
+        tmp_path / "run",
+        *QUICK,
+    ]
+    assert run(*words, "--data", "digits") == 0, capsys.readouterr().err
+    assert "has no classes, so those of digits are left out" in capsys.readouterr().out
+    found = open_run(tmp_path / "run")
+    assert (found.data.name, found.data.classes) == ("digits-unlabelled", None)
+    assert torch.equal(found.data.split("train").data, open_dataset("digits").split("train").data)
+    for data in (["--data", "digits"], []):
+        assert run(*words, *data, "--resume") == 0, capsys.readouterr().err
+    assert pipeline_run(str(tmp_path / "plain"), found.data).data.classes is None
+
+
+def test_an_adversary_without_a_time_is_refused(pipeline, tmp_path, capsys):
+    assert "consistency-trajectory" in DISTILLING
+    assert "consistency-trajectory-adversarial" not in DISTILLING
+    words = [
+        "distill",
+        pipeline,
+        "--method",
+        "consistency-trajectory",
+        "--data",
+        "digits",
+        "--folder",
+        tmp_path / "run",
+    ]
+    assert run(*words, *QUICK, "--adversarial-weight", "0.3") == 2
+    assert "--adversarial-weight 0" in capsys.readouterr().err
 
 
 def test_another_method_cannot_resume(pipeline, tmp_path, capsys):

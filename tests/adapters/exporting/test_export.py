@@ -225,7 +225,7 @@ class OneBatchSize(nn.Module):
     [
         (Wrong(), "differs from the generator by up to 0.01"),
         (Undecided(), "torch.export cannot export this generator"),
-        (OneBatchSize(), "its code fixes the batch size"),
+        (OneBatchSize(), "its code depends on the batch size"),
     ],
     ids=["other numbers", "depends on values", "one batch size"],
 )

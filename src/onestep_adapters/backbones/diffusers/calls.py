@@ -11,7 +11,13 @@ from torch.nn.parallel import DistributedDataParallel
 from onestep_core.errors import ConfigError, MissingExtraError
 
 try:
-    from diffusers import FluxTransformer2DModel
+    from diffusers import (
+        DiTTransformer2DModel,
+        FluxTransformer2DModel,
+        SD3Transformer2DModel,
+        UNet2DConditionModel,
+        UNet2DModel,
+    )
 except ImportError as error:
     raise MissingExtraError("models of diffusers need it: pip install 'onestep[diffusers]'") from error
 
@@ -22,22 +28,26 @@ FLUX_TIMES = 1000
 
 class Call(NamedTuple):
     """``by_name``: the time is given as ``timestep=``. ``flat``: ``return_dict=False`` gives a tuple. ``packed``: the
-    model takes tokens of 2 x 2 latents (Flux). ``guided``: it has a ``guidance`` of its own."""
+    model takes tokens of 2 x 2 latents (Flux). ``guided``: it has a ``guidance`` of its own. ``needs``: conditions that
+    it cannot do without."""
 
     by_name: bool
     flat: bool
     packed: bool
     guided: bool
+    needs: tuple[str, ...]
 
 
 def unwrapped(model: Any) -> Any:
-    """The module under ``torch.compile``, ``frozen`` and data-parallel wrappers."""
+    """The module under ``torch.compile``, ``frozen``, data-parallel wrappers and an adapter of peft."""
     while True:
         inner = vars(model).get("__wrapped__") if callable(model) and hasattr(model, "__dict__") else None
         if isinstance(model, nn.Module):
             inner = model._modules.get("_orig_mod")
             if isinstance(model, DistributedDataParallel | nn.DataParallel):
                 inner = model.module
+            if hasattr(model, "merge_and_unload") and hasattr(model, "get_base_model"):
+                inner = model.get_base_model()
         if inner is None:
             return model
         model = inner
@@ -53,7 +63,37 @@ def call_of(model: Callable[..., Any]) -> Call:
     packed = isinstance(plain, FluxTransformer2DModel)
     # Flux takes the argument also where it has no embedding of it.
     guided = "guidance" in names and not (packed and not plain.config.guidance_embeds)
-    return Call("timestep" in names, "return_dict" in names, packed, guided)
+    return Call("timestep" in names, "return_dict" in names, packed, guided, _needs(plain))
+
+
+_MEANINGS = {
+    "class_labels": "classes, [batch]",
+    "encoder_hidden_states": "embeddings of a text, [batch, token, channel]",
+    "pooled_projections": "the pooled embedding of a text, [batch, channel]",
+}
+
+
+def _needs(model: Any) -> tuple[str, ...]:
+    if isinstance(model, SD3Transformer2DModel | FluxTransformer2DModel):
+        return "encoder_hidden_states", "pooled_projections"
+    labelled = isinstance(model, UNet2DModel) and (model.config.num_class_embeds or model.config.class_embed_type)
+    if isinstance(model, DiTTransformer2DModel) or labelled:
+        return ("class_labels",)
+    return ("encoder_hidden_states",) if isinstance(model, UNet2DConditionModel) else ()
+
+
+def require_conditions(call: Call, model: Any, condition: dict[str, Any]) -> None:
+    """Refuse a call without a condition that the model needs.
+
+    Raises:
+        ConfigError: it names the conditions.
+    """
+    if missing := [name for name in call.needs if condition.get(name) is None]:
+        told = " and ".join(f"{name}= ({_MEANINGS[name]})" for name in missing)
+        also = "; a PretrainedVelocity takes label=" if "class_labels" in missing else ""
+        raise ConfigError(
+            f"{type(unwrapped(model)).__name__} was called without a condition that it needs: expected {told}{also}"
+        )
 
 
 def evaluate(call: Call, model: Callable[..., Any], z: Tensor, t: Tensor, condition: dict[str, Any]) -> Tensor:
@@ -118,12 +158,7 @@ def unpacked(tokens: Tensor, z: Tensor) -> Tensor:
 
 def _positions(z: Tensor, condition: dict[str, Any]) -> dict[str, Tensor]:
     """Flux's ``img_ids`` and ``txt_ids``: row and column of every token; zero for the text."""
-    text = condition.get("encoder_hidden_states")
-    if not isinstance(text, Tensor):
-        raise ConfigError(
-            "Flux needs encoder_hidden_states=, the embedding of a text, [batch, token, channel], and "
-            "pooled_projections=, [batch, channel]"
-        )
+    text: Tensor = condition["encoder_hidden_states"]
     height, width = z.shape[2] // 2, z.shape[3] // 2
     rows = torch.arange(height, device=z.device, dtype=z.dtype)[:, None].expand(height, width)
     columns = torch.arange(width, device=z.device, dtype=z.dtype)[None, :].expand(height, width)

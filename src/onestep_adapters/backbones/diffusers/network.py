@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from onestep_adapters.backbones.diffusers.calls import call_of, evaluate, unwrapped
+from onestep_adapters.backbones.diffusers.calls import call_of, evaluate, require_conditions, unwrapped
+from onestep_adapters.backbones.diffusers.free_batch import free_batch
 from onestep_adapters.backbones.diffusers.times import give, with_numbers
 from onestep_core.errors import ConfigError, MissingExtraError
 
@@ -99,13 +100,15 @@ class DiffusersNetwork(ModelMixin, ConfigMixin):
             keywords: the model's own, and ``guidance`` where the network has it.
 
         Raises:
-            ConfigError: for another number of times, a missing guidance scale, or an output of another shape.
+            ConfigError: for another number of times, a missing condition or guidance scale, or an output of another
+                shape.
         """
         if len(times) != self.times:
             raise ConfigError(
                 f"called with {len(times)} times: this network has times={self.times}, so it is called as "
                 f"network({', '.join(['z', 't', 's'][: self.times + 1])}, ...)"
             )
+        require_conditions(self.call, self.model, keywords)
         scaled = [_time(time, z, self.time_scale) for time in times]
         t = scaled[0] if scaled else z.new_zeros(z.shape[0])
         extra = [t - scaled[1]] if self.times == 2 else []
@@ -116,6 +119,13 @@ class DiffusersNetwork(ModelMixin, ConfigMixin):
         if extra:
             t, keywords = give(self.model, t, extra, keywords)
         return evaluate(self.call, self.model, z, t, keywords)
+
+    def free_batch(self) -> None:
+        """Replace layers whose code asks for the batch size, in place and with the same values: for ``torch.export``.
+
+        The model given shares these layers; :class:`~onestep_adapters.exporting.Generator` calls this on its copy.
+        """
+        free_batch(self.model)
 
     @property
     def sample_shape(self) -> tuple[int, int, int] | None:
@@ -131,8 +141,15 @@ class DiffusersNetwork(ModelMixin, ConfigMixin):
         """Weights and config in a folder, as every model of diffusers; ``from_pretrained`` reads them.
 
         Raises:
-            ConfigError: if the model is no model of diffusers: its config could not be written.
+            ConfigError: if the model is no model of diffusers: its config could not be written; if it has an adapter of
+                peft, which the config does not describe.
         """
+        if any(".base_layer." in name for name, _ in self.named_parameters()):
+            raise ConfigError(
+                f"{type(self.model).__name__} has adapters of peft: merge them before it is saved, by "
+                "network = peft_network.merge_and_unload(), or for model.add_adapter by model.fuse_lora() and "
+                "model.unload_lora()"
+            )
         if self.config["model"] is None:
             raise ConfigError(
                 f"{type(self.model).__name__} has no config of diffusers, so it cannot be made anew from a file: save "

@@ -121,6 +121,11 @@ class OneStepPipeline(DiffusionPipeline):
         sample_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
+        if hasattr(network, "merge_and_unload"):
+            raise ConfigError(
+                f"a {type(network).__name__} of peft as network: merge the adapter of a copy, "
+                "copy.deepcopy(network).merge_and_unload()"
+            )
         if not isinstance(unwrapped(network), ModelMixin):
             raise ConfigError(
                 f"a {type(network).__name__} as network: expected a DiffusersNetwork, or a ModelMixin of your own, "

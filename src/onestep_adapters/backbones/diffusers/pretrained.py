@@ -12,6 +12,7 @@ from onestep_adapters.backbones.diffusers.calls import FLUX_TIMES
 from onestep_adapters.backbones.diffusers.network import DiffusersNetwork
 from onestep_adapters.backbones.diffusers.schedulers import Meaning, meaning_of
 from onestep_adapters.files import is_pipeline
+from onestep_adapters.networks import as_one_step
 from onestep_core.errors import ConfigError, MissingExtraError
 from onestep_core.flow.paths import Linear
 from onestep_core.flow.ratios import time_at
@@ -111,7 +112,8 @@ class PretrainedVelocity(ModelMixin, ConfigMixin):
         own = [self._own_time(time) for time in times]
         r, t = own[0], times[0]
         alpha, sigma = self.meaning.path.coefficients(r)
-        scale = self.meaning.scale(r) * torch.hypot(alpha, sigma) / torch.hypot(1 - t, t)
+        # Not `hypot`, which ONNX does not have.
+        scale = self.meaning.scale(r) * ((alpha.square() + sigma.square()) / ((1 - t).square() + t.square())).sqrt()
         states = z * expand_like(scale, z)
         kind = next(self.network.parameters()).dtype
         answer = self.network(states.to(kind), *(self.meaning.model_time(time) / self.unit for time in own), **keywords)
@@ -183,6 +185,8 @@ class OneStepGenerator(ModelMixin, ConfigMixin):
 
     def __init__(self, velocity: PretrainedVelocity | Mapping[str, Any], *, start: float = 1.0) -> None:
         super().__init__()
+        if not 0 < start <= 1:
+            raise ConfigError(f"start = {start}: expected a time above 0, at most 1")
         self.register_to_config(velocity=None, start=start)
         if isinstance(velocity, Mapping):
             velocity = PretrainedVelocity(
@@ -196,10 +200,12 @@ class OneStepGenerator(ModelMixin, ConfigMixin):
 
     def forward(self, noise: Tensor, *, class_labels: Tensor | None = None, **keywords: Any) -> Tensor:
         """Samples from standard normal noise, ``[batch, *shape]``."""
-        z = self.start * full(noise)
-        t = z.new_full((z.shape[0],), self.start)
-        times = (t, torch.zeros_like(t))[: self.velocity.network.times]
-        return z - self.start * self.velocity(z, *times, label=class_labels, **keywords)
+        count = self.velocity.network.times
+
+        def average_velocity(z: Tensor, t: Tensor, s: Tensor, /) -> Tensor:
+            return self.velocity(z, *(t, s)[:count], label=class_labels, **keywords)
+
+        return as_one_step(average_velocity, path=Linear(), start=self.start)(noise)
 
     @property
     def sample_shape(self) -> tuple[int, int, int] | None:

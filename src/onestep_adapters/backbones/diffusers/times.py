@@ -77,8 +77,6 @@ class BesideLabels(nn.Module):
         added = self.added(numbers)
         if self.first is None:
             return added
-        if labels is None:
-            raise ConfigError("the model is conditioned on classes: expected class_labels=, [batch]")
         return self.first(labels) + added
 
 
@@ -129,6 +127,12 @@ def with_numbers(model: nn.Module, count: int) -> nn.Module:
             place = ["transformer_blocks", str(index), "norm1", "emb"]
             model = _replaced(model, place, lambda first: _with_time(first, count))
         return model
+    if hasattr(model, "merge_and_unload"):
+        raise ConfigError(
+            f"a {type(model).__name__} of peft has no place for a second time: make the network of the model, and "
+            "the adapter of the network, get_peft_model(DiffusersNetwork(model, times=2), LoraConfig(..., "
+            'modules_to_save=["added"])); "added" is the embedding of the second time'
+        )
     named = "a UNet2DModel whose class_embed_type is 'timestep'" if isinstance(model, UNet2DModel) else type(model)
     raise ConfigError(
         f"{named} has no known place for a second time or a guidance scale: expected UNet2DModel, "

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from onestep_adapters.evaluation.markdown import (
     COST_HEADINGS,
-    COSTS,
     METRIC_HEADINGS,
     cost_line,
+    costs_note,
     metric_line,
     sentence,
     verdict_cell,
@@ -53,7 +53,7 @@ def page_of(report: Report, pictures: Sequence[Picture] = ()) -> Page:
             [*map(Column, COST_HEADINGS)],
             [[Value(text, _number(text)) for text in cost_line(row)] for row in report.rows],
             title="Cost",
-            note=COSTS,
+            note=costs_note(report),
             folded=True,
         ),
     ]

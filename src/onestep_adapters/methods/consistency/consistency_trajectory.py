@@ -95,6 +95,11 @@ class ConsistencyTrajectory(Distillation):
         """An average-velocity network."""
         return self.network.build(data, 2, generator)
 
+    @property
+    def distils_models(self) -> bool:
+        """Only without the discriminator, a network of the same kind without a time."""
+        return not self.adversarial_weight
+
     def companions(self, data: Dataset, network: nn.Module, generator: torch.Generator) -> Mapping[str, Companion]:
         """With an adversary: a discriminator that gives one logit for each coordinate."""
         if not self.adversarial_weight:

@@ -159,5 +159,6 @@ class _Interpolated:
     def inverse(self, value: Tensor) -> Tensor:
         """Where the function has a value; the values decrease."""
         values = self._values.to(device=value.device, dtype=value.dtype)
-        left = (torch.searchsorted(-values, -value.detach()) - 1).clamp(0, len(values) - 2)
+        # A count, because ONNX has no `searchsorted`.
+        left = ((values > value.detach()[..., None]).sum(-1) - 1).clamp(0, len(values) - 2)
         return left + (value - values[left]) / (values[left + 1] - values[left])

@@ -10,14 +10,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import AutoencoderKL, FluxPipeline, UNet2DModel
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from onestep_adapters.backbones.diffusers import DiffusersNetwork
+from onestep_adapters.backbones.diffusers import DiffusersNetwork, OneStepPipeline
 from onestep_adapters.backbones.diffusers.calls import packed, unpacked
 from onestep_adapters.networks import as_average_velocity, frozen
 from onestep_adapters.training import update_ema
-from onestep_core import drop_labels, meanflow_regression, single_pass, squared_l2, two_pass
+from onestep_core import Linear, drop_labels, meanflow_regression, single_pass, squared_l2, two_pass
 from onestep_core.errors import ConfigError
 from tests.adapters.backbones.diffusers.small import (
     BATCH,
@@ -92,6 +93,52 @@ def test_the_model_given_stays_as_it_was(name):
     assert list(model.state_dict()) == keys
     shared = {p.data_ptr() for p in network.parameters()}
     assert {p.data_ptr() for p in model.parameters()} <= shared
+
+
+@EVERY
+def test_a_missing_condition_is_named(name):
+    z, _, t, s = states()
+    condition, network = condition_of(name), network_of(name)
+    for missing in network.call.needs:
+        given = {key: value for key, value in condition.items() if key != missing}
+        with pytest.raises(ConfigError, match=f"expected {missing}="):
+            network(z, t, s, **given)
+    assert bool(network.call.needs) == (name != "unet")
+
+
+@pytest.mark.parametrize("name", ["sd3", "conditional unet"])
+def test_an_adapter_of_peft_inside_and_around(name, tmp_path):
+    """The values are the model's, whichever comes first; what could not be loaded again is not saved."""
+    z, _, t, s = states()
+    condition, scale = condition_of(name), MODELS[name].time_scale
+    lora = LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False)
+    model = model_of(name)
+    inside = DiffusersNetwork(get_peft_model(model, lora), time_scale=scale)
+    expected = by_hand(name, model, z, t, **condition)
+    assert torch.equal(inside(z, t, **condition), expected)
+    assert not torch.equal(expected, by_hand(name, model_of(name), z, t, **condition))
+    with pytest.raises(ConfigError, match=r"get_peft_model\(DiffusersNetwork"):
+        DiffusersNetwork(get_peft_model(model_of(name), lora), times=2)
+    network = network_of(name)
+    around = get_peft_model(network, LoraConfig(r=2, target_modules=["to_q"], modules_to_save=["added"]))
+    trained = [key for key, value in around.named_parameters() if value.requires_grad]
+    assert any(".added." in key for key in trained)
+    assert all(".added." in key or "lora_" in key for key in trained)
+    for value in around.parameters():
+        value.data += 0.02 * value.requires_grad
+    expected = around(z, t, s, **condition).detach()
+    for unmerged in (inside, network):
+        with pytest.raises(ConfigError, match="merge"):
+            unmerged.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="merge"):
+        OneStepPipeline(around, Linear())
+    merged = copy.deepcopy(around).merge_and_unload()
+    assert isinstance(merged, DiffusersNetwork)
+    torch.testing.assert_close(merged(z, t, s, **condition).detach(), expected)
+    assert torch.equal(around(z, t, s, **condition).detach(), expected)
+    merged.save_pretrained(tmp_path)
+    loaded = DiffusersNetwork.from_pretrained(tmp_path)
+    assert torch.equal(loaded(z, t, s, **condition), merged(z, t, s, **condition))
 
 
 def test_no_times_are_the_time_zero():
