@@ -62,6 +62,11 @@ class Network:
     """Side of the square patches that are the tokens, in pixels; it divides height and width (dit only)."""
     noise_width: int = attrs.field(default=_NOISE_WIDTH, validator=[count, positive])
     """Numbers in the noise of one sample (decoder only)."""
+    full_depth: int | None = attrs.field(default=None, validator=attrs.validators.optional(count))
+    """Number of residual blocks at full size, where they take most of the time (decoder only). None: --depth."""
+    bounded: bool = False
+    """Pixels stay in [-1.05, 1.05], by a tanh (decoder only). For a drift in features that depend little on brightness.
+    """
     pretrained: str = ""
     """Folder of a pipeline of diffusers, whose model is the network, as a velocity on the linear path (pretrained only;
     width, depth and max-frequency are then without effect). onestep distill sets it."""
@@ -100,6 +105,11 @@ class Network:
                 f"noise_width = {self.noise_width} with the backbone {self.backbone!r}: only decoder has it; leave it "
                 f"at {_NOISE_WIDTH}"
             )
+        if (self.full_depth is not None or self.bounded) and self.backbone != "decoder":
+            raise ConfigError(
+                f"full_depth = {self.full_depth}, bounded = {self.bounded} with the backbone {self.backbone!r}: only "
+                "decoder has them; leave both out"
+            )
         if self.backbone == "decoder" and not from_vector:
             raise ConfigError(
                 "backbone 'decoder' makes an image from a vector of noise, and this method adds noise to images: "
@@ -121,7 +131,7 @@ class Network:
             "conv": partial(ConvNet, condition=self.condition),
             "dit": partial(DiT, patch=self.patch),
             "unet": UNet,
-            "decoder": partial(Decoder, noise=self.noise_width),
+            "decoder": partial(Decoder, noise=self.noise_width, full_depth=self.full_depth, bounded=self.bounded),
         }[self.backbone]
         return make(
             data.shape,
