@@ -30,7 +30,9 @@ PUBLISHED = {
 }
 """FID by attraction and repulsion: Deng et al., https://arxiv.org/abs/2602.04770, table on anti-symmetry."""
 
-GENERATOR = "--layers stages.2 --backbone decoder --batch 100 --positives 32 --learning-rate 1e-2 --warmup 10"
+GENERATOR = (
+    "--layers stages.2 --backbone decoder --no-class-start --batch 100 --positives 32 --learning-rate 1e-2 --warmup 10"
+)
 """Options of every generator; the others are those of the preset."""
 
 

@@ -1,6 +1,6 @@
 """A generator of images from a vector of noise and a class, for methods that never noise an image (drifting).
 
-    h_0 = linear(noise)                                  a map of the smallest size
+    h_0 = linear(noise) + start[label]                   a map of the smallest size
     c = conditioning(times, label) + linear(noise)
     at every size, ``depth`` times:  h <- h + conv(silu(conv(silu(norm(h) * (1 + a) + b))))
     between two sizes:               h <- conv(enlarge(h))
@@ -12,7 +12,9 @@ Sizes are halved, rounded up, while the shorter side is above seven: 28, 14, 7, 
 ``enlarge`` repeats pixels. The bound lets pixels reach -1 and 1; without it a drift in features that do not depend on
 brightness can leave this range. ``c`` is computed by :mod:`~onestep_adapters.backbones.conditioning`.
 
-Unlike the other networks a new one does not answer zero: samples that are all equal have no drift that separates them.
+``start`` is a map for each class; without it (``class_start=False``) a class acts through ``(a, b)`` alone, which start
+at zero, and short trainings mix the classes. Unlike the other networks a new one does not answer zero: samples that are
+all equal have no drift that separates them.
 
 Source of FiLM: Perez et al., https://arxiv.org/abs/1709.07871.
 """
@@ -32,6 +34,7 @@ from onestep_core.typing import Sample, Time, typed
 _EPSILON = 1e-6
 _SMALLEST = 7
 _BOUND = 1.05
+_START = 0.5
 
 
 class Decoder(nn.Module):
@@ -43,6 +46,7 @@ class Decoder(nn.Module):
         width: number of channels at full size.
         depth: number of residual blocks at every size.
         full_depth: number of residual blocks at full size, where they take most of the time; ``None``: ``depth``.
+        class_start: whether the first map depends on the class; without classes it has no effect.
         bounded: whether pixels stay in [-1.05, 1.05].
         times: 0, or 1 or 2 numbers in [0, 1] that a method gives beside the noise, such as a guidance scale.
         classes: number of classes, or ``None``; label ``classes`` means "no class".
@@ -67,6 +71,7 @@ class Decoder(nn.Module):
         width: int = 32,
         depth: int = 2,
         full_depth: int | None = None,
+        class_start: bool = True,
         bounded: bool = False,
         times: int = 0,
         classes: int | None = None,
@@ -87,6 +92,9 @@ class Decoder(nn.Module):
         self.style = nn.Linear(noise, 4 * width)
         rows, across = self.sizes[0]
         self.input = nn.Linear(noise, widths[0] * rows * across)
+        # The last row is that of "no class".
+        starts = classes is not None and class_start
+        self.start = nn.Embedding(classes + 1, widths[0] * rows * across) if starts else None  # type: ignore[operator]
         self.enlarged = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
         depths = [depth] * (len(widths) - 1) + [depth if full_depth is None else full_depth]
         self.levels = nn.ModuleList(
@@ -107,6 +115,8 @@ class Decoder(nn.Module):
         for layer in self.modules():
             if isinstance(layer, _Block):
                 nn.init.zeros_(layer.modulation.weight)
+        if self.start is not None:
+            nn.init.normal_(self.start.weight, std=_START, generator=generator)
 
     @typed
     def forward(self, noise: Float[Tensor, "batch noise"], *times: Time, label: Labels | None = None) -> Sample:
@@ -123,7 +133,11 @@ class Decoder(nn.Module):
         if noise.shape[1] != self.noise:
             raise ConfigError(f"noise of shape {tuple(noise.shape)}: expected [batch, {self.noise}]")
         condition = silu(self.condition(noise, times, label) + self.style(noise))
-        hidden = self.input(noise).unflatten(1, (-1, *self.sizes[0]))
+        hidden = self.input(noise)
+        if self.start is not None:
+            last = self.start.num_embeddings - 1
+            hidden = hidden + (self.start.weight[last] if label is None else self.start(label))
+        hidden = hidden.unflatten(1, (-1, *self.sizes[0]))
         for level, blocks in enumerate(self.levels):
             if level:
                 hidden = self.enlarged[level - 1](interpolate(hidden, self.sizes[level], mode="nearest"))

@@ -64,6 +64,8 @@ class Network:
     """Numbers in the noise of one sample (decoder only)."""
     full_depth: int | None = attrs.field(default=None, validator=attrs.validators.optional(count))
     """Number of residual blocks at full size, where they take most of the time (decoder only). None: --depth."""
+    class_start: bool = True
+    """The first map depends on the class (decoder only). Without it short trainings mix the classes."""
     bounded: bool = False
     """Pixels stay in [-1.05, 1.05], by a tanh (decoder only). For a drift in features that depend little on brightness.
     """
@@ -105,10 +107,10 @@ class Network:
                 f"noise_width = {self.noise_width} with the backbone {self.backbone!r}: only decoder has it; leave it "
                 f"at {_NOISE_WIDTH}"
             )
-        if (self.full_depth is not None or self.bounded) and self.backbone != "decoder":
+        if (self.full_depth is not None or self.bounded or not self.class_start) and self.backbone != "decoder":
             raise ConfigError(
-                f"full_depth = {self.full_depth}, bounded = {self.bounded} with the backbone {self.backbone!r}: only "
-                "decoder has them; leave both out"
+                f"full_depth = {self.full_depth}, bounded = {self.bounded}, class_start = {self.class_start} with the "
+                f"backbone {self.backbone!r}: only decoder has them; leave them out"
             )
         if self.backbone == "decoder" and not from_vector:
             raise ConfigError(
@@ -131,7 +133,13 @@ class Network:
             "conv": partial(ConvNet, condition=self.condition),
             "dit": partial(DiT, patch=self.patch),
             "unet": UNet,
-            "decoder": partial(Decoder, noise=self.noise_width, full_depth=self.full_depth, bounded=self.bounded),
+            "decoder": partial(
+                Decoder,
+                noise=self.noise_width,
+                full_depth=self.full_depth,
+                class_start=self.class_start,
+                bounded=self.bounded,
+            ),
         }[self.backbone]
         return make(
             data.shape,

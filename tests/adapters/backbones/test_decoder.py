@@ -75,6 +75,14 @@ def test_sizes(size, sizes):
     assert decoder((1, *size))(torch.randn(2, 5)).shape == (2, 1, *size)
 
 
+def test_a_new_network_already_tells_classes_apart_unless_it_is_told_not_to():
+    noise, label = torch.randn(1, 5).expand(4, 5), torch.tensor([0, 1, 2, 3])
+    starting, alike = decoder(classes=3)(noise, label=label), decoder(classes=3, class_start=False)(noise, label=label)
+    assert torch.pdist(starting.flatten(1)).min() > 1e-2
+    torch.testing.assert_close(alike, alike[:1].expand_as(alike))
+    torch.testing.assert_close(decoder(classes=3)(noise[:1]), starting[3:])  # no label is the last row
+
+
 def test_a_bound_is_a_tanh_of_the_same_image():
     plain, bounded = decoder(), decoder(bounded=True)
     with torch.no_grad():
@@ -89,7 +97,9 @@ def test_blocks_at_full_size_are_counted_apart():
     assert [len(blocks) for blocks in decoder().levels] == [1, 1]
     assert [len(blocks) for blocks in decoder(depth=2, full_depth=0).levels] == [2, 0]
     assert decoder(depth=2, full_depth=0)(torch.randn(2, 5)).shape == (2, 2, 9, 12)
-    network = attrs.evolve(SMALL, full_depth=0, bounded=True).build(open_dataset("digits"), 0, seeded(), from_vector=True)
+    network = attrs.evolve(SMALL, full_depth=0, bounded=True).build(
+        open_dataset("digits"), 0, seeded(), from_vector=True
+    )
     assert [len(blocks) for blocks in network.levels] == [1, 0]
     assert network.bounded
 

@@ -19,7 +19,15 @@ def example(monkeypatch):
 
 
 def numbers(fd, coverage=0.5, **more):
-    return {"FD": float(fd), "KD": fd / 20, "precision": 0.5, "recall": 0.5, "density": 0.5, "coverage": coverage, **more}
+    return {
+        "FD": float(fd),
+        "KD": fd / 20,
+        "precision": 0.5,
+        "recall": 0.5,
+        "density": 0.5,
+        "coverage": coverage,
+        **more,
+    }
 
 
 def judged(method, *cells):
