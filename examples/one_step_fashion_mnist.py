@@ -41,7 +41,7 @@ BASELINE, DRIFTING = "flow-matching", "drifting"
 TAUGHT = ("rectified-meanflow", "dmd2")
 """Methods that learn from a teacher, which takes half of their time."""
 
-PER_MINUTE = {BASELINE: 80, "meanflow": 60, "rectified-meanflow": 60, "dmd2": 14, DRIFTING: 160}
+PER_MINUTE = {BASELINE: 80, "meanflow": 60, "rectified-meanflow": 60, "dmd2": 14, DRIFTING: 140}
 """Updates in a minute of processor time: measured on one thread of the machine in the JSON file, rounded."""
 
 PAIRS_PER_MINUTE = 1000
@@ -79,7 +79,7 @@ def words_of(method: str, minutes: float, seed: int, *, encoder: Path, teacher: 
     if method in TAUGHT:
         chosen |= {"--teacher-from": str(teacher)}
     if method == DRIFTING:
-        chosen |= {"--encoder": str(encoder), "--bounded": ""}
+        chosen |= {"--encoder": str(encoder), "--bounded": "", "--channels-last": ""}
     steps = max(1, round(share * PER_MINUTE[method]))
     chosen |= {"--steps": str(steps), "--warmup": str(min(20, steps - 1)), "--checkpoint-every": "50"}
     words = itertools.chain(*((name, *values.split()) for name, values in chosen.items()))

@@ -69,6 +69,9 @@ class Network:
     bounded: bool = False
     """Pixels stay in [-1.05, 1.05], by a tanh (decoder only). For a drift in features that depend little on brightness.
     """
+    channels_last: bool = False
+    """Keep the channels of a pixel together in memory (conv, unet, decoder). Often faster; results differ by rounding.
+    """
     pretrained: str = ""
     """Folder of a pipeline of diffusers, whose model is the network, as a velocity on the linear path (pretrained only;
     width, depth and max-frequency are then without effect). onestep distill sets it."""
@@ -141,7 +144,7 @@ class Network:
                 bounded=self.bounded,
             ),
         }[self.backbone]
-        return make(
+        network: nn.Module = make(
             data.shape,
             width=self.width,
             depth=self.depth,
@@ -150,6 +153,7 @@ class Network:
             max_frequency=self.max_frequency,
             generator=generator,
         )
+        return network.to(memory_format=torch.channels_last) if self.channels_last else network
 
 
 def pretrained_network(folder: str, data: Dataset, times: int, generator: torch.Generator | None = None) -> nn.Module:

@@ -104,6 +104,15 @@ def test_blocks_at_full_size_are_counted_apart():
     assert network.bounded
 
 
+def test_the_order_of_the_memory_changes_no_sample():
+    noise, data = torch.randn(3, 5), open_dataset("digits")
+    plain, other = (
+        attrs.evolve(SMALL, channels_last=given).build(data, 0, seeded(), from_vector=True) for given in (False, True)
+    )
+    assert other.output.weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(plain(noise), other(noise))
+
+
 @pytest.mark.parametrize("guidance", [Guidance(), Guidance(max_alpha=2.0, unconditional_samples=3)])
 def test_drifting_trains_samples_and_is_opened_with_it(tmp_path, guidance):
     options = Drifting(Training(steps=2, batch=20), SMALL, positives=5, guidance=guidance)
