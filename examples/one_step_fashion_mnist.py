@@ -42,10 +42,10 @@ TAUGHT = ("rectified-meanflow", "dmd2")
 """Methods that learn from a teacher, which takes half of their time."""
 
 PER_MINUTE = {BASELINE: 80, "meanflow": 60, "rectified-meanflow": 60, "dmd2": 14, DRIFTING: 140}
-"""Updates in a minute of processor time: measured on one thread of the machine in the JSON file, rounded."""
+"""Updates in about a minute of processor time on one thread of the machine in the JSON file."""
 
 PAIRS_PER_MINUTE = 1000
-"""Pairs of a teacher in a minute of processor time, at eight Heun steps each."""
+"""Pairs of a teacher in about a minute of processor time, at eight Heun steps each."""
 
 OPTIONS: dict[str, dict[str, str]] = {
     BASELINE: {"--learning-rate": "3e-3", "--sampling-steps": "25"},
