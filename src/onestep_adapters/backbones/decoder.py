@@ -1,17 +1,20 @@
 """A generator of images from a vector of noise and a class, for methods that never noise an image (drifting).
 
-    h_0 = linear(noise)                                  a map of the smallest size
+    h_0 = linear(noise) + start[label]                   a map of the smallest size
     c = conditioning(times, label) + linear(noise)
     at every size, ``depth`` times:  h <- h + conv(silu(conv(silu(norm(h) * (1 + a) + b))))
     between two sizes:               h <- conv(enlarge(h))
-    image = conv(silu(norm(h)))
+    image = conv(silu(norm(h)))      or, ``bounded``, 1.05 tanh of it
 
 Sizes are halved, rounded up, while the shorter side is above seven: 28, 14, 7, or 32, 16, 8, 4. At full size a map has
 ``width`` channels, at smaller sizes twice and at most four times as many. ``(a, b)`` is a linear function of
 ``silu(c)`` that starts at zero (FiLM); ``norm`` is root-mean-square normalisation over the channels, without weights;
-``enlarge`` repeats pixels. ``c`` is computed by :mod:`~onestep_adapters.backbones.conditioning`.
+``enlarge`` repeats pixels. The bound lets pixels reach -1 and 1; without it a drift in features that do not depend on
+brightness can leave this range. ``c`` is computed by :mod:`~onestep_adapters.backbones.conditioning`.
 
-Unlike the other networks a new one does not answer zero: samples that are all equal have no drift that separates them.
+``start`` is a map for each class; without it (``class_start=False``) a class acts through ``(a, b)`` alone, which start
+at zero, and short trainings mix the classes. Unlike the other networks a new one does not answer zero: samples that are
+all equal have no drift that separates them.
 
 Source of FiLM: Perez et al., https://arxiv.org/abs/1709.07871.
 """
@@ -30,6 +33,8 @@ from onestep_core.typing import Sample, Time, typed
 
 _EPSILON = 1e-6
 _SMALLEST = 7
+_BOUND = 1.05
+_START = 0.5
 
 
 class Decoder(nn.Module):
@@ -40,6 +45,9 @@ class Decoder(nn.Module):
         noise: length of the vector of noise.
         width: number of channels at full size.
         depth: number of residual blocks at every size.
+        full_depth: number of residual blocks at full size, where they take most of the time; ``None``: ``depth``.
+        class_start: whether the first map depends on the class; without classes it has no effect.
+        bounded: whether pixels stay in [-1.05, 1.05].
         times: 0, or 1 or 2 numbers in [0, 1] that a method gives beside the noise, such as a guidance scale.
         classes: number of classes, or ``None``; label ``classes`` means "no class".
         frequencies: number of sinusoids per time.
@@ -62,6 +70,9 @@ class Decoder(nn.Module):
         noise: int = 64,
         width: int = 32,
         depth: int = 2,
+        full_depth: int | None = None,
+        class_start: bool = True,
+        bounded: bool = False,
         times: int = 0,
         classes: int | None = None,
         frequencies: int = 32,
@@ -69,9 +80,10 @@ class Decoder(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.shape, self.noise = checked_shape(shape, axes=3), noise
+        self.shape, self.noise, self.bounded = checked_shape(shape, axes=3), noise, bounded
         channels, height, columns = self.shape
         at_least(1, noise=noise, width=width, depth=depth, channels=channels, height=height, image_width=columns)
+        at_least(0, full_depth=depth if full_depth is None else full_depth)
         self.sizes = _sizes(height, columns)
         widths = [width * min(2**level, 4) for level in reversed(range(len(self.sizes)))]
         self.condition = Conditioning(
@@ -80,9 +92,14 @@ class Decoder(nn.Module):
         self.style = nn.Linear(noise, 4 * width)
         rows, across = self.sizes[0]
         self.input = nn.Linear(noise, widths[0] * rows * across)
+        # The last row is that of "no class".
+        starts = classes is not None and class_start
+        self.start = nn.Embedding(classes + 1, widths[0] * rows * across) if starts else None  # type: ignore[operator]
         self.enlarged = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
+        depths = [depth] * (len(widths) - 1) + [depth if full_depth is None else full_depth]
         self.levels = nn.ModuleList(
-            nn.ModuleList(_Block(channels, 4 * width) for _ in range(depth)) for channels in widths
+            nn.ModuleList(_Block(channels, 4 * width) for _ in range(count))
+            for channels, count in zip(widths, depths, strict=True)
         )
         self.output = nn.Conv2d(width, channels, 3, padding=1)
         self._initialise(generator)
@@ -98,6 +115,8 @@ class Decoder(nn.Module):
         for layer in self.modules():
             if isinstance(layer, _Block):
                 nn.init.zeros_(layer.modulation.weight)
+        if self.start is not None:
+            nn.init.normal_(self.start.weight, std=_START, generator=generator)
 
     @typed
     def forward(self, noise: Float[Tensor, "batch noise"], *times: Time, label: Labels | None = None) -> Sample:
@@ -114,13 +133,18 @@ class Decoder(nn.Module):
         if noise.shape[1] != self.noise:
             raise ConfigError(f"noise of shape {tuple(noise.shape)}: expected [batch, {self.noise}]")
         condition = silu(self.condition(noise, times, label) + self.style(noise))
-        hidden = self.input(noise).unflatten(1, (-1, *self.sizes[0]))
+        hidden = self.input(noise)
+        if self.start is not None:
+            last = self.start.num_embeddings - 1
+            hidden = hidden + (self.start.weight[last] if label is None else self.start(label))
+        hidden = hidden.unflatten(1, (-1, *self.sizes[0]))
         for level, blocks in enumerate(self.levels):
             if level:
                 hidden = self.enlarged[level - 1](interpolate(hidden, self.sizes[level], mode="nearest"))
             for block in blocks:  # type: ignore[attr-defined]
                 hidden = block(hidden, condition)
-        return self.output(silu(_normalised(hidden)))
+        image = self.output(silu(_normalised(hidden)))
+        return _BOUND * image.tanh() if self.bounded else image
 
 
 class _Block(nn.Module):

@@ -62,6 +62,16 @@ class Network:
     """Side of the square patches that are the tokens, in pixels; it divides height and width (dit only)."""
     noise_width: int = attrs.field(default=_NOISE_WIDTH, validator=[count, positive])
     """Numbers in the noise of one sample (decoder only)."""
+    full_depth: int | None = attrs.field(default=None, validator=attrs.validators.optional(count))
+    """Number of residual blocks at full size, where they take most of the time (decoder only). None: --depth."""
+    class_start: bool = True
+    """The first map depends on the class (decoder only). Without it short trainings mix the classes."""
+    bounded: bool = False
+    """Pixels stay in [-1.05, 1.05], by a tanh (decoder only). For a drift in features that depend little on brightness.
+    """
+    channels_last: bool = False
+    """Keep the channels of a pixel together in memory (conv, unet, decoder). Often faster; results differ by rounding.
+    """
     pretrained: str = ""
     """Folder of a pipeline of diffusers, whose model is the network, as a velocity on the linear path (pretrained only;
     width, depth and max-frequency are then without effect). onestep distill sets it."""
@@ -100,6 +110,11 @@ class Network:
                 f"noise_width = {self.noise_width} with the backbone {self.backbone!r}: only decoder has it; leave it "
                 f"at {_NOISE_WIDTH}"
             )
+        if (self.full_depth is not None or self.bounded or not self.class_start) and self.backbone != "decoder":
+            raise ConfigError(
+                f"full_depth = {self.full_depth}, bounded = {self.bounded}, class_start = {self.class_start} with the "
+                f"backbone {self.backbone!r}: only decoder has them; leave them out"
+            )
         if self.backbone == "decoder" and not from_vector:
             raise ConfigError(
                 "backbone 'decoder' makes an image from a vector of noise, and this method adds noise to images: "
@@ -121,9 +136,15 @@ class Network:
             "conv": partial(ConvNet, condition=self.condition),
             "dit": partial(DiT, patch=self.patch),
             "unet": UNet,
-            "decoder": partial(Decoder, noise=self.noise_width),
+            "decoder": partial(
+                Decoder,
+                noise=self.noise_width,
+                full_depth=self.full_depth,
+                class_start=self.class_start,
+                bounded=self.bounded,
+            ),
         }[self.backbone]
-        return make(
+        network: nn.Module = make(
             data.shape,
             width=self.width,
             depth=self.depth,
@@ -132,6 +153,7 @@ class Network:
             max_frequency=self.max_frequency,
             generator=generator,
         )
+        return network.to(memory_format=torch.channels_last) if self.channels_last else network
 
 
 def pretrained_network(folder: str, data: Dataset, times: int, generator: torch.Generator | None = None) -> nn.Module:

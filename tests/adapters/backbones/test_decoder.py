@@ -1,5 +1,6 @@
 """The decoder: images from a vector of noise and a class."""
 
+import attrs
 import pytest
 import torch
 
@@ -74,6 +75,44 @@ def test_sizes(size, sizes):
     assert decoder((1, *size))(torch.randn(2, 5)).shape == (2, 1, *size)
 
 
+def test_a_new_network_already_tells_classes_apart_unless_it_is_told_not_to():
+    noise, label = torch.randn(1, 5).expand(4, 5), torch.tensor([0, 1, 2, 3])
+    starting, alike = decoder(classes=3)(noise, label=label), decoder(classes=3, class_start=False)(noise, label=label)
+    assert torch.pdist(starting.flatten(1)).min() > 1e-2
+    torch.testing.assert_close(alike, alike[:1].expand_as(alike))
+    torch.testing.assert_close(decoder(classes=3)(noise[:1]), starting[3:])  # no label is the last row
+
+
+def test_a_bound_is_a_tanh_of_the_same_image():
+    plain, bounded = decoder(), decoder(bounded=True)
+    with torch.no_grad():
+        for network in (plain, bounded):
+            network.output.weight.mul_(5)
+    noise = torch.randn(4, 5)
+    assert plain(noise).abs().max() > 1.05
+    torch.testing.assert_close(bounded(noise), 1.05 * plain(noise).tanh())
+
+
+def test_blocks_at_full_size_are_counted_apart():
+    assert [len(blocks) for blocks in decoder().levels] == [1, 1]
+    assert [len(blocks) for blocks in decoder(depth=2, full_depth=0).levels] == [2, 0]
+    assert decoder(depth=2, full_depth=0)(torch.randn(2, 5)).shape == (2, 2, 9, 12)
+    network = attrs.evolve(SMALL, full_depth=0, bounded=True).build(
+        open_dataset("digits"), 0, seeded(), from_vector=True
+    )
+    assert [len(blocks) for blocks in network.levels] == [1, 0]
+    assert network.bounded
+
+
+def test_the_order_of_the_memory_changes_no_sample():
+    noise, data = torch.randn(3, 5), open_dataset("digits")
+    plain, other = (
+        attrs.evolve(SMALL, channels_last=given).build(data, 0, seeded(), from_vector=True) for given in (False, True)
+    )
+    assert other.output.weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(plain(noise), other(noise))
+
+
 @pytest.mark.parametrize("guidance", [Guidance(), Guidance(max_alpha=2.0, unconditional_samples=3)])
 def test_drifting_trains_samples_and_is_opened_with_it(tmp_path, guidance):
     options = Drifting(Training(steps=2, batch=20), SMALL, positives=5, guidance=guidance)
@@ -104,6 +143,9 @@ def test_methods_that_noise_images_refuse_it(method):
         (lambda: decoder(times=1)(torch.ones(2, 5)), "0 times, expected 1"),
         (lambda: decoder()(torch.ones(2, 5), label=torch.zeros(2).long()), "without classes"),
         (lambda: Network("conv", noise_width=3).build(open_dataset("digits"), 0, seeded()), "only decoder has it"),
+        (lambda: Decoder((1, 8, 8), full_depth=-1), "full_depth = -1"),
+        (lambda: Network("conv", bounded=True).build(open_dataset("digits"), 0, seeded()), "only decoder has them"),
+        (lambda: Network("conv", full_depth=0).build(open_dataset("digits"), 0, seeded()), "only decoder has them"),
         (lambda: SMALL.build(open_dataset("8gaussians"), 0, seeded(), from_vector=True), "needs images"),
     ],
 )

@@ -87,6 +87,10 @@ class Drifting(Method):
     layers: tuple[str, ...] = ()
     """Layers of the encoder whose outputs are the features, by their names in the network. Empty: those that the
     encoder suggests. Paper: every second block of a ResNet."""
+    pixel_weight: float = attrs.field(default=0.0, validator=not_negative)
+    """Weight of a drift in raw pixels, beside one of weight 1 for each feature of the encoder. 0: none. Features that
+    depend little on brightness and position leave these open. Only for an encoder from a run or a pretrained one.
+    Paper: 0."""
     cache_features: float = attrs.field(default=4.0, validator=not_negative)
     """Limit in gigabytes. If the features of all real images, together with these images, need at most that, they are
     computed once, before training, and kept on the disk (without dequantisation noise); otherwise the real images of
@@ -118,6 +122,11 @@ class Drifting(Method):
             raise ConfigError(
                 f"encoder = {self.encoder!r}, layers = {self.layers}: expected the name of an encoder, and layers only "
                 "for a pretrained encoder or the run of one"
+            )
+        if self.pixel_weight and not self.encoder_from:
+            raise ConfigError(
+                f"pixel_weight = {self.pixel_weight} with encoder = {self.encoder!r}, which has the pixels already: "
+                "give the encoder of a run or a pretrained one, or leave the weight at 0"
             )
         if 0 < self.queue.queue_size < self.positives:
             raise ConfigError(
@@ -233,8 +242,9 @@ class Drifting(Method):
                 limit=self.cache_features,
                 device=device,
                 track=context.track,
+                with_pixels=self.pixel_weight > 0,
             )
-        return _Prepared(features, monitors, cached)
+        return _Prepared(joined(features, pixels) if self.pixel_weight else features, monitors, cached)
 
     def preparations(self, context: Context) -> tuple[str, ...]:
         """The features of the real images, if they are kept and not there yet."""
@@ -283,7 +293,8 @@ class Drifting(Method):
             again=lambda noise, alpha: encode(self._generated(network, noise, labels, alpha)),
             kept=context.state.kept,
         )
-        return torch.stack([mse(*pair).mean() for pair in pairs.values()]).sum(), numbers
+        weight = {PIXELS: self.pixel_weight} if self.pixel_weight else {}
+        return torch.stack([weight.get(name, 1.0) * mse(*pair).mean() for name, pair in pairs.items()]).sum(), numbers
 
     def _real(self, context: Context, groups: int, generator: torch.Generator) -> Encoded:
         unconditional = self.guidance.unconditional_samples if self.guidance.learned else 0

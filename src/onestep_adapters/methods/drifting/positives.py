@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from onestep_adapters.data import Batch, Dataset
-from onestep_adapters.encoders import Encoder, Multiscale
+from onestep_adapters.encoders import Encoder, Multiscale, pixels
 from onestep_adapters.methods.drifting.feature_cache import FeatureRows, cached_features, gigabytes
 from onestep_adapters.tracking import Track, untracked
 from onestep_core.errors import ConfigError
@@ -48,10 +48,11 @@ class CachedPositives:
     Args:
         train: the training split, on any device.
         rows: the features of its images, in the same order.
+        with_pixels: whether the pixels are features too.
     """
 
-    def __init__(self, train: Batch, rows: FeatureRows) -> None:
-        self._images, self._rows = train.data, rows
+    def __init__(self, train: Batch, rows: FeatureRows, *, with_pixels: bool = False) -> None:
+        self._images, self._rows, self._pixels = train.data, rows, with_pixels
         labels = torch.zeros(len(train.data), dtype=torch.int64) if train.labels is None else train.labels.cpu()
         self._members = labels.argsort(stable=True).split(labels.bincount().tolist())
 
@@ -75,9 +76,13 @@ class CachedPositives:
         index, extra = torch.cat(picks), None
         if unconditional:
             drawn = torch.randint(len(self._images), (unconditional,), generator=generator, device=device)
-            extra = self._rows(drawn, device)
+            extra = self._features(drawn, device)
         images = self._images[index.to(self._images.device)].to(device)
-        return Encoded(images, self._rows(index, device), extra)
+        return Encoded(images, self._features(index, device), extra)
+
+    def _features(self, index: Tensor, device: torch.device) -> dict[str, Tensor]:
+        images = self._images[index.to(self._images.device)].to(device)
+        return {**self._rows(index, device), **(pixels(images) if self._pixels else {})}
 
 
 def cached_positives(
@@ -89,6 +94,7 @@ def cached_positives(
     limit: float,
     device: torch.device | str = "cpu",
     track: Track = untracked,
+    with_pixels: bool = False,
 ) -> CachedPositives | None:
     """The cache of the features of the training split, made now if it is not there.
 
@@ -102,12 +108,14 @@ def cached_positives(
         limit: in gigabytes of 10^9 bytes.
         device: of the encoder.
         track: shows the progress.
+        with_pixels: whether the pixels are features too; they are not in the cache.
     """
     found = cache_place(folder, encoder, features, data, limit=limit, device=device)
     if found is None:
         return None
     train, place = found
-    return CachedPositives(train, cached_features(place, features, train.data, device=device, track=track))
+    rows = cached_features(place, features, train.data, device=device, track=track)
+    return CachedPositives(train, rows, with_pixels=with_pixels)
 
 
 def cache_place(

@@ -32,14 +32,17 @@ def images(count=60, seed=0, name="mine"):
 
 def options(**changes):
     training = Training(steps=3, batch=24)
-    return Drifting(training, NETWORK, encoder="mine", **{"positives": 6, "relative_temperatures": True, **changes})
+    given = {"encoder": "mine", "positives": 6, "relative_temperatures": True, **changes}
+    return Drifting(training, NETWORK, **given)
 
 
+@pytest.mark.parametrize("pixel_weight", [0.0, 2.0])
 @pytest.mark.parametrize("guidance", [Guidance(), Guidance(max_alpha=3.0, unguided_share=0.0, unconditional_samples=4)])
-def test_cached_features_give_the_same_training(guidance, new_teachers):
+def test_cached_features_give_the_same_training(guidance, pixel_weight, new_teachers):
     data, records = images(), {}
     for limit in (0.0, 4.0):
-        run = start_run("drifting", data, options(cache_features=limit, guidance=guidance), encoder=encoder())
+        chosen = options(cache_features=limit, guidance=guidance, pixel_weight=pixel_weight)
+        run = start_run("drifting", data, chosen, encoder=encoder())
         records[limit] = list(run.updates())
         assert (run.prepared().prepared.cached is not None) == (limit > 0)
     assert len(caches(next((new_teachers / "made").glob("encoder-*")))) == 1
@@ -48,6 +51,22 @@ def test_cached_features_give_the_same_training(guidance, new_teachers):
         assert cached.logs.keys() == anew.logs.keys()
         for name, value in anew.logs.items():
             assert cached.logs[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+
+
+@pytest.mark.parametrize("limit", [0.0, 4.0])
+def test_the_loss_has_one_more_feature_the_pixels_with_their_weight(limit, new_teachers):
+    def first(given, **changes):
+        run = start_run("drifting", images(), options(cache_features=limit, **changes), encoder=given)
+        return next(iter(run.updates())).loss
+
+    beside, alone = first(encoder(), pixel_weight=3.0), first(None, encoder="pixels")
+    assert beside == pytest.approx(first(encoder()) + 3 * alone, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["pixels", "random"])
+def test_encoders_that_have_the_pixels_take_no_weight_of_them(name):
+    with pytest.raises(ConfigError, match="has the pixels already"):
+        options(encoder=name, pixel_weight=1.0)
 
 
 def test_positives_are_different_images_of_their_class_with_their_features(tmp_path):
