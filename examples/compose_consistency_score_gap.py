@@ -6,11 +6,14 @@ The score of the samples themselves is estimated from the batch, so there is no 
     onestep compare --with examples/compose_consistency_score_gap.py --methods consistency-gap easy-consistency dmd
 """
 
+from typing import ClassVar
+
 import attrs
 import torch
 from torch import nn
 
 from onestep_adapters.methods import Context, EasyConsistency, FlowMatching, Preset, find_preset
+from onestep_adapters.methods.work import Work, seen, trained
 from onestep_core import Linear, distribution_matching_regression, empirical_denoiser, mse, sample_uniform
 from onestep_core.validators import not_negative
 
@@ -21,8 +24,14 @@ PATH = Linear()
 class ConsistencyGap(EasyConsistency):
     """The loss of easy consistency tuning, and the score gap of one-step samples."""
 
+    objective: ClassVar[str] = "consistency constraint, and regression (score gap)"
+
     gap_weight: float = attrs.field(default=0.1, validator=not_negative)
     """Factor of the score gap's loss. 0: easy consistency tuning."""
+
+    def work(self, step, data) -> Work:
+        """Network evaluations of the consistency loss; the samples, and the teacher on them."""
+        return super().work(step, data) + trained(self.training.batch) + seen(self.training.batch)
 
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator):
         """The consistency loss plus the weighted score gap of as many samples as there are pairs."""

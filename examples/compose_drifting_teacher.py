@@ -9,6 +9,7 @@ from torch import Tensor
 
 from onestep_adapters.encoders import joined, pixels
 from onestep_adapters.methods import Context, Drifting, FlowMatching, Preset, Teacher, find_preset
+from onestep_adapters.methods.work import Work, seen, trained
 from onestep_core.protocols import Features
 
 LEVELS = (0.1, 0.3, 0.6)
@@ -41,8 +42,15 @@ class DriftingTeacher(Drifting):
 
     @property
     def calls(self) -> int:
-        """The generator, and the teacher at three levels."""
-        return 1 + len(LEVELS)
+        """The generator, and the teacher at three levels, of samples and of data."""
+        return 1 + 2 * len(LEVELS)
+
+    def work(self, step, data) -> Work:
+        """Drifting's network evaluations; the teacher at three levels of samples and of data."""
+        own, classes = super().work(step, data), data.classes or 1
+        samples, real = own.backward, self.positives * classes
+        again = own.forward - samples  # by the monitors, without a gradient
+        return own + len(LEVELS) * (trained(samples) + seen(again + real))
 
     def prepare(self, context: Context):
         """As drifting prepares, with the teacher's features added."""

@@ -5,6 +5,7 @@ onestep compare --with examples/compose_meanflow_drift.py --methods meanflow-dri
 """
 
 from functools import partial
+from typing import ClassVar
 
 import attrs
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 from onestep_adapters.encoders import pixels
 from onestep_adapters.methods import Context, MeanFlow, Preset, find_preset
+from onestep_adapters.methods.work import Work, trained
 from onestep_core import drifting_regressions, laplace, mean_shift_field, mse
 from onestep_core.validators import not_negative
 
@@ -20,10 +22,17 @@ from onestep_core.validators import not_negative
 class MeanFlowDrift(MeanFlow):
     """MeanFlow's loss, and the drift of one-step samples."""
 
+    objective: ClassVar[str] = "regression (average velocity, drift)"
+
     drift_weight: float = attrs.field(default=0.5, validator=not_negative)
     """Factor of the drift's loss. 0: MeanFlow."""
     temperature: float = 0.5
     """Temperature of the kernel, in units of the data."""
+
+    def work(self, step, data) -> Work:
+        """MeanFlow's network evaluations, and those of the samples."""
+        classes = data.classes or 1
+        return super().work(step, data) + trained(self.training.batch // classes * classes)
 
     def loss(self, context: Context, network: nn.Module, generator: torch.Generator):
         """MeanFlow's loss plus the weighted drifting loss of as many samples as there are pairs."""

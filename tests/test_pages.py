@@ -142,7 +142,10 @@ def known_options(span, methods):
     """Those of the command of a line; an option that stands alone belongs to a method, or to sampling."""
     words = span.split()
     if words[0] != "onestep":
-        return options_of_methods(methods) | DISTILL
+        return options_of_methods(methods) | DISTILL | {"--with"}
+    if "--with" in words:
+        # A method of another file has the options of its base; it is tried with the methods' tests.
+        return {"--with"} | known_options(span.replace("--with", ""), methods)
     if words[1] == "train":
         return options_of_methods([words[2]] if words[2] in KNOWN else methods)
     if words[1] == "distill":

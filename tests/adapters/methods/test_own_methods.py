@@ -15,6 +15,8 @@ from onestep_adapters.methods import METHODS, registry, use_methods
 from onestep_adapters.runs import open_run, start_run
 from onestep_adapters.training import save_checkpoint
 from onestep_core.errors import ConfigError
+from tests.adapters.methods.test_work import measured
+from tests.adapters.tiny import begun, seeded, tiny
 
 ROOT = Path(__file__).parents[3]
 HYBRIDS = {
@@ -66,6 +68,22 @@ def test_a_hybrid_is_trained_saved_opened_and_sampled(name, tmp_path, alone, mon
     samples, _ = open_run(tmp_path / "run").samples(8, generator=torch.Generator().manual_seed(0))
     assert samples.shape == (8, 2)
     assert bool(samples.isfinite().all())
+
+
+@pytest.mark.usefixtures("teachers")
+@pytest.mark.parametrize("name", HYBRIDS)
+def test_a_hybrid_costs_what_it_declares(name, alone):
+    use_methods(ROOT / "examples" / f"{HYBRIDS[name]}.py")
+    options = tiny(name)
+    run, context = begun(name, options)
+    run.state.step = 1
+    if "drifting" in name:
+        # Its monitors look again once in twenty updates.
+        run.state.step = 0
+        options.loss(context, run.state.network, seeded())
+        run.state.step = 1
+    assert measured(run, context) == options.work(1, run.data)
+    assert options.objective
 
 
 def test_a_hybrid_of_images_has_classes(alone):
