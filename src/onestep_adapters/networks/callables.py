@@ -213,6 +213,9 @@ def as_one_step(average_velocity: AverageVelocity, *, path: Path, start: float |
     Returns:
         A function of standard normal noise ``[batch, *shape]``; it returns samples of this shape in at least float32.
 
+    Raises:
+        ConfigError: if ``start`` is not a time of the path before the data end.
+
     Example:
         >>> import torch
         >>> from onestep_core.flow import Linear
@@ -222,6 +225,12 @@ def as_one_step(average_velocity: AverageVelocity, *, path: Path, start: float |
     """
 
     first = path.noise_time if start is None else start
+    low, high = sorted((path.data_time, path.noise_time))
+    if first == path.data_time or not low <= first <= high:
+        raise ConfigError(
+            f"start = {start}: expected a time between the data end {path.data_time} and the noise end "
+            f"{path.noise_time} of the path"
+        )
 
     def generate(noise: Tensor, /) -> Tensor:
         t, s = (full(noise).new_full((noise.shape[0],), end) for end in (first, path.data_time))

@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from onestep_adapters.backbones.diffusers import OneStepGenerator, OneStepPipeline, PretrainedVelocity
 from onestep_adapters.backbones.diffusers.pretrained import load_pipeline, load_velocity
 from onestep_adapters.data import ArrayDataset, Batch, Dataset
+from onestep_adapters.data.images.locking import locked
 from onestep_adapters.files import errors_name, make_folder, partial_name, require_path
 from onestep_adapters.methods import METHODS, FlowMatching, Method, Network, find_preset
 from onestep_adapters.methods.linear_path import PATH
@@ -121,9 +123,11 @@ def images_of(
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(count, *shape, generator=generator)
     labels = None if network.classes is None else torch.arange(count) % network.classes
-    partial = partial_name(folder)
-    make_folder(partial)
-    try:
+    with _replacing(folder) as partial:
+        if folder.is_dir():
+            # Another process made them meanwhile.
+            return folder
+        make_folder(partial)
         chunks = torch.arange(count).split(CHUNK)
         for rows in track(chunks, "images of the pipeline", len(chunks)):
             classes = None if labels is None else labels[rows]
@@ -132,11 +136,29 @@ def images_of(
                 samples = sample_ode(velocity, noise[rows].to(device), path=PATH, steps=steps).cpu()
             with errors_name(folder):
                 _write(partial, samples, classes, rows.tolist())
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return folder
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """The name of a folder that takes the place of ``folder`` at the end, if it was made.
+
+    One process at a time is inside; what a killed one left is removed.
+    """
+    make_folder(folder.parent)
+    with locked(folder.with_name(f".{folder.name}.lock")):
+        for left in folder.parent.glob(f"{folder.name}.*.partial"):
+            shutil.rmtree(left, ignore_errors=True)
+        partial = partial_name(folder)
+        try:
+            yield partial
+            if partial.is_dir():
+                with errors_name(folder):
+                    if folder.exists():
+                        shutil.rmtree(folder)
+                    partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write(folder: Path, samples: Tensor, labels: Tensor | None, names: Sequence[int]) -> None:
@@ -180,15 +202,8 @@ def save_pipeline(run: Run, pipeline: str, folder: str | os.PathLike[str]) -> Pa
             f"the sampler of {run.name} is not one step on the linear path, so its run cannot be saved as a pipeline: "
             "onestep sample and onestep export work"
         )
-    partial = partial_name(folder)
-    try:
-        with errors_name(folder):
-            OneStepPipeline(generator, vae=load_pipeline(pipeline).vae).save_pretrained(partial)
-            if folder.exists():
-                shutil.rmtree(folder)
-            partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with _replacing(folder) as partial, errors_name(folder):
+        OneStepPipeline(generator, vae=load_pipeline(pipeline).vae).save_pretrained(partial)
     return folder
 
 

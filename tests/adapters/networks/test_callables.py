@@ -153,6 +153,25 @@ class Noisy(nn.Module):
         return self.last(hidden * keep)
 
 
+@pytest.mark.parametrize("path", PATHS, ids=lambda p: type(p).__name__)
+def test_one_step_from_within_the_path_starts_at_noise_of_that_level(path):
+    """With the constant velocity of a flow to a point, the jump ends there by its own length."""
+    start, seen = 0.25 * path.data_time + 0.75 * path.noise_time, []
+
+    def average_velocity(z, t, s):
+        seen.append((z, t, s))
+        return torch.full_like(z, 2.0)
+
+    samples = as_one_step(average_velocity, path=path, start=start)(noise())
+    (z, t, s), sigma = seen[0], path.coefficients(torch.full((1,), start, dtype=F64))[1]
+    torch.testing.assert_close(z, sigma * noise())
+    assert (t.tolist(), s.tolist()) == ([start] * 6, [path.data_time] * 6)
+    torch.testing.assert_close(samples, sigma * noise() + 2.0 * (path.data_time - start))
+    for wrong in (path.data_time, path.noise_time + path.noise_time - path.data_time):
+        with pytest.raises(ConfigError, match="start = "):
+            as_one_step(average_velocity, path=path, start=wrong)
+
+
 def test_a_pair_shares_its_dropout_and_leaves_the_generator_one_evaluation_further():
     net, other, z, t = Noisy(), Noisy(), torch.randn(6, 3), torch.rand(6)
     other.load_state_dict(net.state_dict())

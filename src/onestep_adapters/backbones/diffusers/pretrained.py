@@ -185,8 +185,6 @@ class OneStepGenerator(ModelMixin, ConfigMixin):
 
     def __init__(self, velocity: PretrainedVelocity | Mapping[str, Any], *, start: float = 1.0) -> None:
         super().__init__()
-        if not 0 < start <= 1:
-            raise ConfigError(f"start = {start}: expected a time above 0, at most 1")
         self.register_to_config(velocity=None, start=start)
         if isinstance(velocity, Mapping):
             velocity = PretrainedVelocity(
