@@ -353,7 +353,7 @@ def test_the_demo_in_a_few_steps(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("ONESTEP_TEACHERS", str(tmp_path / "teachers"))
     assert run("demo", "--folder", tmp_path, "--steps", 4, "--processes", 1) == 0
     files = {file.name for file in tmp_path.iterdir()}
-    assert {"report.md", "report.json", "samples.png", "curves.png"} <= files
+    assert {"report.html", "report.md", "report.json", "samples.png", "curves.png"} <= files
     text = (tmp_path / "report.md").read_text()
     for method in ("flow-matching", "rectified-meanflow", "drifting"):
         assert f"| {method} |" in text

@@ -99,13 +99,12 @@ def test_twenty_kills_change_nothing(home, tmp_path):
     script = "from tests.adapters.comparison.small import killed; killed()"
     command, place = [sys.executable, "-c", script, str(tmp_path)], random.Random(0)
     for attempt in range(20):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        process.stdout.readline()  # imported
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(place.uniform(0.0, 1.0 + attempt))
-        process.kill()
-        process.wait()
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()  # imported
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(place.uniform(0.0, 1.0 + attempt))
+            process.kill()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     assert missing(PLAN, tmp_path) == []
     assert apart(to_json(PLAN, results(PLAN, tmp_path))) == apart(to_json(PLAN, results(PLAN, home)))
