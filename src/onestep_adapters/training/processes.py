@@ -1,9 +1,12 @@
 """Run several trainings at the same time, each in its own process."""
 
 import multiprocessing
+import os
 import pickle
 import queue
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import wait
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -33,7 +36,7 @@ def side_by_side(jobs: Sequence[Callable[[Tell], Iterator[Any]]]) -> Iterator[An
     For small networks this is faster than one training after another with several threads, because operations of less
     than a millisecond gain nothing from several threads. Processes are spawned. Therefore the jobs and their results
     have to be picklable, and your script needs the guard ``if __name__ == "__main__":``. The processes end when the
-    iteration ends.
+    iteration ends, or when this process is killed.
 
     Raises:
         OneStepError: if a process dies without an error message. An exception of a job is raised here again.
@@ -78,7 +81,16 @@ def side_by_side(jobs: Sequence[Callable[[Tell], Iterator[Any]]]) -> Iterator[An
             process.join()
 
 
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    # Killed, so that nobody reads the results: as if this process had been killed, too.
+    os._exit(1)
+
+
 def _work(said: Any, index: int, job: bytes) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     try:
         for item in pickle.loads(job)(lambda item: said.put((index, item))):

@@ -3,8 +3,12 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import time
 from functools import partial
 from itertools import count
+from pathlib import Path
 
 import pytest
 import torch
@@ -66,3 +70,50 @@ def test_leaving_early_ends_the_processes():
     assert multiprocessing.active_children()
     updates.close()
     assert not multiprocessing.active_children()
+
+
+def telling_who(tell):
+    yield os.getpid()
+    yield from count()
+
+
+_PARENT = """
+from onestep_adapters.training import side_by_side
+from tests.adapters.training.test_processes import telling_who
+
+if __name__ == "__main__":
+    for item in side_by_side([telling_who]):
+        print(item, flush=True)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="asks /proc")
+def test_the_processes_of_a_killed_process_end(tmp_path):
+    file = tmp_path / "parent.py"
+    file.write_text(_PARENT)
+    root = str(Path(__file__).parents[3])
+    parent = subprocess.Popen(
+        [sys.executable, file],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])},
+    )
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    for _ in range(200):
+        if not _runs(child):
+            break
+        time.sleep(0.1)
+    parent.stdout.close()
+    assert not _runs(child)
+
+
+def _runs(process):
+    """Whether it is there and not only waits to be collected."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return state.rpartition(")")[2].split()[0] != "Z"
