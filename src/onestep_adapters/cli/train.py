@@ -37,7 +37,8 @@ def help_text() -> str:
             "--resume",
             "continue the run in the folder from its last checkpoint, with the options saved there; on the same "
             "machine the result is bit-identical to an uninterrupted run. METHOD is given again; other options than "
-            "the saved ones are refused. Without --resume a folder that holds a run is refused",
+            "the saved ones are refused, but for a larger --steps: the training, also a finished one, goes on to that "
+            "number. Without --resume a folder that holds a run is refused",
         ),
         ("--device D", "auto (default: a CUDA GPU if there is one, else the CPU), cpu, cuda, cuda:1, mps"),
     )

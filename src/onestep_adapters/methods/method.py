@@ -104,6 +104,9 @@ class Method(ABC):
     ode: ClassVar[str] = "no"
     """What the method needs the ordinary differential equation of a flow for: ``"to sample"``, ``"to train"``,
     ``"to make pairs"``, or ``"no"``."""
+    extends: ClassVar[bool] = True
+    """Whether a training may go on with more updates than it was begun with; false where stages that depend on the
+    number of updates leave something behind, such as a stage's teacher."""
     few_steps: ClassVar[bool] = False
     """Whether :meth:`sample_in` takes several evaluations."""
     monitors: ClassVar[tuple[str, ...]] = ()

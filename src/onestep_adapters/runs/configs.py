@@ -52,6 +52,12 @@ def completed(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "options": json.loads(json.dumps(attrs.asdict(options)))}
 
 
+def extended(config: dict[str, Any], steps: int) -> dict[str, Any]:
+    """The configuration with another number of updates."""
+    options = config["options"]
+    return {**config, "options": {**options, "training": {**options["training"], "steps": steps}}}
+
+
 def dotted(options: Method) -> dict[str, Any]:
     """All options of a method by their dotted names, with values as JSON keeps them.
 

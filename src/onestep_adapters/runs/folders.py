@@ -16,7 +16,7 @@ from onestep_adapters.encoders import Encoder
 from onestep_adapters.files import one_writer, require_path
 from onestep_adapters.methods import ENCODERS, METHODS, Method, Teacher, find_preset
 from onestep_adapters.methods.options import check_names, pretrained_network
-from onestep_adapters.runs.configs import asked, completed, config_of, differences, options_in
+from onestep_adapters.runs.configs import asked, completed, config_of, differences, extended, options_in
 from onestep_adapters.runs.datasets import data_of_run, dataset_of
 from onestep_adapters.runs.encoders import FoundEncoder, find_encoder, named_encoder, other_encoder
 from onestep_adapters.runs.places import check_pipeline, pipeline_of, with_pipeline
@@ -173,11 +173,12 @@ def resume_or_start(
     """The run to train into ``folder``: a new run, or with ``resume=True`` the saved run if there is one.
 
     If the saved configuration lacks an option, the option has its default value. A pipeline of diffusers may have
-    moved: the options name its new place.
+    moved: the options name its new place. Options with more updates extend the run, also a finished one: it goes on as
+    if it had been begun with that number, so the learning rate rises again to where it then would be.
 
     Raises:
-        CheckpointError: if the folder holds a run and ``resume`` is false; if the saved run has other options; or if
-            ``folder`` is a file.
+        CheckpointError: if the folder holds a run and ``resume`` is false; if the saved run has other options, or its
+            method cannot be extended; or if ``folder`` is a file.
         LockedError: if ``resume`` is false and another process trains into the folder.
     """
     folder = require_path("folder", folder)
@@ -192,9 +193,11 @@ def resume_or_start(
             pass
         raise CheckpointError(f"{folder} already holds a run: continue it with --resume, or choose another --folder")
     found = read_run(folder)
-    config = _moved(completed(found.config), options)
+    saved = completed(found.config)
+    config = _moved(saved, options)
     check_names(options)
-    check_pipeline(folder, found.config, options, data, moved=config != completed(found.config))
+    check_pipeline(folder, found.config, options, data, moved=config != saved)
+    config, longer = _extended(folder, config, options)
     # A finished run is not trained further, so it does not need its teacher.
     finished = found.step >= options.training.steps
     if not finished and learned_from_object(config, options, teacher):
@@ -218,7 +221,11 @@ def resume_or_start(
         else:
             told = f"{folder} holds {found.method} on {found.config.get('data')}, and you want {name} on {data.name}"
         raise CheckpointError(f"{told}: use the options of the saved run, or choose another --folder")
-    return _loaded(run, folder, found.config)
+    run = _loaded(run, folder, found.config)
+    if longer:
+        run.state.replaced = run.state.config
+        run.state.config = extended(run.state.config, options.training.steps)
+    return run
 
 
 def _check_kind(name: str, options: Method) -> None:
@@ -278,6 +285,22 @@ def _moved(config: dict[str, Any], options: Method) -> dict[str, Any]:
         return config if not new else {**config, "options": attrs.asdict(with_pipeline(saved, new))}
     except (KeyError, ConfigError):
         return config
+
+
+def _extended(folder: Path, config: dict[str, Any], options: Method) -> tuple[dict[str, Any], bool]:
+    """The saved configuration with the options' number of updates, if that is larger; and whether it is."""
+    try:
+        steps = config["options"]["training"]["steps"]
+    except (KeyError, TypeError):
+        return config, False
+    if not isinstance(steps, int) or options.training.steps <= steps:
+        return config, False
+    if not options.extends:
+        raise CheckpointError(
+            f"{folder} holds {config['method']} of {steps:,} updates, whose stages depend on this number: it cannot go "
+            f"on to {options.training.steps:,}; train with the new number into another --folder"
+        )
+    return extended(config, options.training.steps), True
 
 
 def _loaded(run: Run, folder: str | os.PathLike[str], config: dict[str, Any]) -> Run:

@@ -296,7 +296,7 @@ def check_same_run(file: Path, description: dict[str, Any], state: TrainingState
             "folder, or build the state for that method"
         )
     saved, config = description["config"], state.config
-    if saved != config:
+    if saved not in (config, state.replaced):
         differing = sorted(key for key in saved.keys() | config.keys() if saved.get(key, ...) != config.get(key, ...))
         values = "; ".join(f"{key}: {saved.get(key)!r} saved, {config.get(key)!r} given" for key in differing)
         raise CheckpointError(

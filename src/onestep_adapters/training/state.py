@@ -29,6 +29,8 @@ class TrainingState:
         step: updates made so far.
         history: one dictionary per recorded update, see ``history_every`` of ``train``; JSON.
         config: the configuration that the run was built from; JSON.
+        replaced: a configuration that the saved checkpoints of this run may still have, if ``config`` has changed since
+            (a run that goes on for more updates); not saved.
         companions: further modules of the run, by name; saved with it.
         kept: tensors of any shape that a loss leaves for the next update, by name; saved with the run, so that what is
             logged does not depend on interruptions.
@@ -52,6 +54,7 @@ class TrainingState:
     companions: dict[str, Companion] = attrs.field(factory=dict)
     kept: dict[str, Tensor] = attrs.field(factory=dict)
     base: Hashes = attrs.field(factory=dict)
+    replaced: dict[str, Any] | None = None
 
 
 def new_state(

@@ -1,6 +1,7 @@
 """Truncated consistency training (TCM): a second stage for the large noise levels, where one-step sampling starts."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import attrs
 import torch
@@ -37,6 +38,8 @@ class TruncatedConsistency(EasyConsistency):
     samples are at the transition, where the output of the frozen copy is the target. The gap between the two noise
     levels is that at the end of the first stage.
     """
+
+    extends: ClassVar[bool] = False
 
     first_stage_share: float = attrs.field(default=0.5, validator=share)
     """Fraction of the updates in stage 1 (all noise levels); stage 2 trains noise levels above --transition-noise."""

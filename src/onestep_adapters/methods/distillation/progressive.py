@@ -52,6 +52,8 @@ class Progressive(Distillation):
     samples).
     """
 
+    extends: ClassVar[bool] = False
+
     objective: ClassVar[str] = "regression (teacher's two steps)"
     ode: ClassVar[str] = "to train"
 
