@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         prog="onestep compare",
         description="Compare methods at equal budgets of network evaluations: train, sample and judge every method on "
         "every data set with every seed, in parallel processes, and write a report (report.html, report.md, "
-        "report.json). Stop it with Ctrl-C and start it again: it goes on.",
+        "report.json, which-method.md). Stop it with Ctrl-C and start it again: it goes on.",
     )
     use_threads()
     # Pictures and HTML are extras, found missing before hours of training.
@@ -67,5 +67,5 @@ def main(arguments: Sequence[str]) -> int:
         pass
     page = write_comparison(plan, home)
     say_all(["", *(line.replace("**", "") for line in page.verdict)])
-    say(f"written into {home}: report.html, report.md, report.json")
+    say(f"written into {home}: report.html, report.md, report.json, which-method.md")
     return 0

@@ -10,6 +10,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from onestep_adapters.evaluation.samples import write_samples
 from onestep_adapters.evaluation.watching import histories, watched
 from onestep_adapters.files import make_folder, write_whole
 from onestep_adapters.methods import Method, find_preset
+from onestep_adapters.methods.work import total_work
 from onestep_adapters.runs import Run, resume_or_start
 from onestep_adapters.runs.configs import dotted
 from onestep_adapters.tracking import Phase, told
@@ -35,7 +37,7 @@ FILE = "cell.json"
 """Name of the file that a finished cell has."""
 
 DRAWS = 4
-"""Draws of samples for the distance at each number of evaluations."""
+"""Draws of samples for the distance at each number of evaluations, and during training."""
 
 CURVE = 8
 """Points of the curve over the training."""
@@ -98,7 +100,8 @@ def work_on(cell: Cell, run: Run, bench: Bench, home: Path, tell: Callable[[Phas
         yield round(cost.teacher * record.step / run.teacher_run.options.training.steps)  # type: ignore[union-attr]
     before, steps = cost.teacher + cost.pairs, run.options.training.steps
     # Also after the last update: a process that was killed then may have left a distance out.
-    for record in watched(run, folder / "run", bench.ruler().during_training, points=CURVE, track=told(tell)):
+    distance = partial(bench.ruler().during_training, draws=DRAWS)
+    for record in watched(run, folder / "run", distance, points=CURVE, track=told(tell)):
         yield before + round(cost.updates * record.step / steps)
     found = measured(cell, run, bench, cost, told(tell))
     count = _PICTURED[run.data.kind]
@@ -133,7 +136,7 @@ def measured(cell: Cell, run: Run, bench: Bench, cost: Spent, track: Any) -> dic
         "spent": {**attrs.asdict(cost), "total": cost.total},
         "updates": steps,
         "teacher_updates": None if options.teacher is None else options.teacher.training.steps,
-        "declared": declared(options),
+        "declared": declared(options, run.data),
         "evaluations_per_sample": own,
         "distances": distances,
         "floor": ruler.floor,
@@ -157,7 +160,7 @@ def bench_rows(bench: Bench) -> tuple[Any, ...]:
     return bench.judge().references.rows
 
 
-def declared(options: Method) -> dict[str, Any]:
+def declared(options: Method, data: Dataset) -> dict[str, Any]:
     """What a method says about itself."""
     return {
         "objective": options.objective,
@@ -165,17 +168,18 @@ def declared(options: Method) -> dict[str, Any]:
         "self_contained": options.self_contained,
         "needs": list(options.needs),
         "few_steps": options.few_steps,
+        "derivative": total_work(options, data).tangent > 0,
     }
 
 
 def failed(cell: Cell, error: Exception) -> dict[str, Any]:
     """The content of a cell that failed."""
-    told_lines = str(error).strip().splitlines() or [type(error).__name__]
+    told_lines, data = str(error).strip().splitlines() or [type(error).__name__], open_dataset(cell.data)
     return {
         **attrs.asdict(cell),
         "status": "failed",
         "reason": f"{type(error).__name__}: {told_lines[0]}",
-        "declared": declared(find_preset(cell.method).options(open_dataset(cell.data))),
+        "declared": declared(find_preset(cell.method).options(data), data),
         "environment": environment(),
     }
 

@@ -8,6 +8,7 @@ its error, and its ratios are noise. Points are compared as they are, images in 
 pixels where they have no classes.
 """
 
+import statistics
 from collections.abc import Callable
 
 import attrs
@@ -54,9 +55,9 @@ class Ruler:
             found.append(self.distance(samples) if bool(samples.isfinite().all()) else float("nan"))
         return found
 
-    def during_training(self, run: Run) -> float:
-        """The distance of one draw, with the faster sampler of a method of many steps."""
-        return self.distances(run.previewed(), draws=1)[0]
+    def during_training(self, run: Run, *, draws: int) -> float:
+        """The mean distance of the same draws, with the faster sampler of a method of many steps."""
+        return statistics.fmean(self.distances(run.previewed(), draws=draws))
 
 
 @torch.no_grad()

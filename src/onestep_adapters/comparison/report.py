@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from onestep_adapters.comparison.advice import recommendations, verdict
+from onestep_adapters.comparison.advice import advice_page, recommendations, verdict
 from onestep_adapters.comparison.cells import samples_of
 from onestep_adapters.comparison.grid import missing, results
 from onestep_adapters.comparison.lines import Content, Line, lines_of
@@ -33,7 +33,7 @@ _NEEDS = {
 
 
 def write_comparison(plan: Plan, home: Path) -> Page:
-    """Write ``report.html``, ``report.md`` with its pictures, and ``report.json`` into the folder of a comparison."""
+    """Write ``report.html``, ``report.md`` with its pictures, ``report.json`` and ``which-method.md`` into a folder."""
     contents = results(plan, home)
     page = page_of(plan, home, contents)
     make_folder(home)
@@ -42,6 +42,7 @@ def write_comparison(plan: Plan, home: Path) -> Page:
             write_whole(home / picture.file, picture.content)
     write_whole(home / "report.json", to_json(plan, contents))
     write_whole(home / "report.md", to_text(page) + "\n")
+    write_whole(home / "which-method.md", to_text(advice_page(plan, lines_of(plan, contents))) + "\n")
     write_html(home, page)
     return page
 

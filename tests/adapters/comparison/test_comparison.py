@@ -3,6 +3,7 @@
 import contextlib
 import json
 import random
+import signal
 import subprocess
 import sys
 
@@ -11,10 +12,12 @@ import pytest
 
 from onestep_adapters.cli import main
 from onestep_adapters.comparison import grid, make_plan, missing, results, spent, within_budget
+from onestep_adapters.comparison.advice import advice_page
 from onestep_adapters.comparison.cells import read_cell, spikes
-from onestep_adapters.comparison.lines import lines_of
+from onestep_adapters.comparison.lines import Line, lines_of
 from onestep_adapters.comparison.report import to_json, write_comparison
 from onestep_adapters.data import open_dataset
+from onestep_adapters.evaluation.pages import to_text
 from onestep_adapters.methods import METHODS
 from onestep_core.errors import ConfigError
 from tests.adapters.comparison.small import PLAN, plan_of, tiny_presets, worked
@@ -95,19 +98,24 @@ def test_a_stopped_comparison_goes_on_to_the_same_numbers(home, tmp_path, until,
 
 @pytest.mark.thorough
 def test_twenty_kills_change_nothing(home, tmp_path):
-    """The process is killed at random moments, each time a little later; then it is left alone."""
-    script = "from tests.adapters.comparison.small import killed; killed()"
-    command, place = [sys.executable, "-c", script, str(tmp_path)], random.Random(0)
-    for attempt in range(20):
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+    """A process at work is killed twenty times at random moments; where one finishes before, another begins anew."""
+    script, place = "from tests.adapters.comparison.small import killed; killed()", random.Random(0)
+    undisturbed = apart(to_json(PLAN, results(PLAN, home)))
+    kills, finished = 0, 0
+    while kills < 20 or (tmp_path / str(finished)).exists():
+        folder = tmp_path / str(finished)
+        with subprocess.Popen([sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             process.stdout.readline()  # imported
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(place.uniform(0.0, 1.0 + attempt))
+                process.wait(place.uniform(0.0, 3.0) if kills < 20 else None)
             process.kill()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    assert missing(PLAN, tmp_path) == []
-    assert apart(to_json(PLAN, results(PLAN, tmp_path))) == apart(to_json(PLAN, results(PLAN, home)))
+        assert process.returncode in (0, -signal.SIGKILL)
+        if process.returncode == 0:
+            assert apart(to_json(PLAN, results(PLAN, folder))) == undisturbed
+            finished += 1
+        else:
+            kills += 1
 
 
 def test_a_failed_cell_is_a_row_with_its_reason(tmp_path, monkeypatch):
@@ -137,6 +145,50 @@ def test_seeds_have_a_mean_and_a_spread(tmp_path):
     assert len(values) == 2
     assert lines["drifting"].distance(1) == pytest.approx(sum(values) / 2)
     assert lines["drifting"].spread(1) == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+
+
+def test_the_curve_ends_at_the_distance_of_the_result(home):
+    """Both are the mean of the same draws, so that "near after" does not say what the final distance denies."""
+    ended = [cell for cell in results(PLAN, home) if cell["curve"][-1][0] == cell["spent"]["total"]]
+    ended = [cell for cell in ended if cell["method"] != "flow-matching"]
+    assert ended
+    for cell in ended:
+        assert cell["curve"][-1][1] == pytest.approx(cell["distances"]["1"], rel=1e-6)
+
+
+def made_up(method, distance, curve, *, needs=(), ode="to train", derivative=False):
+    declared = {"needs": list(needs), "ode": ode, "derivative": derivative}
+    cell = {"declared": declared, "evaluations_per_sample": 1, "distances": {"1": distance}, "curve": curve}
+    return Line("8gaussians", method, ({**cell, "spent": {"total": 4000}, "spikes": 0},), (), 0.01, 0.02)
+
+
+def test_the_advice_page_names_the_nearest_by_need_and_budget_and_where_the_order_turns():
+    lines = [
+        made_up("meanflow", 0.02, [[500, 0.9], [4000, 0.02]], derivative=True),
+        made_up("drifting", 0.05, [[500, 0.06], [4000, 0.05]], ode="no"),
+        made_up("reflow", 0.01, [[2000, 0.5], [4000, 0.01]], needs=["teacher", "pairs"]),
+    ]
+    page = to_text(advice_page(PLAN, lines))
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
+    needs = {row[0]: row[1:] for row in rows if len(row) == 6}
+    assert needs["data alone"][:4] == ["meanflow", "2.00", "1.00", "drifting (5.00)"]
+    assert "drifting is nearer" in needs["data alone"][4]
+    assert needs["a teacher that makes pairs"][0] == "reflow"
+    assert needs["an encoder"][0] == "none compared"
+    assert needs["no ODE"][0] == "drifting"
+    heads = next(row for row in rows if row[0] == "budget")
+    budgets = {row[0]: dict(zip(heads[1:], row[1:], strict=True)) for row in rows if len(row) == len(heads)}
+    assert budgets["500"]["data alone"] == "drifting (6.00)"
+    assert budgets["500"]["a teacher that makes pairs"] == "–"
+    assert budgets["4,000"]["data alone"] == "meanflow (2.00)"
+    assert ["1", "reflow (1.00), meanflow (2.00), drifting (5.00)"] in rows
+
+
+def test_the_advice_page_is_written_beside_the_report(home):
+    write_comparison(PLAN, home)
+    page = (home / "which-method.md").read_text()
+    assert page == to_text(advice_page(PLAN, lines_of(PLAN, results(PLAN, home)))) + "\n"
+    assert page.startswith("# Which method")
 
 
 def test_spikes_are_far_above_the_median_before():
