@@ -65,13 +65,16 @@ def typed(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """
     checked: Callable[_P, _R] | None = None
     names, kinds = _batched_arguments(function)
+    layouts = _layouts(function)
     calls, wraps = _called_arguments(function)
 
     @functools.wraps(function)
     def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         nonlocal checked
         if torch.compiler.is_compiling():
-            _compare_shapes(kinds, {**dict(zip(names, args, strict=False)), **kwargs})
+            given = {**dict(zip(names, args, strict=False)), **kwargs}
+            _compare_shapes(kinds, given)
+            _compare_axes(layouts, given)
             return function(*args, **kwargs)
         if checked is None:
             decorate = cast(Any, jaxtyping).jaxtyped(typechecker=_check)
@@ -149,6 +152,52 @@ def _batched_arguments(function: Callable[..., Any]) -> tuple[tuple[str, ...], d
             if part is Sample or part is Time or part is PerSample:
                 kinds[name] = part is Sample
     return tuple(names), kinds
+
+
+class _Layout(NamedTuple):
+    """Names of the first axes and of the last ones, and whether there may be others between."""
+
+    first: tuple[str, ...]
+    last: tuple[str, ...]
+    more: bool
+
+
+def _layouts(function: Callable[..., Any]) -> dict[str, _Layout]:
+    """The layouts of the arguments that are other tensors than samples, times and numbers."""
+    found: dict[str, _Layout] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        either = get_origin(parameter.annotation) in (Union, UnionType)
+        parts = get_args(parameter.annotation) if either else (parameter.annotation,)
+        arrays = [part for part in parts if hasattr(part, "dim_str")]
+        if len(arrays) != 1 or arrays[0] in (Sample, Time, PerSample):
+            continue
+        axes = arrays[0].dim_str.split()
+        more = next((k for k, axis in enumerate(axes) if axis.startswith("*") or axis == "..."), None)
+        if more is None:
+            found[name] = _Layout(tuple(axes), (), False)
+        else:
+            found[name] = _Layout(tuple(axes[:more]), tuple(axes[more + 1 :]), True)
+    return found
+
+
+def _compare_axes(layouts: dict[str, _Layout], arguments: dict[str, object]) -> None:
+    """Axes of one name have one size."""
+    sizes: dict[str, int] = {}
+    for name, layout in layouts.items():
+        given = arguments.get(name)
+        if not isinstance(given, Tensor):
+            continue
+        least = len(layout.first) + len(layout.last)
+        if given.ndim < least or (given.ndim > least and not layout.more):
+            axes = ", ".join((*layout.first, *["..."] * layout.more, *layout.last))
+            raise ConfigError(f"{name} of shape {tuple(given.shape)}: expected [{axes}]")
+        pairs = [*zip(layout.first, given.shape[: len(layout.first)], strict=True)]
+        pairs += zip(layout.last, given.shape[given.ndim - len(layout.last) :], strict=True)
+        for axis, size in pairs:
+            if axis.isidentifier() and sizes.setdefault(axis, size) != size:
+                raise ConfigError(
+                    f"{name} of shape {tuple(given.shape)}: expected {sizes[axis]} along its axis {axis}, as before it"
+                )
 
 
 def _compare_shapes(kinds: dict[str, bool], arguments: dict[str, object]) -> None:

@@ -340,6 +340,13 @@ SHAPES = {
     "flow matching": (partial(one.flow_matching_regression, lambda z, t: z), lambda z, v: (z, v[:, :1], v[:, 0])),
     "meanflow": (partial(one.meanflow_regression, lambda z, t, s: z), lambda z, v: (z, v, v[:, 0], v[:1, 0])),
     "expand_like": (one.expand_like, lambda z, v: (v[:1, 0], z)),
+    "energy distance": (one.energy_distance, lambda z, v: (z, v[:, :1])),
+    "a kernel": (partial(one.laplace, temperature=1.0), lambda z, v: (z, v[:, :1])),
+    "squared distances": (one.squared_distances, lambda z, v: (z, v[:, 0])),
+    "a field": (
+        partial(one.mean_shift_field, kernel=partial(one.laplace, temperature=1.0)),
+        lambda z, v: (z, v[:, :1]),
+    ),
 }
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from onestep_adapters.metrics.estimates import require_finite_rows
 from onestep_core.errors import ConfigError
 from onestep_core.typing import typed
 
@@ -68,6 +69,7 @@ def alignment(first: Rows, second: Rows) -> float:
         2.0
     """
     _require_rows(first)
+    require_finite_rows(second=second)
     return float((normalize(first, dim=1) - normalize(second, dim=1)).square().sum(1).mean())
 
 
@@ -86,6 +88,7 @@ def uniformity(features: Rows) -> float:
     """
     if len(features) < 2:
         raise ConfigError(f"uniformity of {len(features)} features: expected at least two")
+    require_finite_rows(features=features)
     unit = normalize(features.double(), dim=1)
     squared = (2 - 2 * unit @ unit.T).clamp(min=0)
     off = ~torch.eye(len(unit), dtype=torch.bool, device=unit.device)
@@ -105,6 +108,7 @@ def nearest_neighbours(queries: Float[Tensor, "m channel"], references: Rows, co
     """
     if not 1 <= count <= len(references):
         raise ConfigError(f"{count} nearest neighbours among {len(references)} references: expected 1 to that")
+    require_finite_rows(queries=queries, references=references)
     unit = normalize(references, dim=1)
     return torch.cat([(normalize(rows, dim=1) @ unit.T).topk(count).indices for rows in queries.split(1024)])
 
@@ -140,3 +144,4 @@ def knn_accuracy(
 def _require_rows(features: Tensor) -> None:
     if len(features) == 0:
         raise ConfigError("no row of features: expected at least one")
+    require_finite_rows(features=features)

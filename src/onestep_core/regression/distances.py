@@ -85,8 +85,11 @@ def cosine(p: Sample, q: Sample) -> PerSample:
         >>> cosine(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]]))
         tensor([1.])
     """
-    (u, no_p), (v, no_q) = _direction(full(p)), _direction(full(q))
-    return torch.where(no_p | no_q, 1.0, per_sample_sum((u - v).square()) / 2)
+    p, q = full(p), full(q)
+    (u, no_p), (v, no_q) = _direction(p), _direction(q)
+    # Zero, or NaN where a number is none: beside a sample of zeros, too.
+    none = per_sample_sum(0 * (p.detach() + q.detach()))
+    return torch.where(no_p | no_q, 1.0 + none, per_sample_sum((u - v).square()) / 2)
 
 
 @typed

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -320,12 +321,21 @@ def test_training_again_needs_a_word(trained, capsys):
     assert "complete: 3 of 3" in capsys.readouterr().out
 
 
+def test_a_finished_run_is_extended(trained, tmp_path, capsys):
+    folder = tmp_path / "longer"
+    shutil.copytree(trained, folder)
+    assert run("train", "meanflow", "--folder", folder, "--resume", "--steps", 5) == 0
+    assert "5 updates" in capsys.readouterr().out
+    assert run("train", "meanflow", "--folder", folder, "--resume") == 0
+    assert "complete: 5 of 5" in capsys.readouterr().out
+
+
 def test_a_run_goes_on_with_its_own_options(trained, capsys):
     """And its own data; the error names what differs, and nothing is lost."""
     assert run("train", "meanflow", "--folder", trained, "--resume") == 0
     assert "complete: 3 of 3" in capsys.readouterr().out
-    assert run("train", "meanflow", "--folder", trained, "--resume", "--steps", 5) == 2
-    assert "training.steps is 3 in the folder, 5 in your options" in capsys.readouterr().err
+    assert run("train", "meanflow", "--folder", trained, "--resume", "--steps", 2) == 2
+    assert "training.steps is 3 in the folder, 2 in your options" in capsys.readouterr().err
     assert run("train", "meanflow", "--data", "unequal", "--folder", trained, "--resume") == 2
     assert "holds meanflow on 8gaussians, and you want meanflow on unequal" in capsys.readouterr().err
     assert run("train", "shortcut", "--data", "8gaussians", "--folder", trained, "--resume") == 2

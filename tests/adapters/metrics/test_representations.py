@@ -69,3 +69,22 @@ def test_the_majority_of_neighbours_votes_and_the_nearest_decides_a_tie():
     assert vote([0, 1, 1, 2, 2]) == 1
     assert vote([2, 1, 1, 2, 0]) == 2
     assert vote([0, 1, 1, 1, 1], neighbours=1) == 0
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        effective_rank,
+        spread,
+        uniformity,
+        lambda x: alignment(torch.ones_like(x), x),
+        lambda x: nearest_neighbours(x, torch.ones_like(x)),
+        lambda x: nearest_neighbours(torch.ones_like(x), x),
+        lambda x: knn_accuracy(x, torch.arange(4), torch.ones_like(x), torch.arange(4)),
+    ],
+)
+def test_rows_that_are_no_numbers_are_counted(measure):
+    x = torch.randn(4, 3, generator=seeded())
+    x[1, 2] = torch.nan
+    with pytest.raises(ConfigError, match="1 of 4 rows"):
+        measure(x)

@@ -50,8 +50,8 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
     list(resume_or_start(tmp_path, "meanflow", "8gaussians", options, resume=False).updates(tmp_path))
     with pytest.raises(CheckpointError, match="--resume"):
         resume_or_start(tmp_path, "meanflow", "8gaussians", options, resume=False)
-    with pytest.raises(CheckpointError, match=r"training\.steps is 3 in the folder, 9 in your options"):
-        resume_or_start(tmp_path, "meanflow", "8gaussians", tiny("meanflow", steps=9), resume=True)
+    with pytest.raises(CheckpointError, match=r"training\.steps is 3 in the folder, 2 in your options"):
+        resume_or_start(tmp_path, "meanflow", "8gaussians", tiny("meanflow", steps=2), resume=True)
 
 
 def test_a_folder_into_which_a_process_still_trains_names_it(tmp_path):
@@ -102,3 +102,39 @@ def test_unknown_names_are_answered_with_the_nearest():
         start_run("meanflwo", "8gaussians")
     with pytest.raises(ConfigError, match="did you mean 'checkerboard'"):
         start_run("meanflow", "chekerboard")
+
+
+def longer(options, steps):
+    return attrs.evolve(options, training=attrs.evolve(options.training, steps=steps))
+
+
+def test_a_finished_run_goes_on_to_more_updates_and_may_be_stopped_there(tmp_path):
+    options = tiny("meanflow", steps=4)
+    trained_to(resume_or_start(tmp_path, "meanflow", "8gaussians", options, resume=False), 4, tmp_path)
+    assert open_run(tmp_path).finished
+    with pytest.raises(CheckpointError, match=r"training.steps is 4 in the folder, 3 in your options"):
+        resume_or_start(tmp_path, "meanflow", "8gaussians", longer(options, 3), resume=True)
+    more = longer(options, 9)
+    trained_to(resume_or_start(tmp_path, "meanflow", "8gaussians", more, resume=True), 6, tmp_path)
+    again = open_run(tmp_path)
+    assert (again.state.step, again.options, again.finished) == (6, more, False)
+    for _ in (run := resume_or_start(tmp_path, "meanflow", "8gaussians", more, resume=True)).updates(tmp_path):
+        pass
+    assert [entry["step"] for entry in run.state.history] == list(range(1, 10))
+    straight = resume_or_start(tmp_path / "other", "meanflow", "8gaussians", options, resume=False)
+    for _ in straight.updates(tmp_path / "other"):
+        pass
+    straight = resume_or_start(tmp_path / "other", "meanflow", "8gaussians", more, resume=True)
+    for _ in straight.updates(tmp_path / "other"):
+        pass
+    assert_same_weights(run.state, straight.state)
+
+
+@pytest.mark.usefixtures("teachers")
+@pytest.mark.parametrize("method", ["progressive", "truncated-consistency"])
+def test_stages_that_depend_on_the_number_of_updates_do_not_go_on(method, tmp_path):
+    options = tiny(method, steps=4)
+    for _ in resume_or_start(tmp_path, method, "8gaussians", options, resume=False).updates(tmp_path):
+        pass
+    with pytest.raises(CheckpointError, match="stages depend on this number"):
+        resume_or_start(tmp_path, method, "8gaussians", longer(options, 8), resume=True)

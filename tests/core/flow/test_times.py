@@ -163,3 +163,19 @@ def test_a_small_share_of_a_jump_is_not_rounded_away(dtype):
     t, s = torch.tensor([0.9375], dtype=dtype), torch.tensor([0.4375], dtype=dtype)
     middle = flow.time_between(t, s, share=0.005)
     torch.testing.assert_close(middle, torch.tensor([0.935]), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "mean", "std", "expected"),
+    [
+        (10.0, 80.0, -1.2, 0.05, [10.0007518867172, 10.004947263876, 10.016441200525]),
+        (1e-6, 2e-6, 5.0, 0.1, [1.9974606266905e-06, 1.9992352142810e-06, 1.9998837303101e-06]),
+        (0.002, 80.0, -1.2, 1.2, [0.0647143147501595, 0.301200102569619, 1.40194669282653]),
+    ],
+)
+def test_far_tails_of_a_truncated_log_normal(low, high, mean, std, expected):
+    """As scipy.stats.truncnorm.ppf has it: 70 and 190 standard deviations out, where probabilities underflow."""
+    uniform = torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0], dtype=F64)
+    found = flow.truncated_log_normal_times(uniform, mean=mean, std=std, low=low, high=high)
+    torch.testing.assert_close(found[1:4], torch.tensor(expected, dtype=F64), rtol=1e-8, atol=0)
+    torch.testing.assert_close(found[[0, 4]], torch.tensor([low, high], dtype=F64))

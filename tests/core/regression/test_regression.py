@@ -145,3 +145,10 @@ def test_a_learned_log_variance_finds_the_logarithm_of_the_mean_loss():
     close(weight, torch.full_like(weight, 1 / float(losses.mean())))
     with pytest.raises(ArgumentError):
         one.uncertainty(losses, u[:2])
+
+
+def test_a_cosine_of_no_number_is_none():
+    nan, zero = torch.tensor([[torch.nan]]), torch.zeros(1, 1)
+    for pair in ((nan, zero), (zero, nan), (torch.tensor([[torch.inf]]), zero)):
+        assert bool(one.cosine(*pair).isnan())
+    assert float(one.cosine(zero, torch.ones(1, 1))) == 1

@@ -129,6 +129,10 @@ def truncated_logit_normal_times(
     return _within((mean + std * drawn).sigmoid(), least, most, like=uniform)
 
 
+_TAIL = 1e-290
+"""Probabilities below are computed by their logarithms."""
+
+
 def _truncated_normal(uniform: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Standard normal numbers restricted to ``[low, high]``; an upper tail is computed as the mirrored lower one."""
     special = cast(Any, torch.special)
@@ -136,7 +140,21 @@ def _truncated_normal(uniform: Tensor, low: Tensor, high: Tensor) -> Tensor:
     # The exponential of log_ndtr: ndtr itself loses the lower tail, in float64 below -8.
     start, end = (cast(Tensor, special.log_ndtr(torch.where(upper, -x, x))).exp() for x in (low, high))
     drawn = cast(Tensor, special.ndtri(start + uniform * (end - start)))
+    drawn = torch.where(torch.maximum(start, end) < _TAIL, _far_tail(uniform, low, high, upper), drawn)
     return torch.where(upper, -drawn, drawn)
+
+
+def _far_tail(uniform: Tensor, low: Tensor, high: Tensor, upper: Tensor) -> Tensor:
+    """Numbers so far out that probabilities underflow: Newton's method for their logarithms."""
+    log_ndtr = cast(Any, torch.special).log_ndtr
+    ends = [log_ndtr(torch.where(upper, -x, x)) for x in (low, high)]
+    wanted = torch.logaddexp(ends[0] + torch.log1p(-uniform), ends[1] + uniform.log())
+    drawn = -(-2 * wanted).clamp(min=1.0).sqrt()
+    for _ in range(5):
+        logarithm = log_ndtr(drawn)
+        slope = (-drawn.square() / 2 - math.log(2 * math.pi) / 2 - logarithm).exp()
+        drawn = drawn + (wanted - logarithm) / slope
+    return drawn
 
 
 def _within(times: Tensor, low: float | Tensor, high: float | Tensor, *, like: Tensor) -> Tensor:
