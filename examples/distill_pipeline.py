@@ -3,7 +3,7 @@
     python examples/distill_pipeline.py runs/distill
 
 1. A `UNet2DModel` learns to predict the noise, in diffusers' own loop, and is saved as a `DDPMPipeline`.
-2. `onestep distill` makes a pipeline of one step of it, by progressive distillation, DMD2 and rectified MeanFlow.
+2. `onestep distill` makes a pipeline of one step of it, by progressive distillation, DMD2 and f-distill.
 3. `onestep evaluate` compares the students with 50 steps of the pipeline: the report is in the folder.
 4. A fresh process loads the pipelines and draws ten digits of every class, each in one evaluation, into `samples.png`.
 
@@ -36,12 +36,7 @@ CONFIG = {
     "norm_num_groups": 8,
     "num_class_embeds": 10,
 }
-METHODS = {
-    "progressive": [],
-    "dmd2": [],
-    "rectified-meanflow": ["--pairs", "5000", "--solver-steps", "8"],
-}
-"""Each with its own options."""
+METHODS = ("progressive", "dmd2", "f-distill")
 
 SAMPLE = """
 import sys
@@ -93,7 +88,7 @@ def train_pipeline(folder: Path, steps: int, *, batch: int = 64, seed: int = 0) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=Path, help="folder of everything, for example runs/distill")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), help="methods of onestep distill")
+    parser.add_argument("--methods", nargs="+", default=METHODS, help="methods of onestep distill")
     parser.add_argument("--pipeline-steps", type=int, default=2400, help="training updates of the pipeline")
     parser.add_argument("--steps", type=int, default=800, help="training updates of each student")
     arguments = parser.parse_args()
@@ -103,7 +98,7 @@ def main() -> None:
         train_pipeline(pipeline, arguments.pipeline_steps)
     for method in arguments.methods:
         words = ["distill", str(pipeline), "--method", method, "--data", "digits", "--folder", str(folder / method)]
-        if onestep([*words, "--steps", str(arguments.steps), *METHODS.get(method, []), "--resume"]):
+        if onestep([*words, "--steps", str(arguments.steps), "--resume"]):
             raise SystemExit(1)
     runs = [str(folder / method) for method in arguments.methods]
     if onestep(["evaluate", *runs, "--baseline", str(pipeline), "--folder", str(folder)]):
