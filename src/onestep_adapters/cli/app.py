@@ -63,8 +63,8 @@ or trains an encoder, whose features a generator can use
   onestep sample runs/first
   onestep evaluate runs/first --baseline runs/baseline
 
-A method of your own, in a file (docs/guides/own-method.md); --with FILE goes with every command:
-  onestep train my-method --with my_method.py --data 8gaussians
+{filled("A method of your own, in a file (docs/guides/own-method.md); --with FILE goes with every command:")}
+  onestep train my-method --with mine.py --data 8gaussians
 
 On your own images (docs/data.md):
   onestep data folder:photos

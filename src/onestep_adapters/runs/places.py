@@ -22,7 +22,12 @@ def pipeline_of(options: Method) -> str:
         >>> pipeline_of(FlowMatching())
         ''
     """
-    return options.network.pretrained or ("" if options.teacher is None else options.teacher.network.pretrained)
+    return _pretrained(options) or ("" if options.teacher is None else _pretrained(options.teacher))
+
+
+def _pretrained(options: Any) -> str:
+    """The pipeline whose model is the network; the network of an encoder is never one."""
+    return getattr(options.network, "pretrained", "")
 
 
 def with_pipeline(options: Method, pipeline: str | os.PathLike[str]) -> Method:
@@ -38,9 +43,9 @@ def with_pipeline(options: Method, pipeline: str | os.PathLike[str]) -> Method:
     def moved(part: Any) -> Any:
         return attrs.evolve(part, network=attrs.evolve(part.network, pretrained=new))
 
-    if options.network.pretrained == old:
+    if _pretrained(options) == old:
         options = moved(options)
-    if options.teacher is not None and options.teacher.network.pretrained == old:
+    if options.teacher is not None and _pretrained(options.teacher) == old:
         options = attrs.evolve(options, teacher=moved(options.teacher))  # type: ignore[call-arg]
     return attrs.evolve(options, teacher_from=new) if options.teacher_from == old else options  # type: ignore[call-arg]
 
@@ -60,7 +65,7 @@ def check_pipeline(
     Raises:
         ConfigError: with what to do.
     """
-    place = options.network.pretrained
+    place = _pretrained(options)
     if not place:
         return
     if not is_pipeline(place):
