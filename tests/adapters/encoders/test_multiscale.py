@@ -444,7 +444,7 @@ def test_hooks_are_removed_when_the_network_fails():
     features = multiscale(_Unused(), ["relu"])
     with pytest.raises(ConfigError):
         features(images(4, dtype=torch.float32))
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ConfigError, match="refuses images of 2 channels"):
         multiscale(_Unused(), ["used"], channels=2)(torch.zeros(1, 2, 4, 4))
     assert not any(part._forward_hooks for part in features.module.modules())
     with pytest.raises(ConfigError, match="expected floating point"):
