@@ -63,7 +63,7 @@ def test_pytrees(derivative):
     torch.testing.assert_close(tangent, {"a": torch.tensor([2.0, 4.0]), "b": [torch.tensor(2.0)]})
 
 
-@pytest.mark.parametrize("derivative", [flow.single_pass, flow.two_pass, partial(flow.central_difference, step=1e-2)])
+@pytest.mark.parametrize("derivative", [flow.single_pass, flow.two_pass, partial(flow.central_difference, step=0.2)])
 def test_a_derivative_leaves_autocast_usable(derivative):
     """Casts made without graph must not be what a later forward pass finds in autocast's cache."""
     layer = torch.nn.Linear(2, 2)
