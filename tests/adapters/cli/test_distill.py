@@ -6,7 +6,7 @@ import sys
 import attrs
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler
 from PIL import Image
 
 from onestep_adapters.backbones.diffusers import OneStepPipeline
@@ -16,6 +16,7 @@ from onestep_adapters.evaluation.measuring import cost_of
 from onestep_adapters.runs import open_run, resume_or_start
 from onestep_adapters.runs.pipelines import DISTILLING, distillation, pipeline_run
 from onestep_core.errors import ConfigError
+from tests.adapters.backbones.diffusers.small import labelled
 
 QUICK = ["--steps", "2", "--batch", "10", "--checkpoint-every", "1"]
 FEW = {"progressive": ["--first-student-steps", "2"]}
@@ -28,19 +29,7 @@ def run(*words):
 
 
 def unet(classes=10, seed=0):
-    torch.manual_seed(seed)
-    return UNet2DModel(
-        8,
-        1,
-        1,
-        block_out_channels=(8, 8),
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
-        norm_num_groups=4,
-        attention_head_dim=4,
-        num_class_embeds=classes,
-    )
+    return labelled(8, (8, 8), 4, classes=classes, attention=False, seed=seed)
 
 
 @pytest.fixture

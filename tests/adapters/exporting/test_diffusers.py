@@ -5,7 +5,7 @@ import copy
 import onnxruntime
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 
@@ -14,27 +14,14 @@ from onestep_adapters.backbones.diffusers.free_batch import free_batch
 from onestep_adapters.exporting import Generator, export, jump_generator
 from onestep_adapters.networks import as_one_step
 from onestep_core import Linear
-from tests.adapters.backbones.diffusers.small import MODELS, awake, condition_of, model_of, seeded, states
+from tests.adapters.backbones.diffusers.small import MODELS, awake, condition_of, labelled, model_of, seeded, states
 
 SIZES = (2, 70)
 """Batch sizes on both sides of 64, from which on the layers of diffusers copy their input."""
 
 
 def unet(**options):
-    torch.manual_seed(0)
-    return UNet2DModel(
-        8,
-        1,
-        1,
-        block_out_channels=(4, 8),
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
-        norm_num_groups=2,
-        attention_head_dim=4,
-        num_class_embeds=10,
-        **options,
-    )
+    return labelled(8, (4, 8), 2, **options)
 
 
 def inputs_of(count):

@@ -33,6 +33,24 @@ def _unet(**options):
     )
 
 
+def labelled(size, widths, groups, *, classes=10, attention=True, seed=0, **options):
+    """A UNet of one channel with classes, the same for the same seed."""
+    torch.manual_seed(seed)
+    return UNet2DModel(
+        size,
+        1,
+        1,
+        block_out_channels=widths,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D" if attention else "DownBlock2D"),
+        up_block_types=("AttnUpBlock2D" if attention else "UpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=groups,
+        attention_head_dim=4,
+        num_class_embeds=classes,
+        **options,
+    )
+
+
 def _conditional(**options):
     return UNet2DConditionModel(
         sample_size=8,

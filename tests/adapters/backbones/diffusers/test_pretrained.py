@@ -25,6 +25,7 @@ from onestep_adapters.backbones.diffusers import (
 from onestep_adapters.backbones.diffusers.pretrained import is_pipeline, load_pipeline
 from onestep_core import Linear, data_from_velocity, single_pass, two_pass, velocity_on_path
 from onestep_core.errors import ConfigError
+from tests.adapters.backbones.diffusers.small import labelled
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 
@@ -42,19 +43,7 @@ TIMES = torch.tensor([0.0, 0.1, 0.4, 0.8, 0.98, 1.0], dtype=torch.float64)
 
 
 def unet(classes=10):
-    torch.manual_seed(0)
-    return UNet2DModel(
-        4,
-        1,
-        1,
-        block_out_channels=(8, 12),
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
-        norm_num_groups=4,
-        attention_head_dim=4,
-        num_class_embeds=classes,
-    )
+    return labelled(4, (8, 12), 4, classes=classes)
 
 
 def states(dtype=torch.float64):
