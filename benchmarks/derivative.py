@@ -2,7 +2,7 @@
 
     python -m benchmarks.derivative                        # all networks, five rounds; minutes
     python -m benchmarks.derivative --networks dit-64 --rounds 21 --threads 2
-    python -m benchmarks.derivative --compiled             # each step compiled as a whole, where torch can
+    python -m benchmarks.derivative --compiled --ways single_pass   # each step compiled as a whole, where torch can
     python -m benchmarks.derivative --device cuda          # DiT-B/2 in bfloat16
 
 A step is forward and backward pass, without optimizer. In each round every step is made once, one after the other, so
@@ -17,7 +17,7 @@ paper's settings; ``moving=`` says so.
 """
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -177,13 +177,16 @@ def peak(call: Callable[[], None]) -> float:
     return highest / 2**20
 
 
-def compare(name: str, *, batch: int, rounds: int, device: str, compiled: bool) -> list[dict[str, Any]]:
-    """Time, memory and gradient of all ways on one network."""
+def compare(
+    name: str, *, ways: Sequence[str], batch: int, rounds: int, device: str, compiled: bool
+) -> list[dict[str, Any]]:
+    """Time, memory and gradient of some ways on one network."""
     dtype = torch.bfloat16 if device == "cuda" else None
     module, losses = steps(name, batch=batch, device=device, dtype=dtype)
     calls: dict[str, Callable[[], None]] = {}
-    for way, loss in losses.items():
+    for way in (FLOW_MATCHING, *ways):
         try:
+            loss = losses[way]
             call = whole(module, torch.compile(loss, fullgraph=True) if compiled else loss)
             call()
             calls[way] = call
@@ -224,6 +227,7 @@ def summary(rows: Iterable[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, help="networks to measure")
+    parser.add_argument("--ways", nargs="+", choices=[*WAYS][1:], default=[*WAYS][1:], help="derivatives to measure")
     parser.add_argument("--batch", type=int, help="samples in a step; 16, on a GPU 64")
     parser.add_argument("--rounds", type=int, default=5, help="number of timed rounds")
     parser.add_argument("--threads", type=int, default=2, help="number of CPU threads")
@@ -234,7 +238,15 @@ def main() -> None:
     torch.ones(1).sqrt()
     on_cpu = arguments.device == "cpu"
     names = arguments.networks or ([name for name in NETWORKS if name != "dit-b2"] if on_cpu else ["dit-b2"])
-    options = {"rounds": arguments.rounds, "device": arguments.device, "compiled": arguments.compiled}
+    if arguments.compiled:
+        # All ways are one function to torch, compiled anew for each of them.
+        torch._dynamo.config.recompile_limit = 64
+    options = {
+        "ways": arguments.ways,
+        "rounds": arguments.rounds,
+        "device": arguments.device,
+        "compiled": arguments.compiled,
+    }
     rows: list[dict[str, Any]] = []
     for name in names:
         print(f"{name} ...", flush=True)

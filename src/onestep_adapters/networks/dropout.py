@@ -1,11 +1,12 @@
 """The same dropout mask in two evaluations."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from onestep_core.draws import devices_of, drawing_from, generator_states
 from onestep_core.errors import ConfigError
 
 
@@ -48,53 +49,18 @@ def shared_dropout(
     """
     twin = online if target is None else target
     modules = [module for module in (online, twin) if isinstance(module, nn.Module)]
+    held = [[*module.parameters(), *module.buffers()] for module in modules]
     remembered: dict[torch.device, Tensor] = {}
 
     def first(*args: Any, **kwargs: Any) -> Any:
-        devices = _generators(modules, (*args, *kwargs.values()))
         remembered.clear()
-        remembered.update(_states(devices))
+        remembered.update(generator_states(devices_of(held, args, kwargs)))
         return online(*args, **kwargs)
 
     def second(*args: Any, **kwargs: Any) -> Any:
         if not remembered:
             raise ConfigError("the target was called first: call the online callable before the target")
-        before = _states(remembered)
-        _restore(remembered)
-        try:
+        with drawing_from(remembered):
             return twin(*args, **kwargs)
-        finally:
-            _restore(before)
 
     return first, second
-
-
-def _generators(modules: Iterable[nn.Module], arguments: Iterable[Any]) -> set[torch.device]:
-    """The devices whose generators may be used; a ``meta`` device has no generator."""
-    tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
-    tensors += [argument for argument in arguments if isinstance(argument, Tensor)]
-    return {torch.device("cpu")} | {tensor.device for tensor in tensors if tensor.device.type != "meta"}
-
-
-def _states(devices: Iterable[torch.device]) -> dict[torch.device, Tensor]:
-    def state(device: torch.device) -> Tensor:
-        match device.type:
-            case "cpu":
-                return torch.get_rng_state()
-            case "mps":
-                return torch.mps.get_rng_state()
-            case _:
-                return torch.get_device_module(device).get_rng_state(device)
-
-    return {device: state(device) for device in devices}
-
-
-def _restore(states: dict[torch.device, Tensor]) -> None:
-    for device, state in states.items():
-        match device.type:
-            case "cpu":
-                torch.set_rng_state(state)
-            case "mps":
-                torch.mps.set_rng_state(state)
-            case _:
-                torch.get_device_module(device).set_rng_state(state, device)

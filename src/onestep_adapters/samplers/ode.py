@@ -8,6 +8,7 @@ numbers are drawn and gradients are kept; use ``torch.no_grad()`` yourself.
 from functools import partial
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from onestep_adapters.samplers.schedule import checked_grid
@@ -39,7 +40,8 @@ def sample_ode(velocity: Velocity, noise: Sample, *, path: Path, steps: int, met
             ``flow.integrate`` with ``flow.karras_grid`` there.
         method: solver step, ``(velocity, z, t, s) -> state at s``. The last step is ``flow.euler`` if the path's data
             end has little noise, but not none (variance preserving, EDM's): a velocity computed from a denoiser is
-            multiplied by a large factor there.
+            multiplied by a large factor there. At an end without noise such a velocity is not finite: there an
+            evaluation that is not finite counts as the one before it, so that ``flow.heun`` becomes ``flow.euler``.
 
     Returns:
         Samples, ``[batch, *shape]``, in at least float32.
@@ -62,7 +64,22 @@ def sample_ode(velocity: Velocity, noise: Sample, *, path: Path, steps: int, met
     grid = uniform_grid(steps, path=path, dtype=start.dtype)
     points = checked_grid(grid, start, path=path)
     grid = grid.to(start.device)
-    if points.clean or not points.nearly_clean:
+    if not points.nearly_clean:
         return integrate(partial(method, velocity), start, grid)
+    last = partial(method, _bounded(velocity)) if points.clean else partial(euler, velocity)
     before = integrate(partial(method, velocity), start, grid[:-1]) if steps > 1 else start
-    return integrate(partial(euler, velocity), before, grid[-2:])
+    return integrate(last, before, grid[-2:])
+
+
+def _bounded(velocity: Velocity) -> Velocity:
+    """The velocity, of which an evaluation that is not finite counts as the one before it."""
+    found: list[Tensor] = []
+
+    def bounded(z: Tensor, t: Tensor, /) -> Tensor:
+        answer = velocity(z, t)
+        if found:
+            answer = torch.where(answer.isfinite(), answer, found[-1])
+        found.append(answer)
+        return answer
+
+    return bounded

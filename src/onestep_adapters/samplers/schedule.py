@@ -20,24 +20,32 @@ from onestep_core.validators import require_call
 Noise: TypeAlias = Float[Tensor, "draws batch *shape"] | Callable[[int, Tensor], Tensor]
 """Draws ``[draws, batch, *shape]``, step ``i`` uses ``noise[i]``; or a function ``(step, like) -> draw``."""
 
-NEARLY_CLEAN = 0.1
-"""A last time is nearly clean if its noise ratio is at most this share of the ratio at the time before."""
+STEEP = 9.0
+"""A step is steep if ``sigma(t) / sigma(s) - alpha(t) / alpha(s)``, the factor of Heun's correction, is at least this.
+
+On EDM's path the noise falls to a tenth or less. Steps to a clean time are steep.
+"""
 
 _TOLERANCE = 1e-6
 """Tolerance of angles, in radians: pi/2 rounded to float32 is accepted."""
 
 
 class Grid(NamedTuple):
-    """``times [steps + 1]`` on the CPU; whether the last time has no noise at all, and whether it has nearly none."""
+    """``times [steps + 1]`` on the CPU, whether the last one has no noise at all, and which steps are :data:`STEEP`."""
 
     times: Tensor
     clean: bool
-    nearly_clean: bool
+    steep: list[bool]
 
     @property
     def steps(self) -> int:
         """Number of intervals."""
         return len(self.times) - 1
+
+    @property
+    def nearly_clean(self) -> bool:
+        """Whether the last step is steep."""
+        return self.steep[-1]
 
 
 class Points(NamedTuple):
@@ -80,10 +88,10 @@ def checked_grid(times: Times, z: Tensor, *, path: Path) -> Grid:
             f"the grid {points.tolist()} does not run from noise to data: expected at least two times, each with less "
             f"noise than the one before, from {path.noise_time} towards {path.data_time}"
         )
-    alpha, sigma = path.coefficients(points[-2:].double())
-    # In products: the ratio of the time before may be infinite.
-    little = sigma[1] * alpha[0] <= NEARLY_CLEAN * sigma[0] * alpha[1]
-    return Grid(points, bool(sigma[1] == 0), bool(little))
+    alpha, sigma = path.coefficients(points.double())
+    # In products: sigma may be zero at the end.
+    steep = sigma[:-1] * alpha[1:] - alpha[:-1] * sigma[1:] >= STEEP * sigma[1:] * alpha[1:]
+    return Grid(points, bool(sigma[-1] == 0), steep.tolist())
 
 
 def checked_landings(landings: Times, then: Points, z: Tensor, *, path: Path) -> Tensor:

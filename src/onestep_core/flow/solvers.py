@@ -13,7 +13,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from onestep_core.errors import ConfigError, like_states
-from onestep_core.flow.predictions import noise_from_data
 from onestep_core.flow.ratios import noise_ratio, time_at
 from onestep_core.precision import full
 from onestep_core.protocols import Denoiser, Path, SolverStep, Velocity
@@ -94,6 +93,11 @@ def _towards(z: Tensor, data: Tensor, t: Tensor, s: Tensor, *, path: Path) -> Te
     return alpha_s * data + (sigma_s / sigma_t) * (z - alpha_t * data)
 
 
+def _not_zero(sigma: Tensor) -> Tensor:
+    """A divisor: one where there is no noise, and the quotient is not used."""
+    return torch.where(sigma == 0, 1.0, sigma)
+
+
 @typed
 def data_of_ddim_step(z: Sample, end: Sample, t: Time, s: Time, *, path: Path) -> Sample:
     """``(end - r z) / (alpha(s) - r alpha(t))``, ``r = sigma(s) / sigma(t)``: the data by which DDIM lands on ``end``.
@@ -133,8 +137,9 @@ def denoised_heun(denoiser: Denoiser, z: Sample, t: Time, s: Time, *, path: Path
     :func:`ddim` step with ``x``, and ``x'`` the estimate at ``(z', s)``. On EDM's path and on the linear path this is
     :func:`heun` on the velocity that the denoiser implies. On every path it is exact for a constant estimate.
 
-    Not finite where ``sigma(s)`` is zero: end with :func:`ddim` there, as EDM does. Do the same where ``sigma(s)`` is
-    much smaller than ``sigma(t)``: the factor in front of ``x' - x`` is large there. Arguments as :func:`ddim`.
+    Where ``sigma(s)`` is zero the step is :func:`ddim` without correction, as EDM's. Use :func:`ddim` yourself where
+    ``sigma(s)`` is much smaller than ``sigma(t)``: the factor in front of ``x' - x`` is large there. Arguments as
+    :func:`ddim`.
 
     Source: Karras et al., Elucidating the Design Space, algorithm 1, https://arxiv.org/abs/2206.00364.
 
@@ -149,7 +154,8 @@ def denoised_heun(denoiser: Denoiser, z: Sample, t: Time, s: Time, *, path: Path
     predicted = _towards(z, first, t, s, path=path)
     second = full(like_states(denoiser(predicted, s), z))
     (alpha_t, sigma_t), (alpha_s, sigma_s) = path.coefficients(full(t)), path.coefficients(full(s))
-    return predicted + expand_like(alpha_s * sigma_t / sigma_s - alpha_t, z) * (second - first) / 2
+    factor = torch.where(sigma_s == 0, 0.0, alpha_s * sigma_t / _not_zero(sigma_s) - alpha_t)
+    return predicted + expand_like(factor, z) * (second - first) / 2
 
 
 @typed
@@ -160,7 +166,7 @@ def dpm_2(denoiser: Denoiser, z: Sample, t: Time, s: Time, *, path: Path) -> Sam
     ``noise = (z_m - alpha(m) denoiser(z_m, m)) / sigma(m)``, ``z_s = alpha(s) (z / alpha(t) + (ratio(s) - ratio(t))
     noise)``. Two evaluations, error ``O(h^3)`` in the log of ``ratio = sigma / alpha``.
 
-    Not finite where ``sigma(s)`` or ``alpha(t)`` is zero: end with :func:`ddim`, and start a little below the
+    Where ``sigma(s)`` is zero the step is :func:`ddim`. Not finite where ``alpha(t)`` is zero: start a little below the
     noise end where that has no signal. Arguments as :func:`ddim`.
 
     Source: Lu et al., DPM-Solver, algorithm 1, https://arxiv.org/abs/2206.00927, in the form of k-diffusion's
@@ -176,9 +182,12 @@ def dpm_2(denoiser: Denoiser, z: Sample, t: Time, s: Time, *, path: Path) -> Sam
     from_ratio, to_ratio = noise_ratio(t, path=path), noise_ratio(s, path=path)
     middle = time_at((from_ratio * to_ratio).sqrt(), path=path)
     half = ddim(denoiser, z, t, middle, path=path)
-    noise = noise_from_data(half, full(like_states(denoiser(half, middle), half)), middle, path=path)
-    alpha_t, alpha_s = (expand_like(path.coefficients(time)[0], z) for time in (t, s))
-    return alpha_s * (z / alpha_t + expand_like(to_ratio - from_ratio, z) * noise)
+    (alpha_t, _), (alpha_m, sigma_m), (alpha_s, sigma_s) = (path.coefficients(time) for time in (t, middle, s))
+    data = full(like_states(denoiser(half, middle), half))
+    noise = (half - expand_like(alpha_m, z) * data) / expand_like(_not_zero(sigma_m), z)
+    step = expand_like(alpha_s, z) * (z / expand_like(alpha_t, z) + expand_like(to_ratio - from_ratio, z) * noise)
+    # At a clean end the middle is the end, and half the whole step.
+    return torch.where(expand_like(sigma_s, z) == 0, half, step)
 
 
 @typed

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from onestep_core.draws import SameDraws
 from onestep_core.errors import ConfigError
 from onestep_core.flow.derivatives.forward_mode import checked_tangents, detached, without_graph
 from onestep_core.precision import full, network_dtype, without_gradient
@@ -50,6 +51,7 @@ def central_difference(
     if step <= 0:
         raise ConfigError(f"step = {step}: expected a positive number, near 5e-3 in float32 and 1e-5 in float64")
     tangents = checked_tangents(function, primals, tangents)
+    draws = SameDraws(primals)
     value = function(*primals)
 
     def shifted(sign: float) -> Any:
@@ -59,7 +61,8 @@ def central_difference(
             _refuse_below_rounding(step, primal.dtype, "an argument")
             return (full(primal) + sign * step * full(tangent)).to(primal.dtype)
 
-        return function(*tree_map(move, detached(primals), detached(tangents)))
+        with draws.again():
+            return function(*tree_map(move, detached(primals), detached(tangents)))
 
     def slope(ahead: Any, behind: Any) -> Any:
         if not isinstance(ahead, Tensor):
@@ -97,7 +100,8 @@ def derivative_along(
     The states next to ``z`` then lie on the path itself, at the noise level of their time; on a straight line they
     would be off by ``O(h^2)``. Released finite-difference modes are of this kind: both states are made from one pair of
     data and noise. The result is the derivative along *the curve*: where the objective is given another velocity (a
-    teacher's, a guided one), the curve of the pair does not follow it, and its derivative is another one.
+    teacher's, a guided one), the curve of the pair does not follow it, and its derivative is another one. All
+    evaluations draw the same dropout masks, except while torch compiles.
 
     Args:
         curve: from times ``[batch]`` to all arguments of the function; at the time of the primals it must give the
@@ -135,6 +139,7 @@ def derivative_along(
         moving: int | None = None,
     ) -> tuple[Any, Any]:
         checked_tangents(function, primals, tangents)
+        draws = SameDraws(primals)
         value = function(*primals)
         tau, rate = without_gradient(primals[argument]), without_gradient(tangents[argument])
         # The width between the times as the network gets them, not 2h: in float32 that is a third of the digits.
@@ -151,7 +156,8 @@ def derivative_along(
             if not isinstance(there, tuple) or len(there) != len(primals):  # pyright: ignore[reportUnnecessaryIsInstance]
                 came = f"{len(there)} arguments" if isinstance(there, tuple) else f"a {type(there).__name__}"  # pyright: ignore
                 raise ConfigError(f"the curve gave {came}: expected a tuple of the {len(primals)} arguments at a time")
-            return function(*(_in_type_of(x, here) for x, here in zip(there, primals, strict=True)))
+            with draws.again():
+                return function(*(_in_type_of(x, here) for x, here in zip(there, primals, strict=True)))
 
         with without_graph():
             tangent = tree_map(slope, at(ahead), at(behind))

@@ -2,7 +2,7 @@
 
 Forward mode runs inside of :class:`~onestep_core.flow.derivatives.traps.ForwardMode`, which replaces operations that
 have no forward derivative by equal ones. ``torch.cdist``, batch normalisation in training mode and ``grid_sample`` have
-none. The pass of the value and that of the tangent draw their own dropout masks.
+none. The pass of the tangent starts from the generators' states of the pass of the value, see :func:`two_pass`.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import _broadcast_to_and_flatten, tree_flatten, tree_map, tree_unflatten  # pyright: ignore
 
+from onestep_core.draws import SameDraws
 from onestep_core.errors import ConfigError
 from onestep_core.flow.derivatives.nested import along
 from onestep_core.flow.derivatives.tangents.runs import runs
@@ -175,6 +176,9 @@ def two_pass(
 ) -> tuple[Any, Any]:
     """Value by an ordinary call, tangent by ``torch.func.jvp`` without graph: exact, plain memory, twice the time.
 
+    Both passes draw from the same states of torch's generators, except while torch compiles: the dropout masks are
+    equal where forward mode lays tensors out in memory as the plain call does.
+
     Args:
         function: function of tensors or of pytrees of them.
         primals: where, a tuple of its arguments.
@@ -195,8 +199,9 @@ def two_pass(
         (True, tensor([6.]))
     """
     tangents = checked_tangents(function, primals, tangents)
+    draws = SameDraws(primals)
     value = function(*primals)
-    with without_graph():
+    with without_graph(), draws.again():
         _, tangent = jvp(function, primals if transformed() else detached(primals), detached(tangents))
     return value, detached(tangent)
 

@@ -158,3 +158,30 @@ def test_everything_dropped():
     z, v = torch.randn(2, 4, 5, dtype=F64)
     _, tangent = one.single_pass(nn.Dropout(1.0), (z,), (v,))
     assert tangent.eq(0).all()
+
+
+def line(z, t):
+    return F.dropout(z, 0.5) * t[:, None].sin()
+
+
+TWICE = {
+    "two_pass": one.two_pass,
+    "central_difference": partial(one.central_difference, step=1e-4),
+    "derivative_along": one.derivative_along(lambda t: (t[:, None] * torch.ones(4, 6, dtype=F64), t), 1e-4),
+}
+
+
+@pytest.mark.parametrize("way", TWICE.values(), ids=TWICE)
+def test_evaluations_of_their_own_draw_one_mask(way):
+    """``d/dt m t sin(t) = m (sin(t) + t cos(t))`` with the mask ``m`` of the value."""
+    torch.manual_seed(0)
+    t = torch.rand(4, dtype=F64) + 0.5
+    z = t[:, None] * torch.ones(4, 6, dtype=F64)
+    value, tangent = seeded(way, line, (z, t), (torch.ones_like(z), torch.ones_like(t)))
+    after = torch.get_rng_state()
+    plain = seeded(line, z, t)
+    assert torch.equal(torch.get_rng_state(), after), "the derivative draws other numbers than the plain call"
+    assert torch.equal(value, plain)
+    mask = plain / (z * t[:, None].sin())
+    assert 0 < (mask == 0).sum() < mask.numel()
+    assert_close(tangent, mask * (t.sin() + t * t.cos())[:, None], 1e-7, "tangent")

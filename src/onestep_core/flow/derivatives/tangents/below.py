@@ -9,7 +9,8 @@ differentiated by forward-mode AD of that one operation.
 # pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false, reportUnknownParameterType=false
 # pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from onestep_core.draws import SameDraws
 from onestep_core.errors import UnsupportedDerivative
 from onestep_core.flow.derivatives.tangents.attention import attend
 from onestep_core.flow.derivatives.tangents.cells import Cell, differentiable, mirrored
@@ -74,8 +76,8 @@ class Below(TorchDispatchMode):
             if name.startswith("_foreach_"):
                 return self._each(name, args, keywords)
             return self._in_place(func, name, args, keywords, cells, moved)
-        draws = torch.Tag.nondeterministic_seeded in func.tags and rule is None
-        before = _random_state(args) if draws else None
+        drawn = torch.Tag.nondeterministic_seeded in func.tags and rule is None
+        again = SameDraws(args).again if drawn else nullcontext
         value = func(*args, **keywords)
         if type(value) in (bool, int, float):
             # A number or a truth value.
@@ -88,10 +90,8 @@ class Below(TorchDispatchMode):
         if func is _FLASH and isinstance(moved.get("attn_mask"), Cell) and set(moved) <= {"attn_mask", "scale"}:
             found = self._biased_attention(value, args, cells, keywords, moved["attn_mask"])
         if found is NotImplemented:
-            if before is not None:
-                # Once more from the same state: the same draws.
-                before()
-            found = self._fallback(func, args, keywords, cells, moved, value)
+            with again():
+                found = self._fallback(func, args, keywords, cells, moved, value)
         if value is args[0] and isinstance(cells[0], Cell):
             # It wrote in place, and has a rule.
             self.run.spread(value, cells[0])
@@ -232,17 +232,6 @@ class Below(TorchDispatchMode):
         if found is NotImplemented:
             found = self._fallback(functional, arguments, keywords, cells, moved, value)
         return None if found is None else found.tangent
-
-
-def _random_state(arguments: Sequence[Any]) -> Callable[[], None]:
-    """A function that puts the generator of the arguments' device back to where it is now."""
-    device = next(x.device for x in arguments if isinstance(x, Tensor))
-    if device.type == "cpu":
-        state = torch.get_rng_state()
-        return lambda: torch.set_rng_state(state)
-    module = torch.get_device_module(device)
-    saved = module.get_rng_state(device)
-    return lambda: module.set_rng_state(saved, device)
 
 
 def _full(value: Any, cell: Any) -> Any:
