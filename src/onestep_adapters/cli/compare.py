@@ -32,6 +32,8 @@ class Compare:
     pass 2, a tangent 1. The training of a teacher and the pairs that it makes count too."""
     seeds: int | None = attrs.field(default=None, validator=attrs.validators.optional([count, positive]))
     """Trainings of each method, from seeds 0, 1, ..., instead of the preset's number."""
+    batch: int | None = attrs.field(default=None, validator=attrs.validators.optional([count, positive]))
+    """Samples in an update of every method and teacher. Default: 128 in quick, else those of each method's preset."""
     folder: Path | None = None
     """Folder for runs and report (default: runs/compare-PRESET). What is finished there is kept; what was interrupted
     goes on."""
@@ -53,7 +55,8 @@ def main(arguments: Sequence[str]) -> int:
     # Pictures and HTML are extras, found missing before hours of training.
     from onestep_adapters.comparison.report import write_comparison
 
-    plan = make_plan(chosen.preset, data=chosen.data, methods=chosen.methods, budget=chosen.budget, seeds=chosen.seeds)
+    changes = {name: getattr(chosen, name) for name in ("data", "methods", "budget", "seeds", "batch")}
+    plan = make_plan(chosen.preset, **changes)
     home = chosen.folder or Path(f"runs/compare-{chosen.preset}")
     require_writable(home)
     left = missing(plan, home)

@@ -92,6 +92,21 @@ def within_budget(options: M, data: Dataset, evaluations: int) -> M:
     return _longest(options, data, left)
 
 
+def with_batch(options: M, batch: int) -> M:
+    """The options with this number of samples in an update, of the teacher too.
+
+    Example:
+        >>> from onestep_adapters.methods import MeanFlow
+        >>> with_batch(MeanFlow(), 64).training.batch
+        64
+    """
+    training = attrs.evolve(options.training, batch=batch)
+    if options.teacher is None:
+        return attrs.evolve(options, training=training)
+    teacher = with_batch(options.teacher, batch)
+    return attrs.evolve(options, training=training, teacher=teacher)  # type: ignore[call-arg]
+
+
 def _longest(options: M, data: Dataset, evaluations: int) -> M:
     """The options with the largest number of updates that costs at most so many evaluations, pairs included."""
 

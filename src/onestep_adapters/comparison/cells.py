@@ -18,7 +18,7 @@ import attrs
 import numpy as np
 import torch
 
-from onestep_adapters.comparison.budget import Spent, spent, within_budget
+from onestep_adapters.comparison.budget import Spent, spent, with_batch, within_budget
 from onestep_adapters.comparison.distances import Ruler, ruler_of
 from onestep_adapters.comparison.plan import EVALUATIONS, Cell, Plan
 from onestep_adapters.data import Dataset, open_dataset
@@ -37,7 +37,10 @@ FILE = "cell.json"
 """Name of the file that a finished cell has."""
 
 DRAWS = 4
-"""Draws of samples for the distance at each number of evaluations, and during training."""
+"""Draws of samples for the distance at each number of evaluations."""
+
+WATCHED = 2
+"""Draws for a point of the curve over the training."""
 
 CURVE = 8
 """Points of the curve over the training."""
@@ -79,7 +82,10 @@ def options_of(cell: Cell, plan: Plan) -> Method:
         ConfigError: for a budget that is too small.
     """
     data = open_dataset(cell.data)
-    return within_budget(find_preset(cell.method).options(data).with_seed(cell.seed), data, plan.budgets[cell.data])
+    options = find_preset(cell.method).options(data).with_seed(cell.seed)
+    if plan.batch is not None:
+        options = with_batch(options, plan.batch)
+    return within_budget(options, data, plan.budgets[cell.data])
 
 
 def run_of(cell: Cell, plan: Plan, home: Path) -> Run:
@@ -100,7 +106,7 @@ def work_on(cell: Cell, run: Run, bench: Bench, home: Path, tell: Callable[[Phas
         yield round(cost.teacher * record.step / run.teacher_run.options.training.steps)  # type: ignore[union-attr]
     before, steps = cost.teacher + cost.pairs, run.options.training.steps
     # Also after the last update: a process that was killed then may have left a distance out.
-    distance = partial(bench.ruler().during_training, draws=DRAWS)
+    distance = partial(bench.ruler().during_training, draws=WATCHED)
     for record in watched(run, folder / "run", distance, points=CURVE, track=told(tell)):
         yield before + round(cost.updates * record.step / steps)
     found = measured(cell, run, bench, cost, told(tell))

@@ -21,7 +21,6 @@ from onestep_adapters.devices import generator_on
 from onestep_adapters.evaluation.judges import image_classifier, image_splits
 from onestep_adapters.runs import Run
 from onestep_adapters.tracking import Track, untracked
-from onestep_core.fields import energy_distance
 
 POINTS = 2000
 """Points in one set."""
@@ -36,16 +35,18 @@ class Ruler:
     Attributes:
         real: what samples are compared with, ``[n, d]``, in features.
         features: ``[n, *shape] -> [n, d]``.
+        spread: the mean distance of two of the real samples, ``E|y - y'|``.
         floor: the distance of as many other real samples.
     """
 
     real: Tensor
     features: Callable[[Tensor], Tensor]
+    spread: float
     floor: float
 
     def distance(self, samples: Tensor) -> float:
         """The distance of samples ``[n, *shape]``."""
-        return _distance(self.features(samples), self.real)
+        return _distance(self.features(samples), self.real, self.spread)
 
     def distances(self, run: Run, *, draws: int) -> list[float]:
         """Distances of several draws of as many samples; ``nan`` where samples are not finite."""
@@ -75,12 +76,18 @@ def ruler_of(data: Dataset, device: torch.device | str = "cpu", *, track: Track 
         if data.classes is not None:
             features = image_classifier(data, device, track=track).features
     there = features(real)
-    return Ruler(there, features, _distance(features(other), there))
+    spread = _mean_length(there, there)
+    return Ruler(there, features, spread, _distance(features(other), there, spread))
 
 
 def _flat(x: Tensor) -> Tensor:
     return x.flatten(1)
 
 
-def _distance(x: Tensor, y: Tensor) -> float:
-    return float(energy_distance(x.double(), y.double(), unbiased=False))
+def _distance(x: Tensor, y: Tensor, spread: float) -> float:
+    """``2 E|x - y| - E|x - x'| - spread``; the same number as ``energy_distance(x, y, unbiased=False)``, but faster."""
+    return 2 * _mean_length(x, y) - _mean_length(x, x) - spread
+
+
+def _mean_length(x: Tensor, y: Tensor) -> float:
+    return float(torch.cdist(x.double(), y.double(), compute_mode="donot_use_mm_for_euclid_dist").mean())

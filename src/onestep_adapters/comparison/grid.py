@@ -67,9 +67,14 @@ def keep_plan(plan: Plan, home: Path) -> None:
         ConfigError: if what it says about a data set is not the same.
     """
     file = make_folder(home) / PLAN
-    mine = {"budgets": dict(plan.budgets), "repeats": plan.repeats, "points": plan.points}
+    mine = {"budgets": dict(plan.budgets), "repeats": plan.repeats, "points": plan.points, "batch": plan.batch}
     if file.is_file():
         theirs = json.loads(file.read_text())
+        if theirs["batch"] != plan.batch:
+            raise ConfigError(
+                f"{home} holds a comparison with {_batch(theirs['batch'])}, and you want {_batch(plan.batch)}: give the "
+                "same --preset and --batch, or another --folder"
+            )
         for name, budget in theirs["budgets"].items():
             if mine["budgets"].get(name, budget) != budget or theirs["repeats"] != plan.repeats:
                 raise ConfigError(
@@ -79,6 +84,10 @@ def keep_plan(plan: Plan, home: Path) -> None:
                 )
         mine["budgets"] = {**theirs["budgets"], **mine["budgets"]}
     write_whole(file, json.dumps(mine, indent=1) + "\n")
+
+
+def _batch(batch: int | None) -> str:
+    return "the batches of each method's preset" if batch is None else f"batches of {batch} samples"
 
 
 def lane_of(plan: Plan, home: Path, lane: int, tell: Tell) -> Iterator[Progress]:

@@ -29,6 +29,8 @@ class Scale:
         seeds: trainings of each method.
         repeats: draws of samples that are judged.
         points: samples in a draw, of points.
+        batch: samples in an update of every method and teacher; ``None``: those of each method's preset. Small ones
+            suit small budgets: more updates for the same evaluations.
     """
 
     data: tuple[str, ...]
@@ -37,6 +39,7 @@ class Scale:
     seeds: int
     repeats: int
     points: int = 10_000
+    batch: int | None = None
 
 
 SCALES: Mapping[str, Scale] = {
@@ -57,6 +60,7 @@ SCALES: Mapping[str, Scale] = {
         seeds=1,
         repeats=2,
         points=2000,
+        batch=128,
     ),
     "standard": Scale(
         ("8gaussians", "checkerboard", "unequal", "digits"), (), {"points": 8_000_000, "images": 2_000_000}, 3, 5
@@ -101,6 +105,7 @@ class Plan:
         budgets: network evaluations of one training, by data set.
         repeats: draws of samples that are judged.
         points: samples in a draw, of points.
+        batch: samples in an update of every method and teacher; ``None``: those of each method's preset.
     """
 
     data: tuple[str, ...]
@@ -109,6 +114,7 @@ class Plan:
     budgets: Mapping[str, int]
     repeats: int
     points: int
+    batch: int | None = None
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -130,6 +136,7 @@ def make_plan(
     methods: Sequence[str] = (),
     budget: int | None = None,
     seeds: int | None = None,
+    batch: int | None = None,
 ) -> Plan:
     """The plan of a preset, with changes.
 
@@ -139,6 +146,7 @@ def make_plan(
         methods: other methods; the baseline is added.
         budget: another budget, for all data sets.
         seeds: another number of trainings.
+        batch: another number of samples in an update.
 
     Raises:
         ConfigError: for an unknown name, or a number out of range.
@@ -160,7 +168,10 @@ def make_plan(
         require_count("budget", budget, least=1)
     if seeds is not None:
         require_count("seeds", seeds, least=1)
+    if batch is not None:
+        require_count("batch", batch, least=1)
     kinds = {name: open_dataset(name).kind for name in names}
     budgets = {name: scale.budget[kind] if budget is None else budget for name, kind in kinds.items()}
     ordered = (BASELINE, *(name for name in METHODS if name in chosen and name != BASELINE))
-    return Plan(names, ordered, scale.seeds if seeds is None else seeds, budgets, scale.repeats, scale.points)
+    chosen_seeds, chosen_batch = scale.seeds if seeds is None else seeds, scale.batch if batch is None else batch
+    return Plan(names, ordered, chosen_seeds, budgets, scale.repeats, scale.points, chosen_batch)

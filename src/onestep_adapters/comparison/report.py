@@ -57,6 +57,7 @@ def to_json(plan: Plan, contents: Sequence[Content]) -> str:
             "methods": plan.methods,
             "seeds": plan.seeds,
             "budgets": plan.budgets,
+            "batch": plan.batch,
             "repeats": plan.repeats,
             "left_out": plan.left_out,
         },
@@ -94,7 +95,8 @@ def page_of(plan: Plan, home: Path, contents: Sequence[Content]) -> Page:
         title="Which one-step method? A comparison at equal budgets",
         opening=f"{counted(len(plan.methods), 'method')}, {counted(plan.seeds, 'seed')} each. Budget of a training in "
         f"network evaluations, the teacher's training and its pairs included: {budgets}. A forward pass of one sample "
-        "counts 1, a backward pass 2, a tangent 1.",
+        "counts 1, a backward pass 2, a tangent 1."
+        + ("" if plan.batch is None else f" Every update has {plan.batch} samples."),
         verdict=[*verdict(plan, lines), *([unfinished] if left else [])],
         sections=[
             *(section for data in plan.data for section in _of_data(plan, home, lines, data)),

@@ -13,7 +13,7 @@ import pytest
 from onestep_adapters.cli import main
 from onestep_adapters.comparison import grid, make_plan, missing, results, spent, within_budget
 from onestep_adapters.comparison.advice import advice_page
-from onestep_adapters.comparison.cells import read_cell, spikes
+from onestep_adapters.comparison.cells import options_of, read_cell, spikes
 from onestep_adapters.comparison.lines import Line, lines_of
 from onestep_adapters.comparison.report import to_json, write_comparison
 from onestep_adapters.data import open_dataset
@@ -53,6 +53,25 @@ def test_every_method_uses_its_budget(method, data):
     assert 0.99 * budget < cost.total <= budget
     assert (cost.teacher > 0) == (options.teacher is not None)
     assert (cost.pairs > 0) == options.uses_pairs
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_batch_for_all_methods_and_teachers(method):
+    plan = make_plan("quick", methods=[method], batch=32)
+    options = options_of(plan.cells[-1], plan)
+    assert options.training.batch == 32
+    assert options.teacher is None or options.teacher.training.batch == 32
+    cost = spent(options, open_dataset("8gaussians"))
+    assert 0.99 * plan.budgets["8gaussians"] < cost.total <= plan.budgets["8gaussians"]
+
+
+def test_a_folder_has_one_batch(tmp_path):
+    grid.keep_plan(make_plan("quick"), tmp_path)
+    grid.keep_plan(make_plan("quick", batch=128), tmp_path)
+    with pytest.raises(ConfigError, match="batches of 128 samples, and you want batches of 64 samples: give the same"):
+        grid.keep_plan(make_plan("quick", batch=64), tmp_path)
+    with pytest.raises(ConfigError, match="you want the batches of each method's preset"):
+        grid.keep_plan(attrs.evolve(make_plan("quick"), batch=None), tmp_path)
 
 
 def test_a_budget_that_trains_nothing_is_refused():

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from onestep_adapters.comparison import spent, within_budget
 from onestep_adapters.data import open_dataset
+from onestep_adapters.methods import METHODS
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 WORDS = ["--steps", "4", "--batch", "8", "--width", "8", "--depth", "1", "--warmup", "1", "--checkpoint-every", "2"]
@@ -111,3 +113,12 @@ def test_the_ablations_have_a_row_for_every_published_number(example):
         assert len(example(name).PUBLISHED) >= 5
     variant = example("ablation_antisymmetry").variant(1.0, 0.0, 177.14)
     assert variant == ("attraction alone", "1-0", ("--attraction", "1", "--repulsion", "0"), 177.14)
+
+
+def test_every_lever_changes_something_and_uses_the_budget(example):
+    levers, data = example("levers_meanflow"), open_dataset("digits")
+    preset = METHODS["meanflow"].options(data)
+    made = [levers.changed(preset, changes) for changes in levers.LEVERS.values()]
+    assert made[0] == preset
+    assert all(options != preset for options in made[1:])
+    assert all(0.99 < spent(within_budget(options, data, 500_000), data).total / 500_000 <= 1 for options in made)
