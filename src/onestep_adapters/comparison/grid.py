@@ -72,8 +72,8 @@ def keep_plan(plan: Plan, home: Path) -> None:
         theirs = json.loads(file.read_text())
         if theirs["batch"] != plan.batch:
             raise ConfigError(
-                f"{home} holds a comparison with {_batch(theirs['batch'])}, and you want {_batch(plan.batch)}: give the "
-                "same --preset and --batch, or another --folder"
+                f"{home} holds a comparison with {_batch(theirs['batch'])}, and you want {_batch(plan.batch)}: give "
+                "the same --preset and --batch, or another --folder"
             )
         for name, budget in theirs["budgets"].items():
             if mine["budgets"].get(name, budget) != budget or theirs["repeats"] != plan.repeats:

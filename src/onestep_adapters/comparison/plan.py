@@ -56,7 +56,7 @@ SCALES: Mapping[str, Scale] = {
             "moment-matching",
             "drifting",
         ),
-        {"points": 600_000, "images": 300_000},
+        {"points": 1_200_000, "images": 300_000},
         seeds=1,
         repeats=2,
         points=2000,
