@@ -243,7 +243,9 @@ def meaning_of(scheduler: Any) -> Meaning:
 
     def scale(t: Tensor) -> Tensor:
         """One for states of unit variance; ``1 / sqrt(sigma^2 + 1)`` for Euler's."""
-        return torch.hypot(*path.coefficients(t)).reciprocal() if _is(scheduler, _NOISE_LEVELS) else torch.ones_like(t)
+        if not _is(scheduler, _NOISE_LEVELS):
+            return torch.ones_like(t)
+        return (1 + path.coefficients(t)[1].square()).rsqrt()
 
     def estimates(x: Tensor, out: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         alpha, sigma = (expand_like(scale(t) * part, x) for part in path.coefficients(t))

@@ -18,6 +18,14 @@ def _between(values: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     return values[left] + (t - left) * slope, slope
 
 
+def _where(values: Tensor, value: Tensor) -> Tensor:
+    """The inverse of :func:`_between`; the nearer end beyond the values."""
+    values = values.to(device=value.device, dtype=value.dtype)
+    # A count, because ONNX has no `searchsorted`.
+    left = ((values <= value.detach()[..., None]).sum(-1) - 1).clamp(0, len(values) - 2)
+    return (left + (value - values[left]) / (values[left + 1] - values[left])).clamp(0, len(values) - 1)
+
+
 class _Table:
     """Times are the indices of a table."""
 
@@ -70,6 +78,12 @@ class ZeroTerminalTable(_Table):
         angle, slope = _between(self.values, t)
         return -slope * angle.sin(), slope * angle.cos()
 
+    @typed
+    def time_at(self, ratio: Time) -> Time:
+        """The time of a noise ratio ``sigma / alpha``, or the nearer end; without a derivative at an infinite ratio."""
+        finite = ratio.isfinite()
+        return _where(self.values, torch.where(finite, torch.where(finite, ratio, 0.0).atan(), math.pi / 2))
+
 
 @attrs.frozen(eq=False)
 class NoiseLevelTable(_Table):
@@ -94,3 +108,11 @@ class NoiseLevelTable(_Table):
         """``0`` and ``sigma'``."""
         value, slope = _between(self.values, t)
         return torch.zeros_like(t), slope * value.exp() if self.logarithms else slope
+
+    @typed
+    def time_at(self, ratio: Time) -> Time:
+        """The time of a noise ratio, which is ``sigma``, or the nearer end."""
+        finite = ratio.isfinite()
+        known = torch.where(finite, ratio, 1.0)
+        found = _where(self.values, known.log() if self.logarithms else known)
+        return torch.where(finite, found, self.noise_time)
