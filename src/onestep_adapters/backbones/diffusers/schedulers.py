@@ -104,7 +104,10 @@ def path_of(scheduler: Any) -> Path:
         logarithms = any(config.get(f"use_{kind}_sigmas") for kind in ("karras", "exponential", "beta"))
         return NoiseLevelTable(sigma.log() if logarithms else sigma, logarithms)
     if _is(scheduler, _PRESERVING) and isinstance(table, Tensor):
-        return ZeroTerminalTable.of(table) if table[-1] == 0 else VariancePreserving.from_table(table)
+        if table[-1] == 0 or config.get("rescale_betas_zero_snr"):
+            # DPMSolver and UniPC have 2**-24 in place of the last zero, which is above some entries before it.
+            return ZeroTerminalTable.of(torch.cat([table[:-1], table.new_zeros(1)]))
+        return VariancePreserving.from_table(table)
     raise ConfigError(
         f"{type(scheduler).__name__}: no path is known for it; expected one of "
         f"{', '.join((*_PRESERVING, *_NOISE_LEVELS, *_EDM, *_FLOW))}"
