@@ -127,7 +127,8 @@ class OneStepPipeline(DiffusionPipeline):
                 f"a {type(network).__name__} of peft as network: merge the adapter of a copy, "
                 "copy.deepcopy(network).merge_and_unload()"
             )
-        if not isinstance(unwrapped(network), ModelMixin):
+        # A frozen module is a function, which could not be saved.
+        if not isinstance(network, nn.Module) or not isinstance(unwrapped(network), ModelMixin):
             raise ConfigError(
                 f"a {type(network).__name__} as network: expected a DiffusersNetwork, or a ModelMixin of your own, "
                 "which can be saved"

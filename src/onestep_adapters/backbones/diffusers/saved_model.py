@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from onestep_adapters.backbones.diffusers.calls import unwrapped
 from onestep_core.errors import ConfigError, MissingExtraError
 
 try:
@@ -33,7 +34,7 @@ class SavedModel(ModelMixin, ConfigMixin):
 
         Raises:
             ConfigError: if the model is no model of diffusers: its config could not be written; if it has an adapter of
-                peft, which the config does not describe.
+                peft or is compiled or wrapped, which the config does not describe.
         """
         if any(".base_layer." in name for name, _ in self.named_parameters()):
             raise ConfigError(
@@ -43,7 +44,15 @@ class SavedModel(ModelMixin, ConfigMixin):
             )
         for module in self.modules():
             model = module._modules.get("model") if isinstance(module, SavedModel) else None
-            if model is not None and module.config["model"] is None:
+            if model is None:
+                continue
+            if unwrapped(model) is not model:
+                raise ConfigError(
+                    f"the model in the {type(module).__name__} is wrapped by a {type(model).__name__}, which a file "
+                    "does not describe: make the network of the model itself, and wrap the network, for example "
+                    "torch.compile(DiffusersNetwork(model))"
+                )
+            if module.config["model"] is None:
                 raise ConfigError(
                     f"{type(model).__name__} has no config of diffusers, so it cannot be made anew from a file: "
                     "save the state_dict() yourself, or make it a diffusers.ModelMixin and ConfigMixin"

@@ -18,7 +18,7 @@ from onestep_adapters.backbones.diffusers import (
     PretrainedVelocity,
     SavedPath,
 )
-from onestep_adapters.networks import as_average_velocity, as_one_step, as_velocity, count_calls
+from onestep_adapters.networks import as_average_velocity, as_one_step, as_velocity, count_calls, frozen
 from onestep_adapters.samplers import consistency_multistep, multistep
 from onestep_core import Linear, Trigonometric, VarianceExploding, flow_map_from_average_velocity, jump, reverse
 from onestep_core.errors import ConfigError
@@ -202,10 +202,14 @@ def test_a_folder_is_saved_twice_and_in_pieces(tmp_path):
 
 
 def test_what_could_not_be_loaded_is_not_saved(tmp_path):
-    """An adapter of peft, or a model without a config, inside a network, a velocity or a generator."""
-    adapted, plain = model_of("unet"), nn.Conv2d(2, 2, 1)
+    """An adapter of peft, a compiled model, or one without a config, inside a network, a velocity or a generator."""
+    adapted, compiled, plain = model_of("unet"), torch.compile(model_of("unet"), backend="eager"), nn.Conv2d(2, 2, 1)
     get_peft_model(adapted, LoraConfig(r=2, target_modules=["to_q"]))
-    for model, said in ((adapted, "adapters of peft"), (plain, "Conv2d has no config")):
+    for model, said in (
+        (adapted, "adapters of peft"),
+        (compiled, "wrapped by a OptimizedModule"),
+        (plain, "Conv2d has no config"),
+    ):
         velocity = PretrainedVelocity(model, DDPMScheduler())
         for made in (DiffusersNetwork(model), velocity, OneStepGenerator(velocity)):
             with pytest.raises(ConfigError, match=said):
@@ -244,6 +248,10 @@ def test_what_cannot_work_is_refused():
     network = network_of()
     with pytest.raises(ConfigError, match="a Linear as network"):
         OneStepPipeline(nn.Linear(1, 1), Linear())
+    with pytest.raises(ConfigError, match="a function as network"):
+        OneStepPipeline(frozen(network), Linear())
+    with pytest.raises(ConfigError, match="wrap the network"):
+        DiffusersNetwork(torch.compile(model_of("unet"), backend="eager"), times=2)
     with pytest.raises(ConfigError, match="without a path"):
         OneStepPipeline(network)
     with pytest.raises(ConfigError, match="give predicts="):
