@@ -14,7 +14,6 @@ Functions of tensors convert values; ``denoiser_from_*`` and ``*_from_denoiser``
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from onestep_core.errors import ConfigError, like_states
@@ -264,7 +263,8 @@ def velocity_on_path(velocity: Velocity, *, source: Path, target: Path) -> Veloc
         r = time_at(noise_ratio(t, path=target), path=source).clamp(low, high)
         alpha, sigma, alpha_rate, sigma_rate = _at(target, t, z)
         a, b, a_rate, b_rate = _at(source, r, z)
-        y = z * (torch.hypot(a, b) / torch.hypot(alpha, sigma))
+        # Not `hypot`, which ONNX does not have.
+        y = z * ((a.square() + b.square()) / (alpha.square() + sigma.square())).sqrt()
         of_state, of_answer = alpha_rate * b_rate - sigma_rate * a_rate, sigma_rate * a - alpha_rate * b
         u = full(like_states(velocity(y, r), y))
         return (of_state * y + of_answer * u) / (a * b_rate - a_rate * b)

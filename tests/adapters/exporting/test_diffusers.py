@@ -5,17 +5,29 @@ import copy
 import onnxruntime
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    EDMEulerScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
+from torch import nn
 
-from onestep_adapters.backbones.diffusers import DiffusersNetwork, PretrainedVelocity
+from onestep_adapters.backbones.diffusers import (
+    DiffusersNetwork,
+    PretrainedVelocity,
+    path_of,
+)
 from onestep_adapters.backbones.diffusers.free_batch import free_batch
 from onestep_adapters.exporting import Generator, export, jump_generator
 from onestep_adapters.networks import as_one_step
-from onestep_core import Linear
+from onestep_core import Linear, velocity_on_path
 from tests.adapters.backbones.diffusers.small import MODELS, awake, condition_of, labelled, model_of, seeded, states
 
+SHAPE = (1, 8, 8)
 SIZES = (2, 70)
 """Batch sizes on both sides of 64, from which on the layers of diffusers copy their input."""
 
@@ -43,7 +55,7 @@ def check(file, generator):
 def test_a_distilled_unet_with_classes_keeps_its_batch_free(format, tmp_path):
     network = awake(PretrainedVelocity(unet(), DDPMScheduler(), times=2))
     before = network(*(x[:2] for x in (inputs_of(2)[0], torch.ones(2), torch.zeros(2))), label=torch.arange(2))
-    generator = jump_generator(network, path=Linear(), shape=(1, 8, 8), classes=10)
+    generator = jump_generator(network, path=Linear(), shape=SHAPE, classes=10)
     check(export(generator, tmp_path / f"g.{'pt2' if format == 'torch' else 'onnx'}", format=format), generator)
     # The network itself stays as it was.
     assert any(type(module) is Upsample2D for module in network.modules())
@@ -66,8 +78,47 @@ RESNETS = {"downsample_type": "resnet", "upsample_type": "resnet"}
 )
 def test_further_unets_and_schedulers(format, options, scheduler, tmp_path):
     network = awake(PretrainedVelocity(unet(**options), scheduler, times=2))
-    generator = jump_generator(network, path=Linear(), shape=(1, 8, 8), classes=10)
+    generator = jump_generator(network, path=Linear(), shape=SHAPE, classes=10)
     check(export(generator, tmp_path / f"g.{'pt2' if format == 'torch' else 'onnx'}", format=format), generator)
+
+
+class Pixelwise(nn.Module):
+    """A model ``(sample, timestep)`` that is exported in no time."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.7))
+
+    def forward(self, sample, timestep):
+        return torch.tanh(self.weight * sample + 1e-3 * timestep[:, None, None, None])
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        DDIMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction"),
+        EulerDiscreteScheduler(),
+        EulerDiscreteScheduler(use_karras_sigmas=True, prediction_type="v_prediction"),
+        EDMEulerScheduler(),
+        FlowMatchEulerDiscreteScheduler(),
+    ],
+    ids=["zero terminal", "noise levels", "karras", "edm", "flow"],
+)
+def test_every_kind_of_path_is_exported(scheduler, tmp_path):
+    """One step on the linear path, plus a velocity that the core moves from the scheduler's path."""
+    path = path_of(scheduler)
+
+    def draw(network, noise, labels):
+        t = noise.new_full(noise.shape[:1], 0.75)
+        moved = velocity_on_path(network.network, source=path, target=Linear())
+        return noise - network(noise, torch.ones_like(t)) + moved(noise, t)
+
+    generator = Generator(PretrainedVelocity(Pixelwise(), scheduler), draw, shape=SHAPE)
+    file = export(generator, tmp_path / "g.onnx", format="onnx")
+    noise = torch.randn(7, *SHAPE, generator=seeded(1))
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    found = torch.from_numpy(session.run(None, {"noise": noise.numpy()})[0])
+    torch.testing.assert_close(found, generator(noise), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.thorough

@@ -66,11 +66,12 @@ def call_of(model: Callable[..., Any]) -> Call:
     return Call("timestep" in names, "return_dict" in names, packed, guided, _needs(plain))
 
 
-_MEANINGS = {
-    "class_labels": "classes, [batch]",
+MEANINGS = {
+    "class_labels": "classes, [batch], integers",
     "encoder_hidden_states": "embeddings of a text, [batch, token, channel]",
     "pooled_projections": "the pooled embedding of a text, [batch, channel]",
 }
+"""Conditions of a whole batch, and what they are."""
 
 
 def _needs(model: Any) -> tuple[str, ...]:
@@ -89,7 +90,7 @@ def require_conditions(call: Call, model: Any, condition: dict[str, Any]) -> Non
         ConfigError: it names the conditions.
     """
     if missing := [name for name in call.needs if condition.get(name) is None]:
-        told = " and ".join(f"{name}= ({_MEANINGS[name]})" for name in missing)
+        told = " and ".join(f"{name}= ({MEANINGS[name]})" for name in missing)
         also = "; a PretrainedVelocity takes label=" if "class_labels" in missing else ""
         raise ConfigError(
             f"{type(unwrapped(model)).__name__} was called without a condition that it needs: expected {told}{also}"

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from onestep_adapters.backbones.diffusers.calls import call_of, evaluate, require_conditions, unwrapped
 from onestep_adapters.backbones.diffusers.free_batch import free_batch
+from onestep_adapters.backbones.diffusers.saved_model import SavedModel
 from onestep_adapters.backbones.diffusers.times import give, with_numbers
 from onestep_core.errors import ConfigError, MissingExtraError
 
@@ -18,7 +19,7 @@ except ImportError as error:
     raise MissingExtraError("models of diffusers need it: pip install 'onestep[diffusers]'") from error
 
 
-class DiffusersNetwork(ModelMixin, ConfigMixin):
+class DiffusersNetwork(SavedModel):
     """``network(z, *times, **keywords) -> tensor`` of the shape of ``z``, from a model of diffusers.
 
     The keywords are the model's own: ``class_labels=``, ``encoder_hidden_states=``, ``pooled_projections=``, ...
@@ -64,8 +65,6 @@ class DiffusersNetwork(ModelMixin, ConfigMixin):
     """
 
     _supports_gradient_checkpointing = True
-    # That of ModelMixin finds entries of the config before submodules of the same name.
-    __getattr__ = nn.Module.__getattr__
 
     def __init__(
         self,
@@ -136,26 +135,6 @@ class DiffusersNetwork(ModelMixin, ConfigMixin):
             return None
         height, width = (size, size) if isinstance(size, int) else size
         return channels, height, width
-
-    def save_pretrained(self, *arguments: Any, **keywords: Any) -> None:
-        """Weights and config in a folder, as every model of diffusers; ``from_pretrained`` reads them.
-
-        Raises:
-            ConfigError: if the model is no model of diffusers: its config could not be written; if it has an adapter of
-                peft, which the config does not describe.
-        """
-        if any(".base_layer." in name for name, _ in self.named_parameters()):
-            raise ConfigError(
-                f"{type(self.model).__name__} has adapters of peft: merge them before it is saved, by "
-                "network = peft_network.merge_and_unload(), or for model.add_adapter by model.fuse_lora() and "
-                "model.unload_lora()"
-            )
-        if self.config["model"] is None:
-            raise ConfigError(
-                f"{type(self.model).__name__} has no config of diffusers, so it cannot be made anew from a file: save "
-                "the state_dict() yourself, or make it a diffusers.ModelMixin and ConfigMixin"
-            )
-        super().save_pretrained(*arguments, **keywords)
 
 
 def _time(time: Tensor, z: Tensor, scale: float) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from onestep_adapters.backbones.diffusers.calls import unwrapped
+from onestep_adapters.backbones.diffusers.calls import MEANINGS, unwrapped
 from onestep_adapters.backbones.diffusers.saved_path import SavedPath
 from onestep_adapters.backbones.diffusers.schedulers import path_of
 from onestep_adapters.networks import as_average_velocity, as_flow_map, as_velocity, with_condition
@@ -78,6 +78,7 @@ _SAMPLERS = {
     "velocity": _velocity,
 }
 _GENERATOR = "generator"
+_OUTPUTS = ("pil", "np", "pt", "latent")
 
 
 class OneStepPipeline(DiffusionPipeline):
@@ -126,7 +127,8 @@ class OneStepPipeline(DiffusionPipeline):
                 f"a {type(network).__name__} of peft as network: merge the adapter of a copy, "
                 "copy.deepcopy(network).merge_and_unload()"
             )
-        if not isinstance(unwrapped(network), ModelMixin):
+        # A frozen module is a function, which could not be saved.
+        if not isinstance(network, nn.Module) or not isinstance(unwrapped(network), ModelMixin):
             raise ConfigError(
                 f"a {type(network).__name__} as network: expected a DiffusersNetwork, or a ModelMixin of your own, "
                 "which can be saved"
@@ -178,10 +180,9 @@ class OneStepPipeline(DiffusionPipeline):
         device = self._execution_device
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ConfigError(f"batch_size = {batch_size!r}: expected a whole number of at least 1")
-        labels = condition.get("class_labels")
-        if labels is not None and not (isinstance(labels, Tensor) and labels.shape == (batch_size,)):
-            came = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
-            raise ConfigError(f"class_labels: {came} for {batch_size} samples, expected a tensor [batch] of integers")
+        if output_type not in _OUTPUTS:
+            raise ConfigError(f"output_type = {output_type!r}: expected one of {', '.join(_OUTPUTS)}")
+        _check_rows(condition, batch_size)
         shape = (batch_size, *self._shape(height, width))
         condition = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in condition.items()}
 
@@ -212,6 +213,20 @@ class OneStepPipeline(DiffusionPipeline):
                 "width))"
             )
         return shape[0], height or shape[1], width or shape[2]
+
+
+def _check_rows(condition: dict[str, Any], batch_size: int) -> None:
+    """Refuse conditions of another number of samples, which fail deep in the model or are broadcast."""
+    for name, meaning in MEANINGS.items():
+        given, labels = condition.get(name), name == "class_labels"
+        if isinstance(given, Tensor):
+            fits, came = given.shape[:1] == (batch_size,), f"a tensor of shape {tuple(given.shape)}"
+            fits = fits and (given.dim() == 1 or not labels)
+        else:
+            # A model of the user's may take texts in another form.
+            fits, came = given is None or not labels, f"a {type(given).__name__}"
+        if not fits:
+            raise ConfigError(f"{name} is {came} for {batch_size} samples: expected a tensor, {meaning}")
 
 
 def _default(network: Any) -> str:

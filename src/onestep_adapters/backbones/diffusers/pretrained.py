@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from onestep_adapters.backbones.diffusers.calls import FLUX_TIMES
 from onestep_adapters.backbones.diffusers.network import DiffusersNetwork
+from onestep_adapters.backbones.diffusers.saved_model import SavedModel
 from onestep_adapters.backbones.diffusers.schedulers import Meaning, meaning_of
 from onestep_adapters.files import is_pipeline
 from onestep_adapters.networks import as_one_step
@@ -21,7 +22,9 @@ from onestep_core.shapes import expand_like
 
 try:
     import diffusers
-    from diffusers import ConfigMixin, DiffusionPipeline, ModelMixin, SchedulerMixin
+
+    # `from_pretrained` of a pipeline looks for ModelMixin in the modules of its components.
+    from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin  # noqa: F401
     from diffusers.utils import logging
 except ImportError as error:
     raise MissingExtraError("pipelines of diffusers need it: pip install 'onestep[diffusers]'") from error
@@ -31,7 +34,7 @@ LARGEST_RATIO = 5.0
 """Largest noise ratio ``sigma / alpha`` at which a model that predicts noise is evaluated, by default."""
 
 
-class PretrainedVelocity(ModelMixin, ConfigMixin):
+class PretrainedVelocity(SavedModel):
     """``network(z, t[, s], label=labels) -> velocity`` on the linear path, from a pretrained model and its scheduler.
 
     With the scheduler's time ``r`` of the noise ratio ``t / (1 - t)`` and ``y = z |(alpha, sigma)(r)| / |(1 - t, t)|``,
@@ -64,8 +67,6 @@ class PretrainedVelocity(ModelMixin, ConfigMixin):
         >>> network(torch.randn(2, 1, 8, 8), torch.ones(2), torch.zeros(2)).shape
         torch.Size([2, 1, 8, 8])
     """
-
-    __getattr__ = nn.Module.__getattr__
 
     def __init__(
         self,
@@ -170,7 +171,7 @@ class PretrainedVelocity(ModelMixin, ConfigMixin):
         return {name.replace(".first.", "."): value for name, value in found if ".added." not in name}
 
 
-class OneStepGenerator(ModelMixin, ConfigMixin):
+class OneStepGenerator(SavedModel):
     """``generator(noise[, class_labels=]) -> samples``: one evaluation of a velocity network on the linear path.
 
     ``start noise - start network(start noise, start[, 0])``, with a velocity or an average velocity. For
@@ -180,8 +181,6 @@ class OneStepGenerator(ModelMixin, ConfigMixin):
         velocity: a :class:`PretrainedVelocity`, or its config.
         start: time of the evaluation, above 0, at most 1.
     """
-
-    __getattr__ = nn.Module.__getattr__
 
     def __init__(self, velocity: PretrainedVelocity | Mapping[str, Any], *, start: float = 1.0) -> None:
         super().__init__()

@@ -104,7 +104,10 @@ def path_of(scheduler: Any) -> Path:
         logarithms = any(config.get(f"use_{kind}_sigmas") for kind in ("karras", "exponential", "beta"))
         return NoiseLevelTable(sigma.log() if logarithms else sigma, logarithms)
     if _is(scheduler, _PRESERVING) and isinstance(table, Tensor):
-        return ZeroTerminalTable.of(table) if table[-1] == 0 else VariancePreserving.from_table(table)
+        if table[-1] == 0 or config.get("rescale_betas_zero_snr"):
+            # DPMSolver and UniPC have 2**-24 in place of the last zero, which is above some entries before it.
+            return ZeroTerminalTable.of(torch.cat([table[:-1], table.new_zeros(1)]))
+        return VariancePreserving.from_table(table)
     raise ConfigError(
         f"{type(scheduler).__name__}: no path is known for it; expected one of "
         f"{', '.join((*_PRESERVING, *_NOISE_LEVELS, *_EDM, *_FLOW))}"
@@ -243,7 +246,9 @@ def meaning_of(scheduler: Any) -> Meaning:
 
     def scale(t: Tensor) -> Tensor:
         """One for states of unit variance; ``1 / sqrt(sigma^2 + 1)`` for Euler's."""
-        return torch.hypot(*path.coefficients(t)).reciprocal() if _is(scheduler, _NOISE_LEVELS) else torch.ones_like(t)
+        if not _is(scheduler, _NOISE_LEVELS):
+            return torch.ones_like(t)
+        return (1 + path.coefficients(t)[1].square()).rsqrt()
 
     def estimates(x: Tensor, out: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         alpha, sigma = (expand_like(scale(t) * part, x) for part in path.coefficients(t))

@@ -18,6 +18,20 @@ def _between(values: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     return values[left] + (t - left) * slope, slope
 
 
+def _where(values: Tensor, highest: Tensor, value: Tensor) -> Tensor:
+    """Where :func:`_between` has a value first; the nearer end where it never has.
+
+    Args:
+        values: as there.
+        highest: the largest of the values up to each.
+        value: ``[batch]``.
+    """
+    values, highest = (table.to(device=value.device, dtype=value.dtype) for table in (values, highest))
+    # A count, because ONNX has no `searchsorted`.
+    left = ((highest <= value.detach()[..., None]).sum(-1) - 1).clamp(0, len(values) - 2)
+    return left + ((value - values[left]) / (values[left + 1] - values[left])).clamp(0, 1)
+
+
 class _Table:
     """Times are the indices of a table."""
 
@@ -70,18 +84,32 @@ class ZeroTerminalTable(_Table):
         angle, slope = _between(self.values, t)
         return -slope * angle.sin(), slope * angle.cos()
 
+    @typed
+    def time_at(self, ratio: Time) -> Time:
+        """The time of a noise ratio ``sigma / alpha``, or the nearer end; without a derivative at an infinite ratio."""
+        finite = ratio.isfinite()
+        return _where(
+            self.values, self.values, torch.where(finite, torch.where(finite, ratio, 0.0).atan(), math.pi / 2)
+        )
+
 
 @attrs.frozen(eq=False)
 class NoiseLevelTable(_Table):
     """``z = data + sigma(t) noise`` with ``sigma`` between the values of a table: the states of Euler's schedulers.
 
     Args:
-        values: ``sigma`` at each step, or its logarithm, ``[steps]``, increasing.
+        values: ``sigma`` at each step, or its logarithm, ``[steps]``, increasing. With zero terminal SNR the last one
+            is 4096 in diffusers, in place of infinity, and below some values before it.
         logarithms: the values are logarithms, and linear between the steps.
     """
 
     values: Tensor
     logarithms: bool = False
+    highest: Tensor = attrs.field(init=False)
+
+    @highest.default
+    def _highest(self) -> Tensor:
+        return self.values.cummax(0).values
 
     @typed
     def coefficients(self, t: Time) -> tuple[Time, Time]:
@@ -94,3 +122,11 @@ class NoiseLevelTable(_Table):
         """``0`` and ``sigma'``."""
         value, slope = _between(self.values, t)
         return torch.zeros_like(t), slope * value.exp() if self.logarithms else slope
+
+    @typed
+    def time_at(self, ratio: Time) -> Time:
+        """The time of a noise ratio, which is ``sigma``, or the nearer end."""
+        finite = ratio.isfinite()
+        known = torch.where(finite, ratio, 1.0)
+        found = _where(self.values, self.highest, known.log() if self.logarithms else known)
+        return torch.where(finite, found, self.noise_time)

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from onestep_adapters.backbones.diffusers.calls import unwrapped
 from onestep_core.errors import ConfigError, MissingExtraError
 
 try:
@@ -133,7 +134,16 @@ def with_numbers(model: nn.Module, count: int) -> nn.Module:
             "the adapter of the network, get_peft_model(DiffusersNetwork(model, times=2), LoraConfig(..., "
             'modules_to_save=["added"])); "added" is the embedding of the second time'
         )
-    named = "a UNet2DModel whose class_embed_type is 'timestep'" if isinstance(model, UNet2DModel) else type(model)
+    if unwrapped(model) is not model:
+        raise ConfigError(
+            f"a {type(model).__name__} around the model has no place for a second time: make the network of the model, "
+            "and wrap the network, for example torch.compile(DiffusersNetwork(model, times=2))"
+        )
+    named = (
+        "a UNet2DModel whose class_embed_type is 'timestep'"
+        if isinstance(model, UNet2DModel)
+        else f"a {type(model).__name__}"
+    )
     raise ConfigError(
         f"{named} has no known place for a second time or a guidance scale: expected UNet2DModel, "
         "UNet2DConditionModel, DiTTransformer2DModel, SD3Transformer2DModel or FluxTransformer2DModel; a module of "

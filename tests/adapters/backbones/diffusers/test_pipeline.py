@@ -6,12 +6,19 @@ import sys
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, ConfigMixin, DDPMScheduler, ModelMixin
+from diffusers import AutoencoderKL, ConfigMixin, DDPMScheduler, FlowMatchEulerDiscreteScheduler, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from onestep_adapters.backbones.diffusers import DiffusersNetwork, OneStepPipeline, SavedPath
-from onestep_adapters.networks import as_average_velocity, as_one_step, as_velocity, count_calls
+from onestep_adapters.backbones.diffusers import (
+    DiffusersNetwork,
+    OneStepGenerator,
+    OneStepPipeline,
+    PretrainedVelocity,
+    SavedPath,
+)
+from onestep_adapters.networks import as_average_velocity, as_one_step, as_velocity, count_calls, frozen
 from onestep_adapters.samplers import consistency_multistep, multistep
 from onestep_core import Linear, Trigonometric, VarianceExploding, flow_map_from_average_velocity, jump, reverse
 from onestep_core.errors import ConfigError
@@ -146,6 +153,8 @@ for folder in sys.argv[2:]:
     assert not pipe.network.training
     given = torch.Generator().manual_seed(0)
     keywords = {"class_labels": torch.tensor([0, 3])} if "classes" in folder else {}
+    if "flux" in folder:
+        keywords = {"encoder_hidden_states": torch.ones(2, 3, 6), "pooled_projections": torch.ones(2, 7)}
     results[folder] = pipe(2, generator=given, output_type="pt", **keywords).images
 torch.save(results, sys.argv[1])
 """
@@ -157,6 +166,7 @@ def test_a_fresh_process_loads_and_samples_the_same(tmp_path):
         "average velocity, classes": OneStepPipeline(network_of(), Linear(noise_floor=0.01)),
         "generator with vae, classes": OneStepPipeline(network_of(times=0), vae=vae.eval()),
         "scheduler": OneStepPipeline(network_of("unet", 1), DDPMScheduler(), predicts="velocity"),
+        "flux": OneStepPipeline(network_of("flux"), FlowMatchEulerDiscreteScheduler(), sample_shape=(2, 4, 6)),
         "other shape": OneStepPipeline(network_of("unet"), Trigonometric(0.5), sample_shape=(2, 4, 12)),
     }
     expected = {}
@@ -164,12 +174,47 @@ def test_a_fresh_process_loads_and_samples_the_same(tmp_path):
         folder = str(tmp_path / name)
         pipe.save_pretrained(folder)
         keywords = {"class_labels": LABELS} if "classes" in name else {}
+        if name == "flux":
+            keywords = {"encoder_hidden_states": torch.ones(2, 3, 6), "pooled_projections": torch.ones(2, 7)}
         expected[folder] = pipe(2, generator=seeded(), output_type="pt", **keywords).images
     file = tmp_path / "images.pt"
     done = subprocess.run([sys.executable, "-c", FRESH, str(file), *expected], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     for folder, images in torch.load(file).items():
         assert torch.equal(images, expected[folder]), folder
+
+
+def test_a_folder_is_saved_twice_and_in_pieces(tmp_path):
+    """The words of diffusers reach the network: pieces of a size, variants, another format."""
+    first, second = OneStepPipeline(network_of(), Linear()), OneStepPipeline(network_of(times=0))
+    for pipe, words in (
+        (first, {"max_shard_size": "20KB"}),
+        (second, {}),
+        (first, {"variant": "fp16"}),
+        (second, {"safe_serialization": False}),
+        (first, {"max_shard_size": "30KB"}),
+    ):
+        pipe.save_pretrained(tmp_path, **words)
+        variant = {"variant": words["variant"]} if "variant" in words else {}
+        loaded = OneStepPipeline.from_pretrained(tmp_path, **variant)
+        assert torch.equal(states_of(loaded), states_of(pipe)), words
+    assert len(list((tmp_path / "network").glob("*-of-*.safetensors"))) > 1
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path):
+    """An adapter of peft, a compiled model, or one without a config, inside a network, a velocity or a generator."""
+    adapted, compiled, plain = model_of("unet"), torch.compile(model_of("unet"), backend="eager"), nn.Conv2d(2, 2, 1)
+    get_peft_model(adapted, LoraConfig(r=2, target_modules=["to_q"]))
+    for model, said in (
+        (adapted, "adapters of peft"),
+        (compiled, "wrapped by a OptimizedModule"),
+        (plain, "Conv2d has no config"),
+    ):
+        velocity = PretrainedVelocity(model, DDPMScheduler())
+        for made in (DiffusersNetwork(model), velocity, OneStepGenerator(velocity)):
+            with pytest.raises(ConfigError, match=said):
+                made.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_networks_are_saved_by_themselves(tmp_path):
@@ -203,6 +248,10 @@ def test_what_cannot_work_is_refused():
     network = network_of()
     with pytest.raises(ConfigError, match="a Linear as network"):
         OneStepPipeline(nn.Linear(1, 1), Linear())
+    with pytest.raises(ConfigError, match="a function as network"):
+        OneStepPipeline(frozen(network), Linear())
+    with pytest.raises(ConfigError, match="wrap the network"):
+        DiffusersNetwork(torch.compile(model_of("unet"), backend="eager"), times=2)
     with pytest.raises(ConfigError, match="without a path"):
         OneStepPipeline(network)
     with pytest.raises(ConfigError, match="give predicts="):
@@ -226,7 +275,10 @@ def test_what_cannot_work_is_refused():
         ({"batch_size": -1}, "batch_size = -1"),
         ({"batch_size": "x"}, "batch_size = 'x'"),
         ({"batch_size": 2, "class_labels": torch.tensor([1])}, "for 2 samples"),
-        ({"batch_size": 2, "class_labels": [0, 1]}, "class_labels: list"),
+        ({"batch_size": 2, "class_labels": [0, 1]}, "class_labels is a list"),
+        ({"batch_size": 2, "class_labels": torch.zeros(2, 1)}, r"shape \(2, 1\) for 2 samples"),
+        ({"batch_size": 3, "encoder_hidden_states": torch.zeros(2, 5, 6)}, "encoder_hidden_states is a tensor"),
+        ({"output_type": "jpg"}, "output_type = 'jpg'"),
     ],
 )
 def test_wrong_calls_are_refused(words, message):

@@ -1,5 +1,6 @@
 """Paths, denoisers and velocities of schedulers, against what the schedulers themselves do."""
 
+import math
 from functools import partial
 
 import diffusers
@@ -8,6 +9,7 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
+    DPMSolverMultistepScheduler,
     EDMDPMSolverMultistepScheduler,
     EDMEulerScheduler,
     EulerDiscreteScheduler,
@@ -22,6 +24,7 @@ from onestep_adapters.networks import count_calls, frozen
 from onestep_adapters.testing import laws
 from onestep_core import Linear, VarianceExploding, ddim, euler, integrate
 from onestep_core.errors import ConfigError
+from onestep_core.flow.ratios import noise_ratio, time_of_noise_ratio
 from tests.adapters.backbones.diffusers.small import BATCH, MODELS, condition_of, model_of, seeded, states
 
 # Schedulers convert tensors to arrays in ways that numpy warns of.
@@ -211,6 +214,46 @@ def test_denoiser_and_velocity_of_the_truth(kind, prediction, zero):
     for sample, timestep in seen:
         close(sample, alpha * x + sigma * e, 1e-4)
         assert torch.equal(timestep, t)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        DDPMScheduler(rescale_betas_zero_snr=True),
+        EulerDiscreteScheduler(),
+        EulerDiscreteScheduler(use_karras_sigmas=True),
+    ],
+    ids=["zero terminal", "noise levels", "karras"],
+)
+def test_times_of_noise_ratios_are_exact(scheduler):
+    """In closed form, as by bisection; with both derivatives; the nearer end beyond the table and at infinity."""
+    path = path_of(scheduler)
+    t = torch.tensor([0.25, 1.0, 500.5, 998.75], dtype=torch.float64)
+    ratio = noise_ratio(t, path=path)
+    torch.testing.assert_close(path.time_at(ratio), t, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(path.time_at(ratio), time_of_noise_ratio(ratio, path=path), rtol=1e-9, atol=1e-9)
+    beyond = torch.tensor([0.0, 1e20, math.inf], dtype=torch.float64)
+    torch.testing.assert_close(path.time_at(beyond), torch.tensor([0.0, 999.0, 999.0]).double())
+    _, slope = torch.func.jvp(lambda t: path.time_at(noise_ratio(t, path=path)), (t + 0.1,), (torch.ones_like(t),))
+    torch.testing.assert_close(slope, torch.ones_like(t), rtol=1e-9, atol=1e-9)
+    _, slope = torch.func.jvp(path.time_at, (beyond,), (torch.ones_like(beyond),))
+    assert bool(slope.isfinite().all())
+
+
+def test_zero_terminal_tables_of_solvers_that_divide_by_the_signal():
+    """DPMSolver and UniPC know it as 2**-24, above entries before it: the path of DDPM. Euler's last noise level is
+    4096, below some before it: the first time of a ratio is found."""
+    zero, (x, e) = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}, drawn()
+    path, t = path_of(DDPMScheduler(**zero)), torch.tensor([3.0, 998.5, 999.0])
+    for kind in (DPMSolverMultistepScheduler, UniPCMultistepScheduler):
+        close(path_of(kind(**zero))(x, e, t).z, path(x, e, t).z)
+    levels = path_of(EulerDiscreteScheduler(**zero))
+    assert float(levels.coefficients(torch.tensor([998.0]))[1]) > 4096
+    t = torch.tensor([3.0, 990.5, 995.0], dtype=torch.float64)
+    torch.testing.assert_close(levels.time_at(noise_ratio(t, path=levels)), t, rtol=1e-9, atol=1e-9)
+    found = levels.time_at(torch.tensor([4096.0, 1e9, math.inf], dtype=torch.float64))
+    assert 995 < found[0] < 996
+    assert found[1:].tolist() == [998, 999]
 
 
 def test_velocities_are_finite_at_both_ends_where_the_prediction_allows_it():
