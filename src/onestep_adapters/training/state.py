@@ -101,7 +101,7 @@ def new_state(
         raise ConfigError(f"method = {method!r}: expected a name")
     if config is not None and not isinstance(config, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f"config is a {type(config).__name__}: expected a dictionary")
-    require_count("seed", seed)
+    require_count("seed", seed, below=2**63)
     if seed >= 2**63:
         raise ConfigError(f"seed = {seed}: expected below 2^63")
     require_module("the network", network)
