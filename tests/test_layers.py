@@ -14,7 +14,7 @@ from tests.slow import sampled, slow
 SOURCE = Path(__file__).parent.parent / "src"
 CORE = SOURCE / "onestep_core"
 ADAPTERS = SOURCE / "onestep_adapters"
-BASE = {"arguments", "typing", "errors", "precision", "protocols", "shapes", "validators"}
+BASE = {"arguments", "draws", "typing", "errors", "precision", "protocols", "shapes", "validators"}
 WINGS = {"regression", "flow", "fields"}
 ADAPTERS_BASE = {"names", "devices", "files", "tracking"}
 PARTS = {"networks", "backbones", "encoders", "data", "samplers", "training", "exporting", "metrics", "testing"}

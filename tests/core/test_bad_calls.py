@@ -253,6 +253,18 @@ NUMBERS = {
     "a margin that is no number": (lambda: one.alpha_schedule(1, begin=0, end=2, margin=float("nan")), "margin = nan"),
     "an end of a path": (lambda: one.VariancePreserving(torch.neg, noise_time=float("nan")), "noise_time = nan"),
     "a progress beyond the end": (lambda: one.logarithmic_ramp(-1.0, 1.0, 0.0), "progress = -1.0"),
+    "a step from noise without signal": (
+        lambda: one.dpm_2(velocity, X, T / T, S, path=LINE),
+        "dpm_2 gives no finite state from 6 of 6 times",
+    ),
+    "times that are integers": (
+        lambda: one.sample_uniform(4, dtype=torch.int32),
+        "dtype = torch.int32: expected a floating",
+    ),
+    "particles that are no number": (
+        lambda: one.moment_matching_loss(average, average, X, X, T, S, S, particles=True, kernel=LAPLACE),
+        "particles = True",
+    ),
     "a part of the clouds": (lambda: one.uncloud(X[None], groups=2), "1 clouds cannot be split into 2"),
 }
 
@@ -271,6 +283,18 @@ def test_what_is_near_to_a_refusal_is_right():
     assert one.drop_labels(X.bfloat16(), 0.5, T > 0).dtype == torch.bfloat16
     assert one.sigmoid_ramp(0.0, 1.0, 0.25, steepness=1e5) == 1.0
     assert one.sigmoid_ramp(1.0, 1.0, 0.25, steepness=1e5) == 0.25
+
+
+def test_grids_and_labels_compile_without_a_break():
+    def inside(x, labels, mask):
+        return x + one.karras_grid(4).sum() + one.uniform_grid(4, path=LINE).sum(), one.drop_labels(labels, 7, mask)
+
+    torch._dynamo.reset()
+    arguments = (X, torch.arange(6), T > 0.5)
+    for found, expected in zip(
+        torch.compile(inside, fullgraph=True, backend="eager")(*arguments), inside(*arguments), strict=True
+    ):
+        torch.testing.assert_close(found, expected)
 
 
 TENSORS = {

@@ -163,10 +163,15 @@ def drop_labels(
         )
     require_finite("null", null)
     kept = torch.where(expand_like(mask, labels), null, labels)
-    if not torch.can_cast(kept.dtype, labels.dtype):
+    if _rank(kept.dtype) > _rank(labels.dtype):
         said = null.dtype if isinstance(null, Tensor) else repr(null)
         raise ConfigError(f"null = {said} for labels of {labels.dtype}: expected a number of their kind")
     return kept
+
+
+def _rank(dtype: torch.dtype) -> int:
+    """0 for truth values, 1 for integers, 2 for real and 3 for complex numbers; `torch.can_cast` cannot be traced."""
+    return 3 if dtype.is_complex else 2 if dtype.is_floating_point else int(dtype != torch.bool)
 
 
 @typed

@@ -250,8 +250,10 @@ def drawn_on(device: Device, generator: torch.Generator | None) -> Device:
     return generator.device if device is None and generator is not None else device
 
 
-def _checked(count: int, low: float, high: float, path: Path | None) -> None:
+def _checked(count: int, low: float, high: float, path: Path | None, dtype: torch.dtype | None) -> None:
     require_count("count", count)
+    if dtype is not None and not dtype.is_floating_point:
+        raise ConfigError(f"dtype = {dtype}: expected a floating-point type, as times have")
     if not low <= high:
         raise ConfigError(f"times between {low} and {high}: expected low <= high")
     if path is None:
@@ -293,7 +295,7 @@ def sample_uniform(
         >>> sample_uniform(3, generator=torch.Generator().manual_seed(0)).shape
         torch.Size([3])
     """
-    _checked(count, low, high, path)
+    _checked(count, low, high, path, dtype)
     draw = torch.rand(count, generator=generator, device=drawn_on(device, generator), dtype=dtype)
     return uniform_times(draw, low=low, high=high)
 
@@ -317,7 +319,7 @@ def sample_logit_normal(
         >>> bool((sample_logit_normal(100) < 1).all())
         True
     """
-    _checked(count, low, high, path)
+    _checked(count, low, high, path, dtype)
     draw = torch.randn(count, generator=generator, device=drawn_on(device, generator), dtype=dtype)
     return logit_normal_times(draw, mean=mean, std=std, low=low, high=high)
 
@@ -341,6 +343,6 @@ def sample_log_normal(
         >>> bool((sample_log_normal(100) <= 80).all())
         True
     """
-    _checked(count, low, high, path)
+    _checked(count, low, high, path, dtype)
     draw = torch.rand(count, generator=generator, device=drawn_on(device, generator), dtype=dtype)
     return truncated_log_normal_times(draw, mean=mean, std=std, low=low, high=high).clamp(low, high)
