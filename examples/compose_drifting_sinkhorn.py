@@ -11,14 +11,14 @@ import attrs
 from onestep_adapters.methods import Drifting, Preset, find_preset
 from onestep_core import drift_field, laplace, sinkhorn
 from onestep_core.protocols import Field
-from onestep_core.validators import count, positive
+from onestep_core.validators import positive_count
 
 
 @attrs.frozen
 class DriftingTransport(Drifting):
     """Drifting, with affinities that are a transport plan."""
 
-    iterations: int = attrs.field(default=10, validator=[count, positive])
+    iterations: int = attrs.field(default=10, validator=positive_count)
     """Sinkhorn iterations."""
 
     def field_at(self, progress: float) -> Field:

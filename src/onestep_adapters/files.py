@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -177,7 +178,7 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
     """
     folder = require_path("folder", folder)
     with errors_name(folder):
-        if folder.is_file():
+        if os.path.lexists(folder) and not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -199,8 +200,34 @@ def require_writable(folder: str | os.PathLike[str]) -> None:
     folder = make_folder(folder)
     with errors_name(folder):
         trial = partial_name(folder / "trial")
-        write_whole(trial, b"trial")
+        try:
+            write_whole(trial, b"trial")
+        except FileNotFoundError as error:
+            # The folder exists, and is of a kind in which nothing can be created, such as /proc.
+            raise PermissionError(errno.EACCES, "No file can be created there") from error
         trial.unlink()
+
+
+def require_replaceable(file: Path) -> None:
+    """Refuse what is neither a regular file nor a link: moving a file there would remove a device or a pipe.
+
+    Raises:
+        OSError: for such a file; it names the file.
+
+    Example:
+        >>> require_replaceable(Path(os.devnull))
+        Traceback (most recent call last):
+        ...
+        FileExistsError: [Errno 17] Is a device, pipe or socket, and is not replaced: '/dev/null'
+    """
+    try:
+        mode = file.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(file))
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise FileExistsError(errno.EEXIST, "Is a device, pipe or socket, and is not replaced", os.fspath(file))
 
 
 def write_whole(file: str | os.PathLike[str], data: bytes | str, *, partial: Path | None = None) -> None:
@@ -208,7 +235,8 @@ def write_whole(file: str | os.PathLike[str], data: bytes | str, *, partial: Pat
 
     The data goes to a new file with an unpredictable name in the same folder, is flushed to the disk and moved into
     place. If anything fails, the new file is removed and ``file`` is as it was. If the process is killed, ``file`` is
-    as it was, and a file ``NAME.RANDOM.partial`` may stay beside it. A link at ``file`` is replaced, not followed.
+    as it was, and a file ``NAME.RANDOM.partial`` may stay beside it. A link at ``file`` is replaced, not followed. A
+    folder, a device such as ``/dev/null``, a pipe or a socket stays.
 
     Args:
         file: in a folder that exists.
@@ -216,7 +244,7 @@ def write_whole(file: str | os.PathLike[str], data: bytes | str, *, partial: Pat
         partial: the name of the new file until it is whole, by default :func:`partial_name`.
 
     Raises:
-        OSError: if the folder does not exist or cannot be written to.
+        OSError: if the folder does not exist or cannot be written to, or if ``file`` exists and is no regular file.
 
     Example:
         >>> import tempfile
@@ -230,6 +258,7 @@ def write_whole(file: str | os.PathLike[str], data: bytes | str, *, partial: Pat
     # O_EXCL: the file is new, so nothing that exists is overwritten and no link is followed.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     with errors_name(file):
+        require_replaceable(file)
         descriptor = os.open(partial, flags, 0o644)
         try:
             with os.fdopen(descriptor, "wb") as stream:

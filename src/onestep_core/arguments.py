@@ -17,7 +17,7 @@ from jaxtyping import AbstractArray
 from torch import Tensor
 
 from onestep_core.errors import ArgumentError
-from onestep_core.validators import names_of
+from onestep_core.validators import equation, names_of
 
 _KINDS = {"Float": "floating-point", "Int": "integer", "Bool": "bool"}
 _DTYPES = {
@@ -73,8 +73,20 @@ def refused_call(
     )
 
 
-def different_devices(function: Callable[..., Any], arguments: dict[str, Any]) -> ArgumentError | None:
-    """The error of a call that failed because its tensors are on several devices; ``None`` if they are on one."""
+def unusable(function: Callable[..., Any], arguments: dict[str, Any]) -> ArgumentError | None:
+    """The error of a call that failed inside of torch because of its arguments; ``None`` if nothing is wrong with them.
+
+    Tensors that are sparse, nested or quantised, whole numbers beyond 64 bits, tensors on several devices.
+    """
+    for name, value in arguments.items():
+        if isinstance(value, Tensor) and (kind := _kind(value)) is not None:
+            return ArgumentError(
+                f"{function.__qualname__}: {name} is a {kind.name} tensor, expected a dense one: {kind.remedy}".format(
+                    name=name
+                )
+            )
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            return ArgumentError(f"{function.__qualname__}: {equation(name, value)}, expected a number below 2^63")
     tensors = {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
     first = next(iter(tensors), "")
     for name, value in tensors.items():
@@ -83,6 +95,25 @@ def different_devices(function: Callable[..., Any], arguments: dict[str, Any]) -
                 f"{function.__qualname__}: {name} is on {value.device} and {first} on {tensors[first].device}: "
                 f"expected one device; {name}.to({first}.device) moves it"
             )
+    return None
+
+
+class _Kind(NamedTuple):
+    """What a tensor is that is not dense, and what makes it so."""
+
+    name: str
+    remedy: str
+
+
+def _kind(value: Tensor) -> _Kind | None:
+    """``None`` for a dense tensor."""
+    if value.is_quantized:
+        return _Kind("quantised", "{name}.dequantize() makes one of it")
+    if value.is_nested:
+        return _Kind("nested", "{name}.to_padded_tensor(0.0) makes one of it, or call this once for each part")
+    if value.layout != torch.strided:
+        name = "sparse" if "sparse" in str(value.layout) else str(value.layout)
+        return _Kind(name, "{name}.to_dense() makes one of it")
     return None
 
 
@@ -103,6 +134,8 @@ def _fault(name: str, value: Any, annotation: Any, axes: dict[str, _Axis]) -> _F
         return _Fault(" or ".join(_wanted(part, axes) for part in parts), _conversion(name, value, arrays, axes))
     for part in arrays:
         kind = part.dtype.__name__
+        if (other := _kind(value)) is not None:
+            return _Fault(_wanted(part, axes), other.remedy.format(name=name))
         if not isinstance(value, part.dtype[Tensor, "..."]):
             remedy = _DTYPES.get(kind, "{name}.to(dtype) converts it")
             if kind == "Float" and value.dtype == torch.uint8:
@@ -173,6 +206,8 @@ def _line(cause: TypeError, start: str) -> str:
 def _said(value: Any) -> str:
     """What came."""
     if isinstance(value, Tensor):
+        if (kind := _kind(value)) is not None:
+            return f"a {kind.name} tensor"
         return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
     if value is None or isinstance(value, (bool, int, float, complex, str)):
         return repr(value) if len(repr(value)) < 60 else f"a {type(value).__name__} of {len(repr(value))} characters"

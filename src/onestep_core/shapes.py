@@ -154,9 +154,17 @@ def clouds(features: Float[Tensor, "batch location channel"], groups: int) -> Fl
 def uncloud(cloud: Float[Tensor, "cloud n channel"], groups: int) -> Float[Tensor, "batch location channel"]:
     """The inverse of :func:`clouds`: back to ``[batch, location, channel]``.
 
+    Raises:
+        ConfigError: if ``groups`` does not divide the clouds.
+
     Example:
         >>> x = torch.randn(6, 4, 5)
         >>> bool((uncloud(clouds(x, groups=2), groups=2) == x).all())
         True
     """
+    if groups < 1 or cloud.shape[0] % groups:
+        raise ConfigError(
+            f"{cloud.shape[0]} clouds cannot be split into {groups} groups of equal size: expected a number that "
+            "divides them"
+        )
     return rearrange(cloud, "(group location) n channel -> (group n) location channel", group=groups)

@@ -19,7 +19,7 @@ from beartype import BeartypeConf, beartype
 from jaxtyping import Float
 from torch import Tensor
 
-from onestep_core.arguments import different_devices, refused_call
+from onestep_core.arguments import refused_call, unusable
 from onestep_core.errors import ArgumentError, ConfigError
 from onestep_core.validators import require_call
 
@@ -88,8 +88,8 @@ def typed(function: Callable[_P, _R]) -> Callable[_P, _R]:
             if not isinstance(error.__cause__ if ours else error, jaxtyping.TypeCheckError):
                 _check_calls(function, calls, dict(zip(names, args, strict=False)) | kwargs, error)
             raise
-        except RuntimeError as error:
-            if (refused := different_devices(function, dict(zip(names, args, strict=False)) | kwargs)) is not None:
+        except (RuntimeError, OverflowError) as error:
+            if (refused := unusable(function, dict(zip(names, args, strict=False)) | kwargs)) is not None:
                 raise refused from error
             raise
         if wraps:

@@ -3,7 +3,7 @@
     @attrs.frozen
     class Options:
         std: float = attrs.field(default=1.0, validator=positive)
-        pairs: int = attrs.field(default=100, validator=[count, positive])
+        pairs: int = attrs.field(default=100, validator=positive_count)
 
 A validator that refuses a value raises :class:`~onestep_core.errors.ConfigError` with the field's name, the value and
 what was expected. A field that may be ``None`` takes ``attrs.validators.optional(positive)``.
@@ -11,14 +11,19 @@ what was expected. A field that may be ``None`` takes ``attrs.validators.optiona
 
 import inspect
 import math
+import sys
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
 import attrs
 import torch
+from torch import Tensor
 
 from onestep_core.errors import ConfigError
+
+_LARGEST = sys.float_info.max
+"""A whole number beyond it is infinite as a float."""
 
 
 def positive(_: object, attribute: "attrs.Attribute[Any]", value: float) -> None:
@@ -34,7 +39,7 @@ def positive(_: object, attribute: "attrs.Attribute[Any]", value: float) -> None
         ...
         onestep_core.errors.ConfigError: std = 0.0: expected a positive, finite number
     """
-    if not isinstance(value, Real) or not 0 < value < math.inf:  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(value, Real) or not 0 < value <= _LARGEST:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f"{attribute.name} = {value!r}: expected a positive, finite number")
 
 
@@ -44,7 +49,7 @@ def not_negative(_: object, attribute: "attrs.Attribute[Any]", value: float) -> 
     Raises:
         ConfigError: for any other value.
     """
-    if not isinstance(value, Real) or not 0 <= value < math.inf:  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(value, Real) or not 0 <= value <= _LARGEST:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f"{attribute.name} = {value!r}: expected zero or more, and finite")
 
 
@@ -54,7 +59,7 @@ def finite(_: object, attribute: "attrs.Attribute[Any]", value: float) -> None:
     Raises:
         ConfigError: for any other value.
     """
-    if not isinstance(value, Real) or not math.isfinite(value):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(value, Real) or not -_LARGEST <= value <= _LARGEST:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f"{attribute.name} = {value!r}: expected a finite number")
 
 
@@ -66,6 +71,16 @@ def count(_: object, attribute: "attrs.Attribute[Any]", value: int) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f"{attribute.name} = {value!r}: expected a whole number, zero or more and below 2^63")
+
+
+def positive_count(_: object, attribute: "attrs.Attribute[Any]", value: int) -> None:
+    """An attrs validator: a whole number of at least one and below 2^63.
+
+    Raises:
+        ConfigError: for any other value, ``True`` and ``1.0`` included.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**63:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"{attribute.name} = {value!r}: expected a whole number, at least 1 and below 2^63")
 
 
 def share(_: object, attribute: "attrs.Attribute[Any]", value: float) -> None:
@@ -110,8 +125,12 @@ def at_least_and_below(low: float, high: float) -> Callable[[object, "attrs.Attr
     return check
 
 
-def require_count(name: str, value: object, *, least: int = 0) -> None:
-    """Refuse what is no whole number, or below ``least``.
+LARGEST_COUNT = 2**40
+"""No memory holds as many numbers: a larger count of draws, steps or samples is a mistake."""
+
+
+def require_count(name: str, value: object, *, least: int = 0, below: int = LARGEST_COUNT) -> None:
+    """Refuse what is no whole number, below ``least``, or not below ``below``.
 
     Raises:
         ConfigError: for such a value, ``True`` and ``1.0`` included.
@@ -124,6 +143,8 @@ def require_count(name: str, value: object, *, least: int = 0) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ConfigError(f"{name} = {value!r}: expected a whole number, at least {least}")
+    if (number := int(value)) >= below:
+        raise ConfigError(f"{equation(name, number)}: expected a whole number below 2^{below.bit_length() - 1}")
 
 
 def require_call(name: str, value: object, arguments: Sequence[str], keywords: Sequence[str] = ()) -> None:
@@ -176,12 +197,48 @@ def names_of(signature: inspect.Signature) -> str:
     return str(signature.replace(parameters=bare, return_annotation=signature.empty))
 
 
+def equation(name: str, value: int) -> str:
+    """``name = value``; the size alone of a number with more digits than a line holds.
+
+    Example:
+        >>> equation("steps", -3), equation("steps", 10**400)
+        ('steps = -3', 'steps is about 2^1328')
+    """
+    bits = abs(value).bit_length()
+    return f"{name} = {value}" if bits <= 128 else f"{name} is about {'-' * (value < 0)}2^{bits - 1}"
+
+
+def whole_numbers(values: Tensor) -> bool:
+    """Whether a tensor is of an integer type, as labels are; truth values are no numbers.
+
+    Example:
+        >>> whole_numbers(torch.tensor([0, 2])), whole_numbers(torch.tensor([True]))
+        (True, False)
+    """
+    return not (values.is_floating_point() or values.is_complex() or values.dtype == torch.bool)
+
+
+def untraced() -> bool:
+    """Whether tensors are computed now: outside of compiled functions, ``torch.func`` and tracing modes."""
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore
+        return False
+    # Not `is_in_torch_dispatch_mode`, a flag that stays set after an error inside of a mode.
+    return torch._C._len_torch_dispatch_stack() == 0  # pyright: ignore
+
+
+def readable(*tensors: Tensor) -> bool:
+    """Whether the values of these tensors can be read at once: computed now, on the CPU."""
+    return untraced() and all(tensor.device.type == "cpu" for tensor in tensors)
+
+
 _NO_NUMBERS = (str, bytes, list, tuple, dict, type(None))
 
 
 def _require_number(name: str, value: object) -> None:
     if isinstance(value, _NO_NUMBERS):
         raise ConfigError(f"{name} = {value!r}: expected a number")
+    if isinstance(value, int) and not -_LARGEST <= value <= _LARGEST:
+        raise ConfigError(f"{equation(name, value)}: expected a number that a float can hold")
 
 
 def require_positive(name: str, value: float) -> None:

@@ -129,6 +129,18 @@ CALLS = {
     "an unknown coupling": (lambda: Draws(DATA, "nearest"), "no coupling is called 'nearest'"),
     "no data to draw from": (lambda: Draws(None), "a NoneType as data"),
     "further samples below none": (lambda: Draws(DATA, further=-1), "further = -1"),
+    "a log that is called by a number": (
+        lambda: trained(lambda n, g: (loss_step(n, g)[0], {1: 2.0})),
+        r"logs are called \[1\]: expected names",
+    ),
+    "a network without numbers": (lambda: new_state("demo", nn.Linear(2, 2, device="meta")), "device meta"),
+    "data without a name": (lambda: ArrayDataset(" ", Batch(X, None)), "name = ' ': expected the name"),
+    "a sample without batch axis": (lambda: MLP((6, 3), width=8)(X, T), r"z\[None\] is a batch of one"),
+    "samples of another shape": (
+        lambda: MLP((3,), width=8)(X[:, :2], T),
+        r"reshape the samples to \(3,\), or construct",
+    ),
+    "labels that are no integers": (lambda: optimal_noise(X, X, T), "float32 for 6 samples: expected one integer"),
     "noise that is not finite": (lambda: optimal_noise(X, X * NAN), "noise hold NaN"),
     # metrics
     "a block of no rows": (lambda: metrics.manifold_metrics(X, X, k=3, block_size=0), "block_size = 0"),

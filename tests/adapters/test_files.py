@@ -6,10 +6,11 @@ import os
 import pickle
 import stat
 import time
+from pathlib import Path
 
 import pytest
 
-from onestep_adapters.files import LockedError, one_writer, write_whole
+from onestep_adapters.files import LockedError, one_writer, require_writable, write_whole
 
 
 class Crash(BaseException):
@@ -24,6 +25,27 @@ def test_bytes_and_text_arrive_and_nothing_else_is_left(tmp_path):
         assert list(tmp_path.iterdir()) == [file]
     write_whole(str(file), "a path as text")
     assert file.read_text() == "a path as text"
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_not_replaced(tmp_path, make):
+    """A user's ``--picture /dev/null`` must not remove the device."""
+    place = tmp_path / "place"
+    make(place)
+    kind = stat.S_IFMT(place.lstat().st_mode)
+    with pytest.raises(OSError, match="place"):
+        write_whole(place, "new")
+    with pytest.raises(OSError, match="null"):
+        write_whole(os.devnull, "new")
+    assert stat.S_IFMT(place.lstat().st_mode) == kind
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def test_a_folder_in_place_of_a_pipe_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for folder in (tmp_path / "pipe", os.devnull):
+        with pytest.raises(NotADirectoryError, match=Path(folder).name):
+            require_writable(folder)
 
 
 @pytest.mark.parametrize("name", ["fsync", "replace"])

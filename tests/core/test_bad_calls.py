@@ -194,3 +194,121 @@ def test_nan_in_a_time_stays_visible(pair):
     broken = torch.tensor([0.9, float("nan")])
     for found in (pair(broken, torch.tensor([0.1, 0.2])), pair(torch.tensor([0.9, 0.8]), broken * 0.1)):
         assert torch.stack(found).isnan().any(0).tolist() == [False, True]
+
+
+LEVELS = torch.tensor([2.0, 1.0, 0.5])
+
+COUNTS = {
+    "times": lambda n: one.sample_uniform(n),
+    "guidance scales": lambda n: one.sample_guidance_scales(n),
+    "an even grid": lambda n: one.uniform_grid(n, path=LINE),
+    "a Karras grid": lambda n: one.karras_grid(n),
+    "levels of a grid": lambda n: one.few_step_grid(4, levels=n),
+    "levels of FastGen's grid": lambda n: one.discrete_levels(torch.tensor([0]), levels=n),
+    "steps of a student": lambda n: one.halving_stages(n),
+    "step sizes": lambda n: one.log_steps(n, finest=7),
+    "a curriculum": lambda n: one.progressive_points(n, total=10),
+    "a stage": lambda n: one.ect_ratio(n),
+    "a warm-up": lambda n: one.tangent_warmup(n),
+    "iterations": lambda n: one.sinkhorn_divergence(X, Y, epsilon=1.0, iterations=n),
+    "an argument": lambda n: one.derivative_along(lambda t: (t, t), 0.1, argument=n),
+}
+
+
+@pytest.mark.parametrize("count", [2**63, 10**30, 10**400, -1])
+@pytest.mark.parametrize("call", COUNTS.values(), ids=COUNTS)
+def test_counts_beyond_all_memory_are_refused(call, count):
+    with pytest.raises(ConfigError, match=r"expected a (whole )?number"):
+        call(count)
+
+
+def test_numbers_beyond_64_bits_are_refused_where_torch_overflows():
+    @typed
+    def scaled(x: one.typing.Sample, groups: int) -> object:
+        return x.long() * groups
+
+    with pytest.raises(ConfigError, match=r"groups = 10{30}, expected a number below 2\^63"):
+        scaled(X, 10**30)
+    with pytest.raises(ConfigError, match=r"scale is about 2\^1328: expected a number that a float can hold"):
+        one.classifier_free(velocity, velocity, scale=10**400)
+
+
+NUMBERS = {
+    "a log-normal without mean": (lambda: one.discretized_log_normal(T, LEVELS, mean=float("nan")), "mean = nan"),
+    "a log-normal beyond its grid": (lambda: one.discretized_log_normal(T, LEVELS, mean=90.0, std=0.1), "probability"),
+    "levels that are no numbers": (
+        lambda: one.discretized_log_normal(T, LEVELS * float("nan")),
+        "levels .nan, nan, nan",
+    ),
+    "levels out of order": (lambda: one.discretized_log_normal(T, LEVELS[[0, 2, 1]]), "that decrease"),
+    "a fraction as no label": (
+        lambda: one.drop_labels(torch.arange(6), 0.5, T > 0.5),
+        "null = 0.5 for labels of torch.int64",
+    ),
+    "NaN as no label": (lambda: one.drop_labels(X, float("nan"), T > 0.5), "null = nan"),
+    "a vector as no class": (lambda: one.drop_labels(torch.arange(6), T[0], T > 0.5), "null = torch.float32"),
+    "no direction": (lambda: one.sliced_wasserstein(X, Y, directions=X[:0]), "0 of 0 directions"),
+    "a direction that is zero": (lambda: one.sliced_wasserstein(X, Y, directions=X * 0), "6 of 6 directions are zero"),
+    "an end that is no number": (lambda: one.consistency_from_flow_map(average, end=float("nan")), "end = nan"),
+    "a margin that is no number": (lambda: one.alpha_schedule(1, begin=0, end=2, margin=float("nan")), "margin = nan"),
+    "an end of a path": (lambda: one.VariancePreserving(torch.neg, noise_time=float("nan")), "noise_time = nan"),
+    "a progress beyond the end": (lambda: one.logarithmic_ramp(-1.0, 1.0, 0.0), "progress = -1.0"),
+    "a step from noise without signal": (
+        lambda: one.dpm_2(velocity, X, T / T, S, path=LINE),
+        "dpm_2 gives no finite state from 6 of 6 times",
+    ),
+    "times that are integers": (
+        lambda: one.sample_uniform(4, dtype=torch.int32),
+        "dtype = torch.int32: expected a floating",
+    ),
+    "particles that are no number": (
+        lambda: one.moment_matching_loss(average, average, X, X, T, S, S, particles=True, kernel=LAPLACE),
+        "particles = True",
+    ),
+    "a part of the clouds": (lambda: one.uncloud(X[None], groups=2), "1 clouds cannot be split into 2"),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), NUMBERS.values(), ids=NUMBERS)
+def test_a_number_that_makes_a_result_meaningless_is_refused(call, message):
+    with pytest.raises(ConfigError, match=message):
+        call()
+
+
+def test_what_is_near_to_a_refusal_is_right():
+    """Values by hand: a projection onto one axis, one label that is dropped, half of a steep ramp."""
+    huge = torch.tensor([[3e30, 0.0, 0.0]])
+    assert one.sliced_wasserstein(X, X + torch.tensor([2.0, 7.0, 7.0]), directions=huge).isclose(torch.tensor(2.0))
+    assert one.drop_labels(torch.arange(3), 7, torch.tensor([True, False, False])).tolist() == [7, 1, 2]
+    assert one.drop_labels(X.bfloat16(), 0.5, T > 0).dtype == torch.bfloat16
+    assert one.sigmoid_ramp(0.0, 1.0, 0.25, steepness=1e5) == 1.0
+    assert one.sigmoid_ramp(1.0, 1.0, 0.25, steepness=1e5) == 0.25
+
+
+def test_grids_and_labels_compile_without_a_break():
+    def inside(x, labels, mask):
+        return x + one.karras_grid(4).sum() + one.uniform_grid(4, path=LINE).sum(), one.drop_labels(labels, 7, mask)
+
+    torch._dynamo.reset()
+    arguments = (X, torch.arange(6), T > 0.5)
+    for found, expected in zip(
+        torch.compile(inside, fullgraph=True, backend="eager")(*arguments), inside(*arguments), strict=True
+    ):
+        torch.testing.assert_close(found, expected)
+
+
+TENSORS = {
+    "sparse": (lambda x: x.to_sparse(), r"p is a sparse tensor, .* p.to_dense\(\)"),
+    "quantised": (
+        lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.quint8),
+        r"p is a quantised .* p.dequantize\(\)",
+    ),
+    "nested": (lambda x: torch.nested.nested_tensor([x[0], x[1, :2]]), r"p is a nested tensor, .* p.to_padded_tensor"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("kind", "message"), TENSORS.values(), ids=TENSORS)
+def test_tensors_that_are_not_dense_are_named(kind, message):
+    with pytest.raises(one.ArgumentError, match=message):
+        one.squared_l2(kind(X), X)

@@ -156,7 +156,9 @@ def check_shape(shape: tuple[int, ...], z: Tensor) -> None:
         >>> check_shape((2,), torch.zeros(5, 2))
     """
     if tuple(z.shape[1:]) != shape:
+        one = tuple(z.shape) == shape
+        other = f"reshape the samples to {shape}, or construct the network for theirs"
+        remedy = "z[None] is a batch of one" if one else other
         raise ConfigError(
-            f"got a batch of shape {tuple(z.shape)}, expected [batch, {', '.join(map(str, shape))}]: construct the "
-            f"network with shape={tuple(z.shape[1:])}"
+            f"got a batch of shape {tuple(z.shape)}, expected [batch, {', '.join(map(str, shape))}]: {remedy}"
         )

@@ -3,8 +3,6 @@
 import sys
 from importlib.metadata import version
 
-from onestep_core.errors import MissingExtraError
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line; returns the exit status (2 for a mistake in the call, 1 for a failure, 130 for Ctrl-C).
@@ -20,9 +18,16 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"onestep {version('onestep')}")
         return 0
     try:
-        # The command line is an extra: without it one line says what is missing.
-        from onestep_adapters.cli.app import run
-    except MissingExtraError as error:
-        print(f"onestep: {error}", file=sys.stderr)
-        return 2
+        # Loading torch takes a second or two, in which Ctrl-C is an interruption like any other.
+        from onestep_core.errors import MissingExtraError
+
+        try:
+            # The command line is an extra: without it one line says what is missing.
+            from onestep_adapters.cli.app import run
+        except MissingExtraError as error:
+            print(f"onestep: {error}", file=sys.stderr)
+            return 2
+    except KeyboardInterrupt:
+        print("onestep: interrupted before the command began", file=sys.stderr)
+        return 130
     return run(words)

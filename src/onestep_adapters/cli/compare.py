@@ -13,7 +13,7 @@ from onestep_adapters.cli.terminal import say, say_all, use_threads
 from onestep_adapters.comparison import make_plan, missing, work
 from onestep_adapters.evaluation.rows import counted
 from onestep_adapters.files import require_writable
-from onestep_core.validators import count, positive
+from onestep_core.validators import positive_count
 
 
 @attrs.frozen
@@ -27,17 +27,17 @@ class Compare:
     """Names of data sets, instead of those of the preset."""
     methods: tuple[str, ...] = ()
     """Names of methods, instead of those of the preset; flow-matching, the baseline, is always among them."""
-    budget: int | None = attrs.field(default=None, validator=attrs.validators.optional([count, positive]))
+    budget: int | None = attrs.field(default=None, validator=attrs.validators.optional(positive_count))
     """Network evaluations in one training, instead of the preset's: a forward pass of one sample counts 1, a backward
     pass 2, a tangent 1. The training of a teacher and the pairs that it makes count too."""
-    seeds: int | None = attrs.field(default=None, validator=attrs.validators.optional([count, positive]))
+    seeds: int | None = attrs.field(default=None, validator=attrs.validators.optional(positive_count))
     """Trainings of each method, from seeds 0, 1, ..., instead of the preset's number."""
     batch: int | None = attrs.field(default=None, validator=attrs.validators.optional([count, positive]))
     """Samples in an update of every method and teacher. Default: 128 in quick, else those of each method's preset."""
     folder: Path | None = None
     """Folder for runs and report (default: runs/compare-PRESET). What is finished there is kept; what was interrupted
     goes on."""
-    workers: int | None = attrs.field(default=None, validator=attrs.validators.optional([count, positive]))
+    workers: int | None = attrs.field(default=None, validator=attrs.validators.optional(positive_count))
     """Processes, each with one thread. Default: one for each core."""
 
 

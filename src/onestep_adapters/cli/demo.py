@@ -11,7 +11,7 @@ from onestep_adapters.cli.progress import progress_of_many, track
 from onestep_adapters.cli.terminal import say_all, use_threads
 from onestep_adapters.devices import choose_device
 from onestep_adapters.files import require_writable
-from onestep_core.validators import count, positive
+from onestep_core.validators import positive_count
 
 
 @attrs.frozen
@@ -20,7 +20,7 @@ class Options:
 
     folder: Path = Path("runs/demo")
     """Folder for runs, report and pictures; finished trainings found there are reused."""
-    steps: int | None = attrs.field(default=None, validator=attrs.validators.optional([count, positive]))
+    steps: int | None = attrs.field(default=None, validator=attrs.validators.optional(positive_count))
     """Training updates of each method, 1 or more, for a quick look; by default each method's own number, as in onestep
     train."""
     processes: Literal[1, 2] = 2

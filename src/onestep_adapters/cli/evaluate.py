@@ -17,7 +17,7 @@ from onestep_adapters.evaluation.rows import counted
 from onestep_adapters.files import is_pipeline, require_writable
 from onestep_adapters.runs import Run, open_run
 from onestep_core.errors import ConfigError, MissingExtraError
-from onestep_core.validators import count, positive
+from onestep_core.validators import count, positive_count
 
 
 @attrs.frozen
@@ -35,7 +35,7 @@ class Evaluate:
     """Folder for report.html, report.md and report.json; by default that of the first run."""
     split: Literal["test", "validation"] = "test"
     """Real images to compare with: test for a report, validation to choose options. 2-D toys have no splits."""
-    repeats: int = attrs.field(default=5, validator=[count, positive])
+    repeats: int = attrs.field(default=5, validator=positive_count)
     """Independent sets of samples, for means and standard errors; 1: no standard error."""
     seed: int = attrs.field(default=0, validator=count)
     """Seed of the samples and of the reference rows (real data, fitted Gaussian), 0 or more."""
@@ -47,7 +47,7 @@ class Evaluate:
     """New place of the runs' images, if they were moved: folder:PATH, idx:PATH or hub:NAME."""
     pipeline: Path | None = None
     """New place of the pipeline of diffusers that the runs were distilled from, if it was moved."""
-    probe_images: int = attrs.field(default=5000, validator=[count, positive])
+    probe_images: int = attrs.field(default=5000, validator=positive_count)
     """Runs of encoders: at most so many training images for the probes, and two fifths of that of the other splits."""
     device: str = "auto"
     """Device: auto (a CUDA GPU if there is one, else the CPU), cpu, cuda, cuda:1, mps."""

@@ -10,7 +10,7 @@ from onestep_adapters.cli.parsing import Positional, options
 from onestep_adapters.cli.progress import track
 from onestep_adapters.cli.terminal import say, use_threads
 from onestep_adapters.exporting import export
-from onestep_adapters.files import require_writable
+from onestep_adapters.files import require_replaceable, require_writable
 from onestep_adapters.runs import open_run
 from onestep_adapters.runs.generators import generator_of
 from onestep_core.errors import ConfigError
@@ -58,6 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     if not out.parent.is_dir():
         raise ConfigError(f"--out {out}: the folder {out.parent} does not exist")
     require_writable(out.parent)
+    require_replaceable(out)
     generator = generator_of(run, finish=not chosen.raw)
     facts = {"method": run.name, "data": run.data.name, "step": run.state.step}
     file = export(generator, out, format=chosen.format, facts=facts)

@@ -10,11 +10,11 @@ from onestep_adapters.cli.progress import track
 from onestep_adapters.cli.terminal import say, use_threads
 from onestep_adapters.devices import choose_device
 from onestep_adapters.evaluation import write_samples
-from onestep_adapters.files import require_writable
+from onestep_adapters.files import require_replaceable, require_writable
 from onestep_adapters.runs import open_run
 from onestep_core.errors import ConfigError, MissingExtraError
 from onestep_core.validators import count as valid_count
-from onestep_core.validators import positive
+from onestep_core.validators import positive_count
 
 
 @attrs.frozen
@@ -23,7 +23,7 @@ class Sample:
 
     run: Positional[Path] = attrs.field(kw_only=True, metadata={"metavar": "RUN"})
     """Folder of a trained run."""
-    count: int = attrs.field(default=1000, validator=[valid_count, positive])
+    count: int = attrs.field(default=1000, validator=positive_count)
     """Number of samples, at least 1."""
     seed: int = attrs.field(default=0, validator=valid_count)
     """Seed of classes and noise, 0 or more."""
@@ -77,4 +77,5 @@ def _stem(out: Path) -> Path:
         raise ConfigError(f"--out {out}: expected the name of a file")
     if out.is_dir():
         raise ConfigError(f"--out {out} is a folder: give the name of a file in it, such as {out / 'samples'}")
+    require_replaceable(out)
     return stem

@@ -166,18 +166,25 @@ def _used(arguments: Sequence[str], options: Method) -> None:
 
 
 def _kept(folder: Path, run: Run, then: str) -> int:
-    save_checkpoint(folder, run.state)
     total = run.options.training.steps
+    try:
+        save_checkpoint(folder, run.state)
+    except OSError as error:
+        return _failed(error, folder, total)
     return fail(f"interrupted; {folder} keeps {run.state.step} of {total} updates, {then}", status=130)
 
 
 def _still_there(folder: Path, total: int) -> str:
-    """What an error of the disk left in the folder; nothing where there is no checkpoint."""
+    """What an error of the disk left in the folder."""
     try:
         step = read_run(folder).step
     except (OneStepError, OSError):
-        return ""
+        return f"; {folder} holds no checkpoint to resume from"
     return f"; {folder} keeps {step} of {total} updates, --resume continues from there"
+
+
+def _failed(error: OSError, folder: Path, total: int) -> int:
+    return fail(f"{reason(error)}{_still_there(folder, total)}", status=1)
 
 
 def run_to_end(run: Run, folder: Path) -> int | None:
@@ -204,6 +211,8 @@ def run_to_end(run: Run, folder: Path) -> int | None:
                 pass
         except Stopped:
             return _kept(run.teacher_folder or folder, teacher, "the same command continues it")
+        except OSError as error:
+            return _failed(error, run.teacher_folder or folder, steps)
     try:
         updates = until_interrupted(run.updates(folder, track=track))
         title, shown = f"{run.name} on {run.data.name}", run.options.monitors or None
@@ -212,7 +221,7 @@ def run_to_end(run: Run, folder: Path) -> int | None:
     except Stopped:
         return _kept(folder, run, "--resume continues it")
     except OSError as error:
-        return fail(f"{reason(error)}{_still_there(folder, total)}", status=1)
+        return _failed(error, folder, total)
     return None
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from onestep_adapters.data.classes import ClassRows, check_every_class_trains, dequantised
 from onestep_adapters.data.dataset import Batch, Kind, Modes, SplitName
 from onestep_core.errors import ConfigError
+from onestep_core.validators import whole_numbers
 
 
 class ArrayDataset:
@@ -29,9 +30,9 @@ class ArrayDataset:
         title: description for reports; the name by default.
 
     Raises:
-        ConfigError: if the numbers of samples and labels differ; for NaN or infinity; if the splits differ in shape;
-            if only some splits have labels; if labels are not integers from 0; if a class has no training sample; or if
-            a split has a class that the training split lacks.
+        ConfigError: for an empty name; if the numbers of samples and labels differ; for NaN or infinity; if the splits
+            differ in shape; if only some splits have labels; if labels are not integers from 0; if a class has no
+            training sample; or if a split has a class that the training split lacks.
 
     Source of dequantisation: Theis et al., A note on the evaluation of generative models, section 3.1,
     https://arxiv.org/abs/1511.01844.
@@ -56,6 +57,8 @@ class ArrayDataset:
         finish: Callable[[Tensor], Tensor] | None = None,
         title: str = "",
     ) -> None:
+        if not isinstance(name, str) or not name.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"name = {name!r}: expected the name of the data set, a text such as 'mine'")
         for found in (train, validation, test):
             if isinstance(found, Tensor):
                 raise ConfigError(f"a tensor as a split of {name}: expected Batch(data, labels), or Batch(data, None)")
@@ -168,8 +171,7 @@ def _check(name: str, split: str, found: Batch, train: Batch) -> None:
         )
     if labels is None or train.labels is None:
         return
-    whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
-    if labels.shape != data.shape[:1] or not whole or int(labels.min()) < 0:
+    if labels.shape != data.shape[:1] or not whole_numbers(labels) or int(labels.min()) < 0:
         raise ConfigError(
             f"{where} has labels of shape {tuple(labels.shape)} and {labels.dtype} for {len(data)} samples: expected "
             "one integer per sample, from 0"

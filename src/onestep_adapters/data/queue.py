@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from onestep_core.errors import ConfigError
+from onestep_core.validators import whole_numbers
 
 
 class Rings(nn.Module):
@@ -122,7 +123,7 @@ class Rings(nn.Module):
         last = len(self.pushed) - 1
         if not isinstance(rows, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigError(f"classes given as {type(rows).__name__}: expected a tensor of integers, 0 to {last}")
-        if rows.dtype.is_floating_point or rows.dtype.is_complex or rows.dtype == torch.bool:
+        if not whole_numbers(rows):
             raise ConfigError(f"labels of {rows.dtype}: expected integers, 0 to {last}")
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) <= last:
             raise ConfigError(f"labels from {int(rows.min())} to {int(rows.max())}: expected 0 to {last}")

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from onestep_core.errors import ConfigError, MissingExtraError
+from onestep_core.validators import whole_numbers
 
 try:
     from scipy.optimize import linear_sum_assignment
@@ -34,8 +35,8 @@ def optimal_noise(data: Tensor, noise: Tensor, labels: Tensor | None = None, *, 
         A permutation of ``noise`` along the batch, ``[batch, *shape]``.
 
     Raises:
-        ConfigError: if the two shapes differ, ``size`` is not positive, there is not one label for each sample, or
-            data or noise hold NaN or infinity.
+        ConfigError: if the two shapes differ, ``size`` is not positive, there is not one integer label for each
+            sample, or data or noise hold NaN or infinity.
         MissingExtraError: when this module is imported without scipy.
 
     Source: Pooladian et al., Multisample Flow Matching, https://arxiv.org/abs/2304.14772; Tong et al., Improving and
@@ -49,10 +50,11 @@ def optimal_noise(data: Tensor, noise: Tensor, labels: Tensor | None = None, *, 
         raise ConfigError(f"data {tuple(data.shape)} and noise {tuple(noise.shape)}: expected one shape for both")
     if size < 1:
         raise ConfigError(f"size = {size}: expected at least one sample")
-    if labels is not None and labels.shape != data.shape[:1]:
+    if labels is not None and (labels.shape != data.shape[:1] or not whole_numbers(labels)):
         raise ConfigError(
-            f"labels of shape {tuple(labels.shape)} for {len(data)} samples: expected one class for each sample, "
-            "[batch]; turn one-hot labels into classes with labels.argmax(1)"
+            f"labels of shape {tuple(labels.shape)} and {labels.dtype} for {len(data)} samples: expected one integer "
+            "for each sample, [batch]; labels.argmax(1) turns one-hot labels into classes, labels.long() numbers into "
+            "integers"
         )
     for name, samples in (("data", data), ("noise", noise)):
         if not samples.isfinite().all():

@@ -22,7 +22,7 @@ from onestep_adapters.methods.times import mixed_times
 from onestep_adapters.networks import as_velocity
 from onestep_adapters.samplers import sample_ode
 from onestep_core import euler, flow_matching_regression, mse
-from onestep_core.validators import count, positive, share
+from onestep_core.validators import positive_count, share
 
 PREVIEW_STEPS = 10
 """Number of Heun steps for samples that are measured during training."""
@@ -42,7 +42,7 @@ class FlowMatching(Method):
     """Which noise is paired with which data sample. independent: random (papers). optimal: optimal-transport assignment
     within a batch and a class. precomputed: the same, made once before training over 65,536 pairs (images) or 32,768
     (points). The last two give straighter trajectories."""
-    sampling_steps: int = attrs.field(default=50, validator=[count, positive])
+    sampling_steps: int = attrs.field(default=50, validator=positive_count)
     """Heun steps from noise to data when samples are drawn; each needs two network evaluations. Of a teacher it has no
     effect on the student."""
 

@@ -13,7 +13,7 @@ from onestep_adapters.names import choose
 from onestep_adapters.training import Schedule, cosine_decay
 from onestep_core import l2, mse
 from onestep_core.errors import ConfigError, MissingExtraError
-from onestep_core.validators import at_least_and_below, count, positive
+from onestep_core.validators import at_least_and_below, count, positive, positive_count
 
 try:
     import cattrs
@@ -43,10 +43,10 @@ class Network:
     backbone: Literal["mlp", "conv", "dit", "unet", "decoder", "pretrained"] = "mlp"
     """Architecture. mlp: samples of any shape. conv, dit, unet: images only. decoder: images from a vector of noise,
     for drifting only. pretrained: the model of --pretrained, with its weights."""
-    width: int = attrs.field(default=256, validator=[count, positive])
+    width: int = attrs.field(default=256, validator=positive_count)
     """Hidden width: units (mlp), channels (conv; unet, decoder: at full size; unet: a multiple of 4), size of a token
     (dit; a multiple of 12)."""
-    depth: int = attrs.field(default=3, validator=[count, positive])
+    depth: int = attrs.field(default=3, validator=positive_count)
     """Number of residual blocks (unet, decoder: at every size)."""
     max_frequency: float = attrs.field(default=16.0, validator=positive)
     """Highest frequency of the time embedding, in radians per unit of the network's time: t from 0 to 1
@@ -55,12 +55,12 @@ class Network:
     fourier: int = attrs.field(default=0, validator=count)
     """Number of random Fourier features of the sample, concatenated to the input (mlp only). More: finer detail. 0:
     none."""
-    condition: int = attrs.field(default=1, validator=[count, positive])
+    condition: int = attrs.field(default=1, validator=positive_count)
     """Width of the time and class embedding, as a multiple of this network's width (conv only)."""
 
-    patch: int = attrs.field(default=2, validator=[count, positive])
+    patch: int = attrs.field(default=2, validator=positive_count)
     """Side of the square patches that are the tokens, in pixels; it divides height and width (dit only)."""
-    noise_width: int = attrs.field(default=_NOISE_WIDTH, validator=[count, positive])
+    noise_width: int = attrs.field(default=_NOISE_WIDTH, validator=positive_count)
     """Numbers in the noise of one sample (decoder only)."""
     full_depth: int | None = attrs.field(default=None, validator=attrs.validators.optional(count))
     """Number of residual blocks at full size, where they take most of the time (decoder only). None: --depth."""
@@ -192,10 +192,10 @@ def pretrained_network(folder: str, data: Dataset, times: int, generator: torch.
 class Training:
     """How long and how fast."""
 
-    steps: int = attrs.field(default=2000, validator=[count, positive])
+    steps: int = attrs.field(default=2000, validator=positive_count)
     """Number of updates of the network that generates the samples, in total (progressive: of all students together).
     Updates of a fake score are extra."""
-    batch: int = attrs.field(default=256, validator=[count, positive])
+    batch: int = attrs.field(default=256, validator=positive_count)
     """Samples in one update. drifting: generated samples, divided equally among the classes, rounded down."""
     learning_rate: float = attrs.field(default=2e-3, validator=positive)
     """Highest learning rate of AdamW. After the warm-up it falls to zero along a cosine (progressive: for each
@@ -209,7 +209,7 @@ class Training:
     """Largest global norm of the gradient, above 0; a larger gradient is scaled down to it."""
     seed: int = attrs.field(default=0, validator=count)
     """Seed of initial weights, data, noise and times."""
-    checkpoint_every: int = attrs.field(default=500, validator=[count, positive])
+    checkpoint_every: int = attrs.field(default=500, validator=positive_count)
     """Updates between two checkpoints."""
 
     @property

@@ -17,7 +17,7 @@ from onestep_adapters.metrics.estimates import device_of
 from onestep_adapters.metrics.measurement import ImageSplits, Measurement, measure
 from onestep_adapters.tracking import Track, counting, untracked
 from onestep_core.errors import ConfigError
-from onestep_core.validators import require_count
+from onestep_core.validators import require_count, whole_numbers
 
 
 def gaussian_like(data: Tensor, count: int, *, generator: torch.Generator | None = None) -> Tensor:
@@ -64,7 +64,7 @@ def class_gaussians_like(
         >>> bool((drawn[:, 0] == 5.0 * classes).all())
         True
     """
-    if labels.shape != data.shape[:1] or labels.is_floating_point():
+    if labels.shape != data.shape[:1] or not whole_numbers(labels):
         raise ConfigError(
             f"labels of shape {tuple(labels.shape)} and {labels.dtype} for {len(data)} images: expected an integer each"
         )

@@ -28,7 +28,7 @@ from onestep_adapters.training import (
     writing_into,
 )
 from onestep_core.errors import ConfigError
-from onestep_core.validators import require_count
+from onestep_core.validators import require_count, whole_numbers
 
 CHUNK = 250
 """Samples in one network evaluation, by default."""
@@ -230,7 +230,7 @@ class Run:
                 f"labels of shape {shape} for {count} samples of {self.data.name}, which has "
                 f"{classes or 'no'} classes: expected one label for each sample, or none"
             )
-        elif labels.is_floating_point() or labels.dtype == torch.bool or not _within(labels, classes):
+        elif not whole_numbers(labels) or not _within(labels, classes):
             raise ConfigError(
                 f"labels {labels.unique().tolist()} of {self.data.name}: expected integers, 0 to {classes - 1}"
             )

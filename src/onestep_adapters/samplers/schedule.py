@@ -123,14 +123,16 @@ def drawing(noise: Noise | None, wanted: Sequence[bool]) -> Callable[[int, Tenso
     """A function ``(step, like) -> draw`` from either form of ``noise``; ``wanted`` says which steps need a draw.
 
     Raises:
-        ConfigError: if a step needs noise and ``noise`` is ``None`` or has too few draws.
+        ConfigError: if a step needs noise and ``noise`` is ``None`` or has too few draws, or there are more draws than
+            steps.
     """
     last = max((step for step, want in enumerate(wanted) if want), default=-1)
     if isinstance(noise, Tensor):
-        if noise.shape[0] <= last:
+        if not last < noise.shape[0] <= len(wanted):
+            least = f"at least {last + 1}, because step {last} uses noise[{last}]" if last >= 0 else "one for each step"
             raise ConfigError(
-                f"{noise.shape[0]} draws of noise given: expected at least {last + 1}, because step {last} uses "
-                f"noise[{last}]"
+                f"{noise.shape[0]} draws of noise for {len(wanted)} steps: expected {least}, and no more than there "
+                "are steps"
             )
         return lambda step, like: noise[step].to(like)
     if noise is None and last >= 0:

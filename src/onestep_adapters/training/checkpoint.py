@@ -67,8 +67,8 @@ def save_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> Pat
         The checkpoint's JSON file.
 
     Raises:
-        CheckpointError: if the folder holds another run or a later step of this one, or if a module or an optimiser
-            keeps something that is neither a tensor nor plain data.
+        CheckpointError: if the folder holds another run or a later step of this one, if a module or an optimiser
+            keeps something that is neither a tensor nor plain data, or if the config or the history do.
 
     Example:
         >>> import tempfile
@@ -84,6 +84,7 @@ def save_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> Pat
     left = {*_left_by_an_interrupted_save(folder), *(() if before is None else before["files"])}
     if before is None and (folder / HISTORY).exists() and not (folder / JOURNAL).exists():
         raise CheckpointError(f"{folder / HISTORY} is not of this run: choose another folder, or move it away")
+    _require_plain(state, 0 if previous is None else previous["history"]["entries"])
     stem = _free_stem(folder, state.step)
     base = _base(state)
     tensors, optimizers = _collect(state, base)
@@ -124,6 +125,18 @@ def save_checkpoint(folder: str | os.PathLike[str], state: TrainingState) -> Pat
         (folder / name).unlink(missing_ok=True)
     (folder / JOURNAL).unlink(missing_ok=True)
     return folder / f"{stem}.json"
+
+
+def _require_plain(state: TrainingState, saved: int) -> None:
+    """Refuse what JSON cannot hold, before a file is written; ``saved`` entries of the history are in a file."""
+    for name, value in {"config": state.config, "history": state.history[saved:]}.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise CheckpointError(
+                f"{name} of the state cannot be saved as JSON ({error}): expected numbers, texts, lists and mappings "
+                "of them; float(x) makes a number of a tensor"
+            ) from error
 
 
 def _free_stem(folder: Path, step: int) -> str:

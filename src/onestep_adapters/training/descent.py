@@ -68,6 +68,8 @@ def descend(
     try:
         with own_randomness(state, turn):
             loss, logs = _pair(loss_step(network, state.generator))
+        if names := [name for name in logs if not isinstance(name, str)]:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"logs are called {names}: expected names, texts such as 'accuracy'")
         value, numbers = _number("loss", loss), {name: _number(name, log) for name, log in logs.items()}
         if not math.isfinite(value):
             raise _failure(state, folder, f"the loss is {value}", numbers)

@@ -137,8 +137,12 @@ def read_pointer(folder: Path) -> dict[str, Any] | None:
         CheckpointError: if it is damaged or of another version.
     """
     file = folder / POINTER
-    if not file.is_file():
+    if not os.path.lexists(file):
         return None
+    if not file.is_file():
+        raise CheckpointError(
+            f"{file} is no regular file, expected the file that names the current checkpoint: restore it"
+        )
     content = read_json(file, ("checkpoint", "bytes", "sha256", "files", "check"), limit=_LARGEST_POINTER)
     name, files = content["checkpoint"], content["files"]
     if not (isinstance(name, str) and CHECKPOINT.fullmatch(name)):
@@ -243,7 +247,8 @@ def read_history(folder: Path, description: dict[str, Any]) -> list[dict[str, An
     data = b""
     if size:
         if not file.is_file():
-            raise CheckpointError(f"{file} is missing, expected {size} bytes of history: restore it from a copy")
+            found = "no regular file" if file.exists() else "missing"
+            raise CheckpointError(f"{file} is {found}, expected {size} bytes of history: restore it from a copy")
         with file.open("rb") as stream:
             data = stream.read(size)
     if hashlib.sha256(data).hexdigest() != kept["sha256"]:

@@ -101,9 +101,7 @@ def new_state(
         raise ConfigError(f"method = {method!r}: expected a name")
     if config is not None and not isinstance(config, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f"config is a {type(config).__name__}: expected a dictionary")
-    require_count("seed", seed)
-    if seed >= 2**63:
-        raise ConfigError(f"seed = {seed}: expected below 2^63")
+    require_count("seed", seed, below=2**63)
     require_module("the network", network)
     kept = checked_companions(network, {} if companions is None else companions)
     joint = [companion.module for companion in kept.values() if companion.trained == "jointly"]
@@ -117,5 +115,10 @@ def new_state(
         ) from error
     ema, base = averaged_copy(network), base_hashes(network, kept)
     device = optimizer.param_groups[0]["params"][0].device
+    if device.type == "meta":
+        raise ConfigError(
+            "the network is on the device meta, which holds no numbers: construct it on another device, or load "
+            "weights after network.to_empty(device='cpu')"
+        )
     generator = torch.Generator(device=device).manual_seed(seed)
     return TrainingState(method, network, ema, optimizer, generator, config=plain, companions=kept, base=base)

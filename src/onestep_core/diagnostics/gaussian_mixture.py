@@ -45,6 +45,7 @@ from onestep_core.errors import ConfigError
 from onestep_core.precision import full
 from onestep_core.protocols import Path
 from onestep_core.typing import PerSample, Time, typed
+from onestep_core.validators import require_count
 
 
 def _own_spectrum(mixture: "GaussianMixture") -> tuple[Tensor, Tensor]:
@@ -253,8 +254,7 @@ class GaussianMixture:
             >>> mixture.flow_map(torch.zeros(1, 1), torch.ones(1), torch.zeros(1), path=Linear())
             tensor([[2.]])
         """
-        if steps < 1:
-            raise ConfigError(f"steps = {steps}: expected at least 1")
+        require_count("steps", steps, least=1)
         unit = float(self.covariance.diagonal().mean().sqrt())
         grain = min(1.0, float(self._eigen[0].min().sqrt()) / unit)
         (angle, radius), (end, end_radius) = (_polar(path, time, unit) for time in (t, s))

@@ -14,8 +14,8 @@ potential 0 (its affinities are zero whatever the potential).
 import torch
 from torch import Tensor
 
-from onestep_core.errors import ConfigError
 from onestep_core.protocols import Potentials, Rows
+from onestep_core.validators import require_count
 
 
 def unnormalized(rows: Rows, columns: Rows) -> Potentials:
@@ -98,8 +98,7 @@ def sinkhorn(
         >>> (log_k - row[:, None] - column).exp().sum(1).round(decimals=4)
         tensor([0.2000, 0.8000])
     """
-    if iterations < 1:
-        raise ConfigError(f"iterations = {iterations}: expected at least one; `unnormalized` is none")
+    require_count("iterations", iterations, least=1)
 
     first_row, first_column = (None if sums is None else -sums.log() for sums in (row_sums, column_sums))
 

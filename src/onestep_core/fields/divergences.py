@@ -17,8 +17,9 @@ from onestep_core.fields.affinity.streamed_distances import block_rows
 from onestep_core.fields.euclidean import distances
 from onestep_core.precision import full
 from onestep_core.protocols import Kernel
+from onestep_core.shapes import expand_like, largest_entry
 from onestep_core.typing import typed
-from onestep_core.validators import require_length
+from onestep_core.validators import readable, require_count, require_length
 
 
 def _mean_over_pairs(kernel: Kernel, x: Tensor, y: Tensor, *, without_diagonal: bool) -> Tensor:
@@ -119,7 +120,8 @@ def sliced_wasserstein(
         power: at least 1.
 
     Raises:
-        ConfigError: on an empty cloud, or a power that is below 1 or infinite.
+        ConfigError: on an empty cloud, without a direction, for one that is zero (on the CPU, outside of compiled
+            functions and ``torch.func``), or a power that is below 1 or infinite.
 
     Source: Bonneel et al., Sliced and Radon Wasserstein Barycenters, https://doi.org/10.1007/s10851-014-0506-3.
 
@@ -130,7 +132,15 @@ def sliced_wasserstein(
     _enough(x, y, 1)
     if not 1 <= power < math.inf:
         raise ConfigError(f"power = {power}: expected a finite number of at least 1")
-    unit = full(directions) / full(directions).square().sum(1, keepdim=True).sqrt()
+    directions = full(directions)
+    zero = int((directions == 0).all(1).sum()) if readable(directions) else 0
+    if zero or not len(directions):
+        raise ConfigError(
+            f"{zero} of {len(directions)} directions are zero: expected at least one, and none of them zero, such as "
+            "torch.randn(100, x.shape[1])"
+        )
+    unit = directions / expand_like(largest_entry(directions), directions)
+    unit = unit / unit.square().sum(1, keepdim=True).sqrt()
     a, b = ((full(points) @ unit.T).sort(0).values for points in (x, y))
     n, m = len(a), len(b)
     # Between consecutive quantile levels of either cloud, in units of 1 / (n m), both quantile functions are constant.
@@ -169,8 +179,7 @@ def sinkhorn_divergence(
     """
     _enough(x, y, 1)
     require_length("epsilon", epsilon)
-    if iterations < 1:
-        raise ConfigError(f"iterations = {iterations}: expected at least one")
+    require_count("iterations", iterations, least=1)
     x, y = full(x), full(y)
 
     def kernel(a: Tensor, b: Tensor, /) -> Tensor:

@@ -4,7 +4,6 @@ At a small temperature only near points have an influence. A sum over temperatur
 schedule from coarse to fine has them one after the other.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -139,8 +138,7 @@ def stepped_temperature(progress: float, *, temperatures: Sequence[float]) -> fl
         [1.0, 0.3, 0.1]
     """
     _all_positive(*temperatures)
-    if math.isnan(progress):
-        raise ConfigError("progress = nan: expected the share of the training that is over")
+    require_finite("progress", progress)
     return temperatures[min(int(max(progress, 0.0) * len(temperatures)), len(temperatures) - 1)]
 
 

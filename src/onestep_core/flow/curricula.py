@@ -17,13 +17,13 @@ import torch
 from onestep_core.errors import ConfigError
 from onestep_core.precision import double, full
 from onestep_core.typing import Time, typed
-from onestep_core.validators import require_finite
+from onestep_core.validators import require_count, require_finite, require_not_negative, require_share
 
 
 def _check_step(step: int, total: int | None = None) -> None:
-    if step < 0 or (total is not None and not total > 0):
-        of = "" if total is None else f" of {total}"
-        raise ConfigError(f"step {step}{of}: expected a count from 0 and a positive total")
+    require_count("step", step)
+    if total is not None:
+        require_count("total", total, least=1)
 
 
 @typed
@@ -105,8 +105,7 @@ def student_steps_at(step: int, *, every: int, start: int) -> int:
         [8, 4, 2, 2, 1]
     """
     _check_step(step, every)
-    if start < 1:
-        raise ConfigError(f"a student of {start} steps: expected at least one")
+    require_count("start", start, least=1)
     halved = start // 2 ** (step // every)
     if halved > 2:
         return halved
@@ -135,8 +134,10 @@ def target_decay(count: int, *, start: int = 2, initial: float = 0.9) -> float:
         >>> round(target_decay(2), 10), round(target_decay(1), 10)
         (0.9, 0.81)
     """
-    if count < 1 or not 0 < initial < 1:
-        raise ConfigError(f"count = {count}, initial = {initial}: expected count >= 1 and 0 < initial < 1")
+    require_count("count", count, least=1)
+    require_count("start", start, least=1)
+    if not 0 < initial < 1:
+        raise ConfigError(f"initial = {initial}: expected 0 < initial < 1")
     return math.exp(start * math.log(initial) / count)
 
 
@@ -157,8 +158,9 @@ def ect_ratio(stage: int, *, factor: float = 2.0) -> float:
         >>> [ect_ratio(stage) for stage in range(3)]
         [0.5, 0.75, 0.875]
     """
-    if stage < 0 or not factor > 1:
-        raise ConfigError(f"stage = {stage}, factor = {factor}: expected a stage from 0 and a factor above 1")
+    require_count("stage", stage)
+    if not factor > 1:
+        raise ConfigError(f"factor = {factor}: expected a number above 1")
     return 1 - factor ** -(stage + 1)
 
 
@@ -222,7 +224,7 @@ def linear_ramp(progress: float, initial: float, final: float) -> float:
         >>> linear_ramp(0.25, 1.0, 0.0)
         0.75
     """
-    require_finite("progress", progress)
+    require_share("progress", progress)
     return initial + (final - initial) * progress
 
 
@@ -238,6 +240,8 @@ def exponential_ramp(progress: float, initial: float, final: float, *, power: fl
         >>> exponential_ramp(0.5, 4.0, 1.0)
         2.0
     """
+    require_share("progress", progress)
+    require_not_negative("power", power)
     if initial == 0 or final / initial < 0:
         raise ConfigError(f"an exponential from {initial} to {final}: expected numbers of one sign, the first not zero")
     return initial * (final / initial) ** (progress**power)
@@ -250,6 +254,7 @@ def logarithmic_ramp(progress: float, initial: float, final: float) -> float:
         >>> logarithmic_ramp(1.0, 1.0, 0.0)
         0.0
     """
+    require_share("progress", progress)
     return initial + (final - initial) * math.log10(1 + 9 * progress)
 
 
@@ -260,7 +265,10 @@ def sigmoid_ramp(progress: float, initial: float, final: float, *, steepness: fl
         >>> sigmoid_ramp(0.5, 1.0, 0.0)
         0.5
     """
-    return initial + (final - initial) / (1 + math.exp(-steepness * (progress - 0.5)))
+    require_share("progress", progress)
+    require_finite("steepness", steepness)
+    # The logistic function; its exponential would overflow for a large steepness.
+    return initial + (final - initial) * (1 + math.tanh(steepness * (progress - 0.5) / 2)) / 2
 
 
 def annealed(step: float, *, begin: float, end: float, initial: float, final: float, ramp: Ramp = linear_ramp) -> float:
@@ -275,14 +283,15 @@ def annealed(step: float, *, begin: float, end: float, initial: float, final: fl
         ramp: course from one value to the other.
 
     Raises:
-        ConfigError: if ``end`` comes before ``begin``.
+        ConfigError: if a number is not finite, or ``end`` comes before ``begin``.
 
     Example:
         >>> [annealed(step, begin=100, end=200, initial=1.0, final=0.0) for step in (0, 150, 300)]
         [1.0, 0.5, 0.0]
     """
-    require_finite("step", step)
-    require_finite("end - begin", end - begin)
+    numbers = {"step": step, "begin": begin, "end": end, "initial": initial, "final": final}
+    for name, number in numbers.items():
+        require_finite(name, number)
     if end < begin:
         raise ConfigError(f"a change from step {begin} to step {end}: expected an end that is not before the beginning")
     if step < begin:
@@ -329,6 +338,9 @@ def alpha_schedule(
         [1.0, 0.777, 0.223, 0.0]
     """
     require_finite("step", step)
+    require_share("margin", margin)
+    if upper is not None:
+        require_finite("upper", upper)
     value = annealed(step, begin=begin, end=end, initial=initial, final=final, ramp=ramp)
     if value < margin:
         return 0.0

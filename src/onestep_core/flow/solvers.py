@@ -18,6 +18,7 @@ from onestep_core.precision import full
 from onestep_core.protocols import Denoiser, Path, SolverStep, Velocity
 from onestep_core.shapes import expand_like
 from onestep_core.typing import Sample, Time, typed
+from onestep_core.validators import readable
 
 
 @typed
@@ -169,6 +170,9 @@ def dpm_2(denoiser: Denoiser, z: Sample, t: Time, s: Time, *, path: Path) -> Sam
     Where ``sigma(s)`` is zero the step is :func:`ddim`. Not finite where ``alpha(t)`` is zero: start a little below the
     noise end where that has no signal. Arguments as :func:`ddim`.
 
+    Raises:
+        ConfigError: for such a time, on the CPU outside of compiled functions and ``torch.func``.
+
     Source: Lu et al., DPM-Solver, algorithm 1, https://arxiv.org/abs/2206.00927, in the form of k-diffusion's
     ``sample_dpm_2``.
 
@@ -183,6 +187,12 @@ def dpm_2(denoiser: Denoiser, z: Sample, t: Time, s: Time, *, path: Path) -> Sam
     middle = time_at((from_ratio * to_ratio).sqrt(), path=path)
     half = ddim(denoiser, z, t, middle, path=path)
     (alpha_t, _), (alpha_m, sigma_m), (alpha_s, sigma_s) = (path.coefficients(time) for time in (t, middle, s))
+    lost = (alpha_t == 0) & (sigma_s != 0)
+    if readable(lost) and bool(lost.any()):
+        raise ConfigError(
+            f"dpm_2 gives no finite state from {int(lost.sum())} of {len(lost)} times, because the path has no signal "
+            "there: start a little nearer to the data, or take flow.ddim or flow.denoised_heun"
+        )
     data = full(like_states(denoiser(half, middle), half))
     noise = (half - expand_like(alpha_m, z) * data) / expand_like(_not_zero(sigma_m), z)
     step = expand_like(alpha_s, z) * (z / expand_like(alpha_t, z) + expand_like(to_ratio - from_ratio, z) * noise)

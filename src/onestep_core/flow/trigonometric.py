@@ -28,7 +28,7 @@ from onestep_core.precision import full, without_gradient
 from onestep_core.protocols import ConsistencyFunction, Denoiser, Velocity
 from onestep_core.shapes import expand_like
 from onestep_core.typing import Sample, Time, typed
-from onestep_core.validators import positive_sigma_data
+from onestep_core.validators import positive_sigma_data, require_count
 
 
 @typed
@@ -203,6 +203,6 @@ def tangent_warmup(iteration: int, *, iterations: int = 10_000) -> float:
         >>> tangent_warmup(2_500), tangent_warmup(20_000)
         (0.25, 1.0)
     """
-    if iterations < 1 or iteration < 0:
-        raise ConfigError(f"iteration {iteration} of a warm-up of {iterations}: expected 0 or more, and 1 or more")
+    require_count("iteration", iteration)
+    require_count("iterations", iterations, least=1)
     return min(1.0, iteration / iterations)

@@ -101,6 +101,8 @@ def moment_matching_loss(
         >>> loss = (loss * sigmoid_elbo(t[::4], path=path, shift=5.0)).mean()
     """
     batch = z.shape[0]
+    if isinstance(particles, bool):
+        raise ConfigError(f"particles = {particles}: expected a whole number")
     if particles < 1 or batch % particles:
         raise ConfigError(
             f"a batch of {batch} in groups of {particles} particles: expected at least one particle, and groups that "

@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -41,7 +43,7 @@ def run(*words):
         (["evaluate", ""], "an argument is empty"),
         (["sample", ""], "an argument is empty"),
         (["sample", "run", "--out="], "--out is empty"),
-        (["sample", "run", "--count", "0"], "count = 0: expected a positive"),
+        (["sample", "run", "--count", "0"], "count = 0: expected a whole number, at least 1"),
         (["demo", "--folder", ""], "--folder is empty"),
         (["data", ""], "an argument is empty"),
         (["data", "8gaussians", "--picture", ""], "--picture is empty"),
@@ -242,3 +244,18 @@ def test_two_trainings_into_one_folder_at_once(tmp_path):
         assert f"process {first.pid} on" in second.stderr or "is at step 400" in second.stderr
         assert "Traceback" not in second.stderr
     assert read_run(tmp_path / "run").step == 400
+
+
+def test_an_interruption_while_torch_loads_is_one_line():
+    """Ctrl-C in the first moments, as a process of its own gets it."""
+    command = "import sys, onestep_adapters.cli as cli; print('begun', flush=True); sys.exit(cli.main(['data']))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert told.strip() == "onestep: interrupted before the command began"

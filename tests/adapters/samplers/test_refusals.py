@@ -99,6 +99,12 @@ def test_missing_noise_is_refused(name):
         sample(lambda step, like: like[:2])
 
 
+@pytest.mark.parametrize("name", sorted(NOISY))
+def test_more_draws_than_steps_are_refused(name):
+    with pytest.raises(ConfigError, match="7 draws of noise for 4 steps"):
+        SAMPLERS[name][1](Net(2), normal(0, 6, 3), TIMES, normal(1, 7, 6, 3))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -120,11 +126,11 @@ def test_missing_noise_is_refused(name):
             "no landing with more noise",
         ),
         (lambda z: flow.karras_times([0, 40], steps=40), "40"),
-        (lambda z: flow.karras_times([0], steps=1), "1 steps"),
-        (lambda z: flow.polyexponential_grid(1), "1 steps"),
+        (lambda z: flow.karras_times([0], steps=1), "steps = 1"),
+        (lambda z: flow.polyexponential_grid(1), "steps = 1"),
         (lambda z: flow.polyexponential_grid(3, rho=0.0), "rho"),
         (lambda z: flow.polyexponential_grid(3, sigma_min=0.0), "sigma_min"),
-        (lambda z: flow.vp_grid(1), "1 steps"),
+        (lambda z: flow.vp_grid(1), "steps = 1"),
         (lambda z: flow.vp_grid(4, end=0.0), "end"),
         (lambda z: flow.vp_grid(4, beta_min=0.0), "rates"),
     ],

@@ -269,6 +269,7 @@ NO_POINTERS = {
     "deep": lambda file: file.write_text("[" * 50_000),
     "a pipe": lambda file: os.mkfifo(file),
     "a folder": lambda file: file.mkdir(),
+    "a link to nothing": lambda file: file.symlink_to("nowhere"),
 }
 
 
@@ -278,6 +279,22 @@ def test_what_is_no_pointer_is_refused_in_a_short_line(tmp_path, make):
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(tmp_path, fresh())
     assert len(str(caught.value)) < 500
+    assert "is not a run" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["history", "config"])
+def test_what_json_cannot_hold_is_refused_before_a_file_is_written(tmp_path, name):
+    state = fresh()
+    save_checkpoint(tmp_path, state)
+    files = sorted(file.name for file in tmp_path.iterdir())
+    broken = fresh()
+    if name == "config":
+        broken.config["width"] = torch.ones(1)
+    else:
+        broken.history.append({"loss": torch.ones(1)})
+    with pytest.raises(CheckpointError, match=f"{name} of the state cannot be saved as JSON .*float"):
+        save_checkpoint(tmp_path if name == "history" else tmp_path / "new", broken)
+    assert sorted(file.name for file in tmp_path.rglob("*") if file.is_file()) == files
 
 
 def test_two_writers_into_one_folder(tmp_path):

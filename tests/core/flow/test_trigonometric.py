@@ -78,8 +78,8 @@ def test_trigflow_refuses_numbers_that_cannot_work():
     ):
         with pytest.raises(ConfigError, match="sigma_data"):
             call()
-    for numbers in ((-1, 10), (1, 0)):
-        with pytest.raises(ConfigError, match="warm-up"):
+    for numbers, message in (((-1, 10), "iteration = -1"), ((1, 0), "iterations = 0")):
+        with pytest.raises(ConfigError, match=message):
             flow.tangent_warmup(numbers[0], iterations=numbers[1])
     for share in (-0.1, 1.5, float("nan")):
         with pytest.raises(ConfigError, match=f"warmup = {share}: expected a share from 0 to 1"):

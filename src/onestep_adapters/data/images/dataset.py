@@ -11,6 +11,7 @@ from onestep_adapters.data.classes import ClassRows, check_every_class_trains, d
 from onestep_adapters.data.dataset import Batch, Kind, Modes, SplitName, evenly_spaced
 from onestep_adapters.data.images.splits import hashes_of, split_rows
 from onestep_core.errors import ConfigError
+from onestep_core.validators import whole_numbers
 
 LEVEL = 2 / 255
 """Distance of two of the 256 grey levels in [-1, 1]."""
@@ -225,7 +226,7 @@ def _checked_labels(name: str, labels: Tensor | np.ndarray | None, count: int) -
     if labels is None:
         return None
     found = torch.as_tensor(labels)
-    if found.shape != (count,) or found.is_floating_point() or found.dtype == torch.bool or int(found.min()) < 0:
+    if found.shape != (count,) or not whole_numbers(found) or int(found.min()) < 0:
         raise ConfigError(
             f"{name} has labels of shape {tuple(found.shape)} and {found.dtype} for {count} images: expected one "
             "integer per image, from 0"

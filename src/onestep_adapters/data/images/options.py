@@ -5,7 +5,7 @@ from typing import Any
 import attrs
 
 from onestep_core.errors import ConfigError
-from onestep_core.validators import count, positive
+from onestep_core.validators import positive_count
 
 CHANNELS = (1, 3)
 """Numbers of channels: grey or colour."""
@@ -20,7 +20,7 @@ def _channels(_: object, attribute: "attrs.Attribute[Any]", value: int) -> None:
 class ImageOptions:
     """How images are read."""
 
-    size: int | None = attrs.field(default=None, validator=attrs.validators.optional([count, positive]))
+    size: int | None = attrs.field(default=None, validator=attrs.validators.optional(positive_count))
     """Height and width of the images, in pixels. Default: their own, if all are square and of one size of at most 64
     pixels; else 32."""
     channels: int | None = attrs.field(default=None, validator=attrs.validators.optional(_channels))

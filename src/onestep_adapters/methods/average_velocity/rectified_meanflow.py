@@ -23,7 +23,7 @@ from onestep_adapters.methods.work import Work, trained
 from onestep_adapters.networks import as_average_velocity
 from onestep_core import meanflow_regression, squared_l2
 from onestep_core.errors import ConfigError
-from onestep_core.validators import count, positive, share
+from onestep_core.validators import positive_count, share
 
 
 class _Prepared(NamedTuple):
@@ -51,10 +51,10 @@ class RectifiedMeanFlow(EulerianMethod):
     teacher_from: str = ""  # type: ignore[misc]
     """Folder of a finished flow-matching run on the same data, to use as the teacher; the options --teacher.* are then
     not used."""
-    pairs: int = attrs.field(default=20_000, validator=[count, positive])
+    pairs: int = attrs.field(default=20_000, validator=positive_count)
     """Number of pairs (noise, teacher's sample) that the teacher makes before training; fewer if steps x batch is
     smaller."""
-    solver_steps: int = attrs.field(default=10, validator=[count, positive])
+    solver_steps: int = attrs.field(default=10, validator=positive_count)
     """Heun steps of the teacher from noise to data for each pair; each needs two evaluations."""
     exact_jump_share: float = attrs.field(default=0.0, validator=share)
     """Fraction of the samples with s = t that train on the full jump (t = 1, s = 0) instead of on flow matching. Its

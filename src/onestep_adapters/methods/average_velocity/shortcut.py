@@ -17,7 +17,7 @@ from onestep_adapters.methods.work import Work, seen, trained
 from onestep_adapters.networks import as_average_velocity
 from onestep_core import TimePair, dyadic_times, flow_matching_regression, log_steps, mse, reverse, shortcut_regression
 from onestep_core.protocols import Path
-from onestep_core.validators import count, positive
+from onestep_core.validators import positive_count
 
 
 @attrs.frozen
@@ -32,7 +32,7 @@ class Shortcut(AverageVelocityMethod):
     ode: ClassVar[str] = "to train"
 
     path: ClassVar[Path] = reverse(PATH)
-    halvings: int = attrs.field(default=7, validator=[count, positive])
+    halvings: int = attrs.field(default=7, validator=positive_count)
     """Jump lengths are 1, 1/2, ..., 1/2^halvings; the shortest counts as the instantaneous velocity. Code: 7, which is
     1/128."""
     favour_long_jumps: bool = False

@@ -28,7 +28,7 @@ from onestep_core import (
 )
 from onestep_core.errors import ConfigError
 from onestep_core.protocols import ConsistencyFunction
-from onestep_core.validators import count, not_negative, positive
+from onestep_core.validators import count, not_negative, positive, positive_count
 
 
 @attrs.frozen
@@ -47,9 +47,9 @@ class ConsistencyTraining(Method):
     """Smallest noise level, where the consistency function is the identity, at sigma_data 0.5. Paper: 0.002."""
     sigma_max: float = attrs.field(default=80.0, validator=positive)
     """Largest noise level, where sampling starts, at sigma_data 0.5. Paper: 80."""
-    initial_intervals: int = attrs.field(default=10, validator=[count, positive])
+    initial_intervals: int = attrs.field(default=10, validator=positive_count)
     """Intervals of the noise-level grid at the start of training. Paper: 10."""
-    final_intervals: int = attrs.field(default=1280, validator=[count, positive])
+    final_intervals: int = attrs.field(default=1280, validator=positive_count)
     """Largest number of intervals; the number doubles at equal parts of the training up to this. Paper: 1280."""
     log_noise_mean: float = -1.1
     """Mean of ln(noise level), at sigma_data 0.5. iCT and ECT: -1.1."""

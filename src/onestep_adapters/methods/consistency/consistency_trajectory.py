@@ -32,7 +32,7 @@ from onestep_core import (
     time_between,
 )
 from onestep_core.protocols import FlowMap
-from onestep_core.validators import count, not_negative, positive, share
+from onestep_core.validators import not_negative, positive_count, share
 
 DISCRIMINATOR = "discriminator"
 """Name of the companion; it is trained in the network's own update."""
@@ -54,7 +54,7 @@ class ConsistencyTrajectory(Distillation):
     ode: ClassVar[str] = "to train"
     few_steps: ClassVar[bool] = True
 
-    solver_steps: int = attrs.field(default=2, validator=[count, positive])
+    solver_steps: int = attrs.field(default=2, validator=positive_count)
     """Heun steps of the teacher from the start time t to a random time between t and s, where the target starts; each
     needs two evaluations."""
     endpoint_share: float = attrs.field(default=0.25, validator=share)

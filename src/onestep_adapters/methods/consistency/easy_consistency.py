@@ -36,7 +36,7 @@ from onestep_core import (
     squared_l2,
 )
 from onestep_core.protocols import ConsistencyFunction
-from onestep_core.validators import count, not_negative, positive
+from onestep_core.validators import count, not_negative, positive, positive_count
 
 
 @attrs.frozen
@@ -54,7 +54,7 @@ class EasyConsistency(Distillation):
     sigma_data: float = attrs.field(default=0.5, validator=positive)
     """Standard deviation of the data. All noise levels below are given for 0.5, as in EDM, and are multiplied by
     sigma_data / 0.5."""
-    gap_stages: int = attrs.field(default=8, validator=[count, positive])
+    gap_stages: int = attrs.field(default=8, validator=positive_count)
     """Number of equal parts of the training (TCM: of its first stage); in each the distance t - m of the two noise
     levels is smaller. Code: 8."""
     stage_factor: float = attrs.field(default=2.0, validator=positive)

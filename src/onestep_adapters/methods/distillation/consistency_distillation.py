@@ -21,7 +21,7 @@ from onestep_adapters.methods.presets import (
 )
 from onestep_adapters.methods.students import start_from_teacher
 from onestep_core import consistency_regression, progressive_times, uniform_levels
-from onestep_core.validators import count, positive
+from onestep_core.validators import positive_count
 
 
 @attrs.frozen
@@ -32,10 +32,10 @@ class ConsistencyDistillation(Distillation):
     ode: ClassVar[str] = "to train"
     few_steps: ClassVar[bool] = True
 
-    intervals: int = attrs.field(default=18, validator=[count, positive])
+    intervals: int = attrs.field(default=18, validator=positive_count)
     """Intervals of the uniform grid of times on which the teacher makes its steps. More: smaller error, slower
     learning. Paper: 18 noise levels of EDM, which are 17 intervals."""
-    solver_steps: int = attrs.field(default=1, validator=[count, positive])
+    solver_steps: int = attrs.field(default=1, validator=positive_count)
     """Heun steps of the teacher in one interval; each needs two evaluations. Paper: 1."""
     target: Literal["average", "online"] = "average"
     """Network that gives the target, without gradient. average: moving average of the weights with the decay --ema

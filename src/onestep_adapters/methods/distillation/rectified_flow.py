@@ -23,7 +23,7 @@ from onestep_adapters.methods.times import mixed_times
 from onestep_adapters.networks import as_velocity
 from onestep_adapters.samplers import one_step, sample_ode
 from onestep_core import euler, rectified_flow_regression
-from onestep_core.validators import count, positive, share
+from onestep_core.validators import positive_count, share
 
 
 class _Prepared(NamedTuple):
@@ -44,9 +44,9 @@ class Reflow(Distillation):
     ode: ClassVar[str] = "to make pairs"
     few_steps: ClassVar[bool] = True
 
-    pairs: int = attrs.field(default=20_000, validator=[count, positive])
+    pairs: int = attrs.field(default=20_000, validator=positive_count)
     """Number of pairs (noise, teacher's sample) that the teacher makes before training."""
-    solver_steps: int = attrs.field(default=25, validator=[count, positive])
+    solver_steps: int = attrs.field(default=25, validator=positive_count)
     """Heun steps of the teacher from noise to data for each pair; each needs two evaluations."""
     uniform_share: float = attrs.field(default=1.0, validator=share)
     """Of the training times that are not at pure noise (--noise-time-share), the fraction that is uniform on (0, 1);

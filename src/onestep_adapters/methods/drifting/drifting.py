@@ -34,7 +34,7 @@ from onestep_core import (
 )
 from onestep_core.errors import ConfigError
 from onestep_core.protocols import Features, Field
-from onestep_core.validators import count, not_negative, positive, share
+from onestep_core.validators import not_negative, positive, positive_count, share
 
 _UNCONDITIONAL = 1000
 """Number of unconditional samples in a queue, as in the released code."""
@@ -96,7 +96,7 @@ class Drifting(Method):
     computed once, before training, and kept on the disk (without dequantisation noise); otherwise the real images of
     every update are encoded. 0: never kept. Only for an encoder from a run or a pretrained one, without a queue, and
     for data that are not mirrored."""
-    positives: int = attrs.field(default=64, validator=[count, positive])
+    positives: int = attrs.field(default=64, validator=positive_count)
     """Real samples of each class in one update."""
     drift_scale: float = attrs.field(default=1.0, validator=not_negative)
     """Factor of the drift in the target x + scale * drift. Paper: 1."""

@@ -6,7 +6,7 @@ import attrs
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
-from onestep_core.validators import count, not_negative, positive, share
+from onestep_core.validators import count, not_negative, positive_count, share
 
 
 @attrs.frozen
@@ -21,7 +21,7 @@ class Guidance:
     near 1."""
     unguided_share: float = attrs.field(default=0.5, validator=share)
     """Fraction of the guidance scales in training that are exactly 1."""
-    unconditional_samples: int = attrs.field(default=16, validator=[count, positive])
+    unconditional_samples: int = attrs.field(default=16, validator=positive_count)
     """Real samples of all classes, used as extra negatives of each class; their weight follows from the guidance scale.
     Only with --max-alpha above 1."""
     alpha: float = 1.0
@@ -51,5 +51,5 @@ class Queue:
     queue_size: int = attrs.field(default=0, validator=count)
     """Real samples kept of each class, from which positives are drawn. 0: no queue; positives come from the whole data
     set. Otherwise at least --positives. Code: 128."""
-    queue_pushes: int = attrs.field(default=64, validator=[count, positive])
+    queue_pushes: int = attrs.field(default=64, validator=positive_count)
     """Real samples, of all classes together, that enter the queue in each update; only with --queue-size above 0."""

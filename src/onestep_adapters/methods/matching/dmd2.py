@@ -32,7 +32,7 @@ from onestep_core import (
 from onestep_core.errors import ConfigError
 from onestep_core.fields import FDivergence
 from onestep_core.flow import renoise_clean
-from onestep_core.validators import count, not_negative, positive
+from onestep_core.validators import not_negative, positive_count
 
 DIVERGENCES: dict[str, FDivergence] = {
     "reverse-kl": reverse_kl,
@@ -69,7 +69,7 @@ class DMD2(ScoreGap):
     """Divergence that the score gap reduces. reverse-kl: DMD2; it prefers single modes. forward-kl prefers to cover all
     modes; the others lie between. Any other than reverse-kl: f-distill; it needs --adversarial-weight
     above 0, because the discriminator gives the ratio of densities."""
-    sampling_steps: int = attrs.field(default=1, validator=[count, positive])
+    sampling_steps: int = attrs.field(default=1, validator=positive_count)
     """Steps, which are network evaluations, of the generator for one sample, at equally spaced times from
     --generator-time to 0. Above 1 it is trained on its own intermediate samples (backward simulation)."""
 

@@ -29,7 +29,7 @@ from onestep_core import (
 from onestep_core.errors import ConfigError
 from onestep_core.precision import full
 from onestep_core.protocols import FlowMap
-from onestep_core.validators import count, positive
+from onestep_core.validators import count, positive, positive_count
 
 
 @attrs.frozen
@@ -42,7 +42,7 @@ class MomentMatching(Method):
 
     sigma_data: float = attrs.field(default=0.5, validator=positive)
     """Standard deviation of the data and of the noise."""
-    group_size: int = attrs.field(default=4, validator=[count, positive])
+    group_size: int = attrs.field(default=4, validator=positive_count)
     """Samples in one group, whose distribution is compared by MMD: same class and same times. It must divide the batch.
     Paper: 4."""
     min_time: float = attrs.field(default=0.006, validator=positive)

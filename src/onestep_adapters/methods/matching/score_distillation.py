@@ -30,7 +30,7 @@ from onestep_adapters.training import Companion, Turn, trained_in_turns
 from onestep_core import data_from_velocity, flow_matching_regression, knowledge_distillation_regression, mse
 from onestep_core.diagnostics import calibration
 from onestep_core.errors import ConfigError
-from onestep_core.validators import count, not_negative, positive, share
+from onestep_core.validators import not_negative, positive, positive_count, share
 
 FAKE_SCORE = "fake_score"
 """Name of the companion."""
@@ -73,13 +73,13 @@ class ScoreDistillation(Distillation):
     pairs_distance: Distance = "squared"
     """Distance between the generator's and the teacher's sample. squared: minimised by the mean of possible targets.
     l2: Euclidean, not squared; fewer samples between modes."""
-    pairs: int = attrs.field(default=5000, validator=[count, positive])
+    pairs: int = attrs.field(default=5000, validator=positive_count)
     """Number of pairs (noise, teacher's sample) made before training; only with --pairs-weight or --pairs-only-share
     above 0."""
-    solver_steps: int = attrs.field(default=25, validator=[count, positive])
+    solver_steps: int = attrs.field(default=25, validator=positive_count)
     """Heun steps of the teacher from noise to data for each pair; each needs two evaluations. Only if pairs are
     made (see --pairs)."""
-    fake_score_updates: int = attrs.field(default=5, validator=[count, positive])
+    fake_score_updates: int = attrs.field(default=5, validator=positive_count)
     """Updates of the fake score network before each update of the generator. DMD 1, DMD2 5, SiD 1."""
     fake_score_rate: float = attrs.field(default=1.0, validator=positive)
     """Learning rate of the fake score network, as a multiple of --learning-rate."""

@@ -9,7 +9,7 @@ from torch import nn
 from onestep_adapters.data import Dataset
 from onestep_adapters.encoders import ResidualEncoder, VisionTransformer
 from onestep_core.errors import ConfigError
-from onestep_core.validators import count, positive
+from onestep_core.validators import count, positive_count
 
 _SMALL = 16
 """Images of at most so many pixels a side keep their resolution in the first layer."""
@@ -21,16 +21,16 @@ class Architecture:
 
     architecture: Literal["residual", "vit"] = "residual"
     """residual: a convolutional network with group normalisation. vit: a vision transformer (MAE needs it)."""
-    width: int = attrs.field(default=32, validator=[count, positive])
+    width: int = attrs.field(default=32, validator=positive_count)
     """Channels of the first stage (residual, a multiple of 8; doubles in every stage); numbers in a token (vit, a
     multiple of 4 and of heads)."""
-    depth: int = attrs.field(default=2, validator=[count, positive])
+    depth: int = attrs.field(default=2, validator=positive_count)
     """Number of stages (residual; each but the first halves the resolution); number of blocks (vit)."""
-    blocks: int = attrs.field(default=1, validator=[count, positive])
+    blocks: int = attrs.field(default=1, validator=positive_count)
     """Residual blocks in a stage (residual only)."""
     stride: int = attrs.field(default=0, validator=count)
     """Stride of the first convolution (residual only). 0: 1 for images up to 16 pixels, 2 for larger ones."""
-    heads: int = attrs.field(default=4, validator=[count, positive])
+    heads: int = attrs.field(default=4, validator=positive_count)
     """Attention heads (vit only)."""
     patch: int = attrs.field(default=0, validator=count)
     """Side of a patch in pixels (vit only), a divisor of the image's sides. 0: the largest that leaves 4 patches a

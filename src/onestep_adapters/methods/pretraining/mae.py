@@ -23,7 +23,7 @@ from onestep_adapters.methods.presets import Preset
 from onestep_adapters.methods.pretraining.architecture import Architecture
 from onestep_adapters.methods.pretraining.base import Pretraining, check_images
 from onestep_core.errors import ConfigError
-from onestep_core.validators import count, open_share, positive
+from onestep_core.validators import open_share, positive_count
 
 _EPSILON = 1e-6
 
@@ -50,11 +50,11 @@ class MAE(Pretraining):
     """Share of hidden patches, strictly between 0 and 1. MAE: 0.75."""
     normalize: bool = True
     """Whether each target patch is brought to mean 0 and variance 1. MAE: yes, for better features."""
-    decoder_width: int = attrs.field(default=64, validator=[count, positive])
+    decoder_width: int = attrs.field(default=64, validator=positive_count)
     """Numbers in a token of the decoder, a multiple of 4 and of decoder-heads. MAE: 512."""
-    decoder_depth: int = attrs.field(default=1, validator=[count, positive])
+    decoder_depth: int = attrs.field(default=1, validator=positive_count)
     """Blocks of the decoder. MAE: 8."""
-    decoder_heads: int = attrs.field(default=2, validator=[count, positive])
+    decoder_heads: int = attrs.field(default=2, validator=positive_count)
     """Attention heads of the decoder. MAE: 16."""
 
     monitors: ClassVar[tuple[str, ...]] = ("loss", "rank", "spread", "knn")

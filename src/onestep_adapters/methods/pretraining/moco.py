@@ -16,7 +16,7 @@ from onestep_adapters.methods.presets import Preset
 from onestep_adapters.methods.pretraining.base import Pretraining, Projected, projected, views_of
 from onestep_adapters.methods.pretraining.simclr import SMALL, VIEWS
 from onestep_adapters.training import Companion, not_trained, update_ema
-from onestep_core.validators import count, positive, share
+from onestep_core.validators import count, positive, positive_count, share
 
 MOMENTUM = "momentum_encoder"
 """Name of the companion that encodes the keys."""
@@ -36,9 +36,9 @@ class MoCo(Pretraining):
     """Decay of the momentum encoder that makes the keys, 0 to 1. v2: 0.999; v3: 0.99, rising to 1."""
     temperature: float = attrs.field(default=0.2, validator=positive)
     """Temperature of the loss, above 0. v1: 0.07, v2 and v3: 0.2."""
-    hidden: int = attrs.field(default=128, validator=[count, positive])
+    hidden: int = attrs.field(default=128, validator=positive_count)
     """Hidden units of the heads. v2: 2048, v3: 4096."""
-    projection: int = attrs.field(default=64, validator=[count, positive])
+    projection: int = attrs.field(default=64, validator=positive_count)
     """Numbers in a query or a key. v2: 128, v3: 256."""
 
     monitors: ClassVar[tuple[str, ...]] = ("loss", "rank", "alignment", "uniformity", "knn")

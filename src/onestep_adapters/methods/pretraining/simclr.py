@@ -13,7 +13,7 @@ from onestep_adapters.methods.options import Training
 from onestep_adapters.methods.presets import Preset
 from onestep_adapters.methods.pretraining.architecture import Architecture
 from onestep_adapters.methods.pretraining.base import Pretraining, projected, views_of
-from onestep_core.validators import count, positive
+from onestep_core.validators import positive, positive_count
 
 VIEWS = Augmentation(crop_area=0.4, shift=1, brightness=0.6, contrast=0.6)
 """The views of small images."""
@@ -28,9 +28,9 @@ class SimCLR(Pretraining):
     augmentation: Augmentation = attrs.field(factory=Augmentation)
     temperature: float = attrs.field(default=0.2, validator=positive)
     """Temperature of the loss, above 0. SimCLR: 0.1 for long trainings, 0.5 in the code's defaults."""
-    hidden: int = attrs.field(default=128, validator=[count, positive])
+    hidden: int = attrs.field(default=128, validator=positive_count)
     """Hidden units of the projection head. SimCLR: 2048."""
-    projection: int = attrs.field(default=64, validator=[count, positive])
+    projection: int = attrs.field(default=64, validator=positive_count)
     """Numbers in a projection. SimCLR: 128."""
 
     monitors: ClassVar[tuple[str, ...]] = ("loss", "rank", "alignment", "uniformity", "knn")

@@ -10,11 +10,11 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from onestep_core.errors import ConfigError
 from onestep_core.fields.affinity.near import near, squared_lengths
 from onestep_core.fields.euclidean import distances
+from onestep_core.validators import untraced
 
 _DENSE_ELEMENTS = 2**24
 """Largest matrix that is kept whole (64 MiB in float32); larger ones are made in blocks of a quarter of it."""
@@ -139,8 +139,4 @@ def may_sweep(*tensors: Tensor) -> bool:
 
 def plain(*tensors: Tensor) -> bool:
     """Whether these are tensors as they come, without gradient, outside transforms, graphs and tracing modes."""
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore
-        return False
-    if is_in_torch_dispatch_mode():
-        return False
-    return all(type(t) in (Tensor, torch.nn.Parameter) and not t.requires_grad for t in tensors)
+    return untraced() and all(type(t) in (Tensor, torch.nn.Parameter) and not t.requires_grad for t in tensors)

@@ -14,7 +14,7 @@ from onestep_core.precision import full, network_dtype, without_gradient
 from onestep_core.protocols import Derivative
 from onestep_core.shapes import expand_like
 from onestep_core.typing import Time, typed
-from onestep_core.validators import require_call, require_finite
+from onestep_core.validators import require_call, require_count, require_finite
 
 
 def central_difference(
@@ -128,6 +128,7 @@ def derivative_along(
     require_finite("step", step)
     if not isinstance(step, Tensor) and step <= 0:
         raise ConfigError(f"step = {step}: expected a positive number or a tensor [batch] of them")
+    require_count("argument", argument)
     require_call("curve", curve, ("time",))
 
     def derivative(

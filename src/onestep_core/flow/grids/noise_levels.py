@@ -14,6 +14,7 @@ from onestep_core.errors import ConfigError
 from onestep_core.flow.grids.rounding import rounded_grid
 from onestep_core.precision import double
 from onestep_core.typing import typed
+from onestep_core.validators import require_count
 
 _LEVELS = 1000
 """Entries of FastGen's discrete EDM grid."""
@@ -68,8 +69,7 @@ def karras_grid(
         >>> karras_grid(2, dtype=torch.float64)
         tensor([8.0000e+01, 2.0000e-03, 0.0000e+00], dtype=torch.float64)
     """
-    if steps < 2:
-        raise ConfigError(f"a Karras grid of {steps} steps: expected at least two (its first and last level)")
+    require_count("steps", steps, least=2)
     fraction = torch.arange(steps, dtype=torch.float64, device="cpu") / (steps - 1)
     levels = karras_levels(fraction, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
     return rounded_grid(torch.cat([levels, levels.new_zeros(1)]), device=device, dtype=dtype)
@@ -111,8 +111,7 @@ def karras_times(
         >>> karras_times([0, 39], steps=40, dtype=torch.float64)
         tensor([8.0000e+01, 2.0000e-03], dtype=torch.float64)
     """
-    if steps < 2:
-        raise ConfigError(f"a Karras grid of {steps} steps: expected at least two (its first and last level)")
+    require_count("steps", steps, least=2)
     index = [int(i) for i in index]
     outside = [i for i in index if not 0 <= i < steps]
     if outside:
@@ -154,8 +153,7 @@ def polyexponential_grid(
         >>> polyexponential_grid(3, sigma_min=1.0, sigma_max=100.0, dtype=torch.float64)
         tensor([100.0000,  10.0000,   1.0000,   0.0000], dtype=torch.float64)
     """
-    if steps < 2:
-        raise ConfigError(f"an exponential grid of {steps} steps: expected at least two (its first and last level)")
+    require_count("steps", steps, least=2)
     if not (0 < sigma_min < sigma_max and rho > 0):
         raise ConfigError(
             f"exponential levels from {sigma_max} to {sigma_min} with rho = {rho}: "
@@ -198,8 +196,7 @@ def vp_grid(
         >>> vp_grid(2)
         tensor([1.5217e+02, 1.0486e-02, 0.0000e+00])
     """
-    if steps < 2:
-        raise ConfigError(f"a variance-preserving grid of {steps} steps: expected at least two")
+    require_count("steps", steps, least=2)
     if not (beta_range > 0 and beta_min > 0 and 0 < end < 1):
         raise ConfigError(
             f"rates {beta_min} to {beta_min + beta_range} down to t = {end}: expected positive rates and 0 < end < 1"
@@ -232,8 +229,7 @@ def discrete_levels(
         >>> discrete_levels(torch.tensor([0, 999]), dtype=torch.float64)
         tensor([2.0000e-03, 8.0000e+01], dtype=torch.float64)
     """
-    if levels < 2:
-        raise ConfigError(f"a grid of {levels} levels: expected at least two")
+    require_count("levels", levels, least=2)
     fraction = 1 - double(index) / (levels - 1)
     chosen = karras_levels(fraction, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
     return chosen.to(dtype or torch.get_default_dtype())
@@ -260,8 +256,8 @@ def few_step_grid(
         >>> few_step_grid(1)
         tensor([79.5638,  0.0000])
     """
-    if steps < 1:
-        raise ConfigError(f"a grid of {steps} steps: expected at least one")
+    require_count("steps", steps, least=1)
+    require_count("levels", levels, least=5)
     if steps > levels - 4:
         raise ConfigError(
             f"a grid of {steps} steps from {levels} levels: expected at most {levels - 4}, so that no level repeats"

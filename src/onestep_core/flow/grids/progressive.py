@@ -10,6 +10,7 @@ from torch import Tensor
 from onestep_core.errors import ConfigError
 from onestep_core.precision import double
 from onestep_core.typing import typed
+from onestep_core.validators import require_count
 
 
 class StepTimes(NamedTuple):
@@ -52,8 +53,7 @@ def progressive_times(
         >>> progressive_times(torch.tensor([0, 1]), 2, levels=partial(uniform_levels, path=Linear()))
         StepTimes(t=tensor([1.0000, 0.5000]), m=tensor([0.7500, 0.2500]), s=tensor([0.5000, 0.0000]))
     """
-    if steps < 1:
-        raise ConfigError(f"a student of {steps} steps: expected at least one")
+    require_count("steps", steps, least=1)
     i = double(index)
     return StepTimes(*(levels((i + part) / steps).to(dtype or torch.get_default_dtype()) for part in (0.0, 0.5, 1.0)))
 
@@ -75,6 +75,7 @@ def halving_stages(teacher_steps: int, *, student_steps: int = 1) -> tuple[int, 
         >>> halving_stages(16)
         (8, 4, 2, 1)
     """
+    require_count("teacher_steps", teacher_steps)
     stages: list[int] = []
     steps = teacher_steps
     while student_steps >= 1 and steps > student_steps and steps % 2 == 0:

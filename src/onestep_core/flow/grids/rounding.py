@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from onestep_core.errors import ConfigError
+from onestep_core.validators import readable
 
 
 def rounded_grid(times: Tensor, *, device: torch.device | str | None, dtype: torch.dtype | None) -> Tensor:
@@ -15,7 +16,7 @@ def rounded_grid(times: Tensor, *, device: torch.device | str | None, dtype: tor
         dtype: type of the result; torch's default one where ``None``.
 
     Raises:
-        ConfigError: if two neighbours become equal in ``dtype``.
+        ConfigError: if two neighbours become equal in ``dtype``; not while compiling.
 
     Example:
         >>> rounded_grid(torch.tensor([1.0, 0.999, 0.0], dtype=torch.float64), device=None, dtype=torch.bfloat16)
@@ -25,7 +26,8 @@ def rounded_grid(times: Tensor, *, device: torch.device | str | None, dtype: tor
     """
     kind = dtype or torch.get_default_dtype()
     rounded = times.to(kind)
-    repeated = int((rounded.double().diff() == 0).sum())
+    # While compiling, values cannot be read.
+    repeated = int((rounded.double().diff() == 0).sum()) if readable(rounded) else 0
     if repeated:
         raise ConfigError(f"{repeated} of {len(times)} times repeat in {kind}: take fewer steps or another dtype")
     return rounded.to(device)

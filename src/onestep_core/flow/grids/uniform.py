@@ -14,6 +14,7 @@ from onestep_core.flow.grids.rounding import rounded_grid
 from onestep_core.precision import double
 from onestep_core.protocols import Path
 from onestep_core.typing import typed
+from onestep_core.validators import require_count
 
 
 @typed
@@ -37,7 +38,7 @@ def uniform_grid(
         dtype: type of the result.
 
     Raises:
-        ConfigError: if there is no step, an end lies outside the path's range, or two times are equal in ``dtype``.
+        ConfigError: if ``steps`` is below 1, an end lies outside the path's range, or two times are equal in ``dtype``.
 
     Example:
         >>> from onestep_core.flow import Linear
@@ -47,8 +48,7 @@ def uniform_grid(
     first = path.noise_time if start is None else start
     last = path.data_time if end is None else end
     low, high = sorted((path.data_time, path.noise_time))
-    if steps < 1:
-        raise ConfigError(f"a grid of {steps} steps: expected at least one")
+    require_count("steps", steps, least=1)
     for name, value in (("start", first), ("end", last)):
         if not low <= value <= high:
             raise ConfigError(f"{name} = {value} lies outside the path's range [{low}, {high}]")
@@ -100,6 +100,7 @@ def central_steps(total: int, *, low: float = 0.02, high: float = 0.98) -> range
         >>> central_steps(1000)
         range(20, 981)
     """
+    require_count("total", total, least=1)
     if not 0 <= low <= high <= 1:
         raise ConfigError(f"shares from {low} to {high}: expected 0 <= low <= high <= 1")
     steps = range(int(low * total), min(int(high * total) + 1, total))

@@ -145,7 +145,8 @@ def drop_labels(
         mask: which labels to drop, ``[batch]``, boolean; drawn by the caller.
 
     Raises:
-        ConfigError: if ``null`` is a tensor of another shape.
+        ConfigError: if ``null`` is a tensor of another shape, NaN or infinite, or of a kind of number that the labels
+            cannot hold.
 
     Example:
         >>> drop_labels(torch.tensor([3, 5]), 10, torch.tensor([True, False]))
@@ -160,7 +161,17 @@ def drop_labels(
             f"null of shape {tuple(null.shape)} for labels of shape {tuple(labels.shape)}: expected one label, "
             f"{tuple(labels.shape[1:])}, the same with a batch axis, or a number"
         )
-    return torch.where(expand_like(mask, labels), null, labels)
+    require_finite("null", null)
+    kept = torch.where(expand_like(mask, labels), null, labels)
+    if _rank(kept.dtype) > _rank(labels.dtype):
+        said = null.dtype if isinstance(null, Tensor) else repr(null)
+        raise ConfigError(f"null = {said} for labels of {labels.dtype}: expected a number of their kind")
+    return kept
+
+
+def _rank(dtype: torch.dtype) -> int:
+    """0 for truth values, 1 for integers, 2 for real and 3 for complex numbers; `torch.can_cast` cannot be traced."""
+    return 3 if dtype.is_complex else 2 if dtype.is_floating_point else int(dtype != torch.bool)
 
 
 @typed

@@ -12,7 +12,7 @@ from torch import Tensor
 from onestep_core.errors import ConfigError
 from onestep_core.flow.times.draws import Device, drawn_on, uniform_times
 from onestep_core.typing import Time, typed
-from onestep_core.validators import require_count, require_finite
+from onestep_core.validators import require_count, require_finite, untraced
 
 
 class Interval(NamedTuple):
@@ -34,7 +34,7 @@ class Interval(NamedTuple):
 
 
 def _checked(cls: type[Interval], low: Tensor, high: Tensor) -> Interval:
-    if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None:  # pyright: ignore
+    if untraced():
         _compare(low, high)
     return cls._make((low, high))
 

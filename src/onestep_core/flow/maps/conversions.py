@@ -7,13 +7,14 @@ Networks whose time arguments have another meaning or order are adapted by name:
 import torch
 from torch import Tensor
 
-from onestep_core.errors import ConfigError, like_states
+from onestep_core.errors import like_states
 from onestep_core.flow.derivatives import with_graph
 from onestep_core.flow.maps.jumps import jump
 from onestep_core.precision import full
 from onestep_core.protocols import AverageVelocity, ConsistencyFunction, Derivative, FlowMap, Velocity
 from onestep_core.shapes import expand_like
 from onestep_core.typing import typed
+from onestep_core.validators import require_count, require_finite
 
 
 @typed
@@ -106,10 +107,14 @@ def velocity_from_flow_map(flow_map: FlowMap, *, derivative: Derivative = with_g
 def consistency_from_flow_map(flow_map: FlowMap, *, end: float) -> ConsistencyFunction:
     """``f(z, t) = X(z, t, end)``: where every trajectory ends, ``end`` being the path's data time.
 
+    Raises:
+        ConfigError: if ``end`` is not finite.
+
     Example:
         >>> consistency_from_flow_map(lambda z, t, s: z + expand_like(s, z), end=2.0)(torch.ones(1, 1), torch.ones(1))
         tensor([[3.]])
     """
+    require_finite("end", end)
 
     def function(z: Tensor, t: Tensor, /) -> Tensor:
         return like_states(flow_map(z, t, torch.full_like(t, end)), z)
@@ -166,8 +171,7 @@ def from_log_step(network: FlowMap, *, finest: int = 7) -> AverageVelocity:
         >>> seen(torch.ones(2, 1), torch.ones(2), torch.tensor([0.75, 1.0])).flatten()
         tensor([2., 7.])
     """
-    if finest < 0:
-        raise ConfigError(f"finest = {finest}: expected a number of halvings, not negative")
+    require_count("finest", finest)
 
     def average_velocity(z: Tensor, t: Tensor, s: Tensor, /) -> Tensor:
         duration = (s - t).abs().clamp(min=2.0**-finest)

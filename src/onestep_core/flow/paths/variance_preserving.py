@@ -47,6 +47,8 @@ class VariancePreserving:
                 f"log_snr is a {type(self.log_snr).__name__}: expected a function of time, [batch] -> [batch]; "
                 "for a table of cumulative alphas use VariancePreserving.from_table"
             )
+        if math.isnan(self.data_time) or math.isnan(self.noise_time):
+            raise ConfigError(f"data_time = {self.data_time!r}, noise_time = {self.noise_time!r}: expected numbers")
         if self.noise_time == self.data_time:
             raise ConfigError(f"data_time and noise_time are both {self.data_time!r}: they must differ")
 

@@ -19,7 +19,7 @@ from onestep_core.errors import ConfigError
 from onestep_core.precision import double
 from onestep_core.protocols import Path
 from onestep_core.typing import Time, typed
-from onestep_core.validators import require_count, require_finite, require_not_negative
+from onestep_core.validators import readable, require_count, require_finite, require_not_negative
 
 Device: TypeAlias = torch.device | str | None
 
@@ -216,7 +216,8 @@ def discretized_log_normal(
         Indices from 0 to ``points - 2``, ``[batch]``.
 
     Raises:
-        ConfigError: if there is no interval or ``std`` is not positive.
+        ConfigError: if there is no interval, ``std`` is not positive, ``mean`` not finite, or the levels are not in
+            order (on the CPU, outside of compiled functions and ``torch.func``).
 
     Source: Song and Dhariwal, Improved Techniques for Training Consistency Models, section 3.5 and table 1,
     https://arxiv.org/abs/2310.14189 (there the grid increases).
@@ -226,11 +227,22 @@ def discretized_log_normal(
         >>> discretized_log_normal(torch.tensor([0.0, 0.35, 0.999]), levels)
         tensor([0, 1, 2])
     """
-    if grid.shape[0] < 2 or not std > 0:
+    require_finite("mean", mean)
+    if grid.shape[0] < 2 or not 0 < std < math.inf:
         raise ConfigError(f"a grid of {grid.shape[0]} levels, std = {std}: expected at least two and a positive std")
     below = cast(Tensor, cast(Any, torch.special).ndtr((double(grid).log() - mean) / std))
     passed = (below[0] - below) / (below[0] - below[-1])
+    if readable(passed) and not bool(passed.isfinite().all() and (passed.diff() >= 0).all()):
+        raise ConfigError(
+            f"a log-normal of mean {mean} and std {std} on the levels {_ends(grid)}: expected levels of zero or more "
+            "that decrease, where the log-normal has a probability above zero"
+        )
     return (torch.searchsorted(passed, double(uniform), right=True) - 1).clamp(0, grid.shape[0] - 2)
+
+
+def _ends(grid: Tensor) -> str:
+    values = [float(level) for level in grid]
+    return str(values) if len(values) < 5 else f"{values[0]:g}, {values[1]:g}, ..., {values[-1]:g}"
 
 
 def drawn_on(device: Device, generator: torch.Generator | None) -> Device:
@@ -238,8 +250,10 @@ def drawn_on(device: Device, generator: torch.Generator | None) -> Device:
     return generator.device if device is None and generator is not None else device
 
 
-def _checked(count: int, low: float, high: float, path: Path | None) -> None:
+def _checked(count: int, low: float, high: float, path: Path | None, dtype: torch.dtype | None) -> None:
     require_count("count", count)
+    if dtype is not None and not dtype.is_floating_point:
+        raise ConfigError(f"dtype = {dtype}: expected a floating-point type, as times have")
     if not low <= high:
         raise ConfigError(f"times between {low} and {high}: expected low <= high")
     if path is None:
@@ -281,7 +295,7 @@ def sample_uniform(
         >>> sample_uniform(3, generator=torch.Generator().manual_seed(0)).shape
         torch.Size([3])
     """
-    _checked(count, low, high, path)
+    _checked(count, low, high, path, dtype)
     draw = torch.rand(count, generator=generator, device=drawn_on(device, generator), dtype=dtype)
     return uniform_times(draw, low=low, high=high)
 
@@ -305,7 +319,7 @@ def sample_logit_normal(
         >>> bool((sample_logit_normal(100) < 1).all())
         True
     """
-    _checked(count, low, high, path)
+    _checked(count, low, high, path, dtype)
     draw = torch.randn(count, generator=generator, device=drawn_on(device, generator), dtype=dtype)
     return logit_normal_times(draw, mean=mean, std=std, low=low, high=high)
 
@@ -329,6 +343,6 @@ def sample_log_normal(
         >>> bool((sample_log_normal(100) <= 80).all())
         True
     """
-    _checked(count, low, high, path)
+    _checked(count, low, high, path, dtype)
     draw = torch.rand(count, generator=generator, device=drawn_on(device, generator), dtype=dtype)
     return truncated_log_normal_times(draw, mean=mean, std=std, low=low, high=high).clamp(low, high)

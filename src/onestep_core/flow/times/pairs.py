@@ -14,7 +14,7 @@ from onestep_core.flow.ratios import time_of_noise_ratio
 from onestep_core.precision import full, without_gradient
 from onestep_core.protocols import Path
 from onestep_core.typing import Time, typed
-from onestep_core.validators import require_positive, require_share
+from onestep_core.validators import require_count, require_positive, require_share
 
 
 class TimePair(NamedTuple):
@@ -149,8 +149,8 @@ def log_steps(
         >>> log_steps(7, finest=3)
         tensor([2, 2, 1, 1, 0, 0, 0])
     """
-    if count < 0 or finest < 1 + biased:
-        raise ConfigError(f"{count} jumps with finest = {finest}: expected a count and at least {1 + biased} halvings")
+    require_count("count", count)
+    require_count("finest", finest, least=1 + biased)
     if biased:
         levels = [k for k in range(finest - 1, 1, -1) for _ in range(count // 2 // finest)] + [1] * (count // 4)
     else:
