@@ -41,7 +41,7 @@ BASELINE, DRIFTING = "flow-matching", "drifting"
 TAUGHT = ("rectified-meanflow", "dmd2")
 """Methods that learn from a teacher, which takes half of their time."""
 
-PER_MINUTE = {BASELINE: 80, "meanflow": 60, "rectified-meanflow": 60, "dmd2": 14, DRIFTING: 140}
+PER_MINUTE = {BASELINE: 80, "meanflow": 60, "rectified-meanflow": 60, "dmd2": 14, DRIFTING: 168}
 """Updates in about a minute of processor time on one thread of the machine in the JSON file."""
 
 PAIRS_PER_MINUTE = 1000
