@@ -32,7 +32,7 @@ class Compare:
     pass 2, a tangent 1. The training of a teacher and the pairs that it makes count too."""
     seeds: int | None = attrs.field(default=None, validator=attrs.validators.optional(positive_count))
     """Trainings of each method, from seeds 0, 1, ..., instead of the preset's number."""
-    batch: int | None = attrs.field(default=None, validator=attrs.validators.optional([count, positive]))
+    batch: int | None = attrs.field(default=None, validator=attrs.validators.optional(positive_count))
     """Samples in an update of every method and teacher. Default: 128 in quick, else those of each method's preset."""
     folder: Path | None = None
     """Folder for runs and report (default: runs/compare-PRESET). What is finished there is kept; what was interrupted

@@ -344,7 +344,7 @@ def test_a_run_goes_on_with_its_own_options(trained, capsys):
 
 def test_numbers_that_cannot_be_drawn_from(trained, capsys):
     assert run("evaluate", trained, "--repeats", 0) == 2
-    assert "repeats = 0: expected a positive" in capsys.readouterr().err
+    assert "repeats = 0: expected a whole number, at least 1" in capsys.readouterr().err
     for command in ("evaluate", "sample"):
         assert run(command, trained, "--seed", 2**64) == 2
         assert f"seed = {2**64}: expected a whole number" in capsys.readouterr().err

@@ -99,8 +99,8 @@ class DiffusersNetwork(SavedModel):
             keywords: the model's own, and ``guidance`` where the network has it.
 
         Raises:
-            ConfigError: for another number of times, a missing condition or guidance scale, or an output of another
-                shape.
+            ConfigError: for another number of times, a missing condition or guidance scale, times, labels or scales of
+                another number of samples, or an output of another shape.
         """
         if len(times) != self.times:
             raise ConfigError(
@@ -108,13 +108,15 @@ class DiffusersNetwork(SavedModel):
                 f"network({', '.join(['z', 't', 's'][: self.times + 1])}, ...)"
             )
         require_conditions(self.call, self.model, keywords)
-        scaled = [_time(time, z, self.time_scale) for time in times]
+        if isinstance(labels := keywords.get("class_labels"), Tensor) and labels.shape[:1] != z.shape[:1]:
+            raise ConfigError(f"class_labels {list(labels.shape)} for {len(z)} samples: expected one label for each")
+        scaled = [_time("a time", time, z, self.time_scale) for time in times]
         t = scaled[0] if scaled else z.new_zeros(z.shape[0])
         extra = [t - scaled[1]] if self.times == 2 else []
         if self.guidance:
             if not isinstance(keywords.get("guidance"), Tensor):
                 raise ConfigError("a network with guidance=True: expected guidance=, a scale for each sample, [batch]")
-            extra.append(_time(keywords.pop("guidance"), z, 1.0))
+            extra.append(_time("guidance", keywords.pop("guidance"), z, 1.0))
         if extra:
             t, keywords = give(self.model, t, extra, keywords)
         return evaluate(self.call, self.model, z, t, keywords)
@@ -137,7 +139,9 @@ class DiffusersNetwork(SavedModel):
         return channels, height, width
 
 
-def _time(time: Tensor, z: Tensor, scale: float) -> Tensor:
+def _time(name: str, time: Tensor, z: Tensor, scale: float) -> Tensor:
+    if time.dim() and time.shape != z.shape[:1]:
+        raise ConfigError(f"{name} {list(time.shape)} for states {list(z.shape)}: expected [batch], or one number")
     time = time if scale == 1 else time * scale
     return time.expand(z.shape[0]) if time.dim() == 0 else time
 

@@ -1,13 +1,17 @@
 """A trained generator as a pipeline of diffusers: saved, loaded, shared, and called as every other."""
 
+import functools
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from onestep_adapters.backbones.diffusers.calls import MEANINGS, unwrapped
+from onestep_adapters.backbones.diffusers.saved_model import SavedModel
 from onestep_adapters.backbones.diffusers.saved_path import SavedPath
 from onestep_adapters.backbones.diffusers.schedulers import path_of
 from onestep_adapters.networks import as_average_velocity, as_flow_map, as_velocity, with_condition
@@ -17,6 +21,7 @@ from onestep_core.flow.maps import flow_map_from_average_velocity
 from onestep_core.flow.paths import VarianceExploding, prior_state
 from onestep_core.flow.solvers import euler, integrate, renoise
 from onestep_core.protocols import FlowMap, Path
+from onestep_core.validators import require_count
 
 try:
     from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin, SchedulerMixin
@@ -84,8 +89,9 @@ _OUTPUTS = ("pil", "np", "pt", "latent")
 class OneStepPipeline(DiffusionPipeline):
     """Images from a network of this library, in one evaluation: ``pipe(batch_size=4).images``.
 
-    ``save_pretrained``, ``from_pretrained``, ``push_to_hub``, ``to`` are those of diffusers. Loading needs
-    ``onestep_adapters`` installed: ``OneStepPipeline.from_pretrained(folder)``.
+    ``from_pretrained``, ``push_to_hub``, ``to`` are those of diffusers. Loading needs ``onestep_adapters`` installed:
+    ``OneStepPipeline.from_pretrained(folder)``. The network runs in the mode it is in, as with other pipelines: call
+    ``eval()`` on it. Conditions have the network's precision.
 
     Args:
         network: a :class:`DiffusersNetwork`, or a ``ModelMixin`` of your own that is called
@@ -168,20 +174,23 @@ class OneStepPipeline(DiffusionPipeline):
             output_type: ``"pil"``, ``"np"`` ``[batch, height, width, channel]``, ``"pt"``
                 ``[batch, channel, height, width]``, both in [0, 1], or ``"latent"``: the states as they are.
             return_dict: whether the images are the attribute ``images`` of the result, or in a tuple.
-            timesteps: times of the path from its noise end to its data end, one more than evaluations; by default in
-                equal steps, on EDM's path in Karras' steps.
+            timesteps: times of the path, in its own unit, from its noise end to its data end, one more than
+                evaluations, in place of ``num_inference_steps``; by default equal steps, on EDM's path Karras' steps.
             height: of the states, where the network's config has none or another.
             width: likewise.
             condition: the network's own keywords, for the whole batch, such as ``class_labels``.
 
         Raises:
-            ConfigError: if the shape of the samples is not known, or the number of steps cannot be.
+            ConfigError: if the shape of the samples is not known; if the number of steps cannot be, or the times do not
+                run from the path's noise end to its data end.
         """
         device = self._execution_device
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ConfigError(f"batch_size = {batch_size!r}: expected a whole number of at least 1")
         if output_type not in _OUTPUTS:
             raise ConfigError(f"output_type = {output_type!r}: expected one of {', '.join(_OUTPUTS)}")
+        if isinstance(generator, list) and len(generator) != batch_size:
+            raise ConfigError(f"{len(generator)} generators for {batch_size} samples: expected one, or one for each")
         _check_rows(condition, batch_size)
         shape = (batch_size, *self._shape(height, width))
         condition = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in condition.items()}
@@ -196,7 +205,14 @@ class OneStepPipeline(DiffusionPipeline):
             samples = _generated(self.network, condition, noise)
         else:
             path = self.path.original if isinstance(self.path, SavedPath) else path_of(self.path)
-            times = _grid(path, num_inference_steps) if timesteps is None else torch.as_tensor(timesteps).float()
+            times = _grid(path, num_inference_steps)
+            if timesteps is not None:
+                if num_inference_steps not in (1, len(timesteps) - 1):
+                    raise ConfigError(
+                        f"num_inference_steps = {num_inference_steps} beside {len(timesteps)} timesteps, which are "
+                        f"{len(timesteps) - 1} evaluations: give one of the two"
+                    )
+                times = _given(path, timesteps)
             samples = _SAMPLERS[predicts](self.network, condition, Sampling(path, times.to(device), noise))
         if self.vae is not None and output_type != "latent":
             scaled = samples / self.vae.config.scaling_factor + (self.vae.config.get("shift_factor") or 0.0)
@@ -204,6 +220,21 @@ class OneStepPipeline(DiffusionPipeline):
         images = self.image_processor.postprocess(samples, output_type=output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    @functools.wraps(DiffusionPipeline.save_pretrained, assigned=())
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *arguments: Any, **keywords: Any) -> None:
+        """As that of diffusers, over an older pipeline too.
+
+        The folder's ``model_index.json`` is removed first and written last: a save that was interrupted leaves no
+        pipeline, and no mixture of two that could be loaded.
+
+        Raises:
+            ConfigError: for a network that a file could not describe; then nothing was removed.
+        """
+        if isinstance(self.network, SavedModel):
+            self.network.require_saveable()
+        (FilePath(save_directory) / self.config_name).unlink(missing_ok=True)
+        super().save_pretrained(save_directory, *arguments, **keywords)
 
     def _shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
         shape = self.config["sample_shape"] or getattr(unwrapped(self.network), "sample_shape", None)
@@ -241,9 +272,22 @@ def _default(network: Any) -> str:
 
 
 def _grid(path: Path, steps: int) -> Tensor:
-    if steps < 1:
-        raise ConfigError(f"num_inference_steps = {steps}: expected at least one")
+    require_count("num_inference_steps", steps, least=1)
     if isinstance(path, VarianceExploding) and steps > 1:
         # The core's grid goes on to zero noise, beyond the path's data end.
         return karras_grid(steps + 1, sigma_min=path.sigma_min, sigma_max=path.sigma_max).float()[:-1]
     return uniform_grid(steps, path=path, dtype=torch.float32)
+
+
+def _given(path: Path, timesteps: Sequence[float]) -> Tensor:
+    """The user's times, after a check that they run from one end of the path to the other."""
+    times = torch.as_tensor(timesteps, dtype=torch.float32, device="cpu").detach()
+    ends = torch.tensor([path.noise_time, path.data_time])
+    whole = times.dim() == 1 and len(times) >= 2 and torch.allclose(times[[0, -1]], ends, rtol=1e-4, atol=1e-6)
+    falls = (times.diff() * (ends[1] - ends[0]).sign() > 0).all() if whole else False
+    if not falls:
+        raise ConfigError(
+            f"timesteps = {times.tolist()}: expected times of the path in order, from its noise end "
+            f"{path.noise_time:g} to its data end {path.data_time:g}"
+        )
+    return times

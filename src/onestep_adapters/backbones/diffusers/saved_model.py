@@ -36,6 +36,17 @@ class SavedModel(ModelMixin, ConfigMixin):
             ConfigError: if the model is no model of diffusers: its config could not be written; if it has an adapter of
                 peft or is compiled or wrapped, which the config does not describe.
         """
+        self.require_saveable()
+        if is_main_process:
+            _remove_weights(Path(save_directory), keywords.get("variant"))
+        super().save_pretrained(save_directory, is_main_process, *arguments, **keywords)
+
+    def require_saveable(self) -> None:
+        """Refuse what a file could not describe, before anything is written.
+
+        Raises:
+            ConfigError: as :meth:`save_pretrained`.
+        """
         if any(".base_layer." in name for name, _ in self.named_parameters()):
             raise ConfigError(
                 f"the model in the {type(self).__name__} has adapters of peft: merge them before it is saved, by "
@@ -57,9 +68,6 @@ class SavedModel(ModelMixin, ConfigMixin):
                     f"{type(model).__name__} has no config of diffusers, so it cannot be made anew from a file: "
                     "save the state_dict() yourself, or make it a diffusers.ModelMixin and ConfigMixin"
                 )
-        if is_main_process:
-            _remove_weights(Path(save_directory), keywords.get("variant"))
-        super().save_pretrained(save_directory, is_main_process, *arguments, **keywords)
 
 
 def _remove_weights(folder: Path, variant: str | None) -> None:

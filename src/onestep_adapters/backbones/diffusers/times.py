@@ -77,6 +77,11 @@ class BesideLabels(nn.Module):
         labels, numbers = given
         added = self.added(numbers)
         if self.first is None:
+            if labels is not None:
+                raise ConfigError(
+                    "class_labels for a UNet2DModel without classes, which would ignore them: give it "
+                    "num_class_embeds=, or leave the labels out"
+                )
             return added
         return self.first(labels) + added
 

@@ -262,7 +262,7 @@ def test_what_cannot_work_is_refused():
         OneStepPipeline(network, VariancePreserving.cosine())
     with pytest.raises(ConfigError, match="one evaluation"):
         OneStepPipeline(network_of("unet", 0))(num_inference_steps=2)
-    with pytest.raises(ConfigError, match="at least one"):
+    with pytest.raises(ConfigError, match="at least 1"):
         OneStepPipeline(network_of("unet"), Linear())(num_inference_steps=0)
     flux = DiffusersNetwork(model_of("flux"), times=2)
     with pytest.raises(ConfigError, match="sample_shape="):
@@ -284,3 +284,68 @@ def test_what_cannot_work_is_refused():
 def test_wrong_calls_are_refused(words, message):
     with pytest.raises(ConfigError, match=message):
         OneStepPipeline(network_of(times=0))(**words)
+
+
+def average_velocity_pipeline(**keywords):
+    torch.manual_seed(0)
+    return OneStepPipeline(DiffusersNetwork(model_of("unet"), times=2), Linear(), **keywords)
+
+
+@pytest.mark.parametrize(
+    "timesteps", [[999.0, 0.0], [0.0, 1.0], [1.0, float("nan"), 0.0], [1.0, 0.5], [1.0, 0.2, 0.4, 0.0], [1.0]]
+)
+def test_times_that_do_not_run_along_the_path_are_refused(timesteps):
+    with pytest.raises(ConfigError, match=r"timesteps = \[.*expected times of the path in order, from its noise end 1"):
+        average_velocity_pipeline()(output_type="pt", timesteps=timesteps)
+
+
+def test_steps_beside_times_and_generators_beside_samples_are_counted():
+    pipe = average_velocity_pipeline()
+    with pytest.raises(ConfigError, match="num_inference_steps = 7 beside 2 timesteps, which are 1 evaluations"):
+        pipe(timesteps=[1.0, 0.0], num_inference_steps=7)
+    pipe(timesteps=[1.0, 0.5, 0.0], num_inference_steps=2, output_type="pt")
+    for steps in (True, 2.5, 0):
+        with pytest.raises(ConfigError, match=r"num_inference_steps = .*expected a whole number"):
+            pipe(num_inference_steps=steps)
+    with pytest.raises(ConfigError, match="3 generators for 2 samples"):
+        pipe(batch_size=2, generator=[torch.Generator().manual_seed(k) for k in range(3)])
+
+
+def test_an_interrupted_save_over_another_pipeline_leaves_none(tmp_path, monkeypatch):
+    """The index is removed first and written last, so a mixture of the two is never loaded."""
+    average_velocity_pipeline().save_pretrained(tmp_path)
+    other = average_velocity_pipeline(predicts="flow_map")
+
+    def stopped(*arguments, **keywords):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(other, "save_config", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        other.save_pretrained(tmp_path)
+    with pytest.raises(OSError, match="model_index"):
+        OneStepPipeline.from_pretrained(tmp_path)
+    monkeypatch.undo()
+    other.save_pretrained(tmp_path)
+    assert OneStepPipeline.from_pretrained(tmp_path).config["predicts"] == "flow_map"
+
+
+def test_a_refused_save_keeps_the_pipeline_that_is_there(tmp_path):
+    average_velocity_pipeline().save_pretrained(tmp_path)
+    inner = DiffusersNetwork(nn.Conv2d(1, 1, 1), times=0)
+    with pytest.raises(ConfigError, match="no config of diffusers"):
+        OneStepPipeline(inner, sample_shape=(1, 8, 8)).save_pretrained(tmp_path)
+    OneStepPipeline.from_pretrained(tmp_path)
+
+
+def test_what_is_not_of_every_sample_is_refused():
+    network, z = DiffusersNetwork(model_of("unet"), times=2, guidance=True), torch.zeros(2, 2, 8, 8)
+    t, scale = torch.rand(2), torch.ones(2)
+    with pytest.raises(ConfigError, match="class_labels for a UNet2DModel without classes, which would ignore them"):
+        network(z, t, t, guidance=scale, class_labels=torch.tensor([0, 1]))
+    with pytest.raises(ConfigError, match=r"class_labels \[1\] for 2 samples"):
+        network(z, t, t, guidance=scale, class_labels=torch.tensor([0]))
+    with pytest.raises(ConfigError, match=r"guidance \[3\] for states \[2, 2, 8, 8\]: expected \[batch\]"):
+        network(z, t, t, guidance=torch.ones(3))
+    for wrong in (torch.rand(3), torch.rand(2, 1)):
+        with pytest.raises(ConfigError, match=r"a time \[.*\] for states \[2, 2, 8, 8\]"):
+            network(z, wrong, t, guidance=scale)
