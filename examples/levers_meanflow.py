@@ -43,6 +43,7 @@ LEVERS: dict[str, dict[str, Any]] = {
     "EMA over 1000 updates": {"training.ema": 0.999},
     "half the learning rate": {"training.learning_rate": 1.5e-3},
     "a wider network (48 channels)": {"network.width": 48},
+    "a quarter of the pairs, and power 1": {"interval_share": 0.25, "adaptive_power": 1.0},
 }
 """What each row changes in the preset."""
 

@@ -20,32 +20,24 @@ from onestep_core.validators import require_call
 Noise: TypeAlias = Float[Tensor, "draws batch *shape"] | Callable[[int, Tensor], Tensor]
 """Draws ``[draws, batch, *shape]``, step ``i`` uses ``noise[i]``; or a function ``(step, like) -> draw``."""
 
-STEEP = 9.0
-"""A step is steep if ``sigma(t) / sigma(s) - alpha(t) / alpha(s)``, the factor of Heun's correction, is at least this.
-
-On EDM's path the noise falls to a tenth or less. Steps to a clean time are steep.
-"""
+NEARLY_CLEAN = 0.1
+"""A last time is nearly clean if its noise ratio is at most this share of the ratio at the time before."""
 
 _TOLERANCE = 1e-6
 """Tolerance of angles, in radians: pi/2 rounded to float32 is accepted."""
 
 
 class Grid(NamedTuple):
-    """``times [steps + 1]`` on the CPU, whether the last one has no noise at all, and which steps are :data:`STEEP`."""
+    """``times [steps + 1]`` on the CPU; whether the last time has no noise at all, and whether it has nearly none."""
 
     times: Tensor
     clean: bool
-    steep: list[bool]
+    nearly_clean: bool
 
     @property
     def steps(self) -> int:
         """Number of intervals."""
         return len(self.times) - 1
-
-    @property
-    def nearly_clean(self) -> bool:
-        """Whether the last step is steep."""
-        return self.steep[-1]
 
 
 class Points(NamedTuple):
@@ -88,10 +80,10 @@ def checked_grid(times: Times, z: Tensor, *, path: Path) -> Grid:
             f"the grid {points.tolist()} does not run from noise to data: expected at least two times, each with less "
             f"noise than the one before, from {path.noise_time} towards {path.data_time}"
         )
-    alpha, sigma = path.coefficients(points.double())
-    # In products: sigma may be zero at the end.
-    steep = sigma[:-1] * alpha[1:] - alpha[:-1] * sigma[1:] >= STEEP * sigma[1:] * alpha[1:]
-    return Grid(points, bool(sigma[-1] == 0), steep.tolist())
+    alpha, sigma = path.coefficients(points[-2:].double())
+    # In products: the ratio of the time before may be infinite.
+    little = sigma[1] * alpha[0] <= NEARLY_CLEAN * sigma[0] * alpha[1]
+    return Grid(points, bool(sigma[1] == 0), bool(little))
 
 
 def checked_landings(landings: Times, then: Points, z: Tensor, *, path: Path) -> Tensor:
@@ -123,16 +115,15 @@ def drawing(noise: Noise | None, wanted: Sequence[bool]) -> Callable[[int, Tenso
     """A function ``(step, like) -> draw`` from either form of ``noise``; ``wanted`` says which steps need a draw.
 
     Raises:
-        ConfigError: if a step needs noise and ``noise`` is ``None`` or has too few draws, or there are more draws than
-            steps.
+        ConfigError: if a step needs noise and ``noise`` is ``None`` or has too few draws. Further draws are not used,
+            as in released code that gives one to every time.
     """
     last = max((step for step, want in enumerate(wanted) if want), default=-1)
     if isinstance(noise, Tensor):
-        if not last < noise.shape[0] <= len(wanted):
-            least = f"at least {last + 1}, because step {last} uses noise[{last}]" if last >= 0 else "one for each step"
+        if noise.shape[0] <= last:
             raise ConfigError(
-                f"{noise.shape[0]} draws of noise for {len(wanted)} steps: expected {least}, and no more than there "
-                "are steps"
+                f"{noise.shape[0]} draws of noise given: expected at least {last + 1}, because step {last} uses "
+                f"noise[{last}]"
             )
         return lambda step, like: noise[step].to(like)
     if noise is None and last >= 0:

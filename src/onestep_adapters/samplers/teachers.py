@@ -8,10 +8,11 @@ The arguments are those of :mod:`~onestep_adapters.samplers.multistep`: network,
   ``flow.uniform_grid`` on every path.
 
 Second-order steps are not defined for a step to a clean time (``sigma = 0``), and multiply the change of the estimate
-by a large factor if the time is nearly clean. Therefore a step from ``t`` to ``s`` uses ``flow.ddim``, with one
-evaluation, if ``sigma(t) / sigma(s) - alpha(t) / alpha(s)`` is at least 9 (``schedule.STEEP``): on EDM's path if the
-noise falls to a tenth. That is the last step to a clean time, and steps of grids with few points. If the path's noise
-end has no signal (linear, trigonometric), ``flow.dpm_2`` has to start at a time with slightly less noise.
+by a large factor if the time is nearly clean. Therefore the last step uses ``flow.ddim``, with one evaluation, if the
+noise ratio ``sigma / alpha`` of the last time is at most a tenth (``NEARLY_CLEAN``) of that of the time before. Steps
+before the last one are second-order steps everywhere, as in the released code: on grids of six levels or fewer EDM's
+step into the last level spreads the samples far beyond the data, so take more levels or ``step=flow.ddim``. If the
+path's noise end has no signal (linear, trigonometric), ``flow.dpm_2`` has to start at a time with slightly less noise.
 """
 
 import math
@@ -47,7 +48,7 @@ def sample_denoiser(
     With ``churn = 0`` the sampler is deterministic and solves the probability-flow equation. With ``churn > 0`` the
     noise ratio ``sigma / alpha`` is multiplied by ``1 + min(churn / steps, sqrt(2) - 1)`` before every step at which it
     lies in ``[low, high]``. Evaluations: ``steps`` with ``flow.ddim``; ``2 steps`` with ``flow.denoised_heun`` or
-    ``flow.dpm_2``, and one less for every such step.
+    ``flow.dpm_2``, and one less if the grid ends at a clean or nearly clean time.
 
     Args:
         denoiser: ``(z, t) -> expected data``.
@@ -83,13 +84,14 @@ def sample_denoiser(
     starts = times_with_more_noise(grid.times[:-1], growth=growth, path=path, low=low, high=high)
     lifted = (starts != grid.times[:-1]).tolist()
     draw = drawing(noise, lifted)
-    if not grid.steep[0]:
+    if not (grid.nearly_clean and grid.steps == 1):
         _check_first_step(step, starts[0], grid.times[1], path=path)
     z = full(z)
     for i, (t, start, s) in enumerate(zip(grid.times[:-1], starts, grid.times[1:], strict=True)):
         if lifted[i]:
             z = renoise(z, noise_scale * draw(i, z), at(t, z), at(start, z), path=path)
-        z = (ddim if grid.steep[i] else step)(denoiser, z, at(start, z), at(s, z), path=path)
+        last = grid.nearly_clean and i == grid.steps - 1
+        z = (ddim if last else step)(denoiser, z, at(start, z), at(s, z), path=path)
     return z
 
 

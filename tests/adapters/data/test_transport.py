@@ -39,7 +39,7 @@ def test_optimal_noise_refuses_two_shapes():
 
 @pytest.mark.parametrize("labels", [torch.eye(6), torch.tensor([0, 1]), torch.tensor(0)], ids=["one-hot", "two", "one"])
 def test_optimal_noise_wants_one_class_for_each_sample(labels):
-    with pytest.raises(ConfigError, match=r"for 6 samples: expected one class for each.*labels\.argmax\(1\)"):
+    with pytest.raises(ConfigError, match=r"for 6 samples: expected one integer for each.*labels\.argmax\(1\)"):
         optimal_noise(torch.zeros(6, 2), torch.zeros(6, 2), labels)
 
 

@@ -65,7 +65,7 @@ def times_between(path, batch: int = 6) -> tuple[Tensor, Tensor, Tensor]:
         (lambda: flow.halving_stages(4, student_steps=4), "halving"),
         (lambda: flow.halving_stages(0), "halving"),
         (lambda: flow.halving_stages(4, student_steps=0), "at least 1"),
-        (lambda: flow.progressive_times(torch.zeros(1, dtype=torch.long), 0, levels=lambda f: f), "at least one"),
+        (lambda: flow.progressive_times(torch.zeros(1, dtype=torch.long), 0, levels=lambda f: f), "at least 1"),
         (lambda: flow.VariancePreserving.cosine(log_snr_min=1.0, log_snr_max=1.0), "below"),
         (lambda: flow.VariancePreserving.cosine(log_snr_min=-math.inf), "finite"),
         (lambda: flow.NoiseScaled(LINE, 0.0), "positive"),
