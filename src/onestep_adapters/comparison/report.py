@@ -271,7 +271,7 @@ def _caption(line: Line) -> str:
 
 def _picture(caption: str, file: str, figure: Figure) -> Picture:
     content = io.BytesIO()
-    figure.savefig(content, format="png", metadata={"Software": None})
+    figure.savefig(content, format="png", bbox_inches="tight", metadata={"Software": None})
     return Picture(caption, file.replace(":", "-").replace("/", "-"), content.getvalue())
 
 
