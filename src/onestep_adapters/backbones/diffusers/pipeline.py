@@ -205,14 +205,7 @@ class OneStepPipeline(DiffusionPipeline):
             samples = _generated(self.network, condition, noise)
         else:
             path = self.path.original if isinstance(self.path, SavedPath) else path_of(self.path)
-            times = _grid(path, num_inference_steps)
-            if timesteps is not None:
-                if num_inference_steps not in (1, len(timesteps) - 1):
-                    raise ConfigError(
-                        f"num_inference_steps = {num_inference_steps} beside {len(timesteps)} timesteps, which are "
-                        f"{len(timesteps) - 1} evaluations: give one of the two"
-                    )
-                times = _given(path, timesteps)
+            times = _times(path, num_inference_steps, timesteps)
             samples = _SAMPLERS[predicts](self.network, condition, Sampling(path, times.to(device), noise))
         if self.vae is not None and output_type != "latent":
             scaled = samples / self.vae.config.scaling_factor + (self.vae.config.get("shift_factor") or 0.0)
@@ -279,15 +272,21 @@ def _grid(path: Path, steps: int) -> Tensor:
     return uniform_grid(steps, path=path, dtype=torch.float32)
 
 
-def _given(path: Path, timesteps: Sequence[float]) -> Tensor:
-    """The user's times, after a check that they run from one end of the path to the other."""
-    times = torch.as_tensor(timesteps, dtype=torch.float32, device="cpu").detach()
+def _times(path: Path, steps: int, given: Sequence[float] | None) -> Tensor:
+    """The grid of so many steps, or the times given, after a check that they run from noise to data."""
+    if given is None:
+        return _grid(path, steps)
+    times = torch.as_tensor(given, dtype=torch.float32, device="cpu").detach()
     ends = torch.tensor([path.noise_time, path.data_time])
     whole = times.dim() == 1 and len(times) >= 2 and torch.allclose(times[[0, -1]], ends, rtol=1e-4, atol=1e-6)
-    falls = (times.diff() * (ends[1] - ends[0]).sign() > 0).all() if whole else False
-    if not falls:
+    if not whole or not bool((times.diff() * (ends[1] - ends[0]) > 0).all()):
         raise ConfigError(
             f"timesteps = {times.tolist()}: expected times of the path in order, from its noise end "
             f"{path.noise_time:g} to its data end {path.data_time:g}"
+        )
+    if steps not in (1, len(times) - 1):
+        raise ConfigError(
+            f"num_inference_steps = {steps} beside {len(times)} timesteps, which are {len(times) - 1} evaluations: "
+            "give one of the two"
         )
     return times
