@@ -15,6 +15,7 @@ from torch.utils._pytree import _broadcast_to_and_flatten, tree_flatten, tree_ma
 
 from onestep_core.draws import SameDraws
 from onestep_core.errors import ConfigError
+from onestep_core.flow.derivatives.compiled import parted
 from onestep_core.flow.derivatives.nested import along
 from onestep_core.flow.derivatives.tangents.runs import runs
 from onestep_core.flow.derivatives.traps import ForwardMode
@@ -42,11 +43,19 @@ def _jvp(function: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple
     def direction(primal: Any, tangent: Any) -> Any:
         return torch.zeros_like(primal) if tangent is None and isinstance(primal, Tensor) else own(tangent)
 
-    with ForwardMode():
+    with ForwardMode(nested=any(_transformed(leaf) for leaf in tree_flatten(primals)[0])):
         return cast(
             tuple[Any, Any],
             torch.func.jvp(function, tree_map(own, primals), tree_map(direction, primals, tangents)),
         )
+
+
+def _transformed(leaf: Any) -> bool:
+    """Whether a vmap or a forward derivative holds a tensor. Written for torch's compiler, which knows no other way."""
+    if not isinstance(leaf, Tensor) or not torch.compiler.is_compiling():
+        return False
+    batched = bool(torch._C._functorch.is_batchedtensor(leaf))  # pyright: ignore
+    return batched or parted(leaf)[1] is not None
 
 
 def detached(tree: Any) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._dynamo.eval_frame import set_eval_frame
 from torch.autograd.function import _SingleLevelFunction
 from torch.nn.parallel import distributed
 from torch.utils._pytree import tree_flatten
@@ -45,6 +46,8 @@ _FIND: Any = distributed._find_tensors
 def seen() -> Generator[None]:
     """Replace ``Function.apply``, the setter of ``Tensor.data`` and a search for tensors, while a derivative runs."""
     global _running, _stance
+    # Below a compiled function that torch runs as written (under a dispatch mode) its compiler is still listening.
+    listening = set_eval_frame(None)
     with _LOCK:
         _running += 1
         if _running == 1:
@@ -67,6 +70,7 @@ def seen() -> Generator[None]:
                 del _SingleLevelFunction.apply
                 del Tensor.data
                 distributed._find_tensors = _FIND
+        set_eval_frame(listening)
 
 
 def _find_tensors(answer: Any) -> Any:

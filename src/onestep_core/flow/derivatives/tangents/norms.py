@@ -66,6 +66,8 @@ def _group_norm_call(
         return None
     last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
     x = x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    # The kernel reads weight and shift as if they were contiguous.
+    weight, bias = (None if part is None else part.contiguous() for part in (weight, bias))
     arguments: Any = (x, weight, bias, len(x), x.shape[1], x[0, 0].numel(), groups, eps)
     return arguments, torch.native_group_norm(*arguments)
 
