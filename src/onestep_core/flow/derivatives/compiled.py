@@ -70,15 +70,18 @@ def multilinear(function: Callable[..., Tensor], factors: Sequence[Any], shift: 
 
 def shifted(function: Callable[..., Tensor], arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
     """A linear layer or a convolution."""
-    names = ("input", "weight", "bias", "stride", "padding")
-    given = {**dict(zip(names, arguments[:5], strict=False)), **keywords}
-    if len(arguments) > 5 or "weight" not in given or "input" not in given:
+    given = {**dict(zip(("input", "weight", "bias"), arguments, strict=False)), **keywords}
+    if "input" not in given or "weight" not in given:
         return function(*arguments, **keywords)
     factors = (given.pop("input"), given.pop("weight"))
     shift = given.pop("bias", None)
     if parted(shift)[1] is not None:
         return function(*arguments, **keywords)
-    return multilinear(function, factors, shift, given)
+
+    def call(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return function(input, weight, bias, *arguments[3:], **given)
+
+    return multilinear(call, factors, shift, {})
 
 
 def product(function: Callable[..., Tensor], arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:

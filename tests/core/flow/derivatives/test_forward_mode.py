@@ -18,6 +18,8 @@ torch.manual_seed(0)
 WEIGHT = torch.randn(6, 6, dtype=torch.float64)
 KERNELS = {n: torch.randn(6, 6, *[3] * n, dtype=torch.float64) for n in (1, 2, 3)}
 SHIFT = torch.randn(6, dtype=torch.float64)
+CONVOLUTION = nn.Conv2d(6, 6, 3, stride=2, padding=1, groups=3, dtype=torch.float64)
+TRANSPOSED = nn.ConvTranspose2d(6, 6, 3, stride=2, output_padding=1, groups=2, dilation=2, dtype=torch.float64)
 MASK = torch.rand(4, 4) > 0.4
 MASK[1] = False
 BIAS = torch.randn(4, 4, dtype=torch.float64)
@@ -77,6 +79,8 @@ CASES: dict[str, Callable[[Tensor], Tensor]] = {
     "conv2d": lambda x: F.conv2d(grown(x, 2), KERNELS[2], bias=SHIFT, stride=2, padding="valid", dilation=1).sin(),
     "conv2d, groups": lambda x: F.conv2d(grown(x, 2), KERNELS[2][:, :2], None, 1, 1, 1, 3).sin(),
     "conv2d, the kernel moves": lambda x: F.conv2d(grown(x, 2), x[0, 0].sin().view(6, 1, 1, 1) * KERNELS[2]),
+    "Conv2d": lambda x: CONVOLUTION(grown(x, 2)).sin(),
+    "ConvTranspose2d": lambda x: TRANSPOSED(grown(x, 2)).sin(),
     "conv3d": lambda x: F.conv3d(grown(x, 3), KERNELS[3], padding=1).sin(),
     "conv_transpose1d": lambda x: F.conv_transpose1d(grown(x, 1), KERNELS[1], SHIFT, stride=2).sin(),
     "conv_transpose2d": lambda x: F.conv_transpose2d(grown(x, 2), KERNELS[2], SHIFT, output_padding=1, stride=2).sin(),
@@ -202,7 +206,8 @@ def test_a_query_without_a_key():
 
 
 def test_no_product_with_a_tangent_of_zeros():
-    module = nn.Sequential(nn.Linear(6, 8), nn.SiLU(), nn.Linear(8, 8), nn.SiLU(), nn.Linear(8, 6)).double()
+    layers = nn.Linear(6, 8), nn.SiLU(), nn.Linear(8, 8), nn.SiLU(), nn.Linear(8, 6), nn.Conv1d(4, 4, 3)
+    module = nn.Sequential(*layers).double()
     counts: collections.Counter[str] = collections.Counter()
 
     def count(graph: torch.fx.GraphModule, inputs: Any) -> Any:
@@ -213,6 +218,7 @@ def test_no_product_with_a_tangent_of_zeros():
     call = compiled(lambda x, v: one.single_pass(module, (x,), (v,)), aot_autograd(fw_compiler=count))
     call(x, v)
     assert counts["mm"] + counts["addmm"] == 6, "three layers, each a value and a tangent"
+    assert counts["convolution"] == 2, "a value and a tangent"
 
 
 def test_below_a_compiled_function_that_runs_as_written():
