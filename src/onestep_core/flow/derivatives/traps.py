@@ -7,12 +7,12 @@ operation                            what happens in forward mode               
 ``multi_head_attention_forward``                                                     formula for the tangent
 ``layer_norm``, ``batch_norm``,      the tangent takes mean and deviation for        written out, where there is a graph
 ``instance_norm``                    constants: its gradient is wrong, without error
+determinants, ``solve``,             the same fault                                  refused, where there is a graph
+``householder_product``,
+``max_unpool``
 ``batch_norm`` in evaluation         it does not compile                             written out
 ``layer_norm``, ``group_norm``       with weight and shift they do not compile;      without them, then scaled; of a
                                      ``group_norm`` fails on a view                  contiguous input
-determinants, ``solve``,             as above                                        refused, where there is a graph
-``householder_product``,
-``max_unpool``
 ``glu``                              its tangent has no gradient                     ``a sigmoid(b)``
 ``baddbmm(beta=0)``                  compiled it ends the process                    ``alpha a b``
 ``Tensor.unflatten``                 it does not compile                             ``torch.unflatten``
