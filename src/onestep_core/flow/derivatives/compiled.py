@@ -10,7 +10,8 @@ which constants take no part. Both keep their graph, so second derivatives stay 
 # pyright: reportPrivateUsage=false, reportAttributeAccessIssue=false
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,16 +19,6 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-
-SHIFTED = (
-    F.linear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d,
-)  # fmt: skip
-"""Functions of an input, a weight and a shift."""
-
-PRODUCTS = (
-    torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm, torch.mm, Tensor.mm,
-)  # fmt: skip
-"""Functions of two factors."""
 
 
 def parted(argument: Any) -> tuple[Any, Any]:
@@ -46,56 +37,48 @@ def _dual(value: Tensor, tangent: Tensor) -> Tensor:
     return forward_ad.make_dual(value, tangent, level=0)
 
 
-def multilinear(function: Callable[..., Tensor], factors: Sequence[Any], shift: Any, keywords: dict[str, Any]) -> Any:
-    """``function(*factors)`` with its tangent: the sum of the function with one factor replaced by its tangent.
-
-    Args:
-        function: linear in each of its factors.
-        factors: tensors.
-        shift: added to the result: handed on as the keyword ``bias``; ``None`` for none.
-        keywords: further keyword arguments.
-    """
+def multilinear(function: Callable[..., Tensor], *factors: Any) -> Any:
+    """``function(*factors)``, linear in each; the tangent is the sum of it with one factor replaced by its own."""
     pairs = [parted(factor) for factor in factors]
     values = [value for value, _ in pairs]
-    given = keywords if shift is None else {**keywords, "bias": shift}
     tangent: Any = None
     for place, (_, along) in enumerate(pairs):
         if along is not None:
-            term = function(*values[:place], along, *values[place + 1 :], **keywords)
+            term = function(*values[:place], along, *values[place + 1 :])
             tangent = term if tangent is None else tangent + term
-    if tangent is None:
-        return function(*factors, **given)
-    return _dual(function(*values, **given), tangent)
+    return function(*factors) if tangent is None else _dual(function(*values), tangent)
 
 
-def shifted(function: Callable[..., Tensor], arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
-    """A linear layer or a convolution."""
+def shifted(function: Callable[..., Tensor], *arguments: Any, **keywords: Any) -> Any:
+    """A linear layer or a convolution: linear in input and weight, then shifted."""
     given = {**dict(zip(("input", "weight", "bias"), arguments, strict=False)), **keywords}
     if "input" not in given or "weight" not in given:
         return function(*arguments, **keywords)
-    factors = (given.pop("input"), given.pop("weight"))
-    shift = given.pop("bias", None)
-    if parted(shift)[1] is not None:
+    input, weight, bias = given.pop("input"), given.pop("weight"), given.pop("bias", None)
+    (x, along), (matrix, turn), (_, drift) = parted(input), parted(weight), parted(bias)
+    if drift is not None or (along is None and turn is None):
         return function(*arguments, **keywords)
+    others = arguments[3:]
+    tangent = None if along is None else function(along, matrix, None, *others, **given)
+    if turn is not None:
+        turned = function(x, turn, None, *others, **given)
+        tangent = turned if tangent is None else tangent + turned
+    assert tangent is not None
+    return _dual(function(x, matrix, bias, *others, **given), tangent)
 
-    def call(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return function(input, weight, bias, *arguments[3:], **given)
 
-    return multilinear(call, factors, shift, {})
-
-
-def product(function: Callable[..., Tensor], arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+def product(function: Callable[..., Tensor], *arguments: Any, **keywords: Any) -> Any:
     """A product of two factors."""
     if len(arguments) != 2 or keywords:
         return function(*arguments, **keywords)
-    return multilinear(function, arguments, None, {})
+    return multilinear(function, *arguments)
 
 
 def einsum(equation: Any, *operands: Any, **keywords: Any) -> Any:
     """``torch.einsum`` with an equation in letters."""
     if not isinstance(equation, str) or (len(operands) == 1 and not isinstance(operands[0], Tensor)):
         return torch.einsum(equation, *operands, **keywords)
-    return multilinear(lambda *factors: torch.einsum(equation, *factors), operands, None, {})
+    return multilinear(lambda *factors: torch.einsum(equation, *factors), *operands)
 
 
 def attention(
@@ -143,3 +126,21 @@ def attention(
         tangent = moved if tangent is None else tangent + moved
     assert tangent is not None
     return _dual(out, tangent)
+
+
+INSTEAD: dict[Any, Callable[..., Any]] = {
+    **{
+        function: partial(shifted, function)
+        for function in (
+            F.linear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d,
+        )
+    },
+    **{
+        function: partial(product, function)
+        for function in (
+            torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm, torch.mm, Tensor.mm,
+        )
+    },
+    torch.einsum: einsum,
+}  # fmt: skip
+"""Functions, and what is called in their place."""

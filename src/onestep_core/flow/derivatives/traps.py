@@ -157,9 +157,7 @@ def _glu(input: Tensor, dim: int = -1) -> Tensor:
 
 def _baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
     product = (
-        compiled.product(torch.bmm, (batch1, batch2), {})
-        if torch.compiler.is_compiling()
-        else torch.bmm(batch1, batch2)
+        compiled.multilinear(torch.bmm, batch1, batch2) if torch.compiler.is_compiling() else torch.bmm(batch1, batch2)
     )
     product = product * alpha
     return product if beta == 0 else input * beta + product
@@ -210,13 +208,9 @@ class ForwardMode(TorchFunctionMode):
         if torch.compiler.is_compiling():
             if getattr(func, "__name__", "") == "unflatten":
                 return torch.unflatten(*args, **keywords)
-            if func in compiled.SHIFTED:
-                return compiled.shifted(func, args, keywords)
-            if func in compiled.PRODUCTS:
-                return compiled.product(func, args, keywords)
             if func is F.scaled_dot_product_attention and not self.nested:
                 return compiled.attention(*args, **keywords)
-            if func is torch.einsum:
-                return compiled.einsum(*args, **keywords)
+            if func in compiled.INSTEAD:
+                return compiled.INSTEAD[func](*args, **keywords)
         instead = _INSTEAD.get(func)
         return func(*args, **keywords) if instead is None else instead(*args, **keywords)
